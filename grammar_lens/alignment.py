@@ -1,0 +1,294 @@
+"""Words and tokens: which token ends a word, which token announces it, and batches to read both.
+
+A sentence is tokenised once, as a whole, and a word owns the tokens that overlap its characters
+(white space at a token's ends does not count). What cannot be aligned is counted by its reason.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Int8
+from torch import Tensor
+
+Span = tuple[int, int]
+
+POSITIONS = ("word", "next")
+REASONS = (
+    "aligned",
+    "no span of its own",
+    "shares a token with a neighbour",
+    "beyond the context",
+    "no token before it",
+)
+"""Index 0 is success; the others say why a word was skipped."""
+
+
+class AlignmentError(ValueError):
+    """A tokenizer or position that cannot be used to align words."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Where every word of a treebank stands in the model's tokens.
+
+    Words are numbered through the treebank in reading order. `first` and `last` are token positions
+    within the sentence, -1 where the word has none; `reason[position]` indexes `REASONS`.
+    """
+
+    token_ids: tuple[Int[np.ndarray, "..."], ...]
+    sentence: Int[np.ndarray, " word"]
+    first: Int[np.ndarray, " word"]
+    last: Int[np.ndarray, " word"]
+    reason: dict[str, Int8[np.ndarray, " word"]]
+    has_bos: bool
+
+    @property
+    def n_words(self) -> int:
+        return len(self.sentence)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(ids) for ids in self.token_ids)
+
+    def aligned(self, position: str) -> Bool[np.ndarray, " word"]:
+        """Whether each word can be read at `position`."""
+        return self.reason[_known(position)] == 0
+
+    def time(self, position: str) -> Int[np.ndarray, " word"]:
+        """The token position at which each word is read; meaningless where it is not aligned."""
+        return self.last if _known(position) == "word" else self.first - 1
+
+    def scorable(self) -> Bool[np.ndarray, " word"]:
+        """Words whose prediction can be scored: aligned at `next` with a real token before them.
+
+        A sentence's first word has only BOS before it. Every sentence gives the same vector there,
+        so it says nothing about the word and is neither collected nor scored.
+        """
+        return self.aligned("next") & (self.first - 1 >= (1 if self.has_bos else 0))
+
+    def readable(self, position: str) -> Bool[np.ndarray, " word"]:
+        """Words that are read at `position`: the aligned ones, for `next` the scorable ones."""
+        return self.scorable() if _known(position) == "next" else self.aligned("word")
+
+    def skipped(self, position: str) -> dict[str, int]:
+        """How many words were skipped at `position`, by reason; reasons without words are left out."""
+        counts = np.bincount(self.reason[_known(position)], minlength=len(REASONS))
+        return {REASONS[i]: int(counts[i]) for i in range(1, len(REASONS)) if counts[i]}
+
+    @cached_property
+    def first_token(self) -> Int[np.ndarray, " word"]:
+        """Vocabulary id of each word's first token, -1 where it has none."""
+        starts = np.cumsum([0, *(len(ids) for ids in self.token_ids)])[:-1]
+        flat = np.concatenate([*self.token_ids, np.zeros(0, np.int64)])
+        where = np.where(self.first >= 0, starts[self.sentence] + self.first, 0)
+        return np.where(self.first >= 0, flat[where] if len(flat) else -1, -1)
+
+    @cached_property
+    def sentence_start(self) -> Int[np.ndarray, " sentence_plus_one"]:
+        """Number of each sentence's first word; the last entry is the number of words."""
+        return np.searchsorted(self.sentence, np.arange(len(self.token_ids) + 1))
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Some sentences as one rectangle of tokens, and where their words are read."""
+
+    token_ids: Int[Tensor, "row time"]
+    mask: Bool[Tensor, "row time"] | None
+    sentences: Int[np.ndarray, " row"]
+    n_tokens: int
+    shift: Int[np.ndarray, " row"]
+    """Padding before each row's first token (0 under right padding)."""
+
+    def locate(
+        self, alignment: Alignment, position: str, wanted: Bool[np.ndarray, " all_words"]
+    ) -> tuple[Int[np.ndarray, " word"], Int[np.ndarray, " word"]]:
+        """Numbers of this batch's `wanted` words, and where each is read in the flattened (row, time)."""
+        start = alignment.sentence_start
+        times = alignment.time(position)
+        width = self.token_ids.shape[1]
+        words, where = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for row, sentence in enumerate(self.sentences):
+            numbers = np.arange(start[sentence], start[sentence + 1])
+            numbers = numbers[wanted[numbers]]
+            words.append(numbers)
+            where.append(row * width + self.shift[row] + times[numbers])
+        return np.concatenate(words), np.concatenate(where)
+
+    def halves(self) -> tuple["TokenBatch", "TokenBatch"]:
+        """The upper and the lower rows as two batches, for when memory runs out."""
+        middle = (len(self.sentences) + 1) // 2
+        return self._rows(slice(0, middle)), self._rows(slice(middle, None))
+
+    def _rows(self, rows: slice) -> "TokenBatch":
+        ids = self.token_ids[rows]
+        mask = None if self.mask is None else self.mask[rows]
+        return TokenBatch(ids, mask, self.sentences[rows], ids.numel(), self.shift[rows])
+
+
+def align(
+    texts: Sequence[str],
+    spans: Sequence[Sequence[Span | None]],
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+) -> Alignment:
+    """Token positions of every word, given each sentence's text and its words' character spans.
+
+    A word without characters of its own has the span None. `tokenizer` is a fast Hugging Face tokenizer; its own BOS is added when it adds one. Tokens
+    beyond `max_length` are cut off and words that need them are counted as beyond the context.
+    Raises AlignmentError if the tokenizer cannot give character offsets.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise AlignmentError(
+            f"{type(tokenizer).__name__} gives no character offsets: load a fast tokenizer "
+            "(AutoTokenizer.from_pretrained(folder, use_fast=True), from a tokenizer.json)"
+        )
+    token_ids, token_spans = _tokenise(texts, tokenizer)
+    limit = max_length if max_length is not None else 2**31 - 1
+    placed = [_place(words, tokens) for words, tokens in zip(spans, token_spans, strict=True)]
+    sentence = np.repeat(np.arange(len(texts)), [len(words) for words in spans])
+    first, last, before, after, spanless = (
+        np.concatenate([*(p[i] for p in placed), np.zeros(0, np.int64)]) for i in range(5)
+    )
+    common = [((spanless == 1) | (first < 0), 1)]
+    return Alignment(
+        token_ids=tuple(ids[:limit] for ids in token_ids),
+        sentence=sentence,
+        first=np.where(first < limit, first, -1),
+        last=np.where(last < limit, last, -1),
+        reason={
+            "word": _reasons([*common, (after == 1, 2), (last >= limit, 3)], len(sentence)),
+            "next": _reasons(
+                [*common, (before == 1, 2), (first >= limit, 3), (first == 0, 4)], len(sentence)
+            ),
+        },
+        has_bos=_has_bos(token_ids, tokenizer),
+    )
+
+
+def token_batches(
+    alignment: Alignment,
+    token_budget: int = 4096,
+    *,
+    sentences: Int[np.ndarray, " chosen"] | None = None,
+    padding: str = "right",
+    pad_id: int = 0,
+) -> list[TokenBatch]:
+    """Sentences in batches of at most `token_budget` tokens, padding counted, longest first.
+
+    Sentences of like length stand together, so little is padding; a sentence longer than the budget
+    is a batch by itself. `sentences` restricts to some of them. `padding="left"` puts the padding first and gives each batch a mask.
+    """
+    if token_budget < 1:
+        raise AlignmentError(f"token budget is {token_budget}, expected 1 or more")
+    if padding not in ("left", "right"):
+        raise AlignmentError(f"padding is {padding!r}, expected 'left' or 'right'")
+    lengths = np.array([len(ids) for ids in alignment.token_ids], np.int64)
+    chosen = np.arange(len(lengths)) if sentences is None else np.sort(sentences)
+    chosen = chosen[lengths[chosen] > 0]
+    order = chosen[np.argsort(-lengths[chosen], kind="stable")]
+    batches, begin = [], 0
+    while begin < len(order):
+        width = int(lengths[order[begin]])
+        rows = order[begin : begin + max(1, token_budget // width)]
+        batches.append(_pad(alignment, rows, width, padding == "left", pad_id))
+        begin += len(rows)
+    return batches
+
+
+def _pad(
+    alignment: Alignment, rows: Int[np.ndarray, " row"], width: int, left: bool, pad_id: int
+) -> TokenBatch:
+    ids = np.full((len(rows), width), pad_id, np.int64)
+    mask = np.zeros((len(rows), width), bool)
+    shift = np.zeros(len(rows), np.int64)
+    for row, sentence in enumerate(rows):
+        tokens = alignment.token_ids[sentence]
+        shift[row] = width - len(tokens) if left else 0
+        ids[row, shift[row] : shift[row] + len(tokens)] = tokens
+        mask[row, shift[row] : shift[row] + len(tokens)] = True
+    return TokenBatch(
+        token_ids=torch.from_numpy(ids),
+        mask=torch.from_numpy(mask) if left else None,
+        sentences=rows,
+        n_tokens=int(mask.sum()),
+        shift=shift,
+    )
+
+
+def _tokenise(
+    texts: Sequence[str], tokenizer: Any
+) -> tuple[list[Int[np.ndarray, "..."]], list[Int[np.ndarray, "token two"]]]:
+    """Ids and, white space trimmed, character spans of every sentence's tokens."""
+    if not texts:
+        return [], []
+    coded = tokenizer(
+        list(texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False
+    )
+    ids = [np.asarray(row, np.int64) for row in coded["input_ids"]]
+    spans = [
+        _trimmed(text, np.asarray(row, np.int64).reshape(-1, 2))
+        for text, row in zip(texts, coded["offset_mapping"], strict=True)
+    ]
+    return ids, spans
+
+
+def _trimmed(text: str, offsets: Int[np.ndarray, "token two"]) -> Int[np.ndarray, "token two"]:
+    """Spans without the white space at their ends; a token of white space alone becomes empty."""
+    begin, end = offsets[:, 0].copy(), offsets[:, 1].copy()
+    blank = np.fromiter((c.isspace() for c in text), bool, len(text))
+    for edge in np.flatnonzero(begin < end):
+        while begin[edge] < end[edge] and blank[begin[edge]]:
+            begin[edge] += 1
+        while begin[edge] < end[edge] and blank[end[edge] - 1]:
+            end[edge] -= 1
+    return np.stack([begin, end], 1)
+
+
+def _place(
+    words: Sequence[Span | None], tokens: Int[np.ndarray, "token two"]
+) -> tuple[Int[np.ndarray, " word"], ...]:
+    """First and last token of each word, whether they run out of it before or after, and spanless."""
+    n = len(words)
+    first, last = np.full(n, -1), np.full(n, -1)
+    before, after, spanless = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    real = np.flatnonzero(tokens[:, 0] < tokens[:, 1])
+    begins, ends = tokens[real, 0], tokens[real, 1]
+    for i, span in enumerate(words):
+        if span is None:
+            spanless[i] = 1
+            continue
+        lo = int(np.searchsorted(ends, span[0], side="right"))
+        hi = int(np.searchsorted(begins, span[1], side="left"))
+        if lo >= hi:
+            continue
+        first[i], last[i] = real[lo], real[hi - 1]
+        before[i] = begins[lo] < span[0]
+        after[i] = ends[hi - 1] > span[1]
+    return first, last, before, after, spanless
+
+
+def _reasons(
+    rules: Sequence[tuple[Bool[np.ndarray, " word"], int]], n: int
+) -> Int8[np.ndarray, " word"]:
+    """The code of the first rule that holds for each word, 0 where none does."""
+    reason = np.zeros(n, np.int8)
+    for holds, code in reversed(rules):
+        reason[holds] = code
+    return reason
+
+
+def _has_bos(token_ids: Sequence[Int[np.ndarray, "..."]], tokenizer: Any) -> bool:
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return bos is not None and all(len(ids) > 0 and ids[0] == bos for ids in token_ids)
+
+
+def _known(position: str) -> str:
+    if position not in POSITIONS:
+        raise AlignmentError(f"position is {position!r}, expected one of {', '.join(POSITIONS)}")
+    return position

@@ -1,0 +1,381 @@
+"""The command `grammar-lens`: parses, calls, prints. Heavy imports wait until a command runs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class _Commands(typer.core.TyperGroup):
+    """Turns bad input into one line and exit code 2, and Ctrl-C into a word on how to go on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        if os.environ.get("GRAMMAR_LENS_DEBUG"):
+            return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("stopped; what was finished is kept: run again with --resume", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except (ValueError, OSError) as error:
+            if not _is_ours(error):
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(BAD_INPUT) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Lesion studies of language models: which neurons carry each part of speech, and do they "
+    "matter.",
+    epilog="Bad input ends with exit code 2 and one line that says what to do; Ctrl-C with 130.",
+)
+
+ModelOption = Annotated[
+    str, typer.Option(help="reference-9m (embedded), a local folder, or a Hugging Face id.")
+]
+TrainOption = Annotated[
+    str,
+    typer.Option(
+        help="Words to choose neurons on: FILE.conllu, FOLDER:split, UD_English-EWT:train, or "
+        "hf:dataset@revision:config:split."
+    ),
+]
+FreshOption = Annotated[str, typer.Option(help="Other words to test on; named like --train.")]
+LabelOption = Annotated[str, typer.Option(help="upos, xpos, deprel or feats:NAME.")]
+LabelsOption = Annotated[
+    str, typer.Option(help="Values to study, by commas; by default all that occur.")
+]
+PositionOption = Annotated[
+    str,
+    typer.Option(
+        help="Where words are read: word (at its last token), next (at the token before it), both."
+    ),
+]
+SiteOption = Annotated[
+    list[str],
+    typer.Option(help="Sites to collect beside neuron: resid_pre, resid_mid, resid_post, ..."),
+]
+ScoreOption = Annotated[str, typer.Option(help="correlation, cohens_d or welch_t.")]
+SignOption = Annotated[str, typer.Option(help="Rank by absolute, positive or negative score.")]
+TopKOption = Annotated[int, typer.Option(help="Key neurons per label.")]
+ProbeKOption = Annotated[int, typer.Option(help="Key neurons per label that the probe reads.")]
+LesionOption = Annotated[str, typer.Option(help="Value of a cut neuron: mean, zero; none: skip.")]
+CutOption = Annotated[
+    str, typer.Option(help="Labels whose neurons are cut, by commas; by default eight.")
+]
+DoseOption = Annotated[float, typer.Option(help="1 cuts, 0 does nothing, below 0 amplifies.")]
+ShamsOption = Annotated[int, typer.Option(help="Sham replicates; p cannot go below 1/(1+shams).")]
+MostOption = Annotated[int, typer.Option(help="At most so many fresh sentences are lesioned.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of shams, random neurons and samples.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if any.")]
+DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")]
+BudgetOption = Annotated[int, typer.Option(help="Tokens in one forward pass.")]
+WordsColumn = Annotated[str, typer.Option(help="hf: column of words.")]
+LabelColumn = Annotated[str, typer.Option(help="hf: column of labels.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Complete an existing run.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print summary.json, nothing else.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no notes.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")]
+
+
+@app.command()
+def run(
+    model: ModelOption = "reference-9m",
+    train: TrainOption = "embedded:train",
+    fresh: FreshOption = "embedded:test",
+    label: LabelOption = "upos",
+    labels: LabelsOption = "",
+    position: PositionOption = "both",
+    site: SiteOption = ["neuron"],  # noqa: B006
+    score: ScoreOption = "correlation",
+    sign: SignOption = "absolute",
+    top_k: TopKOption = 100,
+    probe_k: ProbeKOption = 10,
+    lesion: LesionOption = "mean",
+    lesion_labels: CutOption = "",
+    dose: DoseOption = 1.0,
+    shams: ShamsOption = 20,
+    max_fresh_sentences: MostOption = 1000,
+    max_train_words: Annotated[int, typer.Option(help="Words the probe is fitted on.")] = 50_000,
+    seed: SeedOption = 0,
+    device: DeviceOption = "",
+    dtype: DtypeOption = "",
+    token_budget: BudgetOption = 4096,
+    words_column: WordsColumn = "",
+    label_column: LabelColumn = "",
+    out: Annotated[Path, typer.Option(help="The run directory to make.")] = Path("runs/latest"),
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """The whole study: collect, score, select, probe, lesion, report.
+
+    Example: grammar-lens run --train UD_English-EWT:train --fresh UD_English-EWT:test --out runs/ewt
+    """
+    from grammar_lens import steps
+
+    config = steps.Config(
+        model=model,
+        train=train,
+        fresh=fresh,
+        label=label,
+        labels=_listed(labels),
+        positions=_positions(position),
+        sites=tuple(site),
+        score=score,
+        sign=sign,
+        top_k=top_k,
+        probe_k=probe_k,
+        lesion=lesion,
+        lesion_labels=_listed(lesion_labels),
+        dose=dose,
+        shams=shams,
+        max_fresh_sentences=max_fresh_sentences,
+        max_train_words=max_train_words,
+        seed=seed,
+        dtype=dtype or None,
+        token_budget=token_budget,
+        words_column=words_column or None,
+        label_column=label_column or None,
+        out=out,
+        device=device or None,
+        show_progress=not quiet and not as_json,
+    )
+    done = steps.run_all(config, resume=resume, say=_say(quiet or as_json))
+    _show(done, as_json)
+
+
+@app.command()
+def collect(
+    out: RunArgument,
+    model: ModelOption = "reference-9m",
+    train: TrainOption = "embedded:train",
+    fresh: FreshOption = "embedded:test",
+    label: LabelOption = "upos",
+    labels: LabelsOption = "",
+    position: PositionOption = "both",
+    site: SiteOption = ["neuron"],  # noqa: B006
+    device: DeviceOption = "",
+    dtype: DtypeOption = "",
+    token_budget: BudgetOption = 4096,
+    words_column: WordsColumn = "",
+    label_column: LabelColumn = "",
+    quiet: QuietOption = False,
+) -> None:
+    """Makes a run directory and collects moments of all units in one pass over --train."""
+    from grammar_lens import run as runs
+    from grammar_lens import steps
+
+    config = steps.Config(
+        model=model,
+        train=train,
+        fresh=fresh,
+        label=label,
+        labels=_listed(labels),
+        positions=_positions(position),
+        sites=tuple(site),
+        dtype=dtype or None,
+        token_budget=token_budget,
+        words_column=words_column or None,
+        label_column=label_column or None,
+        out=out,
+        device=device or None,
+        show_progress=not quiet,
+    )
+    steps.check(config)
+    made = runs.open_run(out, config.stored(), resume=False)
+    steps.run_step("collect", config, made, _say(quiet))
+    typer.echo(repr(made.moments))
+
+
+@app.command()
+def score(run: RunArgument, score: ScoreOption = "correlation", quiet: QuietOption = False) -> None:
+    """Scores every neuron for every label."""
+    done = _step("score", run, quiet, score=score)
+    for position in done.positions:
+        typer.echo(repr(done.scores_at(position)))
+
+
+@app.command()
+def select(
+    run: RunArgument,
+    top_k: TopKOption = 100,
+    sign: SignOption = "absolute",
+    quiet: QuietOption = False,
+) -> None:
+    """Chooses the key neurons of every label."""
+    done = _step("select", run, quiet, top_k=top_k, sign=sign)
+    for position in done.positions:
+        typer.echo(repr(done.keys_at(position)))
+
+
+@app.command()
+def probe(
+    run: RunArgument,
+    probe_k: ProbeKOption = 10,
+    max_train_words: Annotated[int, typer.Option(help="Words the probe is fitted on.")] = 50_000,
+    seed: SeedOption = 0,
+    device: DeviceOption = "",
+    quiet: QuietOption = False,
+) -> None:
+    """Fits a probe on the key neurons and tests it, with its baselines, on the fresh words."""
+    done = _step(
+        "probe",
+        run,
+        quiet,
+        probe_k=probe_k,
+        max_train_words=max_train_words,
+        seed=seed,
+        device=device or None,
+    )
+    for position in done.positions:
+        typer.echo(repr(done.probe_at(position)))
+
+
+@app.command()
+def lesion(
+    run: RunArgument,
+    lesion: LesionOption = "mean",
+    lesion_labels: CutOption = "",
+    dose: DoseOption = 1.0,
+    shams: ShamsOption = 20,
+    max_fresh_sentences: MostOption = 1000,
+    seed: SeedOption = 0,
+    device: DeviceOption = "",
+    quiet: QuietOption = False,
+) -> None:
+    """Cuts each label's key neurons and measures every label's loss, against sham lesions."""
+    done = _step(
+        "lesion",
+        run,
+        quiet,
+        lesion=lesion,
+        lesion_labels=_listed(lesion_labels),
+        dose=dose,
+        shams=shams,
+        max_fresh_sentences=max_fresh_sentences,
+        seed=seed,
+        device=device or None,
+    )
+    typer.echo(repr(done.study))
+
+
+@app.command()
+def report(run: RunArgument, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Writes summary.json, figures/ and report.html from what the run has."""
+    _show(_step("report", run, quiet), as_json)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Option(help="The text to go on with.")] = "The old man",
+    lesion: Annotated[str, typer.Option(help="The label whose neurons are cut.")] = "VERB",
+    dose: DoseOption = 1.0,
+    value: Annotated[str, typer.Option(help="mean or zero.")] = "mean",
+    run: Annotated[Path, typer.Option(help="The run with the key neurons.")] = Path("runs/demo"),
+    top_k: Annotated[int, typer.Option(help="Cut only the first k; 0: all.")] = 0,
+    tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 40,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    seed: SeedOption = 0,
+    device: DeviceOption = "",
+) -> None:
+    """Writes text with and without a lesion, side by side.
+
+    Example: grammar-lens generate --lesion VERB --dose 1 --prompt "The old man"
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from grammar_lens.generation import with_and_without
+
+    intact, cut, key = with_and_without(
+        run,
+        lesion,
+        prompt=prompt,
+        dose=dose,
+        value=value,
+        top_k=top_k or None,
+        tokens=tokens,
+        temperature=temperature,
+        seed=seed,
+        device=device or None,
+    )
+    table = Table("intact", f"{len(key)} {lesion} neurons, {value}, dose {dose:g}", expand=True)
+    table.add_row(intact, cut)
+    Console().print(table, markup=False)
+
+
+@app.command()
+def info() -> None:
+    """Versions, devices, the embedded model and treebank."""
+    import torch
+
+    from grammar_lens.run import library_versions
+    from grammar_lens.treebank import load_treebank
+
+    for package, found in library_versions().items():
+        typer.echo(f"{package:18} {found}")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    typer.echo(f"{'devices':18} {', '.join(gpus) or 'cpu only'}, {torch.get_num_threads()} threads")
+    typer.echo(f"{'embedded model':18} reference-9m")
+    typer.echo(f"{'embedded treebank':18} {load_treebank()!r}")
+
+
+def _step(step: str, path: Path, quiet: bool, **changes: Any) -> Any:
+    """One step on a stored run with some settings changed."""
+    from grammar_lens import run as runs
+    from grammar_lens import steps
+
+    stored = runs.load_run(path)
+    config = steps.Config.of(stored, show_progress=not quiet, **changes)
+    steps.run_step(step, config, stored, _say(quiet))
+    return stored
+
+
+def _show(run: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo((run.path / "summary.json").read_text("utf-8"), nl=False)
+        return
+    from rich.console import Console
+
+    from grammar_lens.summary import summary_table
+
+    Console().print(summary_table(run.summary))
+    typer.echo(f"report: {run.path / 'report.html'}")
+
+
+def _say(quiet: bool) -> Any:
+    return (lambda _text: None) if quiet else (lambda text: typer.echo(text, err=True))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _positions(text: str) -> tuple[str, ...]:
+    known = {"word": ("word",), "next": ("next",), "both": ("word", "next")}
+    if text not in known:
+        raise typer.BadParameter(
+            f"{text!r} is not one of word, next, both", param_hint="--position"
+        )
+    return known[text]
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error was raised on purpose: by this package, or by the system about a file."""
+    return isinstance(error, OSError) or type(error).__module__.startswith("grammar_lens.")
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    app(prog_name="grammar-lens")
+    sys.exit(0)

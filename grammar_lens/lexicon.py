@@ -1,0 +1,148 @@
+"""What a next-token distribution says about the next word's label.
+
+lambda(t|v) is the share of label t among training words whose first token is v. With it a model's
+P(v|context) becomes P(t|context), and the loss of a word splits exactly:
+
+    NLL = L_tag + L_lex + log lambda(t*|v*)
+
+The last term does not depend on the model, so under any lesion dNLL = dL_tag + dL_lex.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class LexiconError(ValueError):
+    """A lexicon that cannot be built or does not fit the model."""
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """P(label | first token), from training words only.
+
+    `probability[v, t]` is smoothed with the prior, (n(v,t) + b prior_t) / (n(v) + b), so a token
+    never seen gives the prior. `seen` marks tokens that begin some training word.
+    """
+
+    labels: tuple[str, ...]
+    probability: Float[np.ndarray, "vocab label"]
+    prior: Float[np.ndarray, " label"]
+    seen: np.ndarray
+    n_words: int
+    smoothing: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Lexicon of {len(self.labels)} labels from {self.n_words:,} words; "
+            f"{int(self.seen.sum()):,} of {len(self.seen):,} tokens begin a word"
+        )
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of the prior in nats: the tag loss of a model that ignores the context."""
+        p = self.prior[self.prior > 0]
+        return float(-(p * np.log(p)).sum())
+
+
+def build_lexicon(
+    first_token: Int[np.ndarray, " word"],
+    classes: Int[np.ndarray, " word"],
+    labels: Sequence[str],
+    vocab_size: int,
+    *,
+    smoothing: float = 1.0,
+) -> Lexicon:
+    """The lexicon of words given by their first token and class.
+
+    Raises LexiconError without words, for tokens outside the vocabulary, or if smoothing is not positive.
+    """
+    if len(first_token) == 0:
+        raise LexiconError("no aligned words to build a lexicon from: use a larger treebank")
+    if int(first_token.max()) >= vocab_size or int(first_token.min()) < 0:
+        raise LexiconError(
+            f"token {int(first_token.max())} is outside the model's vocabulary of {vocab_size}: "
+            "the lexicon was made with another model's tokenizer"
+        )
+    if smoothing <= 0:
+        raise LexiconError(f"smoothing is {smoothing}, expected a positive number")
+    counts = np.zeros((vocab_size, len(labels)))
+    np.add.at(counts, (first_token, classes), 1.0)
+    totals = counts.sum(1, keepdims=True)
+    prior = counts.sum(0) / counts.sum()
+    return Lexicon(
+        labels=tuple(labels),
+        probability=(counts + smoothing * prior) / (totals + smoothing),
+        prior=prior,
+        seen=totals[:, 0] > 0,
+        n_words=len(first_token),
+        smoothing=smoothing,
+    )
+
+
+@dataclass(frozen=True)
+class WordLosses:
+    """Losses in nats and P(label | context) of some words, float64."""
+
+    nll: Float[Tensor, " word"]
+    tag_loss: Float[Tensor, " word"]
+    lexical_loss: Float[Tensor, " word"]
+    tag_probability: Float[Tensor, "word label"]
+    seen_mass: Float[Tensor, " word"]
+    """Probability that the model gives to tokens the lexicon has seen begin a word."""
+
+
+@dataclass(frozen=True)
+class DeviceLexicon:
+    """A lexicon's tables on the device: P(label | token) and, as a last column, whether seen."""
+
+    table: Float[Tensor, "vocab label_plus_one"]
+
+    @classmethod
+    def of(cls, lexicon: Lexicon, vocab_size: int, device: torch.device) -> "DeviceLexicon":
+        """Raises LexiconError if the model's vocabulary is smaller than the lexicon's.
+
+        Models may pad their vocabulary: tokens beyond the lexicon's get the prior.
+        """
+        extra = vocab_size - len(lexicon.probability)
+        if extra < 0:
+            raise LexiconError(
+                f"the lexicon knows {len(lexicon.probability)} tokens and the model predicts "
+                f"{vocab_size}: it was made with another model's tokenizer"
+            )
+        table = np.concatenate(
+            [
+                np.concatenate([lexicon.probability, np.tile(lexicon.prior, (extra, 1))]),
+                np.concatenate([lexicon.seen, np.zeros(extra, bool)])[:, None].astype(float),
+            ],
+            axis=1,
+        )
+        return cls(torch.from_numpy(table).to(device))
+
+
+def split_losses(
+    logits: Float[Tensor, "word vocab"],
+    token: Int[Tensor, " word"],
+    label: Int[Tensor, " word"],
+    lexicon: DeviceLexicon,
+) -> WordLosses:
+    """Loss of the gold token split into its label's and its lexical part, in float64.
+
+    L_tag = -log P(t*|c), L_lex = -log [p(v*|c) lambda(t*|v*) / P(t*|c)], P(t|c) = sum_v p(v|c)
+    lambda(t|v) over the whole vocabulary. Source: Heilbron et al. (2022), PNAS 119, for the marginal.
+    """
+    x = logits.double()
+    x = x - x.amax(1, keepdim=True)
+    gold = x.gather(1, token[:, None])[:, 0]
+    weights = x.exp_()
+    total = weights.sum(1)
+    marginal = (weights @ lexicon.table) / total[:, None]
+    rows = torch.arange(len(token), device=token.device)
+    nll = total.log() - gold
+    tag_loss = -marginal[rows, label].log()
+    lexical = nll - tag_loss - lexicon.table[token, label].log()
+    return WordLosses(nll, tag_loss, lexical, marginal[:, :-1], marginal[:, -1])

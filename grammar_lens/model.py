@@ -1,0 +1,394 @@
+"""Language models as hooked transformers: the only module that imports transformer_lens.
+
+Two kinds of model are taken, `TransformerBridge` (TransformerLens 3.9 and 4) and `HookedTransformer`
+(3.x). The rest of the package sees only the functions below, so the difference ends here.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+SITES = {
+    "neuron": "blocks.{layer}.mlp.hook_post",
+    "resid_pre": "blocks.{layer}.hook_resid_pre",
+    "resid_mid": "blocks.{layer}.hook_resid_mid",
+    "resid_post": "blocks.{layer}.hook_resid_post",
+    "attn_out": "blocks.{layer}.hook_attn_out",
+    "mlp_out": "blocks.{layer}.hook_mlp_out",
+}
+GATE = "blocks.{layer}.mlp.hook_pre"
+"""The gate's pre-activation; its sign says whether a neuron fires."""
+
+REFERENCE_MODEL = "reference-9m"
+Model = Any
+"""A `TransformerBridge` or a `HookedTransformer`; typed loosely because either may be absent."""
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded or lacks what was asked of it."""
+
+
+def load_model(
+    source: str | os.PathLike[str] | nn.Module | None = None,
+    *,
+    tokenizer: Any = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> Model:
+    """A hooked transformer: the embedded reference model, a local folder, a hub id or a loaded model.
+
+    `dtype` is by default float32 on CPU and the checkpoint's own on a GPU; `device` is a GPU when
+    there is one. A loaded Hugging Face model needs its `tokenizer` and is wrapped in place: do not
+    use it as a bare model afterwards. Only safetensors weights are read and no remote code is run.
+    Raises ModelError when the folder lacks safetensors weights or a tokenizer, or when the
+    architecture is not one that TransformerLens can hook.
+    """
+    if isinstance(source, nn.Module):
+        if is_hooked(source):
+            return _frozen(source)
+        return _wrap(source, tokenizer, device)
+    name = str(source) if source is not None else REFERENCE_MODEL
+    location = _locate(name)
+    if isinstance(location, Path):
+        _check_folder(location)
+    device = _pick_device(device)
+    hf_model, tokenizer = _load_hugging_face(location, tokenizer, dtype, device, device_map)
+    model = _wrap(hf_model, tokenizer, None if device_map else device)
+    model.grammar_lens_name = Path(name).name if isinstance(location, Path) else name
+    return model
+
+
+def is_hooked(model: object) -> bool:
+    """Whether this is a TransformerLens model (and not, say, a bare Hugging Face model)."""
+    return hasattr(model, "run_with_hooks") and hasattr(model, "cfg")
+
+
+def model_name(model: Model) -> str:
+    """The name the model was loaded by, for results and reports."""
+    name = getattr(model, "grammar_lens_name", None)
+    return str(name or Path(str(model.cfg.model_name)).name)
+
+
+def n_parameters(model: Model) -> int:
+    """Number of weights; tied weights count once."""
+    seen = {p.data_ptr(): p.numel() for p in _torch_module(model).parameters()}
+    return sum(seen.values())
+
+
+def device_of(model: Model) -> torch.device:
+    """Where token ids must be put."""
+    return next(iter(embedding(model).parameters())).device
+
+
+def context_length(model: Model) -> int:
+    """The longest input in tokens."""
+    return int(getattr(model.cfg, "n_ctx", 0) or 2**31 - 1)
+
+
+def vocabulary_size(model: Model) -> int:
+    """Number of tokens the model tells apart."""
+    return int(
+        embedding(model).weight.shape[0] if hasattr(model, "original_model") else model.cfg.d_vocab
+    )
+
+
+def has_gate(model: Model) -> bool:
+    """Whether the layers expose the pre-activation whose sign says that a neuron fires."""
+    return GATE.format(layer=0) in model.hook_dict
+
+
+def hook_name(model: Model, site: str, layer: int) -> str:
+    """The TransformerLens name of `site` in `layer`.
+
+    Raises ModelError for an unknown site, an absent layer, or a site this architecture lacks.
+    """
+    if site not in SITES:
+        raise ModelError(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
+    if not 0 <= layer < model.cfg.n_layers:
+        raise ModelError(
+            f"layer {layer} does not exist: {model_name(model)} has layers 0 to {model.cfg.n_layers - 1}"
+        )
+    name = SITES[site].format(layer=layer)
+    if name not in model.hook_dict:
+        have = [s for s, pattern in SITES.items() if pattern.format(layer=layer) in model.hook_dict]
+        raise ModelError(
+            f"site {site!r} does not exist in {model_name(model)} "
+            f"({getattr(model.cfg, 'architecture', None) or 'this architecture'}): use one of {', '.join(have)}"
+        )
+    return name
+
+
+def site_width(model: Model, site: str) -> int:
+    """Number of units in one layer at `site`."""
+    hook_name(model, site, 0)
+    return int(model.cfg.d_mlp if site == "neuron" else model.cfg.d_model)
+
+
+def output_norms(model: Model) -> Float[np.ndarray, "layer neuron"]:
+    """Euclidean norm of every neuron's outgoing weight, ||w_out||."""
+    norms = []
+    for layer in range(model.cfg.n_layers):
+        w_out = model.blocks[layer].mlp.W_out
+        norms.append(w_out.detach().float().norm(dim=1).double().cpu().numpy())
+    return np.stack(norms)
+
+
+def embedding(model: Model) -> nn.Module:
+    """The module that receives the token ids."""
+    if hasattr(model, "original_model"):
+        return model.original_model.get_input_embeddings()
+    return model.embed
+
+
+def hooked(model: Model, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Any:
+    """Context manager that puts forward hooks, `(name, function(activation, hook=))`, on the model."""
+    return model.hooks(fwd_hooks=list(hooks))
+
+
+@torch.no_grad()
+def forward_body(
+    model: Model,
+    token_ids: Int[Tensor, "row time"],
+    mask: Bool[Tensor, "row time"] | None = None,
+) -> None:
+    """Runs all layers for the sake of their hooks; the LM head is not computed.
+
+    `mask` is needed only under left padding: under right padding causal attention never looks at it.
+    """
+    if hasattr(model, "original_model"):
+        model.original_model.base_model(token_ids, use_cache=False, **_masking(mask))
+    else:
+        model(token_ids, stop_at_layer=model.cfg.n_layers, return_type=None)
+
+
+@torch.no_grad()
+def next_token_logits(
+    model: Model,
+    token_ids: Int[Tensor, "row time"],
+    where: Int[Tensor, " word"],
+    mask: Bool[Tensor, "row time"] | None = None,
+) -> Float[Tensor, "word vocab"]:
+    """Logits of the token after each position in `where`, which indexes the flattened (row, time).
+
+    The head sees only these positions, so the cost of a large vocabulary is paid for them alone.
+    """
+
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = inputs[0]
+        return (hidden.reshape(-1, hidden.shape[-1])[where.to(hidden.device)][None], *inputs[1:])
+
+    if hasattr(model, "original_model"):
+        head = model.original_model.get_output_embeddings()
+    else:
+        head = model.unembed
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        if hasattr(model, "original_model"):
+            logits = model.original_model(token_ids, use_cache=False, **_masking(mask)).logits
+        else:
+            logits = model(token_ids, return_type="logits")
+    finally:
+        handle.remove()
+    return logits[0]
+
+
+@contextlib.contextmanager
+def watch_tokens(model: Model, see: Callable[[Int[Tensor, "row time"]], None]) -> Iterator[None]:
+    """While open, `see` is called with the token ids of every forward pass before the first layer."""
+
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        see(inputs[0])
+
+    handle = embedding(model).register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def supported_architectures() -> list[str]:
+    """The Hugging Face architectures that the installed TransformerLens can hook."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    return sorted(SUPPORTED_ARCHITECTURES)
+
+
+def _masking(mask: Tensor | None) -> dict[str, Tensor]:
+    if mask is None:
+        return {}
+    return {"attention_mask": mask.long(), "position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
+
+
+def _torch_module(model: Model) -> nn.Module:
+    return getattr(model, "original_model", model)
+
+
+def _frozen(model: Model) -> Model:
+    _torch_module(model).requires_grad_(False)
+    model.eval()
+    return model
+
+
+def _pick_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(
+            f"device {device!r} is not one that torch knows: use cpu, cuda or cuda:0"
+        ) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            f"device {device!r} was asked for, but torch sees no CUDA GPU: use --device cpu"
+        )
+    return chosen
+
+
+def _locate(name: str) -> Path | str:
+    """A folder when there is one, the embedded model by its name, else a hub id."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name == REFERENCE_MODEL:
+        return Path(str(files("grammar_lens") / "embedded" / REFERENCE_MODEL))
+    if (
+        name.startswith((".", "/", "~"))
+        or name.count("/") > 1
+        or (os.sep != "/" and os.sep in name)
+    ):
+        raise ModelError(
+            f"no model folder at {name!r}: expected a folder with config.json, or a hub id such as meta-llama/Meta-Llama-3-8B"
+        )
+    return name
+
+
+def _check_folder(folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError(
+            f"{folder} has no config.json: expected a folder as Hugging Face save_pretrained writes it"
+        )
+    try:
+        architectures = json.loads(config.read_text("utf-8")).get("architectures") or []
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ModelError(
+            f"{config} is not a JSON object ({error}): save the model again"
+        ) from error
+    _check_architectures(architectures, str(folder))
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(
+            p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)
+        )
+        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
+        raise ModelError(
+            f"{folder} has {found}: grammar_lens reads safetensors only, because a pickle can run code. "
+            "Save it again with model.save_pretrained(folder, safe_serialization=True)"
+        )
+    if not any(
+        (folder / name).is_file()
+        for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+    ):
+        raise ModelError(
+            f"{folder} has no tokenizer: put tokenizer.json beside config.json (tokenizer.save_pretrained(folder))"
+        )
+
+
+def _check_architectures(architectures: Sequence[str], where: str) -> None:
+    supported = supported_architectures()
+    unknown = [name for name in architectures if name not in supported]
+    if unknown:
+        raise ModelError(
+            f"{where} is a {unknown[0]}, which TransformerLens cannot hook. Supported: {', '.join(supported)}"
+        )
+
+
+def _load_hugging_face(
+    location: Path | str,
+    tokenizer: Any,
+    dtype: str | torch.dtype | None,
+    device: torch.device,
+    device_map: str | dict[str, Any] | None,
+) -> tuple[nn.Module, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    local = {"local_files_only": True} if isinstance(location, Path) else {}
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False, **local)
+        _check_architectures(config.architectures or [], str(location))
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **local)
+        model = AutoModelForCausalLM.from_pretrained(
+            location,
+            config=config,
+            dtype=_pick_dtype(dtype, device),
+            device_map=device_map,
+            attn_implementation="eager",
+            use_safetensors=True,
+            trust_remote_code=False,
+            **local,
+        )
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = (
+            "check the files in the folder"
+            if local
+            else "check the id, the network and, for gated models, `hf auth login`; or give a local folder"
+        )
+        raise ModelError(f"could not load {str(location)!r}: {reason} ({hint})") from error
+    finally:
+        logging.enable_progress_bar()
+    return model, tokenizer
+
+
+def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch.dtype:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    known = {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "auto": "auto",
+    }
+    if dtype not in known:
+        raise ModelError(f"unknown dtype {dtype!r}: expected one of {', '.join(known)}")
+    return known[dtype]
+
+
+def _wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None) -> Model:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if tokenizer is None:
+        raise ModelError(
+            "a loaded model needs its tokenizer: load_model(model, tokenizer=tokenizer)"
+        )
+    config = getattr(hf_model, "config", None)
+    if config is None:
+        raise ModelError(
+            f"expected a Hugging Face causal language model, got {type(hf_model).__name__}"
+        )
+    if not getattr(config, "architectures", None):
+        config.architectures = [type(hf_model).__name__]
+    _check_architectures(config.architectures, type(hf_model).__name__)
+    if device is not None:
+        hf_model = hf_model.to(device)
+    name = str(getattr(config, "name_or_path", "") or type(hf_model).__name__)
+    model = TransformerBridge.boot_transformers(
+        name, hf_model=hf_model, tokenizer=tokenizer, device=device and str(device)
+    )
+    return _frozen(model)

@@ -1,0 +1,513 @@
+"""The training script learns what a text has to teach, resumes exactly, says what is wrong."""
+
+import bz2
+import dataclasses
+import importlib.util
+import itertools
+import json
+import math
+import random
+import runpy
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+SCRIPT = Path(__file__).parent.parent / "experiments" / "train_reference_model.py"
+CHOICES = (
+    ("The old man", "A small dog", "Her sister", "The captain", "No one"),
+    ("walked to", "looked at", "spoke of", "ran from", "found"),
+    ("the river.", "a house.", "the city.", "his friend.", "the door."),
+)
+NATS_PER_SENTENCE = 3 * math.log(5)
+
+
+def import_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_reference_model", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+script = import_script()
+
+
+def sentences(rng: random.Random, n: int) -> str:
+    return " ".join(rng.choice(part) for _ in range(n) for part in CHOICES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for a second thread, for minutes if the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve files of forty paragraphs of five sentences: every sentence is worth 3 ln 5 nats."""
+    folder = tmp_path_factory.mktemp("text")
+    rng = random.Random(0)
+    for i in range(12):
+        paragraphs = [sentences(rng, 5) for _ in range(40)]
+        (folder / f"{i}.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
+    return folder
+
+
+def tiny(text: Path, out: Path, **changes: Any) -> Any:
+    config = script.Config(
+        text=text,
+        out=out,
+        vocab=400,
+        n_layers=2,
+        d_model=32,
+        d_mlp=64,
+        n_heads=4,
+        n_kv_heads=2,
+        context=128,
+        window=64,
+        batch=8,
+        steps=30,
+        warmup=5,
+        evaluate_every=10,
+        learning_rate=1e-2,
+        device="cpu",
+    )
+    return replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 30 steps."""
+    out = tmp_path_factory.mktemp("finished") / "model"
+    script.main(tiny(text, out))
+    return out
+
+
+def record_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "training.json").read_text(encoding="utf-8"))
+
+
+def losses_of(out: Path) -> list[tuple[int, float, float]]:
+    history = record_of(out)["history"]
+    return [(line["step"], line["train_loss"], line["validation_loss"]) for line in history]
+
+
+# ---- what is learned -----------------------------------------------------------------------------
+
+
+def test_loss_falls_in_thirty_steps(finished: Path):
+    losses = losses_of(finished)
+    assert [step for step, _, _ in losses] == [10, 20, 30]
+    uniform = math.log(record_of(finished)["vocabulary"])
+    assert losses[0][1] < uniform
+    assert losses[2][1] < losses[1][1] < losses[0][1]
+    assert losses[2][2] < 0.6 * uniform
+
+
+def test_training_ends_at_the_entropy_of_the_text(text: Path, tmp_path: Path):
+    """Planted: the loss comes down to the entropy of the sentences and cannot pass below it."""
+    last = script.main(tiny(text, tmp_path / "model", steps=200, evaluate_every=100))[-1]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    n = 400
+    tokens = len(tokenizer(sentences(random.Random(1), n), add_special_tokens=False).input_ids)
+    entropy = n * NATS_PER_SENTENCE / tokens
+    # 3 % below: the validation text is a sample of 400 sentences; 20 % above: ends of paragraphs,
+    # windows that begin inside a sentence, and 200 steps of a tiny model
+    assert 0.97 * entropy < last.validation_loss < 1.2 * entropy
+
+
+def test_nothing_is_learned_from_noise(tmp_path: Path):
+    """The twin: letters drawn at random. Below ln 16 the model would see what it has to predict."""
+    text = tmp_path / "text"
+    text.mkdir()
+    rng = random.Random(0)
+    for i in range(10):
+        (text / f"{i}.txt").write_text("".join(rng.choices("abcdefghijklmnop", k=3000)))
+    config = tiny(text, tmp_path / "model", vocab=258, steps=100, evaluate_every=50)
+    last = script.main(config)[-1]
+    assert math.log(16) * 0.995 < last.validation_loss < math.log(16) * 1.1
+
+
+def test_output_loads_offline_and_generates(finished: Path, text: Path):
+    model: Any = AutoModelForCausalLM.from_pretrained(finished, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(finished, local_files_only=True)
+    assert model.dtype == torch.bfloat16
+    assert model.config.max_position_embeddings == tokenizer.model_max_length == 128
+    inputs = tokenizer("The old man", return_tensors="pt")
+    assert inputs.input_ids[0, 0] == tokenizer.bos_token_id == model.config.bos_token_id == 0
+    words = model.generate(inputs.input_ids, max_new_tokens=8, do_sample=False, pad_token_id=1)
+    assert tokenizer.decode(words[0], skip_special_tokens=True).startswith("The old man")
+    # second opinion: the loss of transformers on text of the same kind; 0.3 nats for bf16
+    # weights, a sample of at most 120 tokens and a longer window
+    fresh = tokenizer(sentences(random.Random(2), 12), return_tensors="pt").input_ids[:, :120]
+    assert model(fresh, labels=fresh).loss.item() == pytest.approx(
+        losses_of(finished)[-1][2], abs=0.3
+    )
+
+
+def test_output_holds_what_it_should(finished: Path):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "RECIPE.md",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training.json",
+    }
+    record = record_of(finished)
+    assert record["config"]["seed"] == 0
+    assert record["provenance"]["torch"] == torch.__version__
+    assert record["history"][-1]["tokens"] == 30 * 8 * 64
+    assert f"{record['n_parameters']:,} parameters" in (finished / "RECIPE.md").read_text()
+
+
+def test_defaults_are_the_reference_model():
+    config = script.Config(text=Path("text"), out=Path("out"), device="cpu")
+    ids = {script.BOS: 0, script.EOS: 1}
+    stub: Any = SimpleNamespace(get_vocab_size=lambda: 8192, token_to_id=ids.get)
+    training = script.start(config, None, stub)
+    assert training.model.num_parameters() == 9_179_392  # RECIPE.md of reference-9m
+    assert replace(training, step=13_037).tokens == pytest.approx(854e6, rel=1e-3)
+    layer = training.model.model.layers[0]
+    # 1 %: the standard error of a standard deviation of 65,536 weights is 0.3 %
+    assert layer.self_attn.o_proj.weight.std().item() == pytest.approx(0.02 / 4, rel=0.01)
+    assert layer.self_attn.q_proj.weight.std().item() == pytest.approx(0.02, rel=0.01)
+
+
+def test_learning_rate_follows_the_recipe():
+    config = script.Config(text=Path("text"), out=Path("out"))
+    shares = {0: 1 / 200, 199: 1, 5000: 1, 13_036: 0.02}
+    for step, share in shares.items():
+        rate = script.learning_rate(step, step / 13_037, config)
+        assert rate == pytest.approx(3e-3 * share)
+    assert script.learning_rate(9126, 0.7, config) == pytest.approx(3e-3 / 2)
+
+
+# ---- the same run, another way -------------------------------------------------------------------
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C while the given step is being taken."""
+    rate = script.learning_rate
+
+    def rate_and_signal(now: int, done: float, config: Any) -> float:
+        if now == step:
+            signal.raise_signal(signal.SIGINT)
+        return rate(now, done, config)
+
+    monkeypatch.setattr(script, "learning_rate", rate_and_signal)
+
+
+def test_interrupted_run_ends_with_the_same_weights(
+    finished: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    config = tiny(text, tmp_path / "model")
+    with monkeypatch.context() as patch:
+        interrupt_at(13, patch)
+        with pytest.raises(KeyboardInterrupt):
+            script.main(config)
+    assert "stopped after step 14" in capsys.readouterr().out
+    with safe_open(config.out / "checkpoint.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["training"])["step"] == 14
+    assert not (config.out / "model.safetensors").exists()
+
+    script.main(replace(config, resume=True))
+    assert losses_of(config.out) == losses_of(finished)
+    resumed = load_file(config.out / "model.safetensors")
+    straight = load_file(finished / "model.safetensors")
+    assert resumed.keys() == straight.keys()
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    assert not (config.out / "checkpoint.safetensors").exists()
+
+
+def test_resume_command_is_the_run_it_stopped(text: Path, tmp_path: Path):
+    config = tiny(text, tmp_path / "model with blanks", untied=True)
+    words = script.shlex.split(script.resume_command(config))
+    assert words[0] == "python"
+    assert Path(words[1]).resolve() == SCRIPT.resolve()
+    assert script.parse(words[2:]) == replace(config, resume=True)
+
+
+def test_pieces_of_a_batch_add_up_to_the_batch(finished: Path, text: Path, tmp_path: Path):
+    script.main(tiny(text, tmp_path / "model", micro_batch=2))
+    # 1e-3: float32 sums in another order, carried through 30 steps
+    assert np.allclose(losses_of(tmp_path / "model"), losses_of(finished), atol=1e-3)
+
+
+def test_seed_decides_everything(finished: Path, text: Path, tmp_path: Path):
+    outs = [tmp_path / name for name in ("first", "again", "other")]
+    for out, seed in zip(outs, (1, 1, 2), strict=True):
+        script.main(tiny(text, out, seed=seed, tokenizer=finished, steps=2))
+    first, again, other = [load_file(out / "model.safetensors") for out in outs]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    name = "model.embed_tokens.weight"
+    assert not torch.equal(first[name], other[name])
+    digests = [record_of(out)["corpus_sha256"] for out in outs]
+    assert digests[0] == digests[1] != digests[2]  # the order of the passages, too
+    tokenizer = script.load_tokenizer(finished)
+    starts = [script.start(tiny(text, tmp_path, seed=seed), None, tokenizer) for seed in (1, 2)]
+    assert not torch.equal(*(training.model.lm_head.weight for training in starts))
+
+
+def test_time_budget_runs_the_same_schedule(
+    finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With a clock of one second per step, 30 seconds are 30 steps."""
+    monkeypatch.setattr(script, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+    script.main(tiny(text, tmp_path / "model", steps=None, seconds=30.0))
+    assert losses_of(tmp_path / "model") == losses_of(finished)
+    assert record_of(tmp_path / "model")["history"][-1]["seconds"] == 30
+
+
+def test_overwrite_replaces_a_model_and_nothing_else(text: Path, tmp_path: Path):
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "model.safetensors").write_text("old")
+    script.main(tiny(text, out, steps=1, overwrite=True))
+    assert (out / "notes.txt").read_text() == "mine"
+    assert load_file(out / "model.safetensors")
+
+
+def test_second_ctrl_c_interrupts_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with script.stop_signal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+
+def test_reads_all_kinds_of_text_files(tmp_path: Path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "a.txt").write_bytes("\ufeffOne\r\ntwo.\r\n\r\nThree.\r\n".encode())
+    (tmp_path / "b.MD").write_text("# Four\n")
+    (tmp_path / "deep" / "er" / "c.txt.bz2").write_bytes(bz2.compress("Fünf.\n".encode()))
+    (tmp_path / ".hidden" / "d.txt").write_text("never")
+    (tmp_path / "e.csv").write_text("never")
+    (tmp_path / "f.txt").write_text("\n \n")
+    config = script.Config(text=tmp_path, out=tmp_path.parent / "out")
+    documents = script.read_documents(config, Console(quiet=True))
+    assert documents == [["One two.", "Three."], ["# Four"], ["Fünf."]]
+    lines = script.read_documents(replace(config, layout="lines"), Console(quiet=True))
+    assert lines == [["One", "two."], ["Three."], ["# Four"], ["Fünf."]]
+
+
+def test_long_paragraphs_raise_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.txt").write_text("A line.\n" * 3000)
+    config = script.Config(text=tmp_path, out=tmp_path.parent / "out")
+    script.read_documents(config, Console())
+    assert "use --layout lines" in capsys.readouterr().out
+    script.read_documents(replace(config, layout="lines"), Console())
+    assert "use --layout lines" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("n", "expected"), [(2, 1), (12, 2), (100, 8), (1498, 8), (4000, 20)])
+def test_validation_keeps_whole_documents(n: int, expected: int):
+    documents = [[f"{i} first", f"{i} second"] for i in range(n)]
+    train, validation = script.split(documents, np.random.default_rng(0))
+    assert len(validation) == expected
+    assert sorted(train + validation) == sorted(documents)
+
+
+def test_passages_are_the_document_in_order():
+    documents = [[f"{d}.{i}" for i in range(40)] for d in range(5)]
+    passages = script.cut(documents, np.random.default_rng(0))
+    assert "\n".join(passages).split("\n") == [p for document in documents for p in document]
+    assert {len(passage.split("\n")) for passage in passages} <= set(range(1, 16))
+
+
+def test_tokenizer_keeps_every_character_and_packs_passages(finished: Path):
+    tokenizer = script.load_tokenizer(finished)
+    odd = "  It's 12345 o'clock,\n\n\tnaïve 🦙 日本語 <|end_of_text|> ..."
+    tokens = script.encode(tokenizer, [odd, "The river."], chunk=1)
+    assert tokens.dtype == np.uint16
+    ends = np.flatnonzero(tokens == 1)
+    assert len(ends) == 2  # written in the text, the special token is text
+    assert ends[1] == len(tokens) - 1
+    assert np.flatnonzero(tokens == 0).tolist() == [0, ends[0] + 1]
+    assert tokenizer.decode(tokens[1 : ends[0]].tolist(), skip_special_tokens=False) == odd
+    words = [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str("We'll see 12345 times")]
+    assert words == ["We", "'ll", "Ġsee", "Ġ", "123", "45", "Ġtimes"]  # as Llama 3 splits
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+BAD_FLAGS = {
+    "--steps is 0: give a positive number": {"steps": 0},
+    "--learning-rate is nan": {"learning_rate": math.nan},
+    "--seconds is inf": {"steps": None, "seconds": math.inf},
+    "--seed is -1": {"seed": -1},
+    "--steps and --seconds were both given": {"seconds": 1.0},
+    "--resume and --overwrite were both given": {"resume": True, "overwrite": True},
+    "--window 64 exceeds --context 32": {"context": 32},
+    "5 heads do not fit --d-model 32": {"n_heads": 5},
+    "4 heads do not fit --d-model 32 and --n-kv-heads 3": {"n_kv_heads": 3},
+    "--micro-batch 3 does not divide --batch": {"micro_batch": 3},
+    "--vocab is 257, needs at least 258": {"vocab": 257},
+}
+
+
+@pytest.mark.parametrize(("message", "changes"), BAD_FLAGS.items(), ids=str)
+def test_bad_flags(message: str, changes: dict[str, Any]):
+    with pytest.raises(script.InputError) as error:
+        tiny(Path("text"), Path("out"), **changes)
+    assert message in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_missing_gpu():
+    with pytest.raises(script.InputError, match="no GPU that torch can use"):
+        tiny(Path("text"), Path("out"), device="cuda")
+
+
+def write(folder: Path, **files: bytes) -> Path:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name.replace("_", ".")).write_bytes(content)
+    return folder
+
+
+BAD_TEXT = {
+    "no .txt, .md or .bz2 files": {"a_csv": b"1,2"},
+    "a.txt is not UTF-8 (byte 3)": {"a_txt": "naïve caf\xe9".encode("latin-1")[:2] + b"x\xe9 "},
+    "a.bz2 is not a complete bz2 file": {"a_bz2": bz2.compress(b"text " * 99)[:-9]},
+    "b.bz2 is not a complete bz2 file": {"b_bz2": b"no bz2"},
+    "found 1 documents with text": {"a_txt": b"text " * 999, "b_txt": b" \n"},
+    "too little text: the training part has": {"a_txt": b"text", "b_txt": b"text"},
+    "too little text: the validation part has": {f"{i}_txt": b"x" * 30 for i in range(9)},
+}
+
+
+@pytest.mark.parametrize(("message", "files"), BAD_TEXT.items(), ids=str)
+def test_bad_text(message: str, files: dict[str, bytes], tmp_path: Path):
+    config = tiny(write(tmp_path / "text", **files), tmp_path / "out", vocab=258)
+    with pytest.raises(script.InputError) as error:
+        script.main(config)
+    assert message in str(error.value)
+    assert not config.out.exists()
+
+
+def test_text_that_is_no_folder(tmp_path: Path):
+    with pytest.raises(script.InputError, match="is not a folder: name one with"):
+        script.main(tiny(tmp_path / "nowhere", tmp_path / "out"))
+
+
+def test_bad_output_folders(text: Path, tmp_path: Path):
+    with pytest.raises(script.InputError, match="lies in --text"):
+        script.main(tiny(text, text / "model"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(script.InputError, match="is a file: name a folder"):
+        script.main(tiny(text, tmp_path / "file"))
+    with pytest.raises(script.InputError, match=r"is not empty: .* --resume .* --overwrite"):
+        script.main(tiny(text, tmp_path))
+
+
+def test_bad_resume(finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(script.InputError, match=r"finds no checkpoint.* leave --resume out"):
+        script.main(tiny(text, tmp_path / "nothing", resume=True))
+    with pytest.raises(script.InputError, match=r"finds no checkpoint.* training is complete"):
+        script.main(tiny(text, finished, resume=True))
+    config = tiny(text, tmp_path / "model")
+    with monkeypatch.context() as patch:
+        interrupt_at(0, patch)
+        with pytest.raises(KeyboardInterrupt):
+            script.main(config)
+    with pytest.raises(script.InputError, match="made with --steps 30, this run has 31"):
+        script.main(replace(config, resume=True, steps=31))
+    other = write(tmp_path / "other", a_txt=b"text " * 999, b_txt=b"text " * 999)
+    with pytest.raises(script.InputError, match="is not the text of the checkpoint"):
+        script.main(replace(config, resume=True, text=other))
+    (config.out / "checkpoint.safetensors").write_bytes(b"cut off")
+    with pytest.raises(script.InputError, match="is damaged: start again with --overwrite"):
+        script.main(replace(config, resume=True))
+
+
+def test_bad_tokenizers(finished: Path, tmp_path: Path):
+    with pytest.raises(script.InputError, match="there is no tokenizer"):
+        script.load_tokenizer(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text("{}")
+    with pytest.raises(script.InputError, match="is not a tokenizer"):
+        script.load_tokenizer(tmp_path)
+    good = json.loads((finished / "tokenizer.json").read_text(encoding="utf-8"))
+    file.write_text(json.dumps(good | {"post_processor": None}))
+    with pytest.raises(script.InputError, match=r"does not put <\|begin_of_text\|> first"):
+        script.load_tokenizer(file)
+
+
+def test_divergence(finished: Path, text: Path, tmp_path: Path):
+    config = tiny(text, tmp_path / "model", learning_rate=1e30, warmup=0, tokenizer=finished)
+    with pytest.raises(script.InputError, match=r"no longer finite at step 10: lower --learning"):
+        script.main(config)
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def test_every_field_is_a_flag():
+    config = script.parse(["--text", "a", "--out", "b"])
+    assert config == script.Config(text=Path("a"), out=Path("b"))
+    words = "--text a --out b --layout lines --tokenizer c --seconds 2.5 --untied --micro-batch 4"
+    config = script.parse(words.split())
+    assert (config.layout, config.tokenizer, config.seconds) == ("lines", Path("c"), 2.5)
+    assert (config.untied, config.micro_batch, config.steps) == (True, 4, None)
+    assert len(dataclasses.fields(config)) == 26
+
+
+def test_bad_input_exits_2_without_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    words = [str(SCRIPT), "--text", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --text")
+    assert "Traceback" not in error
+    with pytest.raises(SystemExit) as stop:
+        script.command_line(["--text"])
+    assert stop.value.code == 2
+
+
+def test_ctrl_c_exits_130_and_success_0(
+    finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "model"
+    small = "--window 32 --batch 4 --steps 3 --n-layers 1 --d-model 8 --d-mlp 8 --n-heads 1 "
+    small += f"--n-kv-heads 1 --device cpu --tokenizer {finished}"
+    words = ["--text", str(text), "--out", str(out), *small.split()]
+    with monkeypatch.context() as patch:
+        interrupt_at(1, patch)
+        assert script.command_line(words) == 130
+    assert script.command_line([*words, "--resume"]) == 0
+    assert losses_of(out)[-1][0] == 3
