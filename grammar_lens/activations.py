@@ -133,6 +133,10 @@ def _read(
                 warn(f"out of memory: the token budget is now {budget}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+        else:
+            # not in `try`: a batch that is merged in part must not be read again
+            for tap in taps:
+                tap.reader.commit()
     return budget
 
 
@@ -161,8 +165,6 @@ def _forward(
                 f"NaN or infinite activations at site {site!r}, layer {layer}: load the model in "
                 "a wider dtype (--dtype bfloat16 or float32), or check its weights"
             )
-    for tap in taps:
-        tap.reader.commit()
 
 
 def _hooks(

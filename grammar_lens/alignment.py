@@ -100,9 +100,14 @@ class TokenBatch:
     token_ids: Int[Tensor, "row time"]
     mask: Bool[Tensor, "row time"] | None
     sentences: Int[np.ndarray, " row"]
-    n_tokens: int
+    lengths: Int[np.ndarray, " row"]
     shift: Int[np.ndarray, " row"]
     """Padding before each row's first token (0 under right padding)."""
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens stand in the rows, padding not counted."""
+        return int(self.lengths.sum())
 
     def locate(
         self, alignment: Alignment, position: str, wanted: Bool[np.ndarray, " all_words"]
@@ -125,9 +130,10 @@ class TokenBatch:
         return self._rows(slice(0, middle)), self._rows(slice(middle, None))
 
     def _rows(self, rows: slice) -> "TokenBatch":
-        ids = self.token_ids[rows]
         mask = None if self.mask is None else self.mask[rows]
-        return TokenBatch(ids, mask, self.sentences[rows], ids.numel(), self.shift[rows])
+        return TokenBatch(
+            self.token_ids[rows], mask, self.sentences[rows], self.lengths[rows], self.shift[rows]
+        )
 
 
 def align(
@@ -216,7 +222,7 @@ def _pad(
         token_ids=torch.from_numpy(ids),
         mask=torch.from_numpy(mask) if left else None,
         sentences=rows,
-        n_tokens=int(mask.sum()),
+        lengths=mask.sum(1),
         shift=shift,
     )
 

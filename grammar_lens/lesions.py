@@ -17,6 +17,7 @@ from grammar_lens.model import (
     device_of,
     hook_name,
     hooked,
+    mid_reaches_residual,
     next_token_logits,
     site_width,
     watch_tokens,
@@ -49,9 +50,10 @@ def lesion(
     v = 0 ("zero") or the unit's mean over words at the study's position ("mean"). A dose of 0 or an
     empty set changes nothing at all; a negative dose amplifies what sets the unit apart from v.
     Works under generation and nests. Yields the model.
-    Raises LesionError for an unknown value or a mean lesion of neurons whose mean is not known.
+    Raises LesionError for an unknown value, a mean lesion of neurons whose mean is not known, units
+    that do not exist, and `resid_mid` where editing it would not reach the residual stream.
     """
-    edits = _edits(model, neurons, value) if dose != 0 and len(neurons) else {}
+    edits = _edits(model, neurons, value, dose)
     if not edits:
         yield model
         return
@@ -74,7 +76,7 @@ def lesion(
 
         return hook
 
-    hooks = [(hook_name(model, neurons.site, la), cut(edit)) for la, edit in edits.items()]
+    hooks = [(name, cut(edit)) for name, edit in edits.items()]
     with watch_tokens(model, see), hooked(model, hooks):
         yield model
 
@@ -105,7 +107,7 @@ def run_battery(
     store = _Store(rows, len(numbers), len(lexicon.labels), probed)
     place = np.full(len(classes), -1)
     place[numbers] = np.arange(len(numbers))
-    edits = [{}, *(_edits(model, c.neurons, value) if dose != 0 else {} for c in conditions)]
+    edits = [{}, *(_edits(model, c.neurons, value, dose) for c in conditions)]
     active = [i for i in range(rows) if i == 0 or edits[i]]
     battery = _Battery(
         model, alignment, classes, lexicon, edits, dose, place, store, token_budget, progress
@@ -169,7 +171,7 @@ class _Battery:
     alignment: Alignment
     classes: Int[np.ndarray, " all_words"]
     lexicon: Lexicon
-    edits: list[dict[int, _Edit]]
+    edits: list[dict[str, _Edit]]
     dose: float
     place: Int[np.ndarray, " all_words"]
     store: _Store
@@ -233,16 +235,14 @@ class _Battery:
             )
 
     def _hooks(self, group: Sequence[int], n_rows: int) -> list[tuple[str, Callable[..., Tensor]]]:
-        layers = sorted({layer for row in group for layer in self.edits[row]})
         first = 1 if self.alignment.has_bos else 0
         hooks = []
-        for layer in layers:
+        for name in sorted({name for row in group for name in self.edits[row]}):
             blocks = [
-                (slice(i * n_rows, (i + 1) * n_rows), self.edits[row][layer])
+                (slice(i * n_rows, (i + 1) * n_rows), self.edits[row][name])
                 for i, row in enumerate(group)
-                if layer in self.edits[row]
+                if name in self.edits[row]
             ]
-            name = hook_name(self.model, "neuron", layer)
             hooks.append((name, _cut_blocks(blocks, first, self.dose)))
         return hooks
 
@@ -266,28 +266,35 @@ def _cut_blocks(
     return hook
 
 
-def _edits(model: Model, neurons: Neurons, value: str) -> dict[int, _Edit]:
-    """The edit of every layer that holds some of the neurons."""
+def _edits(model: Model, neurons: Neurons, value: str, dose: float) -> dict[str, _Edit]:
+    """The edit at every hook that holds some of the neurons; none where nothing would change."""
     if value not in VALUES:
         raise LesionError(f"lesion value is {value!r}, expected one of {', '.join(VALUES)}")
+    if dose == 0 or len(neurons) == 0:
+        return {}
     if value == "mean" and neurons.mean is None:
         raise LesionError(
             f"the mean activation of {neurons.name!r} is not known: choose the neurons from scores "
             "(gl.select), or use value='zero'"
         )
-    width = site_width(model, neurons.site)
-    if len(neurons) and int(neurons.index.max()) >= width:
+    if neurons.site == "resid_mid" and not mid_reaches_residual(model):
         raise LesionError(
-            f"neuron {neurons.layer[neurons.index.argmax()]}.{neurons.index.max()} does not exist: "
-            f"a layer has {width} units"
+            "a lesion at 'resid_mid' would reach the MLP but not the residual stream in a "
+            "TransformerBridge: lesion 'resid_pre', 'attn_out' or 'resid_post'"
+        )
+    width = site_width(model, neurons.site)
+    outside = np.flatnonzero((neurons.index < 0) | (neurons.index >= width))
+    if len(outside):
+        layer, index = neurons.layer[outside[0]], neurons.index[outside[0]]
+        raise LesionError(
+            f"neuron {layer}.{index} does not exist: a layer has units 0 to {width - 1}"
         )
     edits = {}
     for layer in np.unique(neurons.layer):
         rows = neurons.layer == layer
-        hook_name(model, neurons.site, int(layer))
         mean = neurons.mean[rows] if value == "mean" and neurons.mean is not None else None
         target = np.zeros(int(rows.sum())) if mean is None else mean
-        edits[int(layer)] = _Edit(
+        edits[hook_name(model, neurons.site, int(layer))] = _Edit(
             torch.from_numpy(neurons.index[rows].copy()),
             torch.from_numpy(target.astype(np.float32)),
         )

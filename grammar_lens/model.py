@@ -49,18 +49,24 @@ def load_model(
 
     `dtype` is by default float32 on CPU and the checkpoint's own on a GPU; `device` is a GPU when
     there is one. A loaded Hugging Face model needs its `tokenizer` and is wrapped in place: do not
-    use it as a bare model afterwards. Only safetensors weights are read and no remote code is run.
+    use it as a bare model afterwards. It keeps its dtype and device where none is given; a model
+    that TransformerLens has hooked already is taken as it is. Only safetensors weights are read and
+    no remote code is run.
     Raises ModelError when the folder lacks safetensors weights or a tokenizer, or when the
     architecture is not one that TransformerLens can hook.
     """
     if isinstance(source, nn.Module):
         if is_hooked(source):
+            _check_taken_as_it_is(source, tokenizer, dtype, device, device_map)
             return _frozen(source)
-        return _wrap(source, tokenizer, device)
+        if device_map is not None:
+            raise ModelError("device_map is for models loaded here, and this one is loaded already")
+        chosen = None if device is None else _pick_device(device)
+        return _wrap(_cast(source, dtype), tokenizer, chosen)
     name = str(source) if source is not None else REFERENCE_MODEL
     location = _locate(name)
     if isinstance(location, Path):
-        _check_folder(location)
+        _check_folder(location, needs_tokenizer=tokenizer is None)
     device = _pick_device(device)
     hf_model, tokenizer = _load_hugging_face(location, tokenizer, dtype, device, device_map)
     model = _wrap(hf_model, tokenizer, None if device_map else device)
@@ -134,6 +140,11 @@ def site_width(model: Model, site: str) -> int:
     return int(model.cfg.d_mlp if site == "neuron" else model.cfg.d_model)
 
 
+def mid_reaches_residual(model: Model) -> bool:
+    """Whether an edit at `resid_mid` also reaches the skip path: not in a TransformerBridge."""
+    return not hasattr(model, "original_model")
+
+
 def output_norms(model: Model) -> Float[np.ndarray, "layer neuron"]:
     """Euclidean norm of every neuron's outgoing weight, ||w_out||."""
     norms = []
@@ -168,7 +179,7 @@ def forward_body(
     if hasattr(model, "original_model"):
         model.original_model.base_model(token_ids, use_cache=False, **_masking(mask))
     else:
-        model(token_ids, stop_at_layer=model.cfg.n_layers, return_type=None)
+        model(token_ids, stop_at_layer=model.cfg.n_layers, **_hooked_masking(token_ids, mask))
 
 
 @torch.no_grad()
@@ -196,7 +207,7 @@ def next_token_logits(
         if hasattr(model, "original_model"):
             logits = model.original_model(token_ids, use_cache=False, **_masking(mask)).logits
         else:
-            logits = model(token_ids, return_type="logits")
+            logits = model(token_ids, **_hooked_masking(token_ids, mask))
     finally:
         handle.remove()
     return logits[0]
@@ -229,6 +240,11 @@ def _masking(mask: Tensor | None) -> dict[str, Tensor]:
     return {"attention_mask": mask.long(), "position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
 
 
+def _hooked_masking(token_ids: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    """A mask always, lest a HookedTransformer guesses one from padding_side and the pad token."""
+    return {"attention_mask": torch.ones_like(token_ids) if mask is None else mask.long()}
+
+
 def _torch_module(model: Model) -> nn.Module:
     return getattr(model, "original_model", model)
 
@@ -237,6 +253,22 @@ def _frozen(model: Model) -> Model:
     _torch_module(model).requires_grad_(False)
     model.eval()
     return model
+
+
+def _check_taken_as_it_is(model: Model, tokenizer: Any, *settings: object) -> None:
+    if tokenizer is not None or any(setting is not None for setting in settings):
+        raise ModelError(
+            "the model is hooked already, so its tokenizer, dtype and device stay what they are: "
+            "set them when it is made, or give load_model the bare Hugging Face model"
+        )
+    if getattr(model, "tokenizer", None) is None:
+        raise ModelError("the hooked model has no tokenizer: make it with tokenizer=tokenizer")
+
+
+def _cast(hf_model: nn.Module, dtype: str | torch.dtype | None) -> nn.Module:
+    """A loaded model in the dtype asked for, by default its own."""
+    chosen = _pick_dtype(dtype or "auto", torch.device("cpu"))
+    return hf_model.to(chosen) if isinstance(chosen, torch.dtype) else hf_model
 
 
 def _pick_device(device: str | torch.device | None) -> torch.device:
@@ -272,7 +304,7 @@ def _locate(name: str) -> Path | str:
     return name
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(
@@ -294,7 +326,7 @@ def _check_folder(folder: Path) -> None:
             f"{folder} has {found}: grammar_lens reads safetensors only, because a pickle can run code. "
             "Save it again with model.save_pretrained(folder, safe_serialization=True)"
         )
-    if not any(
+    if needs_tokenizer and not any(
         (folder / name).is_file()
         for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     ):

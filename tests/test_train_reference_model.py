@@ -202,6 +202,38 @@ def test_learning_rate_follows_the_recipe():
     assert script.learning_rate(9126, 0.7, config) == pytest.approx(3e-3 / 2)
 
 
+def fresh_training(finished: Path, **changes: Any) -> Any:
+    """A new model and 700 random tokens, to train on and to validate on."""
+    tokens = np.random.default_rng(0).integers(0, 258, 700, dtype=np.uint16)
+    config = tiny(Path("text"), Path("out"), **changes)
+    corpus = script.Corpus(tokens, tokens, "")
+    return script.start(config, corpus, script.load_tokenizer(finished))
+
+
+def test_validation_is_the_mean_over_whole_windows(finished: Path):
+    training = fresh_training(finished, batch=4)  # ten windows in pieces of four
+    training.losses.append(torch.tensor(1.0))
+    script.evaluate(training, 0.0)
+    inputs, targets = (
+        torch.from_numpy(training.corpus.validation[start:][:640].astype(np.int64)).view(10, 64)
+        for start in (0, 1)
+    )
+    logits = training.model(inputs).logits
+    expected = -logits.log_softmax(-1).gather(-1, targets[..., None]).mean().item()
+    # 1e-5: float32 sums in another order; other windows differ by 1e-3 and more
+    assert training.history[0].validation_loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_step_moves_weights_by_its_rate(finished: Path):
+    training = fresh_training(finished)
+    before = training.model.lm_head.weight.detach().clone()
+    script.take_step(training, 0.0, script.loss_of)
+    assert torch.equal(training.model.lm_head.weight, before)
+    script.take_step(training, 1e-3, script.loss_of)
+    moved = (training.model.lm_head.weight - before).abs().max().item()
+    assert 0.5e-3 < moved < 2e-3  # the first steps of Adam are about the rate
+
+
 # ---- the same run, another way -------------------------------------------------------------------
 
 
@@ -275,9 +307,14 @@ def test_seed_decides_everything(finished: Path, text: Path, tmp_path: Path):
 def test_time_budget_runs_the_same_schedule(
     finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """With a clock of one second per step, 30 seconds are 30 steps."""
+    """With a clock of one second per step, 30 seconds are 30 steps, also after an interruption."""
     monkeypatch.setattr(script, "time", SimpleNamespace(monotonic=itertools.count().__next__))
-    script.main(tiny(text, tmp_path / "model", steps=None, seconds=30.0))
+    config = tiny(text, tmp_path / "model", steps=None, seconds=30.0)
+    with monkeypatch.context() as patch:
+        interrupt_at(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            script.main(config)
+    script.main(replace(config, resume=True))
     assert losses_of(tmp_path / "model") == losses_of(finished)
     assert record_of(tmp_path / "model")["history"][-1]["seconds"] == 30
 

@@ -1,0 +1,57 @@
+# Two commands: `make demo` and `make test`. Everything is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# `import torch` leaves these untouched when they are set already
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help setup setup-test demo test test-slow test-hooked-transformer check bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) -e '.[test,dev]'
+	@touch $@
+
+setup: $(VENV)/.installed  ## install the package into .venv
+
+setup-test: $(VENV)/.installed-test  ## and what tests and checks need
+
+demo: setup  ## the whole study on the embedded model and treebank, offline
+	rm -rf runs/demo
+	$(BIN)/grammar-lens run --out runs/demo
+
+test: setup-test  ## the everyday tests (CPU, no network)
+	$(BIN)/python -m pytest -q
+
+test-slow: setup-test  ## the long tests: error rates, whole treebanks
+	$(BIN)/python -m pytest -q -m slow
+
+test-hooked-transformer: $(BIN)/python  ## the same numbers from TransformerLens 3.9's HookedTransformer
+	test -x $(VENV)-ht/bin/python || $(PYTHON) -m venv $(VENV)-ht
+	$(VENV)-ht/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ht.txt torch
+	$(VENV)-ht/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ht.txt -e '.[test]'
+	$(VENV)-ht/bin/python -m pytest -q tests/hooked_transformer
+
+check: setup-test  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: setup-test  ## speed and memory against the bare forward pass and against the usual way
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/collecting.py
+	$(BIN)/python benchmarks/lesions.py
+
+clean:  ## remove what make made
+	rm -rf $(VENV) $(VENV)-ht build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,157 @@
+"""What several tests share: models, a small treebank, and the folder of real data."""
+
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from grammar_lens.model import Model, load_model
+from grammar_lens.treebank import Sentence, Treebank, Word
+
+# HookedTransformer left TransformerLens with version 4: make test-hooked-transformer
+collect_ignore = [] if int(version("transformer-lens").split(".")[0]) < 4 else ["hooked_transformer"]
+
+TRAIN = """\
+The DET|old ADJ|dog NOUN|sleeps VERB|near ADP|the DET|warm ADJ|fire NOUN|-. PUNCT
+She PRON|can AUX|run VERB|very ADV|quickly ADV|-. PUNCT
+My PRON|sister NOUN|wrote VERB|a DET|long ADJ|letter NOUN|to ADP|him PRON|-. PUNCT
+They PRON|do AUX|-n't PART|like VERB|the DET|cold ADJ|rain NOUN|-, PUNCT|but CCONJ|we PRON|do AUX|-. PUNCT
+Anna PROPN|and CCONJ|Peter PROPN|have AUX|a DET|small ADJ|garden NOUN|in ADP|Berlin PROPN|-. PUNCT
+A DET|young ADJ|teacher NOUN|reads VERB|books NOUN|about ADP|old ADJ|ships NOUN|-. PUNCT
+We PRON|will AUX|never ADV|forget VERB|that DET|run NOUN|-! PUNCT
+He PRON|is AUX|n't PART|here ADV|now ADV|-, PUNCT|and CCONJ|nobody PRON|knows VERB|him PRON|-. PUNCT
+The DET|children NOUN|quietly ADV|opened VERB|the DET|heavy ADJ|door NOUN|of ADP|the DET|house NOUN|-. PUNCT
+It PRON|rains VERB|often ADV|in ADP|London PROPN|-, PUNCT|but CCONJ|Maria PROPN|likes VERB|it PRON|-. PUNCT
+You PRON|should AUX|give VERB|her PRON|the DET|red ADJ|apple NOUN|-. PUNCT
+Some DET|people NOUN|walk VERB|to ADP|work NOUN|every DET|day NOUN|-. PUNCT"""
+TEST = """\
+An DET|old ADJ|man NOUN|walks VERB|slowly ADV|to ADP|the DET|door NOUN|-. PUNCT
+Peter PROPN|and CCONJ|his PRON|dog NOUN|will AUX|run VERB|in ADP|the DET|cold ADJ|rain NOUN|-. PUNCT
+We PRON|do AUX|-n't PART|know VERB|the DET|new ADJ|teacher NOUN|, PUNCT|but CCONJ|she PRON|knows VERB|Anna PROPN|-. PUNCT
+They PRON|can AUX|never ADV|read VERB|a DET|long ADJ|letter NOUN|quickly ADV|-! PUNCT
+You PRON|have AUX|n't PART|seen VERB|Berlin PROPN|-, PUNCT|and CCONJ|he PRON|likes VERB|it PRON|here ADV|-. PUNCT"""
+
+
+def written(lines: str, name: str = "written") -> Treebank:
+    """Sentences from "form TAG|form TAG", where a form that begins with - follows without a space."""
+    sentences = []
+    for number, line in enumerate(lines.splitlines()):
+        text, words = "", []
+        for pair in line.split("|"):
+            form, tag = pair.rsplit(" ", 1)
+            glued = form.startswith("-")
+            form = form.removeprefix("-")
+            text += form if glued or not text else f" {form}"
+            words.append(Word(form, (len(text) - len(form), len(text)), {"upos": tag}))
+        sentences.append(Sentence(str(number), text, tuple(words), None, f"{name}:{number}"))
+    return Treebank(name, tuple(sentences))
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[..., Treebank]:
+    """Makes a treebank of lines "form TAG|form TAG"."""
+    return written
+
+
+@pytest.fixture(scope="session")
+def bank() -> Treebank:
+    """Seventeen sentences with the splits train and test."""
+    whole = written(f"{TRAIN}\n{TEST}")
+    return Treebank("small", whole.sentences, {"train": (0, 12), "test": (12, 17)})
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real treebanks, models and tokenizers, which is not part of the project."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("GRAMMAR_LENS_SHARED", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}: set GRAMMAR_LENS_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference() -> Model:
+    """The embedded model. Do not change its weights."""
+    return load_model()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of a few hundred tokens with BOS, EOS and a padding token."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator([s.text for s in written(TRAIN)], trainer)
+    raw.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", raw.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_hf(tiny_tokenizer: PreTrainedTokenizerFast) -> Callable[[], LlamaForCausalLM]:
+    """Makes a random Llama of two layers; every call gives an equal one."""
+
+    def make() -> LlamaForCausalLM:
+        config = LlamaConfig(
+            vocab_size=len(tiny_tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+            attn_implementation="eager",
+        )
+        model = LlamaForCausalLM(config).eval()
+        shake(model)
+        return model
+
+    return make
+
+
+def shake(model: torch.nn.Module) -> None:
+    """Random weights, large enough that every part of the model matters; norms stay near 1."""
+    rng = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=rng) * 0.2
+            weight.copy_(1 + noise if "norm" in name and weight.ndim == 1 else noise)
+
+
+@pytest.fixture(scope="session")
+def shaken() -> Callable[[torch.nn.Module], None]:
+    """Gives a model random weights, the same at every call."""
+    return shake
+
+
+@pytest.fixture
+def make_tiny(
+    tiny_hf: Callable[[], Any], tiny_tokenizer: PreTrainedTokenizerFast
+) -> Callable[[], Model]:
+    """Makes a tiny hooked Llama whose weights a test may change."""
+    return lambda: load_model(tiny_hf(), tokenizer=tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_hf: Callable[[], Any], tiny_tokenizer: PreTrainedTokenizerFast) -> Model:
+    """A tiny hooked Llama. Do not change its weights."""
+    return load_model(tiny_hf(), tokenizer=tiny_tokenizer)
