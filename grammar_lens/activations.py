@@ -5,7 +5,7 @@ Nothing of the size of the corpus is kept here: a reader reduces what it gets an
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class ActivationError(ValueError):
     """Activations that are not finite, or a batch that does not fit in memory."""
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Receives one batch's activations, layer by layer; `commit` or `discard` ends the batch."""
 

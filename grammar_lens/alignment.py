@@ -118,7 +118,7 @@ class TokenBatch:
         width = self.token_ids.shape[1]
         words, where = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for row, sentence in enumerate(self.sentences):
-            numbers = np.arange(start[sentence], start[sentence + 1])
+            numbers = np.arange(int(start[sentence]), int(start[sentence + 1]))
             numbers = numbers[wanted[numbers]]
             words.append(numbers)
             where.append(row * width + self.shift[row] + times[numbers])

@@ -172,7 +172,6 @@ def collect(
     quiet: QuietOption = False,
 ) -> None:
     """Makes a run directory and collects moments of all units in one pass over --train."""
-    from grammar_lens import run as runs
     from grammar_lens import steps
 
     config = steps.Config(
@@ -191,9 +190,7 @@ def collect(
         device=device or None,
         show_progress=not quiet,
     )
-    steps.check(config)
-    made = runs.open_run(out, config.stored(), resume=False)
-    steps.run_step("collect", config, made, _say(quiet))
+    made = steps.run_step("collect", config, None, _say(quiet))
     typer.echo(repr(made.moments))
 
 
@@ -337,8 +334,7 @@ def _step(step: str, path: Path, quiet: bool, **changes: Any) -> Any:
 
     stored = runs.load_run(path)
     config = steps.Config.of(stored, show_progress=not quiet, **changes)
-    steps.run_step(step, config, stored, _say(quiet))
-    return stored
+    return steps.run_step(step, config, stored, _say(quiet))
 
 
 def _show(run: Any, as_json: bool) -> None:

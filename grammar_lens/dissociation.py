@@ -5,6 +5,7 @@ A study asks whether the damage is selective, and never against one control: eve
 null distribution of sham lesions that are matched in layer and in expected output.
 """
 
+import html
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -20,6 +21,8 @@ from grammar_lens.selection import KeyNeurons, Neurons
 
 N_NEAREST = 10
 """A sham neuron is drawn among this many nearest in expected output."""
+ROUNDING = 1e-9
+"""Scores of the scaled matrix this close are equal: with two labels all are 1 or -1."""
 
 
 class StudyError(ValueError):
@@ -32,8 +35,9 @@ class CrossedPair:
 
     `p` is the largest of the four one-sided bootstrap p-values, after Holm over all pairs. `margin`
     is the smallest of the four differences in the row-scaled matrix, `threshold` the 95th
-    percentile, over sham replicates, of the shams' largest margin. `confirmed` says that the same
-    four inequalities hold for the fall in AUROC; otherwise the pair may be a shift of bias.
+    percentile, over sham replicates, of the shams' largest margin, taken so that (1 + shams that
+    reach the margin) / (1 + shams) is at most .05. `confirmed` says that the same four inequalities
+    hold for the fall in AUROC; otherwise the pair may be a shift of bias.
     """
 
     first: str
@@ -118,7 +122,8 @@ class LesionStudy:
         """(1 + shams with S* at least the real one) / (1 + shams); None without shams."""
         if not len(self.s_star_sham):
             return None
-        return float((1 + (self.s_star_sham >= self.s_star).sum()) / (1 + len(self.s_star_sham)))
+        reached = (self.s_star_sham >= self.s_star - ROUNDING).sum()
+        return float((1 + reached) / (1 + len(self.s_star_sham)))
 
     def verdict(self) -> str:
         """What the numbers say, in one or two sentences."""
@@ -175,7 +180,7 @@ class LesionStudy:
     def _repr_html_(self) -> str:
         table = pd.DataFrame(self.matrix, index=self.labels, columns=self.labels)  # pyright: ignore[reportArgumentType]
         table = table.rename_axis("lesion of / words of")
-        return f"<p>{self!r}</p>{table.round(3)._repr_html_()}"  # pyright: ignore[reportCallIssue]
+        return f"<p>{html.escape(repr(self))}</p>{table.round(3).to_html()}"
 
 
 def dissociation(
@@ -194,10 +199,11 @@ def dissociation(
     """The statistics of a battery's outcomes.
 
     `output` is the expected output of every unit, mean |a| times ||w_out||, that shams were matched
-    on. Labels without scored words must have been left out.
+    on. Raises StudyError for labels without scored words and for losses that are not finite.
     """
     labels = keys.labels
     columns = np.array([outcomes.labels.index(label) for label in labels])
+    _check(outcomes, labels, columns)
     real = [outcomes.row(label, 0) for label in labels]
     replicates = sorted({c.replicate for c in outcomes.conditions} - {0})
     shams = [[outcomes.row(label, r) for label in labels] for r in replicates]
@@ -280,7 +286,8 @@ def crossed_pairs(
 
     (a) the largest of four one-sided p, z = difference / bootstrap standard error over sentences,
     shams subtracted on the same resampled sentences, passes Holm over all pairs at 5 %;
-    (b) the smallest difference in the scaled matrix exceeds the shams' 95th percentile.
+    (b) the smallest difference in the scaled matrix exceeds the shams' 95th percentile. Fewer than
+    19 shams have none, so no pair passes.
     """
     if not shams or len(labels) < 2:
         return ()
@@ -297,11 +304,14 @@ def crossed_pairs(
             error = float((draws[:, a[0], a[1]] - draws[:, b[0], b[1]]).std(ddof=1))
             p.append(float(stats.norm.sf((point[a] - point[b]) / error)) if error > 0 else 1.0)
         worst.append(max(p))
-    passed, holm, *_ = multipletests(worst, alpha=0.05, method="holm")
+    holm = np.asarray(multipletests(worst, alpha=0.05, method="holm")[1])
+    passed = holm <= 0.05
     margin = margins(scaled(_label_means(change[real], label, columns)))
     upper = np.triu_indices(len(labels), 1)
     null = [margins(scaled(_label_means(change[r], label, columns)))[upper].max() for r in shams]
-    threshold = float(np.quantile(null, 0.95))
+    # an interpolated percentile of 20 shams would let twice 5 % pass
+    allowed = (len(null) + 1) // 20
+    threshold = float(np.sort(null)[-allowed]) if allowed else np.inf
     by_auroc = margins(auroc_falls)
     return tuple(
         CrossedPair(
@@ -313,7 +323,7 @@ def crossed_pairs(
             bool(by_auroc[i, j] > 0),
         )
         for n, (i, j) in enumerate(pairs)
-        if passed[n] and margin[i, j] > threshold
+        if passed[n] and margin[i, j] > threshold + ROUNDING
     )
 
 
@@ -378,6 +388,21 @@ def _map_layer(
         free[drawn] = False
         mapped[(layer, int(unit))] = drawn
     return mapped
+
+
+def _check(outcomes: Outcomes, labels: tuple[str, ...], columns: Int[np.ndarray, " label"]) -> None:
+    for label, column in zip(labels, columns, strict=True):
+        if not (outcomes.label == column).any():
+            raise StudyError(f"no scored word is {label!r}: leave it out or use other fresh data")
+    finite = np.isfinite(outcomes.tag_loss).all(1) & np.isfinite(outcomes.nll).all(1)
+    if not finite.all():
+        row = int(finite.argmin())
+        condition = outcomes.conditions[row - 1]
+        what = f"under the lesion of {condition.label!r}, replicate {condition.replicate}"
+        raise StudyError(
+            f"losses are NaN or infinite {what if row else 'in the intact model'}: load the model in "
+            "a wider dtype (--dtype bfloat16 or float32), or leave out labels the lexicon lacks"
+        )
 
 
 def _label_means(
@@ -447,7 +472,10 @@ def _output_ratio(
     output: Float[np.ndarray, "layer unit"],
     replicates: list[int],
 ) -> Float[np.ndarray, " label"]:
-    """Summed expected output of the shams over that of the real set, mean over replicates."""
+    """Summed expected output of the shams over that of the real set, mean over replicates.
+
+    Sets without output have shams without output: a ratio of 1.
+    """
 
     def total(neurons: Neurons) -> float:
         return float(output[neurons.layer, neurons.index].sum())
@@ -459,5 +487,6 @@ def _output_ratio(
         shams = [
             total(c.neurons) for c in outcomes.conditions if c.label == label and c.replicate > 0
         ]
-        ratios.append(float(np.mean(shams)) / max(total(keys[label]), 1e-300))
+        real = total(keys[label])
+        ratios.append(float(np.mean(shams)) / real if real > 0 else 1.0)
     return np.array(ratios)

@@ -53,6 +53,8 @@ STYLE = go.layout.Template(
         },
         "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": INK}},
         "legend": {"bgcolor": "rgba(0,0,0,0)"},
+        # its data stay here: newer plotly.js offers to upload a chart to Plotly's cloud
+        "modebar": {"remove": ["sendChartToCloud", "select2d", "lasso2d"]},
         "margin": {"l": 64, "r": 24, "t": 78, "b": 56},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
@@ -138,7 +140,10 @@ def layer_neuron_heatmap(
         height=min(max(170 + 26 * n_layers, 320), 640),
     )
     figure.update_xaxes(
-        title_text=f"{unit} within its layer", range=[-0.5, n_units - 0.5], showgrid=False
+        title_text=f"{unit} within its layer",
+        range=[-0.5, n_units - 0.5],
+        tickformat="d",
+        showgrid=False,
     )
     figure.update_yaxes(
         title_text="layer", range=[-0.5, n_layers - 0.5], dtick=_step(n_layers), showgrid=False
@@ -149,9 +154,7 @@ def layer_neuron_heatmap(
     )
 
 
-def strongest(
-    values: Float[np.ndarray, "layer unit"], width: int
-) -> Int[np.ndarray, "layer bin"]:
+def strongest(values: Float[np.ndarray, "layer unit"], width: int) -> Int[np.ndarray, "layer bin"]:
     """In every bin of `width` neighbouring units, the one whose value is largest in magnitude."""
     n_layers, n_units = values.shape
     n_bins = -(-n_units // width)
@@ -168,7 +171,9 @@ def _mark_strongest(figure: go.Figure, scores: Scores, label: str, top: int) -> 
     figure.add_scatter(
         x=index,
         y=layer,
-        customdata=np.stack([np.arange(1, len(order) + 1), values.ravel()[order], effect[order]], 1),
+        customdata=np.stack(
+            [np.arange(1, len(order) + 1), values.ravel()[order], effect[order]], 1
+        ),
         mode="markers",
         marker={"symbol": "circle-open", "size": 11, "color": INK, "line": {"width": 1.6}},
         name=f"{len(order)} strongest",
@@ -184,7 +189,7 @@ def _mark_strongest(figure: go.Figure, scores: Scores, label: str, top: int) -> 
 def layer_profile(scores: Scores, keys: KeyNeurons | None = None) -> go.Figure:
     """Root mean square score of every label in every layer; with `keys`, its key neurons there."""
     strength = layer_strength(scores)
-    n_labels, n_layers = strength.shape
+    n_layers = strength.shape[1]
     rows = 1 if keys is None else 2
     figure = make_subplots(rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     for i, label in enumerate(scores.labels):
@@ -207,9 +212,7 @@ def layer_profile(scores: Scores, keys: KeyNeurons | None = None) -> go.Figure:
     if keys is not None:
         _add_counts(figure, keys)
         height += 90 + 22 * len(keys)
-        figure.update_yaxes(
-            row=1, col=1, domain=[1 - 250 / (height - 132), 1]
-        )
+        figure.update_yaxes(row=1, col=1, domain=[1 - 250 / (height - 132), 1])
         figure.update_yaxes(row=2, col=1, domain=[0, 1 - 300 / (height - 132)])
     _finish(
         figure,
@@ -234,8 +237,6 @@ def _add_counts(figure: go.Figure, keys: KeyNeurons) -> None:
     """Key neurons of each label in each layer, as a second row of panels."""
     counts = layer_counts(keys)
     figure.add_heatmap(
-        row=2,
-        col=1,
         z=counts,
         x=np.arange(keys.n_layers),
         y=[_plain(x) for x in keys.labels],
@@ -247,6 +248,8 @@ def _add_counts(figure: go.Figure, keys: KeyNeurons) -> None:
         ygap=1,
         name="key neurons",
         hovertemplate="%{y}, layer %{x}: %{z:d} key neurons<extra></extra>",
+        row=2,
+        col=1,
     )
     figure.update_yaxes(
         row=2,
@@ -275,30 +278,15 @@ def overlap_matrix(keys: KeyNeurons) -> go.Figure:
         for i, a in enumerate(names)
     ]
     text = [[f"{x:.2f}".lstrip("0") if x >= 0.005 else "" for x in row] for row in jaccard]
-    figure = go.Figure(
-        go.Heatmap(
-            z=jaccard,
-            x=names,
-            y=names,
-            text=text,
-            texttemplate="%{text}",
-            textfont={"size": _text_size(len(names))},
-            hovertext=hover,
-            hoverinfo="text",
-            colorscale=_scale(SEQUENTIAL),
-            zmin=0,
-            zmax=max(float(found.jaccard[apart].max(initial=0)), 0.01),
-            colorbar={"title": {"text": "Jaccard overlap (shared / union)"}},
-            hoverongaps=True,
-            xgap=1,
-            ygap=1,
-        )
+    most = max(float(found.jaccard[apart].max(initial=0)), 0.01)
+    figure = _matrix(
+        jaccard, names, text, hover, SEQUENTIAL, (0.0, most), "Jaccard overlap (shared / union)"
     )
     _finish(
         figure,
         f"Key {unit_name(keys.origin.site)}s that labels share",
         _about(keys.origin, f"{_plain(keys.rule)}, read at “{keys.origin.position}”"),
-        height=_square(len(names)),
+        height=190 + (30 if len(names) > 10 else 42) * max(len(names), 4),
     )
     return _matrix_axes(figure, "key neurons of", "key neurons of")
 
@@ -314,7 +302,7 @@ def lesion_matrix(study: LesionStudy, *, corrected: bool = False) -> go.Figure:
     stars = _stars(study)
     text, hover = [], []
     for i, cut in enumerate(names):
-        text.append([_signed(matrix[i, j]) + stars.get((i, j), "") for j in range(len(names))])
+        text.append([number(matrix[i, j]) + stars.get((i, j), "") for j in range(len(names))])
         hover.append(
             [
                 f"{cut} neurons cut, {study.n_words[j]:,} words tagged {label}<br>"
@@ -324,34 +312,24 @@ def lesion_matrix(study: LesionStudy, *, corrected: bool = False) -> go.Figure:
             ]
         )
     limit = _limit(matrix)
-    figure = go.Figure(
-        go.Heatmap(
-            z=matrix,
-            x=names,
-            y=names,
-            text=text,
-            texttemplate="%{text}",
-            textfont={"size": _text_size(len(names))},
-            hovertext=hover,
-            hoverinfo="text",
-            colorscale=_scale(DIVERGING),
-            zmin=-limit,
-            zmax=limit,
-            colorbar={"title": {"text": "rise in tag loss (nats)"}},
-            xgap=2,
-            ygap=2,
-        )
+    figure = _matrix(
+        matrix, names, text, hover, DIVERGING, (-limit, limit), "rise in tag loss (nats)"
     )
     for i in range(len(names)):
         figure.add_shape(
-            type="rect", x0=i - 0.5, x1=i + 0.5, y0=i - 0.5, y1=i + 0.5, line={"color": INK, "width": 1.5}
+            type="rect",
+            x0=i - 0.5,
+            x1=i + 0.5,
+            y0=i - 0.5,
+            y1=i + 0.5,
+            line={"color": INK, "width": 1.5},
         )
     against = ", minus the shams' mean" if corrected else ""
     _finish(
         figure,
         f"What each lesion costs{against}",
         _about(study.origin, f"{study.value} lesion of {study.k} neurons, {_plain(study.fresh)}"),
-        height=_square(len(names)),
+        height=190 + (30 if len(names) > 10 else 42) * max(len(names), 4),
     )
     return _matrix_axes(figure, "words tagged", "neurons cut of")
 
@@ -447,7 +425,10 @@ def probe_accuracy(probe: ProbeResult) -> go.Figure:
             text=[f"{value:.3f}" for _, value, _ in bars],
             textposition="outside",
             cliponaxis=False,
-            marker={"color": [colour for _, _, colour in bars], "line": {"color": INK, "width": 0.6}},
+            marker={
+                "color": [colour for _, _, colour in bars],
+                "line": {"color": INK, "width": 0.6},
+            },
             name="accuracy",
             hovertemplate="%{y}: %{x:.4f}<extra></extra>",
         )
@@ -470,7 +451,9 @@ def probe_accuracy(probe: ProbeResult) -> go.Figure:
         ),
         height=360,
     )
-    figure.update_xaxes(title_text="accuracy (share of fresh words)", range=[0, 1.08], tickformat=".1f")
+    figure.update_xaxes(
+        title_text="accuracy (share of fresh words)", range=[0, 1.08], tickformat=".1f"
+    )
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False, ticks="")
     return figure.update_layout(showlegend=False, bargap=0.28, hovermode="closest")
 
@@ -489,30 +472,12 @@ def confusion(probe: ProbeResult) -> go.Figure:
         for i, a in enumerate(names)
     ]
     text = [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in share]
-    figure = go.Figure(
-        go.Heatmap(
-            z=share,
-            x=names,
-            y=names,
-            text=text,
-            texttemplate="%{text}",
-            textfont={"size": _text_size(len(names))},
-            hovertext=hover,
-            hoverinfo="text",
-            hoverongaps=True,
-            colorscale=_scale(SEQUENTIAL),
-            zmin=0,
-            zmax=1,
-            colorbar={"title": {"text": "share of the label's words"}, "tickformat": ".0%"},
-            xgap=1,
-            ygap=1,
-        )
-    )
+    figure = _matrix(share, names, text, hover, SEQUENTIAL, (0.0, 1.0), "share of the label's words")
     _finish(
         figure,
         "What the probe confuses (% of each row)",
         _about(probe.origin, f"{_plain(probe.fresh)}, read at “{probe.position}”"),
-        height=_square(len(names)),
+        height=190 + (30 if len(names) > 10 else 42) * max(len(names), 4),
     )
     return _matrix_axes(figure, "called", "gold label")
 
@@ -533,6 +498,12 @@ def unit_name(site: str) -> str:
     return "neuron" if site == "neuron" else "unit"
 
 
+def number(value: float, digits: int = 2, *, plus: bool = False) -> str:
+    """A number with a true minus sign, and without one when it rounds to zero."""
+    text = f"{value:{'+' if plus else ''}z.{digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
 def _plain(text: str) -> str:
     """Text in which plotly finds no markup."""
     return html.escape(text, quote=False)
@@ -545,12 +516,6 @@ def _about(origin: Origin, what: str) -> str:
 
 def _word_alone(position: str) -> str:
     return "the word alone" if position == "word" else "the word before alone"
-
-
-def _signed(value: float) -> str:
-    """Two decimals, a true minus sign, and no sign on what rounds to zero."""
-    text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text.replace("-", "−")
 
 
 def _limit(values: Float[np.ndarray, "row column"]) -> float:
@@ -566,13 +531,35 @@ def _step(n_layers: int) -> int:
     return 1 if n_layers <= 16 else 4
 
 
-def _text_size(n: int) -> int:
-    return 12 if n <= 10 else 9
-
-
-def _square(n: int) -> int:
-    """Height of a matrix of n rows."""
-    return 190 + max(30 if n > 10 else 42, 1) * max(n, 4)
+def _matrix(
+    z: Float[np.ndarray, "row column"],
+    names: list[str],
+    text: list[list[str]],
+    hover: list[list[str]],
+    colours: tuple[str, ...],
+    limits: tuple[float, float],
+    unit: str,
+) -> go.Figure:
+    """A label by label heatmap with a text in every cell."""
+    return go.Figure(
+        go.Heatmap(
+            z=z,
+            x=names,
+            y=names,
+            text=text,
+            texttemplate="%{text}",
+            textfont={"size": 12 if len(names) <= 10 else 9},
+            hovertext=hover,
+            hoverinfo="text",
+            hoverongaps=True,
+            colorscale=_scale(colours),
+            zmin=limits[0],
+            zmax=limits[1],
+            colorbar={"title": {"text": unit}},
+            xgap=1,
+            ygap=1,
+        )
+    )
 
 
 def _finish(figure: go.Figure, title: str, subtitle: str, *, height: int) -> None:

@@ -97,7 +97,8 @@ def run_battery(
     """Losses of every scored word, intact and under each condition.
 
     A word is scored when its class is not negative; the caller leaves out what cannot be scored.
-    Conditions stand as rows of one forward pass, as many as fit into `token_budget`.
+    Conditions stand as rows of one forward pass, as many as fit into `token_budget`, which is halved
+    whenever memory runs out.
     `progress` is told the tokens times conditions done. Batches must be padded on the right.
     """
     wanted = classes >= 0
@@ -184,6 +185,10 @@ class _Battery:
         assert batch.mask is None, "lesion batteries read right-padded batches"
         waiting = list(rows)
         while waiting:
+            if batch.token_ids.numel() > self.token_budget and len(batch.sentences) > 1:
+                for half in batch.halves():
+                    self.run(half, waiting)
+                return
             size = max(1, self.token_budget // batch.token_ids.numel())
             group = waiting[:size]
             try:
@@ -192,10 +197,6 @@ class _Battery:
                 if not is_out_of_memory(error):
                     raise
                 self._shrink(batch, len(group), error)
-                if len(group) == 1:
-                    for half in batch.halves():
-                        self.run(half, waiting)
-                    return
                 continue
             waiting = waiting[size:]
             if self.progress:

@@ -16,6 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+_CHUNK = {False: 2**19, True: 2**25}
+"""Probabilities (words x vocabulary) held in float64 at a time, on CPU and on a GPU."""
+
 
 class LexiconError(ValueError):
     """A lexicon that cannot be built or does not fit the model."""
@@ -63,9 +66,10 @@ def build_lexicon(
     """
     if len(first_token) == 0:
         raise LexiconError("no aligned words to build a lexicon from: use a larger treebank")
-    if int(first_token.max()) >= vocab_size or int(first_token.min()) < 0:
+    outside = first_token[(first_token < 0) | (first_token >= vocab_size)]
+    if len(outside):
         raise LexiconError(
-            f"token {int(first_token.max())} is outside the model's vocabulary of {vocab_size}: "
+            f"token {int(outside[0])} is outside the model's vocabulary of {vocab_size}: "
             "the lexicon was made with another model's tokenizer"
         )
     if smoothing <= 0:
@@ -135,8 +139,23 @@ def split_losses(
     L_tag = -log P(t*|c), L_lex = -log [p(v*|c) lambda(t*|v*) / P(t*|c)], P(t|c) = sum_v p(v|c)
     lambda(t|v) over the whole vocabulary. Source: Heilbron et al. (2022), PNAS 119, for the marginal.
     """
-    x = logits.double()
-    x = x - x.amax(1, keepdim=True)
+    chunk = max(1, _CHUNK[logits.device.type == "cuda"] // logits.shape[1])
+    parts = [
+        _split_chunk(logits[i : i + chunk], token[i : i + chunk], label[i : i + chunk], lexicon)
+        for i in range(0, max(len(token), 1), chunk)
+    ]
+    return WordLosses(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def _split_chunk(
+    logits: Float[Tensor, "word vocab"],
+    token: Int[Tensor, " word"],
+    label: Int[Tensor, " word"],
+    lexicon: DeviceLexicon,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The fields of `WordLosses`, for words few enough that their probabilities stay in cache."""
+    x = logits.to(torch.float64, copy=True)
+    x -= x.amax(1, keepdim=True)
     gold = x.gather(1, token[:, None])[:, 0]
     weights = x.exp_()
     total = weights.sum(1)
@@ -145,4 +164,4 @@ def split_losses(
     nll = total.log() - gold
     tag_loss = -marginal[rows, label].log()
     lexical = nll - tag_loss - lexicon.table[token, label].log()
-    return WordLosses(nll, tag_loss, lexical, marginal[:, :-1], marginal[:, -1])
+    return nll, tag_loss, lexical, marginal[:, :-1], marginal[:, -1]

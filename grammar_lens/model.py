@@ -5,6 +5,7 @@ Two kinds of model are taken, `TransformerBridge` (TransformerLens 3.9 and 4) an
 """
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +90,17 @@ def n_parameters(model: Model) -> int:
     """Number of weights; tied weights count once."""
     seen = {p.data_ptr(): p.numel() for p in _torch_module(model).parameters()}
     return sum(seen.values())
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Name and size of a model, as summary.json has them."""
+    return {
+        "name": model_name(model),
+        "n_layers": int(model.cfg.n_layers),
+        "d_model": int(model.cfg.d_model),
+        "d_mlp": int(model.cfg.d_mlp),
+        "n_parameters": n_parameters(model),
+    }
 
 
 def device_of(model: Model) -> torch.device:
@@ -351,6 +363,7 @@ def _load_hugging_face(
     device: torch.device,
     device_map: str | dict[str, Any] | None,
 ) -> tuple[nn.Module, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -361,7 +374,7 @@ def _load_hugging_face(
         _check_architectures(config.architectures or [], str(location))
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **local)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             location,
             config=config,
             dtype=_pick_dtype(dtype, device),
@@ -369,11 +382,12 @@ def _load_hugging_face(
             attn_implementation="eager",
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
             **local,
         )
-    except ModelError:
+    except (ModelError, torch.cuda.OutOfMemoryError):
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = (
             "check the files in the folder"
@@ -383,6 +397,13 @@ def _load_hugging_face(
         raise ModelError(f"could not load {str(location)!r}: {reason} ({hint})") from error
     finally:
         logging.enable_progress_bar()
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        # transformers would fill them with random numbers and go on
+        raise ModelError(
+            f"{location} lacks weights that the model needs, among them {missing[0]}: the checkpoint "
+            "is incomplete or is not that of a causal language model"
+        )
     return model, tokenizer
 
 
@@ -409,6 +430,8 @@ def _wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None
         raise ModelError(
             "a loaded model needs its tokenizer: load_model(model, tokenizer=tokenizer)"
         )
+    if not hasattr(tokenizer, "init_kwargs"):
+        raise ModelError(f"expected a Hugging Face tokenizer, got {type(tokenizer).__name__}")
     config = getattr(hf_model, "config", None)
     if config is None:
         raise ModelError(
@@ -420,7 +443,13 @@ def _wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None
     if device is not None:
         hf_model = hf_model.to(device)
     name = str(getattr(config, "name_or_path", "") or type(hf_model).__name__)
+    # Without this TransformerLens loads the tokenizer anew, from wherever it came, so that it adds
+    # BOS. Words are read with the tokenizer's own BOS; the copy spares the caller's pad token.
+    tokenizer = copy.deepcopy(tokenizer)
+    settings = tokenizer.init_kwargs
+    tokenizer.init_kwargs = {"name_or_path": "", **settings, "add_bos_token": True}
     model = TransformerBridge.boot_transformers(
         name, hf_model=hf_model, tokenizer=tokenizer, device=device and str(device)
     )
+    tokenizer.init_kwargs = settings
     return _frozen(model)

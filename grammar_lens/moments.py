@@ -49,7 +49,7 @@ class Moments:
 
     `m2` is the sum of squared deviations from the label's mean. `fired` counts the words at which a
     unit fires: its gate's pre-activation is positive (at residual sites, the unit itself).
-    `mean_abs` is over all words together. `words` and `fired` counts are exact integers in float64.
+    `mean_abs` is over all words together. `count` and `fired` are exact integers in float64.
     """
 
     labels: tuple[str, ...]
@@ -122,7 +122,9 @@ def pool(
 ) -> tuple[Float[np.ndarray, "layer unit"], Float[np.ndarray, "layer unit"]]:
     """Mean and squared deviations of several labels' words taken together."""
     total = max(float(count.sum()), 1.0)
-    grand = einsum(count / total, mean, "label, label layer unit -> layer unit")
+    # a weighted mean of equal means is off by rounding, which would read as variance
+    start = mean[count.argmax()]
+    grand = start + einsum(count / total, mean - start, "label, label layer unit -> layer unit")
     spread = einsum(count, (mean - grand) ** 2, "label, label layer unit -> layer unit")
     return grand, m2.sum(0) + spread
 
@@ -130,8 +132,9 @@ def pool(
 class MomentAccumulator:
     """Running moments of every layer at one site, on the device.
 
-    A batch is centred on its own mean in float32 and merged in float64: sums of squares of raw
-    values would lose the variance of units whose mean is many standard deviations from zero.
+    A batch is centred in float32, on its mean and then on its labels' means, and merged in float64:
+    sums of squares of raw values would lose the variance of units whose mean, or whose labels'
+    means, are many standard deviations from zero.
     What a batch adds waits until `commit`, so that a batch that ran out of memory half-way can be
     read again after `discard`.
     """
@@ -153,24 +156,28 @@ class MomentAccumulator:
         layer: int,
         values: Float[Tensor, "word unit"],
         fires: Bool[Tensor, "word unit"],
-        classes: Int[Tensor, " word"],
+        words: Int[Tensor, " word"],
     ) -> Bool[Tensor, ""]:
-        """Takes one batch's activations in one layer; returns whether all of them were finite."""
+        """Takes one batch's activations in one layer; returns whether all of them were finite.
+
+        A batch holds one word or more.
+        """
         x = values.float()
-        one_hot = torch.nn.functional.one_hot(classes.to(x.device), len(self.labels)).T.float()
+        classes = words.to(x.device)
+        one_hot = torch.nn.functional.one_hot(classes, len(self.labels)).T.float()
         n = one_hot.sum(1)
         centre = x.mean(0)
+        # the mean of equal values is off by rounding, which would read as variance
+        centre = torch.where(torch.isclose(centre, x[0], rtol=1e-5, atol=0.0), x[0], centre)
         sum_abs = x.abs().sum(0)
         z = x - centre
-        sums = one_hot @ z
-        squares = one_hot @ z.square_()
+        shift = (one_hot @ z) / n.clamp(min=1)[:, None]
+        z -= shift[classes]
+        m2 = one_hot @ z.square_()
         fired = one_hot @ fires.to(x.dtype)
-        n64 = n.double()[:, None]
-        shift = sums.double() / n64.clamp(min=1)
-        mean = centre.double() + shift
-        m2 = (squares.double() - n64 * shift**2).clamp(min=0)
-        self._waiting.append((layer, n.double(), mean, m2, fired, sum_abs))
-        return torch.isfinite(centre).all() & torch.isfinite(squares).all()
+        mean = centre.double() + shift.double()
+        self._waiting.append((layer, n.double(), mean, m2.double(), fired, sum_abs))
+        return torch.isfinite(centre).all() & torch.isfinite(m2).all()
 
     def commit(self) -> None:
         """Merges what has been added since the last commit."""

@@ -5,6 +5,7 @@ frequent label of the word itself, as many random neurons of the same layers, al
 layer, and a control task whose labels are random per word type (Hewitt & Liang 2019).
 """
 
+import html
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class ProbeResult:
     word_baseline_accuracy: float
     control_accuracy: float
     unseen_accuracy: float | None
-    """Accuracy on words whose form no training word had; None when there are none."""
+    """Accuracy on words whose `key` no training word had; None when there are none."""
     n_unseen_words: int
     macro_f1: float
     per_label: pd.DataFrame
@@ -92,16 +93,16 @@ class ProbeResult:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.per_label._repr_html_()}"  # pyright: ignore[reportCallIssue]
+        return f"<p>{html.escape(repr(self))}</p>{self.per_label.to_html()}"
 
 
 @dataclass(frozen=True)
 class Columns:
     """Which feature columns belong to which question."""
 
-    key: Int[np.ndarray, " column"]
-    random: tuple[Int[np.ndarray, " column"], ...]
-    layer: Int[np.ndarray, " column"]
+    key: Int[np.ndarray, " key"]
+    random: tuple[Int[np.ndarray, " key"], ...]
+    layer: Int[np.ndarray, " layer_unit"]
     layer_number: int
 
 
@@ -119,9 +120,12 @@ def evaluate(
 ) -> ProbeResult:
     """Fits the probe and every baseline on `train` and judges them on `fresh`.
 
-    Raises ProbeError without words or with a single label among the training words.
+    Raises ProbeError without words, with a single label among the training words, or without key
+    neurons.
     """
     _check(train, fresh)
+    if len(columns.key) == 0:
+        raise ProbeError("there are no key neurons to probe: no score differs from zero")
     predicted = predict(train.columns(columns.key), train.classes, fresh.columns(columns.key))
     right = predicted == fresh.classes
     random = tuple(
@@ -172,7 +176,12 @@ def predict(
     train_classes: Int[np.ndarray, " train"],
     fresh_features: Float[np.ndarray, "fresh unit"],
 ) -> Int[np.ndarray, " fresh"]:
-    """Classes of fresh words by logistic regression on standardised features."""
+    """Classes of fresh words by logistic regression on standardised features.
+
+    Where all training words have one class, as a control task of few types may, it is the answer.
+    """
+    if (train_classes == train_classes[0]).all():
+        return np.full(len(fresh_features), train_classes[0])
     # activations are noisy: beyond this tolerance the accuracy no longer changes
     probe = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-3, max_iter=300))
     probe.fit(train_features, train_classes)
@@ -227,7 +236,7 @@ def random_neurons(
 
     A layer of which more than half is chosen gives all its neurons a chance.
     """
-    rows = []
+    rows = [np.zeros((0, 2), np.int64)]
     for layer, count in zip(*np.unique(chosen[:, 0], return_counts=True), strict=True):
         others = np.setdiff1d(np.arange(n_units), chosen[chosen[:, 0] == layer, 1])
         pool = others if len(others) >= count else np.arange(n_units)

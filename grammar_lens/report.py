@@ -38,6 +38,7 @@ PERCEPTION = {
     "word": "at the word: the model has just read it",
     "next": "before the word: the model is about to say it",
 }
+DASH = "\N{EN DASH}"
 LESION_NAMES = {"mean": "their mean over words", "zero": "zero"}
 
 
@@ -89,7 +90,7 @@ class Table:
     """A table of the page; a cell is its text and what it is sorted by."""
 
     columns: tuple[str, ...]
-    rows: list[list[tuple[str, str | float]]]
+    rows: list[list[tuple[str, str | float | int]]]
 
     def is_number(self, column: int) -> bool:
         """Whether a column is sorted by size."""
@@ -140,7 +141,7 @@ def render(run: RunLike) -> str:
     page = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page.filters["signed"] = lambda x: f"{x:+.3f}".replace("-", "−")
+    page.filters["signed"] = _signed
     template = page.from_string(_asset("report_template.html.jinja"))
     return template.render(
         **_contents(run),
@@ -167,7 +168,7 @@ def write_figures(run: RunLike, folder: str | Path) -> list[Path]:
     return written
 
 
-_CONFIG = {"displaylogo": False, "responsive": True}
+_CONFIG = {"displaylogo": False, "plotlyServerURL": "", "responsive": True}
 
 
 def _all_figures(run: RunLike) -> Iterator[tuple[str, Any]]:
@@ -285,9 +286,12 @@ def _heatmap_picture(scores: Scores, label: str, where: str) -> Picture:
 def _profile_words(scores: Scores) -> str:
     strength = layer_strength(scores)
     peaks = ", ".join(
-        f"{label} in layer {row.argmax()}" for label, row in zip(scores.labels, strength, strict=True)
+        f"{label} in layer {row.argmax()}"
+        for label, row in zip(scores.labels, strength, strict=True)
     )
-    return f"Lines of the root mean square score in every layer, one for each label. Peaks: {peaks}."
+    return (
+        f"Lines of the root mean square score in every layer, one for each label. Peaks: {peaks}."
+    )
 
 
 def _accuracy_picture(probe: ProbeResult) -> Picture:
@@ -322,7 +326,7 @@ def _lesion_pictures(study: LesionStudy) -> list[Picture]:
     if study.n_shams:
         less = figures.lesion_matrix(study, corrected=True)
         words = f"{words} Here the mean of the shams is subtracted."
-        pictures.append(_picture("lesion-matrix", less, words, choice="minus the shams’ mean"))
+        pictures.append(_picture("lesion-matrix", less, words, choice="minus the shams' mean"))
     return pictures
 
 
@@ -374,7 +378,9 @@ def _key_table(scores: Scores, keys: KeyNeurons) -> Table:
             )
     unit = figures.unit_name(keys.origin.site)
     name = figures.score_name(scores.method)
-    return Table(("Tag", "Rank", f"{unit.title()} (layer.index)", name, "Cohen’s d", "Also key for"), rows)
+    return Table(
+        ("Tag", "Rank", f"{unit.title()} (layer.index)", name, "Cohen's d", "Also key for"), rows
+    )
 
 
 def _owners(keys: KeyNeurons) -> dict[tuple[int, int], list[str]]:
@@ -393,7 +399,7 @@ def _probe_table(probe: ProbeResult) -> Table:
         numbers = [float(row[x]) for x in ("precision", "recall", "f1")]
         n_words = int(row["n_words"])
         # without words there is no recall to speak of
-        shown = [f"{x:.3f}" if n_words else "–" for x in numbers]
+        shown = [f"{x:.3f}" if n_words else DASH for x in numbers]
         rows.append(
             [
                 (label, label),
@@ -407,7 +413,7 @@ def _probe_table(probe: ProbeResult) -> Table:
 def _pair_table(study: LesionStudy) -> Table:
     rows = [
         [
-            (f"{p.first} – {p.second}", f"{p.first} {p.second}"),
+            (f"{p.first} and {p.second}", f"{p.first} {p.second}"),
             (f"{p.p:.2g}", p.p),
             (f"{p.margin:.2f}", p.margin),
             (f"{p.threshold:.2f}", p.threshold),
@@ -415,7 +421,7 @@ def _pair_table(study: LesionStudy) -> Table:
         ]
         for p in study.crossed_pairs
     ]
-    return Table(("Pair", "p (Holm)", "Margin", "Shams’ 95th percentile", "By AUROC"), rows)
+    return Table(("Pair", "p (Holm)", "Margin", "Shams' 95th percentile", "By AUROC"), rows)
 
 
 def _lesion_table(study: LesionStudy) -> Table:
@@ -488,7 +494,7 @@ def _p_bars(study: LesionStudy) -> list[Bar]:
 def _bars(numbers: Iterable[tuple[str, float]]) -> list[Bar]:
     """Bars on the scale of the largest; what is below zero has no length."""
     listed = list(numbers)
-    most = max(max(x for _, x in listed), 1e-12)
+    most = max(1e-12, *(x for _, x in listed))
     return [Bar(name, _signed(x), max(x, 0) / most) for name, x in listed]
 
 
@@ -498,16 +504,16 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for key, value in data.items():
         name = f"{prefix}{str(key).replace('_', ' ')}"
         if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{name} › ")
+            rows += _flat(value, f"{name} / ")
         elif isinstance(value, list | tuple):
-            rows.append((name, ", ".join(map(str, value)) or "–"))
+            rows.append((name, ", ".join(map(str, value)) or DASH))
         else:
-            rows.append((name, "–" if value is None or value in ("", {}) else str(value)))
+            rows.append((name, DASH if value is None or value in ("", {}) else str(value)))
     return rows
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+    return figures.number(value, 3, plus=True)
 
 
 def _day(started: object) -> str:

@@ -2,7 +2,7 @@
 
 // Figures: each is drawn from the JSON block its element names, one after the other when the
 // browser has time, and all at once before printing.
-const CONFIG = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"]};
+const CONFIG = {responsive: true, displaylogo: false, plotlyServerURL: ""};
 const waiting = Array.from(document.querySelectorAll(".plot"));
 
 function draw(plot) {

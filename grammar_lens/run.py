@@ -188,15 +188,24 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     return Run(folder)
 
 
+def refuse_directory(path: Path, *, resume: bool) -> None:
+    """Raises RunError for a directory that a run must not be written to."""
+    if (path / "run.json").is_file():
+        if not resume:
+            raise RunError(
+                f"{path} holds a run already: add --resume to complete it, or choose another --out"
+            )
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path} exists and is no run directory: choose another --out")
+
+
 def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Run:
     """A new run directory, or with `resume` the old one if it was made with the same settings.
 
     Raises RunError for a directory that is in use already, or whose settings differ (naming them).
     """
-    marker = path / "run.json"
-    if not marker.is_file():
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path} exists and is no run directory: choose another --out")
+    refuse_directory(path, resume=resume)
+    if not (path / "run.json").is_file():
         record = {
             "schema": 1,
             "config": dict(config),
@@ -206,12 +215,8 @@ def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Run:
             "timings": {},
         }
         make_folder(path)
-        write_json(marker, record)
+        write_json(path / "run.json", record)
         return Run(path)
-    if not resume:
-        raise RunError(
-            f"{path} holds a run already: add --resume to complete it, or choose another --out"
-        )
     run = Run(path)
     old = run.config
     changed = [

@@ -125,7 +125,7 @@ class KeyNeurons(Mapping[str, Neurons]):
             for name, s in self.sets.items()
         ]
         frame = pd.concat(frames, ignore_index=True)
-        return frame[["label", "layer", "index", "score", "q", "rank"]]
+        return frame.reindex(columns=["label", "layer", "index", "score", "q", "rank"])
 
     def __repr__(self) -> str:
         o = self.origin
@@ -136,7 +136,7 @@ class KeyNeurons(Mapping[str, Neurons]):
         )
 
     def _repr_html_(self) -> str:
-        return self.top(5).to_frame()._repr_html_()  # pyright: ignore[reportCallIssue]
+        return self.top(5).to_frame().to_html(index=False)
 
 
 def select(

@@ -70,7 +70,7 @@ class Scores:
         )
 
     def _repr_html_(self) -> str:
-        return self.to_frame(top=5)._repr_html_()  # pyright: ignore[reportCallIssue]
+        return self.to_frame(top=5).to_html(index=False)
 
 
 def score(moments: Moments, method: str = "correlation") -> Scores:
@@ -128,7 +128,8 @@ def correlation(moments: Moments) -> ScoreValues:
 def cohens_d(moments: Moments) -> ScoreValues:
     """Standardised mean difference, label minus rest, in pooled standard deviations.
 
-    A unit that never varies gets 0. Source: Cohen (1988), Statistical Power Analysis, ch. 2.
+    A unit that varies neither within the label nor within the rest gets 0.
+    Source: Cohen (1988), Statistical Power Analysis, ch. 2.
     """
     n1, n0, mean0, m2_0 = _rest(moments)
     pooled = np.sqrt((moments.m2 + m2_0) / np.maximum(n1 + n0 - 2, 1))
@@ -139,7 +140,7 @@ def welch_t(moments: Moments) -> ScoreValues:
     """Welch's t of label against rest, and its two-sided p with Welch-Satterthwaite df.
 
     The p treats words as independent, which words of one text are not: it is descriptive.
-    A unit that never varies gets t 0 and p 1.
+    A unit that varies neither within the label nor within the rest gets t 0 and p 1.
     Source: Welch (1947), Biometrika 34.
     """
     n1, n0, mean0, m2_0 = _rest(moments)
@@ -174,8 +175,8 @@ def _rest(
 
 
 def _ratio(
-    above: Float[np.ndarray, "*shape"], below: Float[np.ndarray, "*shape"]
-) -> Float[np.ndarray, "*shape"]:
+    above: Float[np.ndarray, "..."], below: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
     """Quotient, 0 where the denominator is 0."""
     return np.divide(
         above, below, out=np.zeros(np.broadcast_shapes(above.shape, below.shape)), where=below > 0

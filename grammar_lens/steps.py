@@ -5,14 +5,15 @@ on where it was.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from grammar_lens.model import Model, load_model, model_name, n_parameters
+from grammar_lens.lesions import VALUES
+from grammar_lens.model import Model, describe, hook_name, load_model, model_name
 from grammar_lens.report import write_figures, write_report
 from grammar_lens.run import (
     STEPS,
@@ -20,6 +21,7 @@ from grammar_lens.run import (
     RunError,
     open_run,
     outcome_table,
+    refuse_directory,
     save_keys,
     save_moments,
     save_probes,
@@ -29,8 +31,8 @@ from grammar_lens.run import (
     write_file,
     write_json,
 )
-from grammar_lens.selection import select
-from grammar_lens.selectivity import score
+from grammar_lens.selection import SIGNS, select
+from grammar_lens.selectivity import SCORES, score
 from grammar_lens.study import (
     Collected,
     Corpus,
@@ -40,8 +42,9 @@ from grammar_lens.study import (
     lesion_study,
     prepare,
     probe,
+    require_fresh,
 )
-from grammar_lens.treebank import Treebank, TreebankError, load_treebank
+from grammar_lens.treebank import Treebank, load_treebank
 
 Say = Callable[[str], None]
 
@@ -91,64 +94,87 @@ class Config:
 
 
 class Workbench:
-    """A run's directory with its model and words, each loaded when first needed."""
+    """What the steps work on: the run, and the model and words, each loaded when first needed."""
 
-    def __init__(self, config: Config, run: Run, say: Say) -> None:
+    def __init__(self, config: Config, say: Say) -> None:
         self.config = config
-        self.run = run
         self.say = say
 
     @cached_property
     def model(self) -> Model:
         c = self.config
-        model = load_model(
-            None if c.model == "reference-9m" else c.model, dtype=c.dtype, device=c.device
-        )
-        update_record(
-            self.run,
-            model={
-                "name": model_name(model),
-                "n_layers": int(model.cfg.n_layers),
-                "d_model": int(model.cfg.d_model),
-                "d_mlp": int(model.cfg.d_mlp),
-                "n_parameters": n_parameters(model),
-            },
-        )
-        return model
+        return load_model(c.model, dtype=c.dtype, device=c.device)
+
+    @cached_property
+    def train_bank(self) -> Treebank:
+        return self._bank(self.config.train)
+
+    @cached_property
+    def fresh_bank(self) -> Treebank:
+        return self._bank(self.config.fresh)
 
     @cached_property
     def train(self) -> Corpus:
-        bank = self._bank("train", self.config.train)
-        return prepare(self.model, bank, label=self.config.label, labels=self.config.labels or None)
+        c = self.config
+        return prepare(self.model, self.train_bank, label=c.label, labels=c.labels or None)
 
     @cached_property
     def fresh(self) -> tuple[Corpus, int]:
         """Fresh words, and how many sentences were dropped because training has them too."""
-        return fresh_corpus(self.model, self._bank("fresh", self.config.fresh), self.train)
+        return fresh_corpus(self.model, self.fresh_bank, self.train)
 
-    def _bank(self, role: str, source: str) -> Treebank:
+    def _bank(self, source: str) -> Treebank:
         c = self.config
         bank = read_source(source, c.label, c.words_column, c.label_column)
         for note in bank.notes:
             self.say(f"{bank.name}: {note}")
-        about = {"name": bank.name, "sentences": len(bank), "words": bank.n_words}
-        about["fingerprint"] = bank.fingerprint()
-        old = self.run.record.get("treebank", {}).get(role)
-        if old is not None and old != about:
-            raise RunError(
-                f"the {role} data {source} has changed since {self.run.path} was made "
-                f"(it was {old}, now {about}): choose another --out"
-            )
-        update_record(self.run, treebank={role: about})
         return bank
 
-    @contextmanager
-    def timed(self, step: str):
-        """Notes how long a step took."""
-        begin = time.perf_counter()
-        yield
-        seconds = round(time.perf_counter() - begin, 3)
-        update_record(self.run, timings={step: seconds})
+    def check(self) -> None:
+        """Raises for everything that can be known to fail before the first forward pass."""
+        c = self.config
+        _one_of("score", c.score, tuple(SCORES))
+        _one_of("sign", c.sign, SIGNS)
+        _one_of("lesion", c.lesion, (*VALUES, "none"))
+        for name in ("top_k", "probe_k", "token_budget", "max_fresh_sentences", "max_train_words"):
+            if getattr(c, name) < 1:
+                raise RunError(
+                    f"--{name.replace('_', '-')} is {getattr(c, name)}, expected 1 or more"
+                )
+        if c.shams < 0:
+            raise RunError(f"--shams is {c.shams}, expected 0 or more")
+        self.train_bank.require_label(c.label)
+        self.fresh_bank.require_label(c.label)
+        require_fresh(self.fresh_bank, self.train_bank)
+        for site in ("neuron", *c.sites):
+            hook_name(self.model, site, 0)
+        there = self.model.cfg.n_layers * self.model.cfg.d_mlp
+        if c.top_k > there:
+            raise RunError(
+                f"--top-k is {c.top_k}, expected 1 to {there}: {model_name(self.model)} has "
+                f"{self.model.cfg.n_layers} layers of {self.model.cfg.d_mlp} neurons"
+            )
+        _ = self.train
+
+    def record_sources(self, run: Run) -> None:
+        """Notes in run.json which model and words these are; words that changed are an error."""
+        about = {}
+        for role, bank in (("train", self.train_bank), ("fresh", self.fresh_bank)):
+            about[role] = {"name": bank.name, "sentences": len(bank), "words": bank.n_words}
+            about[role]["fingerprint"] = bank.fingerprint()
+            old = run.record.get("treebank", {}).get(role, about[role])
+            if old["fingerprint"] != about[role]["fingerprint"]:
+                raise RunError(
+                    f"the {role} data {bank.name} has changed since {run.path} was made (it had "
+                    f"{old['words']:,} words and fingerprint {old['fingerprint'][:12]}, now "
+                    f"{bank.n_words:,} and {about[role]['fingerprint'][:12]}): choose another --out"
+                )
+        update_record(run, model=describe(self.model), treebank=about)
+
+
+def _one_of(name: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise RunError(f"--{name} is {given!r}, expected one of {', '.join(known)}")
 
 
 def read_source(
@@ -168,36 +194,54 @@ def run_all(config: Config, *, resume: bool, say: Say) -> Run:
 
     Everything that can be checked without a forward pass is checked before the directory is made.
     """
-    check(config)
+    refuse_directory(config.out, resume=resume)
+    bench = Workbench(config, say)
+    bench.check()
     run = open_run(config.out, config.stored(), resume=resume)
-    bench = Workbench(config, run, say)
+    bench.record_sources(run)
     for step, work in _WORK.items():
         if run.has(step) and step != "report":
             say(f"{step}: done before, kept")
-            continue
-        if step == "lesion" and config.lesion == "none":
-            continue
-        with bench.timed(step):
-            work(bench)
+        elif step != "lesion" or config.lesion != "none":
+            with _timed(run, step):
+                work(bench, run)
     return run
 
 
-def check(config: Config) -> None:
-    """Raises for settings that no run could use, before anything is written."""
-    if config.probe_k < 1:
-        raise RunError(f"--probe-k is {config.probe_k}, expected 1 or more")
-    for role, source in (("train", config.train), ("fresh", config.fresh)):
-        read_source(source, config.label, config.words_column, config.label_column).require_label(
-            config.label
-        )
-        if config.train == config.fresh:
-            raise TreebankError(
-                f"--train and --fresh are both {source}: fresh data must be other sentences than "
-                f"those the neurons are chosen on ({role} data)"
-            )
+def run_step(step: str, config: Config, run: Run | None, say: Say) -> Run:
+    """One step, in a new directory when `run` is None; later steps' results are removed.
+
+    They would no longer be of the results that the directory then has.
+    """
+    bench = Workbench(config, say)
+    if run is None:
+        refuse_directory(config.out, resume=False)
+        bench.check()
+        run = open_run(config.out, config.stored(), resume=False)
+        bench.record_sources(run)
+    elif step in ("probe", "lesion"):
+        bench.check()
+        bench.record_sources(run)
+    names = list(STEPS)
+    # the probe and the lesions both read the key neurons and not each other
+    outdated = [step, "report"] if step in ("probe", "lesion") else names[names.index(step) :]
+    for later in outdated:
+        (run.path / STEPS[later]).unlink(missing_ok=True)
+    update_record(run, config=config.stored())
+    with _timed(run, step):
+        _WORK[step](bench, run)
+    return run
 
 
-def run_collect(bench: Workbench) -> None:
+@contextmanager
+def _timed(run: Run, step: str) -> Iterator[None]:
+    """Notes in run.json how long a step took."""
+    begin = time.perf_counter()
+    yield
+    update_record(run, timings={step: round(time.perf_counter() - begin, 3)})
+
+
+def run_collect(bench: Workbench, run: Run) -> None:
     """Moments of all units at every position and site from one pass over the training words."""
     c = bench.config
     corpus = bench.train
@@ -211,10 +255,10 @@ def run_collect(bench: Workbench) -> None:
         show_progress=c.show_progress,
     )
     seconds = time.perf_counter() - begin
-    save_moments(bench.run, collected)
-    main = bench.run.main_position
+    save_moments(run, collected)
+    main = run.main_position
     update_record(
-        bench.run,
+        run,
         collect={
             "words": collected.at(main)["neuron"].n_words,
             "tokens": collected.n_tokens,
@@ -229,24 +273,22 @@ def run_collect(bench: Workbench) -> None:
     )
 
 
-def run_score(bench: Workbench) -> None:
+def run_score(bench: Workbench, run: Run) -> None:
     """Scores of every neuron for every label, at each position."""
     c = bench.config
-    moments = bench.run.moments
-    save_scores(
-        bench.run, {p: score(moments.at(p)["neuron"], c.score) for p in moments.by_position}
-    )
+    moments = run.moments
+    save_scores(run, {p: score(moments.at(p)["neuron"], c.score) for p in moments.by_position})
 
 
-def run_select(bench: Workbench) -> None:
+def run_select(bench: Workbench, run: Run) -> None:
     """The key neurons of every label, at each position."""
-    c, run = bench.config, bench.run
+    c = bench.config
     save_keys(run, {p: select(run.scores_at(p), c.top_k, sign=c.sign) for p in run.positions})
 
 
-def run_probe(bench: Workbench) -> None:
+def run_probe(bench: Workbench, run: Run) -> None:
     """How well the key neurons tell the label of fresh words, with all baselines."""
-    c, run = bench.config, bench.run
+    c = bench.config
     fresh, dropped = bench.fresh
     probes = {}
     for position in run.positions:
@@ -266,9 +308,9 @@ def run_probe(bench: Workbench) -> None:
     save_probes(run, probes)
 
 
-def run_lesion(bench: Workbench) -> None:
+def run_lesion(bench: Workbench, run: Run) -> None:
     """The lesion study of the key neurons against matched shams."""
-    c, run = bench.config, bench.run
+    c = bench.config
     fresh, _ = bench.fresh
     corpus = fresh
     if len(fresh.bank) > c.max_fresh_sentences:
@@ -295,16 +337,15 @@ def run_lesion(bench: Workbench) -> None:
     save_study(run, study, outcome_table(study.outcomes, corpus.forms))
 
 
-def run_report(bench: Workbench) -> None:
+def run_report(bench: Workbench, run: Run) -> None:
     """summary.json, figures/ and report.html from what is there."""
-    run = bench.run
     write_json(run.path / "summary.json", summarise(run))
     run.__dict__.pop("summary", None)
     write_figures(run, run.path / "figures")
     write_file(run.path / STEPS["report"], lambda path: write_report(run, path))
 
 
-_WORK: Mapping[str, Callable[[Workbench], None]] = {
+_WORK: Mapping[str, Callable[[Workbench, Run], None]] = {
     "collect": run_collect,
     "score": run_score,
     "select": run_select,
@@ -312,18 +353,6 @@ _WORK: Mapping[str, Callable[[Workbench], None]] = {
     "lesion": run_lesion,
     "report": run_report,
 }
-
-
-def run_step(step: str, config: Config, run: Run, say: Say) -> None:
-    """One step on a run directory; later steps' results are then out of date and removed."""
-    bench = Workbench(config, run, say)
-    names = list(STEPS)
-    for later in names[names.index(step) :]:
-        (run.path / STEPS[later]).unlink(missing_ok=True)
-    for name in ("config",):
-        update_record(run, **{name: config.stored()})
-    with bench.timed(step):
-        _WORK[step](bench)
 
 
 def summarise(run: Run) -> dict[str, Any]:

@@ -4,7 +4,7 @@ These functions take a model and words, run forward passes, and hand arrays to t
 the arithmetic.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -100,8 +100,8 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Collected(Mapping[str, Moments]):
-    """Moments by site; where several positions were read, `collected.at("word")` gives one's."""
+class Collected:
+    """Moments by site, `collected["neuron"]`; of several positions, `collected.at("word")["neuron"]`."""
 
     by_position: dict[str, dict[str, Moments]]
     n_tokens: int
@@ -119,12 +119,6 @@ class Collected(Mapping[str, Moments]):
         if site not in sites:
             raise CorpusError(f"site {site!r} was not collected: there is {', '.join(sites)}")
         return sites[site]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._only())
-
-    def __len__(self) -> int:
-        return len(self._only())
 
     def _only(self) -> dict[str, Moments]:
         if len(self.by_position) != 1:
@@ -160,6 +154,12 @@ def prepare(
                 f"name the labels to study (--labels {','.join(present)})"
             )
         labels = present
+    absent = [f"{x!r} has {few.get(x, 0)}" for x in labels if x not in present]
+    if absent:
+        raise CorpusError(
+            f"{label}: labels with fewer than 2 words in {bank.name}: {', '.join(absent)}; there "
+            f"are {', '.join(present)}"
+        )
     return _aligned(model, bank, label, tuple(labels))
 
 
@@ -249,6 +249,20 @@ def fit_lexicon(
     )
 
 
+def require_fresh(bank: Treebank, train: Treebank) -> tuple[Treebank, int]:
+    """The sentences of `bank` that do not stand in `train`, and how many do.
+
+    Raises CorpusError when none is left, as when both are the same data.
+    """
+    kept, dropped = bank.without(train)
+    if len(kept) == 0:
+        raise CorpusError(
+            f"every sentence of {bank.name} also stands in the training data {train.name}: fresh "
+            "data (--fresh) must be other sentences than those the neurons are chosen on (--train)"
+        )
+    return kept, dropped
+
+
 def fresh_corpus(
     model: Model, bank: Treebank | Corpus, train: Corpus, max_sentences: int | None = None
 ) -> tuple[Corpus, int]:
@@ -259,12 +273,7 @@ def fresh_corpus(
     """
     if isinstance(bank, Corpus):
         return bank, 0
-    kept, dropped = bank.without(train.bank)
-    if len(kept) == 0:
-        raise CorpusError(
-            f"every sentence of {bank.name} also stands in the training data {train.bank.name}: "
-            "fresh data must be other sentences than those the neurons were chosen on"
-        )
+    kept, dropped = require_fresh(bank, train.bank)
     if max_sentences is not None:
         kept = kept.head(max_sentences, seed=0)
     return _aligned(model, kept, train.label, train.labels), dropped

@@ -8,7 +8,10 @@ from rich.text import Text
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """What was found, each number with what it must be compared with."""
-    table = Table("", "found", "compared with", title=Text(_title(summary)), title_justify="left")
+    table = Table(title=Text(_title(summary)), title_justify="left")
+    table.add_column("", no_wrap=True)
+    table.add_column("found")
+    table.add_column("compared with")
 
     def row(name: str, found: str, compared: str = "") -> None:
         table.add_row(Text(name), Text(found), Text(compared))

@@ -15,7 +15,9 @@ from grammar_lens.model import Model, load_model
 from grammar_lens.treebank import Sentence, Treebank, Word
 
 # HookedTransformer left TransformerLens with version 4: make test-hooked-transformer
-collect_ignore = [] if int(version("transformer-lens").split(".")[0]) < 4 else ["hooked_transformer"]
+collect_ignore = (
+    [] if int(version("transformer-lens").split(".")[0]) < 4 else ["hooked_transformer"]
+)
 
 TRAIN = """\
 The DET|old ADJ|dog NOUN|sleeps VERB|near ADP|the DET|warm ADJ|fire NOUN|-. PUNCT
@@ -25,17 +27,18 @@ They PRON|do AUX|-n't PART|like VERB|the DET|cold ADJ|rain NOUN|-, PUNCT|but CCO
 Anna PROPN|and CCONJ|Peter PROPN|have AUX|a DET|small ADJ|garden NOUN|in ADP|Berlin PROPN|-. PUNCT
 A DET|young ADJ|teacher NOUN|reads VERB|books NOUN|about ADP|old ADJ|ships NOUN|-. PUNCT
 We PRON|will AUX|never ADV|forget VERB|that DET|run NOUN|-! PUNCT
-He PRON|is AUX|n't PART|here ADV|now ADV|-, PUNCT|and CCONJ|nobody PRON|knows VERB|him PRON|-. PUNCT
+He PRON|is AUX|-n't PART|here ADV|now ADV|-, PUNCT|and CCONJ|nobody PRON|knows VERB|him PRON|-. PUNCT
 The DET|children NOUN|quietly ADV|opened VERB|the DET|heavy ADJ|door NOUN|of ADP|the DET|house NOUN|-. PUNCT
 It PRON|rains VERB|often ADV|in ADP|London PROPN|-, PUNCT|but CCONJ|Maria PROPN|likes VERB|it PRON|-. PUNCT
 You PRON|should AUX|give VERB|her PRON|the DET|red ADJ|apple NOUN|-. PUNCT
-Some DET|people NOUN|walk VERB|to ADP|work NOUN|every DET|day NOUN|-. PUNCT"""
+Some DET|people NOUN|walk VERB|to ADP|work NOUN|every DET|day NOUN|-. PUNCT
+Nobody PRON|wants VERB|to PART|sleep VERB|or CCONJ|to PART|read VERB|now ADV|-. PUNCT"""
 TEST = """\
 An DET|old ADJ|man NOUN|walks VERB|slowly ADV|to ADP|the DET|door NOUN|-. PUNCT
 Peter PROPN|and CCONJ|his PRON|dog NOUN|will AUX|run VERB|in ADP|the DET|cold ADJ|rain NOUN|-. PUNCT
 We PRON|do AUX|-n't PART|know VERB|the DET|new ADJ|teacher NOUN|, PUNCT|but CCONJ|she PRON|knows VERB|Anna PROPN|-. PUNCT
 They PRON|can AUX|never ADV|read VERB|a DET|long ADJ|letter NOUN|quickly ADV|-! PUNCT
-You PRON|have AUX|n't PART|seen VERB|Berlin PROPN|-, PUNCT|and CCONJ|he PRON|likes VERB|it PRON|here ADV|-. PUNCT"""
+You PRON|have AUX|-n't PART|seen VERB|Berlin PROPN|-, PUNCT|and CCONJ|he PRON|likes VERB|it PRON|here ADV|-. PUNCT"""
 
 
 def written(lines: str, name: str = "written") -> Treebank:
@@ -61,9 +64,9 @@ def write() -> Callable[..., Treebank]:
 
 @pytest.fixture(scope="session")
 def bank() -> Treebank:
-    """Seventeen sentences with the splits train and test."""
+    """Eighteen sentences with the splits train and test."""
     whole = written(f"{TRAIN}\n{TEST}")
-    return Treebank("small", whole.sentences, {"train": (0, 12), "test": (12, 17)})
+    return Treebank("small", whole.sentences, {"train": (0, 13), "test": (13, 18)})
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,88 @@
+"""How long `import grammar_lens` and `grammar-lens --help` take, beside Python and typer alone.
+
+    python benchmarks/startup.py
+    python benchmarks/startup.py --rounds 20
+
+Every round starts each program once, in turn. Files are warm: an untimed round goes before.
+Goal: `grammar-lens --help` takes at most 5 times `python -c "import typer"`.
+"""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from measure import FOLDER, children_cpu, interleaved, machine, positive, show, start, target
+
+from grammar_lens.run import library_versions, make_folder, write_json
+
+MOST = 5.0
+
+
+def programs() -> dict[str, list[str]]:
+    """What is started, by name."""
+    script = Path(sys.executable).with_name("grammar-lens")
+    installed = [str(script)] if script.is_file() else [sys.executable, "-m", "grammar_lens"]
+    return {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        'python -c "import typer"': [sys.executable, "-c", "import typer"],
+        'python -c "import grammar_lens"': [sys.executable, "-c", "import grammar_lens"],
+        "grammar-lens --help": [*installed, "--help"],
+    }
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags."""
+
+    rounds: Annotated[int, typer.Option(help="Starts of each program.")] = 10
+    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "startup.json"
+
+
+def main(config: Config) -> None:
+    """Times all programs, prints and writes."""
+    positive(config, "rounds")
+
+    ways = {
+        name: partial(subprocess.run, arguments, check=True, stdout=subprocess.DEVNULL)
+        for name, arguments in programs().items()
+    }
+    timings = interleaved(ways, config.rounds, cpu_clock=children_cpu)
+    rows = {name: timing.row() for name, timing in timings.items()}
+    nothing, typer_alone, package, command = (row["wall_seconds"] for row in rows.values())
+    ratio = command / typer_alone
+    show(
+        f"start-up, fastest of {config.rounds} rounds",
+        ("program", "wall ms", "slowest", "CPU ms"),
+        [
+            (
+                name,
+                f"{1000 * row['wall_seconds']:.1f}",
+                f"{1000 * row['wall_seconds_slowest']:.1f}",
+                f"{1000 * row['cpu_seconds']:.1f}",
+            )
+            for name, row in rows.items()
+        ],
+    )
+    print(f"import grammar_lens beyond Python itself: {1000 * (package - nothing):.1f} ms")
+    print(target("grammar-lens --help / import typer", ratio, MOST))
+    make_folder(config.out.parent)
+    write_json(
+        config.out,
+        {
+            "benchmark": "startup",
+            "machine": machine(),
+            "versions": library_versions(),
+            "rounds": config.rounds,
+            "rows": rows,
+            "import_beyond_python_seconds": package - nothing,
+            "help_to_typer_ratio": ratio,
+        },
+    )
+
+
+if __name__ == "__main__":
+    start(main, Config, __doc__)

@@ -1,0 +1,319 @@
+"""The command line: what a user types, what comes back, and what bad input says."""
+
+import gzip
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from grammar_lens.cli import app
+
+SENTENCES = (
+    "The/DET old/ADJ man/NOUN slowly/ADV walked/VERB home/ADV",
+    "She/PRON can/AUX see/VERB a/DET small/ADJ dog/NOUN in/ADP the/DET garden/NOUN",
+    "We/PRON often/ADV read/VERB good/ADJ books/NOUN at/ADP night/NOUN",
+    "They/PRON will/AUX never/ADV find/VERB that/DET key/NOUN under/ADP the/DET stone/NOUN",
+    "A/DET young/ADJ woman/NOUN has/AUX quickly/ADV opened/VERB the/DET door/NOUN",
+    "I/PRON would/AUX gladly/ADV buy/VERB fresh/ADJ bread/NOUN from/ADP him/PRON",
+    "The/DET boys/NOUN are/AUX playing/VERB with/ADP a/DET red/ADJ ball/NOUN today/ADV",
+    "He/PRON quietly/ADV gave/VERB the/DET letter/NOUN to/ADP his/PRON tall/ADJ sister/NOUN",
+)
+FRESH = (
+    "The/DET tired/ADJ girl/NOUN could/AUX hardly/ADV carry/VERB it/PRON to/ADP the/DET house/NOUN",
+    "You/PRON should/AUX always/ADV wash/VERB green/ADJ apples/NOUN with/ADP water/NOUN",
+    "My/PRON father/NOUN was/AUX calmly/ADV driving/VERB a/DET big/ADJ car/NOUN along/ADP the/DET road/NOUN",
+)
+N_WORDS = sum(len(s.split()) for s in SENTENCES)
+SMALL = ("--top-k", "8", "--probe-k", "4", "--shams", "3", "--quiet")
+
+
+def conllu(sentences: tuple[str, ...]) -> str:
+    lines = []
+    for sentence in sentences:
+        for i, word in enumerate(sentence.split(), 1):
+            form, tag = word.split("/")
+            lines.append("\t".join([str(i), form, "_", tag, *["_"] * 6]))
+        lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    train, fresh = tmp_path / "train.conllu", tmp_path / "fresh.conllu"
+    train.write_text(conllu(SENTENCES), "utf-8")
+    fresh.write_text(conllu(FRESH), "utf-8")
+    return train, fresh
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run on a few sentences."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "train.conllu").write_text(conllu(SENTENCES), "utf-8")
+    (folder / "fresh.conllu").write_text(conllu(FRESH), "utf-8")
+    code, out, err = call(
+        "run", "--train", folder / "train.conllu", "--fresh", folder / "fresh.conllu",
+        "--out", folder / "run", *SMALL,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "double dissociations" in out
+    return folder / "run"
+
+
+def test_run_writes_what_the_design_lists(made: Path) -> None:
+    names = {p.name for p in made.iterdir()}
+    assert names >= {
+        *("run.json", "moments.safetensors", "scores.safetensors", "key_neurons.csv"),
+        *("probe.json", "lesions.parquet", "lesion_matrix.json", "summary.json", "report.html"),
+        "figures",
+    }
+    assert not [n for n in names if n.endswith(".tmp")]
+
+
+def test_summary_has_every_agreed_key_and_sound_numbers(made: Path) -> None:
+    summary = json.loads((made / "summary.json").read_text("utf-8"))
+    assert summary["schema"] == 1
+    assert summary["model"]["name"] == "reference-9m"
+    assert (summary["model"]["n_layers"], summary["model"]["d_mlp"]) == (8, 896)
+    assert summary["model"]["n_parameters"] == 9_179_392
+    assert set(summary["treebank"]) >= {"train", "fresh", "label", "labels"}
+    aligned = summary["alignment"]
+    assert aligned["aligned"] + sum(aligned["skipped"].values()) == aligned["words"] == N_WORDS
+    assert set(summary["collect"]) >= {"words", "tokens", "seconds"}
+    assert summary["collect"]["words"] == N_WORDS - len(SENTENCES)  # first words are not read at next
+    probe = summary["probe"]
+    assert probe["position"] == "word"
+    assert probe["k"] == 4
+    for name in (
+        *("accuracy", "random_accuracy", "majority_accuracy", "word_baseline_accuracy"),
+        *("control_accuracy", "macro_f1"),
+    ):
+        assert 0 <= probe[name] <= 1, name
+    assert probe["selectivity"] == pytest.approx(probe["accuracy"] - probe["control_accuracy"])
+    lesion = summary["lesion"]
+    n = len(lesion["labels"])
+    assert n == 8
+    assert [len(row) for row in lesion["matrix"]] == [n] * n
+    diagonal = [lesion["matrix"][i][i] for i in range(n)]
+    assert lesion["diagonal_mean"] == pytest.approx(sum(diagonal) / n)
+    assert lesion["p_value"] in {0.25, 0.5, 0.75, 1.0}  # three shams
+    assert lesion["identity_error"] < 1e-9
+
+
+def test_a_stored_run_gives_back_what_was_found(made: Path) -> None:
+    import numpy as np
+
+    import grammar_lens as gl
+
+    run = gl.load_run(made)
+    again = gl.score(run.at("next").moments["neuron"], "correlation")
+    assert np.array_equal(again.values, run.scores.values)
+    chosen = gl.select(again, k=8)
+    for label in chosen:
+        assert list(chosen[label]) == list(run.keys[label])
+        np.testing.assert_allclose(run.keys[label].mean, chosen[label].mean)
+    assert run.study is not None
+    assert run.study.n_shams == 3
+    assert run.probe.position == "word"
+    table = run.lesions
+    assert set(table["replicate"]) == {0, 1, 2, 3}
+    base = table[table.lesion == ""].set_index("word")
+    verbs = table[(table.lesion == "VERB") & (table.replicate == 0)].set_index("word")
+    change = (verbs.tag_loss - base.tag_loss)[verbs.label == "NOUN"].mean()
+    i, j = run.study.labels.index("VERB"), run.study.labels.index("NOUN")
+    assert run.study.matrix[i, j] == pytest.approx(change, abs=1e-5)
+
+
+def test_steps_one_by_one_equal_the_whole_run(made: Path, tmp_path: Path) -> None:
+    run = tmp_path / "steps"
+    train, fresh = made.parent / "train.conllu", made.parent / "fresh.conllu"
+    assert call("collect", run, "--train", train, "--fresh", fresh, "--quiet")[0] == 0
+    code, _, err = call("probe", run, "--quiet")
+    assert (code, "first `grammar-lens select" in err) == (2, True)
+    for step in (
+        ("score", run),
+        ("select", run, "--top-k", "8"),
+        ("probe", run, "--probe-k", "4"),
+        ("lesion", run, "--shams", "3"),
+        ("report", run),
+    ):
+        code, _, err = call(*step, "--quiet")
+        assert code == 0, err
+    ours = json.loads((run / "summary.json").read_text("utf-8"))
+    whole = json.loads((made / "summary.json").read_text("utf-8"))
+    for part in ("probe", "lesion", "alignment"):
+        assert ours[part] == whole[part]
+
+
+def test_resume_redoes_only_what_is_missing(made: Path, files: tuple[Path, Path]) -> None:
+    train, fresh = made.parent / "train.conllu", made.parent / "fresh.conllu"
+    options = ("--train", train, "--fresh", fresh, "--out", made, *SMALL)
+    stamp = (made / "moments.safetensors").stat().st_mtime_ns
+    before = json.loads((made / "lesion_matrix.json").read_text("utf-8"))
+    (made / "lesion_matrix.json").unlink()
+    code, _, err = call("run", *options, "--resume")
+    assert code == 0, err
+    assert (made / "moments.safetensors").stat().st_mtime_ns == stamp
+    assert json.loads((made / "lesion_matrix.json").read_text("utf-8")) == before
+
+    code, _, err = call("run", *options, "--resume", "--score", "welch_t")
+    assert code == 2
+    assert "score: it was 'correlation', now 'welch_t'" in err
+    assert call("run", *options)[0] == 2
+
+
+def test_json_prints_the_summary_alone(made: Path) -> None:
+    code, out, _ = call("report", made, "--json", "--quiet")
+    assert code == 0
+    assert json.loads(out)["schema"] == 1
+
+
+def test_generate_writes_with_and_without(made: Path) -> None:
+    code, out, err = call("generate", "--run", made, "--lesion", "VERB", "--tokens", "5")
+    assert code == 0, err
+    assert "8 VERB neurons" in out
+    assert out.count("The old man") == 2
+    code, _, err = call("generate", "--run", made, "--lesion", "ZZZ")
+    assert (code, "no key neurons of 'ZZZ'" in err) == (2, True)
+
+
+def test_info_names_versions_and_embedded_data() -> None:
+    code, out, _ = call("info")
+    assert code == 0
+    assert "transformer-lens" in out
+    assert "handmade" in out
+
+
+def _bad(files: tuple[Path, Path], tmp_path: Path, *options: object) -> str:
+    """The message of a run that must fail without leaving a directory."""
+    given = {"--train": files[0], "--fresh": files[1], "--out": tmp_path / "out"}
+    given |= dict(zip(options[::2], options[1::2], strict=True))
+    code, _, err = call("run", *(x for pair in given.items() for x in pair), "--quiet")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    return err
+
+
+def test_missing_file(files: tuple[Path, Path], tmp_path: Path) -> None:
+    assert "nowhere.conllu" in _bad(files, tmp_path, "--train", tmp_path / "nowhere.conllu")
+
+
+def test_directory_without_conllu(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert ".conllu" in _bad(files, tmp_path, "--train", tmp_path / "empty")
+
+
+def test_line_with_nine_columns(files: tuple[Path, Path], tmp_path: Path) -> None:
+    text = conllu(SENTENCES).splitlines()
+    text[2] = text[2].rsplit("\t", 1)[0]
+    files[0].write_text("\n".join(text) + "\n\n", "utf-8")
+    message = _bad(files, tmp_path)
+    assert "train.conllu:3" in message
+    assert "9" in message
+
+
+def test_label_no_word_has(files: tuple[Path, Path], tmp_path: Path) -> None:
+    message = _bad(files, tmp_path, "--label", "feats:Number")
+    assert "feats:Number" in message
+    assert "upos" in message
+
+
+def test_labels_with_fewer_than_two_words(files: tuple[Path, Path], tmp_path: Path) -> None:
+    files[0].write_text(conllu((*SENTENCES, "Oh/INTJ the/DET man/NOUN walked/VERB")), "utf-8")
+    message = _bad(files, tmp_path)
+    assert "'INTJ' has 1 word" in message
+    assert "--labels ADJ,ADP" in message
+
+
+def test_empty_file(files: tuple[Path, Path], tmp_path: Path) -> None:
+    files[0].write_text("", "utf-8")
+    assert "train.conllu" in _bad(files, tmp_path)
+
+
+def test_not_utf8(files: tuple[Path, Path], tmp_path: Path) -> None:
+    files[0].write_bytes(conllu(SENTENCES).replace("garden", "jardín").encode("latin-1"))
+    assert "UTF-8" in _bad(files, tmp_path)
+
+
+def test_gzip_named_conllu(files: tuple[Path, Path], tmp_path: Path) -> None:
+    files[0].write_bytes(gzip.compress(conllu(SENTENCES).encode()))
+    assert "gzip" in _bad(files, tmp_path)
+
+
+def test_train_equal_to_fresh(files: tuple[Path, Path], tmp_path: Path) -> None:
+    assert "must be other sentences" in _bad(files, tmp_path, "--fresh", files[0])
+
+
+def test_more_key_neurons_than_there_are(files: tuple[Path, Path], tmp_path: Path) -> None:
+    message = _bad(files, tmp_path, "--top-k", 7169)
+    assert "expected 1 to 7168" in message
+    assert "expected 1 or more" in _bad(files, tmp_path, "--top-k", 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--score", "chi", "correlation, cohens_d, welch_t"),
+        ("--sign", "both", "absolute, positive, negative"),
+        ("--lesion", "cut", "zero, mean, none"),
+        ("--site", "resid", "resid_pre"),
+        ("--device", "warp", "cuda:0"),
+        ("--dtype", "float8", "bfloat16"),
+        ("--model", "./nowhere", "config.json"),
+        ("--shams", -1, "0 or more"),
+        ("--labels", "NOUN,ZZZ", "ZZZ"),
+    ],
+)
+def test_unknown_settings(
+    files: tuple[Path, Path], tmp_path: Path, option: str, value: object, told: str
+) -> None:
+    assert told in _bad(files, tmp_path, option, value)
+
+
+def test_existing_run_without_resume(made: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    code, _, err = call("run", "--train", files[0], "--fresh", files[1], "--out", made, "--quiet")
+    assert code == 2
+    assert "--resume" in err
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep", "utf-8")
+    code, _, err = call("run", "--out", tmp_path / "notes", "--quiet")
+    assert code == 2
+    assert "no run directory" in err
+
+
+def test_full_disk_keeps_what_was_done(files: tuple[Path, Path], tmp_path: Path) -> None:
+    def small_files_only() -> None:
+        # writing past the limit fails as a full disk does, with an OSError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    command = [
+        sys.executable, "-W", "ignore", "-m", "grammar_lens", "run", "--train", str(files[0]),
+        "--fresh", str(files[1]), "--out", str(tmp_path / "out"), *SMALL,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=small_files_only, env=environment
+    )  # the limit must hold in the child alone
+    assert done.returncode == 2, done.stderr
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "--resume" in done.stderr
+    left = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert left == ["run.json"]
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "report.html").is_file()

@@ -1,0 +1,282 @@
+"""Probes find what is planted, nothing where nothing is, and every baseline is the one it says."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+from grammar_lens.moments import Origin
+from grammar_lens.probing import (
+    Columns,
+    ProbeError,
+    ProbeResult,
+    ProbeWords,
+    accuracy,
+    control_labels,
+    evaluate,
+    majority_accuracy,
+    predict,
+    random_neurons,
+    word_baseline_accuracy,
+)
+
+ORIGIN = Origin("a-model", "a-bank", "upos", "word", "neuron")
+LABELS = ("NOUN", "VERB", "ADJ")
+SHARE = [0.6, 0.25, 0.15]
+KEY, RANDOM, LAYER = np.arange(6), (np.arange(6, 12), np.arange(8, 14)), np.arange(20)
+COLUMNS = Columns(KEY, RANDOM, LAYER, layer_number=2)
+
+
+def words(seed: int, n: int, *, planted: float, n_types: int = 400) -> ProbeWords:
+    """Words of 20 units; the first six are raised by `planted` sd, two at each label."""
+    rng = np.random.default_rng(seed)
+    classes = rng.choice(3, n, p=SHARE)
+    features = rng.normal(size=(n, 20)).astype(np.float32) * 3 + 50
+    for label in range(3):
+        features[np.ix_(classes == label, [2 * label, 2 * label + 1])] += planted * 3
+    return ProbeWords(features, classes, tuple(f"w{i}" for i in rng.integers(0, n_types, n)))
+
+
+def result(train: ProbeWords, fresh: ProbeWords, columns: Columns = COLUMNS) -> ProbeResult:
+    return evaluate(
+        train,
+        fresh,
+        columns,
+        LABELS,
+        k=2,
+        rng=np.random.default_rng(0),
+        dropped_duplicates=3,
+        fresh_name="a-bank:test",
+        origin=ORIGIN,
+    )
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[ProbeWords, ProbeWords, ProbeResult]:
+    train, fresh = words(1, 2000, planted=4.0), words(2, 1000, planted=4.0)
+    return train, fresh, result(train, fresh)
+
+
+@pytest.fixture(scope="module")
+def noise() -> tuple[ProbeWords, ProbeWords, ProbeResult]:
+    train, fresh = words(3, 2000, planted=0.0), words(4, 1000, planted=0.0)
+    return train, fresh, result(train, fresh)
+
+
+def error(level: float, n: int) -> float:
+    """Four binomial standard errors of an accuracy."""
+    return 4 * np.sqrt(level * (1 - level) / n)
+
+
+class TestPlanted:
+    def test_what_is_planted_is_read(self, planted) -> None:
+        """Two units at each label, 4 sd: an ideal classifier errs in about 0.3 % of the words."""
+        got = planted[2]
+        assert got.accuracy > 0.98
+        assert got.layer_accuracy > 0.97, "the layer holds the key neurons too"
+        assert got.macro_f1 > 0.97
+
+    def test_its_controls_stay_at_their_level(self, planted) -> None:
+        got = planted[2]
+        for level in got.random_accuracies:
+            assert abs(level - got.majority_accuracy) < error(0.6, 1000)
+        assert got.selectivity > 0.3
+        assert got.selectivity == got.accuracy - got.control_accuracy
+
+    def test_nothing_planted_nothing_is_read(self, noise) -> None:
+        """Criterion: no accuracy leaves the majority's level by 4 binomial standard errors."""
+        got = noise[2]
+        for level in (got.accuracy, got.layer_accuracy, *got.random_accuracies):
+            assert abs(level - got.majority_accuracy) < error(0.6, 1000)
+        assert abs(got.selectivity) < 0.1
+
+    def test_units_that_name_the_word_are_not_selective(self) -> None:
+        """A probe that can look words up learns random labels as well: selectivity is near 0."""
+        rng = np.random.default_rng(5)
+        label_of = rng.choice(3, 20, p=SHARE)
+
+        def by_name(n: int) -> ProbeWords:
+            types = rng.integers(0, 20, n)
+            features = np.eye(20)[types] + rng.normal(size=(n, 20)) * 0.05
+            return ProbeWords(features, label_of[types], tuple(f"w{t}" for t in types))
+
+        columns = Columns(np.arange(20), (np.arange(20),), LAYER, 0)
+        got = result(by_name(800), by_name(400), columns)
+        assert got.accuracy > 0.99
+        assert got.control_accuracy > 0.99
+        assert got.word_baseline_accuracy == 1
+
+
+class TestFields:
+    def test_they_are_of_one_piece(self, planted) -> None:
+        train, fresh, got = planted
+        predicted = predict(train.features[:, KEY], train.classes, fresh.features[:, KEY])
+        np.testing.assert_array_equal(got.confusion, confusion_matrix(fresh.classes, predicted))
+        np.testing.assert_array_equal(got.confusion.sum(1), got.per_label.n_words)
+        np.testing.assert_array_equal(got.confusion.sum(1), np.bincount(fresh.classes))
+        assert got.accuracy == pytest.approx(np.trace(got.confusion) / got.confusion.sum())
+        assert got.accuracy == pytest.approx(accuracy_score(fresh.classes, predicted))
+        recall = np.diag(got.confusion) / got.confusion.sum(1)
+        precision = np.diag(got.confusion) / got.confusion.sum(0)
+        np.testing.assert_allclose(got.per_label.recall, recall)
+        np.testing.assert_allclose(got.per_label.precision, precision)
+        assert got.macro_f1 == pytest.approx(f1_score(fresh.classes, predicted, average="macro"))
+        assert got.random_accuracy == pytest.approx(np.mean(got.random_accuracies))
+        assert (got.n_train_words, got.n_fresh_words) == (2000, 1000)
+        assert (got.n_neurons, got.k, got.layer, got.dropped_duplicates) == (6, 2, 2, 3)
+        assert (got.labels, got.position, got.fresh) == (LABELS, "word", "a-bank:test")
+        assert got.to_frame().index.tolist() == list(LABELS)
+
+    def test_each_accuracy_is_of_its_columns(self, planted) -> None:
+        train, fresh, got = planted
+
+        def of(columns: np.ndarray) -> float:
+            parts = train.features[:, columns], train.classes, fresh.features[:, columns]
+            return accuracy(*parts, fresh.classes)
+
+        assert got.accuracy == of(KEY)
+        assert got.random_accuracies == (of(RANDOM[0]), of(RANDOM[1]))
+        assert got.layer_accuracy == of(LAYER)
+
+    def test_unseen_words_are_counted_and_judged_apart(self, planted) -> None:
+        train, fresh, _ = planted
+        keys = tuple(f"new{i}" if i < 50 else key for i, key in enumerate(fresh.key))
+        known = set(train.key)
+        unseen = np.array([key not in known for key in keys])
+        got = result(train, ProbeWords(fresh.features, fresh.classes, keys))
+        predicted = predict(train.features[:, KEY], train.classes, fresh.features[:, KEY])
+        assert got.n_unseen_words == unseen.sum() >= 50
+        assert got.unseen_accuracy == (predicted == fresh.classes)[unseen].mean()
+
+    def test_without_unseen_words_there_is_no_accuracy_on_them(self, planted) -> None:
+        train, fresh, _ = planted
+        got = result(train, ProbeWords(fresh.features, fresh.classes, ("w0",) * 1000))
+        assert got.n_unseen_words == 0
+        assert got.unseen_accuracy is None
+
+    def test_a_label_without_fresh_words_is_not_averaged(self, planted) -> None:
+        train, fresh, _ = planted
+        kept = fresh.classes < 2
+        key = tuple(np.array(fresh.key)[kept])
+        got = result(train, ProbeWords(fresh.features[kept], fresh.classes[kept], key))
+        assert got.per_label.n_words["ADJ"] == 0
+        assert got.macro_f1 == pytest.approx(got.per_label.f1[["NOUN", "VERB"]].mean())
+        assert got.confusion.shape == (3, 3)
+
+    def test_it_tells_what_it_found_beside_every_baseline(self, planted) -> None:
+        got = planted[2]
+        for name in ("accuracy", "random_accuracy", "majority_accuracy", "control_accuracy"):
+            assert f"{getattr(got, name):.3f}" in repr(got)
+        assert "on a-bank:test, position 'word', 6 neurons" in repr(got)
+        assert "precision" in got._repr_html_()
+
+
+class TestBaselines:
+    def test_the_majority_is_the_training_words_majority(self) -> None:
+        assert majority_accuracy(np.array([0, 1, 1]), np.array([0, 0, 0, 1])) == 0.25
+
+    def test_the_word_alone_by_hand(self) -> None:
+        """run: mostly VERB; dog: NOUN; cat was never seen, so the majority, NOUN, is the answer."""
+        train = ProbeWords(
+            np.zeros((6, 1)),
+            np.array([1, 1, 0, 0, 0, 0]),
+            ("run", "run", "run", "dog", "dog", "dog"),
+        )
+        fresh = ProbeWords(
+            np.zeros((5, 1)), np.array([1, 0, 0, 1, 0]), ("run", "run", "dog", "cat", "cat")
+        )
+        # right: run VERB, dog NOUN, cat NOUN
+        assert word_baseline_accuracy(train, fresh) == 3 / 5
+
+    @given(st.integers(0, 10**6))
+    @settings(max_examples=30, deadline=None)
+    def test_control_labels_are_constant_for_every_word_type(self, seed) -> None:
+        """Also for types of the fresh words alone, and between training and fresh words."""
+        train, fresh = words(seed, 60, planted=0, n_types=30), words(seed + 1, 40, planted=0)
+        parts = control_labels(train, fresh, 3, np.random.default_rng(seed))
+        drawn: dict[str, set[int]] = {}
+        for labels, some in zip(parts, (train, fresh), strict=True):
+            assert len(labels) == len(some.key)
+            for key, label in zip(some.key, labels.tolist(), strict=True):
+                drawn.setdefault(key, set()).add(label)
+        assert all(len(labels) == 1 for labels in drawn.values())
+        again = control_labels(train, fresh, 3, np.random.default_rng(seed))
+        np.testing.assert_array_equal(np.concatenate(parts), np.concatenate(again))
+
+    def test_control_labels_are_as_frequent_as_the_labels(self) -> None:
+        n = 6000
+        some = ProbeWords(
+            np.zeros((n, 1)),
+            np.repeat([0, 1, 2], [3600, 1500, 900]),
+            tuple(f"w{i}" for i in range(n)),
+        )
+        labels, _ = control_labels(some, some, 3, np.random.default_rng(1))
+        p = stats.chisquare(np.bincount(labels), np.array(SHARE) * n).pvalue
+        assert p > 0.01
+        # and they do not follow the true labels
+        table = np.bincount(3 * some.classes + labels, minlength=9).reshape(3, 3)
+        assert stats.chi2_contingency(table).pvalue > 0.01
+
+    def test_a_control_task_of_one_label_is_answered_with_it(self, planted) -> None:
+        """Few word types may all draw the same label, on which nothing can be fitted."""
+        train, fresh, _ = planted
+        one = [ProbeWords(w.features, w.classes, ("the",) * len(w.key)) for w in (train, fresh)]
+        assert result(one[0], one[1]).control_accuracy == 1
+
+
+class TestRandomNeurons:
+    @given(
+        st.sets(st.tuples(st.integers(0, 3), st.integers(0, 11)), min_size=1),
+        st.integers(0, 1000),
+    )
+    @settings(max_examples=100, deadline=None)
+    def test_as_many_per_layer_and_others_where_they_suffice(self, chosen, seed) -> None:
+        addresses = np.array(sorted(chosen), np.int64)
+        drawn = random_neurons(addresses, 12, np.random.default_rng(seed))
+        rows = [tuple(row) for row in drawn.tolist()]
+        assert len(set(rows)) == len(rows)
+        assert all(0 <= index < 12 for _, index in rows)
+        per_layer = Counter(layer for layer, _ in chosen)
+        assert Counter(layer for layer, _ in rows) == per_layer
+        for layer, index in rows:
+            if per_layer[layer] <= 6:
+                assert (layer, index) not in chosen
+
+    def test_every_other_neuron_has_its_chance(self) -> None:
+        rng = np.random.default_rng(2)
+        chosen = np.array([[1, 0], [1, 5]])
+        drawn = Counter(
+            index for _ in range(500) for _, index in random_neurons(chosen, 8, rng).tolist()
+        )
+        assert set(drawn) == {1, 2, 3, 4, 6, 7}
+        assert stats.chisquare(list(drawn.values())).pvalue > 0.01
+
+    def test_nothing_chosen_nothing_drawn(self) -> None:
+        nothing = np.zeros((0, 2), np.int64)
+        assert random_neurons(nothing, 8, np.random.default_rng(0)).shape == (0, 2)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(("empty", "name"), [(0, "training"), (1, "fresh")])
+    def test_no_words(self, planted, empty: int, name: str) -> None:
+        parts = list(planted[:2])
+        parts[empty] = ProbeWords(np.zeros((0, 20)), np.zeros(0, np.int64), ())
+        with pytest.raises(ProbeError, match=f"no {name} word could be read: the probe needs"):
+            result(parts[0], parts[1])
+
+    def test_one_label(self, planted) -> None:
+        train, fresh, _ = planted
+        same = ProbeWords(train.features, np.zeros_like(train.classes), train.key)
+        with pytest.raises(ProbeError, match="all training words have one label: a probe needs"):
+            result(same, fresh)
+
+    def test_no_key_neurons(self, planted) -> None:
+        train, fresh, _ = planted
+        nothing = np.zeros(0, np.int64)
+        columns = Columns(nothing, (nothing,), LAYER, 0)
+        with pytest.raises(ProbeError, match="there are no key neurons to probe"):
+            result(train, fresh, columns)

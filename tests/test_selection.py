@@ -1,0 +1,193 @@
+"""Key neurons are exactly the best ones by the rule, whatever the ties."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from grammar_lens.moments import Origin, UnitStatistics
+from grammar_lens.selection import KeyNeurons, Neurons, SelectionError, select
+from grammar_lens.selectivity import Scores
+
+ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
+LABELS = ("NOUN", "VERB")
+
+
+def scores_of(values: np.ndarray, labels: tuple[str, ...] = LABELS) -> Scores:
+    """Scores with these values; a unit's mean is its number, so that it can be recognised."""
+    shape = values.shape[1:]
+    mean = np.arange(np.prod(shape), dtype=float).reshape(shape)
+    units = UnitStatistics(mean, np.abs(mean), np.zeros(shape))
+    count = np.full(len(labels), 10.0)
+    return Scores("correlation", labels, count, values, values, None, units, ORIGIN)
+
+
+def small_scores(seed: int = 0) -> Scores:
+    return scores_of(np.random.default_rng(seed).normal(size=(2, 3, 5)))
+
+
+def noise(rng: np.random.Generator, planted: float) -> Scores:
+    """Correlations of two labels with noise, 2 layers of 100; 20 neurons of VERB are planted."""
+    values = rng.normal(size=(2, 2, 100))
+    values[1, 1, :20] += planted
+    return scores_of(values)
+
+
+def by_brute_force(values: np.ndarray, k: int, sign: str, per_layer: bool) -> list[tuple[int, int]]:
+    """Every unit with its worth, sorted by worth and then by address."""
+    worth = {"absolute": abs, "positive": lambda x: x, "negative": lambda x: -x}[sign]
+    units = [
+        (-worth(values[layer, index]), layer, index)
+        for layer in range(values.shape[0])
+        for index in range(values.shape[1])
+        if worth(values[layer, index]) > 0
+    ]
+    if per_layer:
+        kept = [sorted(u for u in units if u[1] == la)[:k] for la in range(values.shape[0])]
+        units = [u for layer in kept for u in layer]
+    else:
+        units = sorted(units)[:k]
+    return [(layer, index) for _, layer, index in sorted(units)]
+
+
+class TestSelect:
+    @given(
+        st.integers(0, 10**6),
+        st.sampled_from(["absolute", "positive", "negative"]),
+        st.booleans(),
+        st.data(),
+    )
+    @settings(max_examples=200, deadline=None)
+    def test_the_best_by_brute_force(self, seed, sign, per_layer, data) -> None:
+        """Scores from -3 to 3 in whole numbers: most are tied, and many are 0."""
+        values = np.random.default_rng(seed).integers(-3, 4, (2, 3, 7)).astype(float)
+        k = data.draw(st.integers(1, 7 if per_layer else 21))
+        keys = select(scores_of(values), k, sign=sign, per_layer=per_layer)
+        for i, label in enumerate(LABELS):
+            chosen = keys[label]
+            assert list(chosen) == by_brute_force(values[i], k, sign, per_layer)
+            np.testing.assert_array_equal(chosen.score, values[i, chosen.layer, chosen.index])
+            np.testing.assert_array_equal(chosen.mean, chosen.layer * 7 + chosen.index)
+
+    def test_the_planted_neurons_are_found(self) -> None:
+        keys = select(noise(np.random.default_rng(1), planted=8.0), k=20)
+        assert set(keys["VERB"]) == {(1, index) for index in range(20)}
+
+    @pytest.mark.parametrize("planted", [8.0, 0.0])
+    def test_two_halves_agree_only_on_what_is_planted(self, planted: float) -> None:
+        """A top k always names k neurons; that they are noise shows in fresh data.
+
+        Criterion: the overlap of two halves of the data is within what the hypergeometric
+        distribution gives 99.9 % of the time.
+        """
+        rng = np.random.default_rng(2)
+        halves = [select(noise(rng, planted), k=20) for _ in range(2)]
+        chance = stats.hypergeom(200, 20, 20).isf(0.001)
+        for label in LABELS:
+            shared = len(set(halves[0][label]) & set(halves[1][label]))
+            found = planted > 0 and label == "VERB"
+            assert (shared > chance) == found
+
+    def test_a_unit_that_never_varies_is_never_chosen(self) -> None:
+        values = np.zeros((2, 3, 5))
+        values[0, 1, 4] = -0.5
+        keys = select(scores_of(values), k=15)
+        assert list(keys["NOUN"]) == [(1, 4)]
+        assert len(keys["VERB"]) == 0
+        assert keys.k == 1
+        assert keys.to_frame().label.tolist() == ["NOUN"]
+        assert "NOUN 1, VERB 0" in repr(keys)
+
+    def test_a_rule_says_what_was_done(self) -> None:
+        keys = select(small_scores(), 2, sign="negative", per_layer=True)
+        assert keys.rule == "top 2 per layer, negative"
+        assert (keys.method, keys.n_units, keys.n_layers) == ("correlation", 5, 3)
+        assert keys.origin == ORIGIN
+        assert "a-model by correlation (top 2 per layer, negative) on a-bank" in repr(keys)
+
+    @pytest.mark.parametrize("k", [0, -1, 16])
+    def test_k_over_all_layers_is_bounded(self, k: int) -> None:
+        message = f"k is {k}, expected 1 to 15: there are 15 units in 3 layers of 5"
+        with pytest.raises(SelectionError, match=message):
+            select(small_scores(), k)
+
+    @pytest.mark.parametrize("k", [0, 6])
+    def test_k_per_layer_is_bounded(self, k: int) -> None:
+        message = f"k is {k}, expected 1 to 5: there are 5 units in each layer"
+        with pytest.raises(SelectionError, match=message):
+            select(small_scores(), k, per_layer=True)
+
+    def test_k_may_be_everything(self) -> None:
+        assert len(select(small_scores(), 15)["NOUN"]) == 15
+        assert len(select(small_scores(), 5, per_layer=True)["NOUN"]) == 15
+
+    def test_unknown_sign(self) -> None:
+        message = "sign is 'both', expected one of absolute, positive, negative"
+        with pytest.raises(SelectionError, match=message):
+            select(small_scores(), 3, sign="both")
+
+
+class TestNeurons:
+    def test_parts_keep_their_rank_score_and_mean(self) -> None:
+        neurons = select(small_scores(), 15)["VERB"]
+        assert list(neurons.top(3)) == list(neurons)[:3]
+        assert len(neurons.top(99)) == 15
+        layer = neurons.in_layer(1)
+        assert list(layer) == [address for address in neurons if address[0] == 1]
+        assert layer.mean.tolist() == [5 + index for _, index in layer]
+        assert (np.diff(np.abs(layer.score)) <= 0).all()
+        assert (layer.name, layer.site) == ("VERB", "neuron")
+
+    def test_means_may_be_unknown(self) -> None:
+        one = np.array([1])
+        assert Neurons("x", "neuron", one, one, np.array([0.5])).top(1).mean is None
+
+    def test_it_shows_the_first_five(self) -> None:
+        neurons = select(small_scores(), 6)["NOUN"]
+        layer, index = next(iter(neurons))
+        text = repr(neurons)
+        start = f"Neurons NOUN: 6 at 'neuron': {layer}.{index} ({neurons.score[0]:+.3f}), "
+        assert text.startswith(start)
+        assert text.endswith(", ...")
+        assert len(re.findall(r"\d\.\d \(", text)) == 5
+        assert neurons.to_frame().columns.tolist() == ["layer", "index", "score"]
+
+
+class TestKeyNeurons:
+    def test_the_union_has_every_neuron_once_in_order(self) -> None:
+        keys = select(small_scores(3), 6)
+        expected = sorted({*keys["NOUN"], *keys["VERB"]})
+        assert [tuple(row) for row in keys.union().tolist()] == expected
+        assert len(expected) < 12, "the two sets share some, or this tests nothing"
+
+    def test_an_empty_choice_has_an_empty_union(self) -> None:
+        keys = KeyNeurons({}, "correlation", "none", 5, 3, None, ORIGIN)
+        assert keys.union().shape == (0, 2)
+        assert keys.k == 0
+
+    def test_it_is_a_mapping(self) -> None:
+        keys = select(small_scores(), 4)
+        assert dict(keys) == keys.sets
+        assert keys.labels == LABELS
+        assert (len(keys), keys.k, keys.top(2).k) == (2, 4, 2)
+        assert list(keys.top(2)["NOUN"]) == list(keys["NOUN"])[:2]
+        assert keys.only(["VERB"]).labels == ("VERB",)
+
+    def test_unknown_label(self) -> None:
+        keys = select(small_scores(), 4)
+        for get in (lambda: keys["X"], lambda: keys.only(["X"])):
+            with pytest.raises(SelectionError, match="no key neurons of 'X': there are NOUN, VERB"):
+                get()
+
+    def test_the_frame_is_the_table_of_a_run(self) -> None:
+        keys = select(small_scores(), 4)
+        frame = keys.to_frame()
+        assert list(frame.columns) == ["label", "layer", "index", "score", "q", "rank"]
+        assert frame["rank"].tolist() == [1, 2, 3, 4] * 2
+        assert frame.q.isna().all()
+        verbs = frame[frame.label == "VERB"]
+        assert list(zip(verbs.layer, verbs["index"], strict=True)) == list(keys["VERB"])
+        assert "VERB" in keys._repr_html_()
