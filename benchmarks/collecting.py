@@ -22,13 +22,8 @@ Goals, in CPU seconds: collect / bare at most 1.4; usual / collect at least 10.
 """
 
 import json
-import os
 import subprocess
 import sys
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -45,6 +40,7 @@ from measure import (
     forget_peak,
     interleaved,
     machine,
+    one_thread,
     peak_memory,
     positive,
     show,
@@ -172,7 +168,7 @@ def usual_correlations(x: np.ndarray, tags: np.ndarray, pairs: np.ndarray) -> np
 def main(config: Config) -> None:
     """Measures memory, checks the correlations, times all ways, prints and writes."""
     positive(config, "rounds", "usual_sentences", "usual_pairs", "check_sentences")
-    torch.set_num_threads(1)
+    one_thread()
     here = Setting(config)
     if config.only:
         print(json.dumps(memory(here, config.only)))

@@ -13,11 +13,6 @@ Cost is per condition (a lesion, or the intact model) and in clean forward passe
 the same losses to 1e-5 nats, or the program ends with an error.
 """
 
-import os
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +21,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from measure import FOLDER, interleaved, machine, positive, show, start
+from measure import FOLDER, interleaved, machine, one_thread, positive, show, start
 
 import grammar_lens as gl
 from grammar_lens.dissociation import sham_sets
@@ -125,7 +120,7 @@ class Setting:
 def main(config: Config) -> None:
     """Checks that both ways agree, times them, prints and writes."""
     positive(config, "k", "sentences", "rounds")
-    torch.set_num_threads(1)
+    one_thread()
     here = Setting(config)
     difference = float(np.abs(here.battery().tag_loss - here.in_turn()).max())
     if not difference <= SAME:

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from threadpoolctl import threadpool_limits
 
 FOLDER = Path("results") / "benchmarks"
 
@@ -40,6 +42,12 @@ class Timing:
             "wall_seconds": min(self.wall),
             "wall_seconds_slowest": max(self.wall),
         }
+
+
+def one_thread() -> None:
+    """Keeps torch and NumPy to one thread each, so that CPU seconds of all ways mean the same."""
+    torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def interleaved(

@@ -13,6 +13,7 @@ Expected result: TODO
 from pathlib import Path
 
 import grammar_lens as gl
+from grammar_lens import figures
 
 model = gl.load_model()  # or "meta-llama/Meta-Llama-3-8B", or a folder
 bank = gl.load_treebank()  # or "UD_English-EWT", a .conllu file, a folder
@@ -40,7 +41,7 @@ with gl.lesion(model, keys["VERB"]):
 print("healed  ", model.generate(prompt, **greedy))
 
 # %% Doses: half a lesion, a whole one, and a negative one, which amplifies
-for dose in (-1, 0, 0.5, 1, 2):
+for dose in (-1.0, 0.0, 0.5, 1.0, 2.0):
     with gl.lesion(model, keys["VERB"], dose=dose):
         print(f"dose {dose:4}", model.generate(prompt, **greedy))
 
@@ -55,7 +56,7 @@ print(study.to_frame().pivot(index="lesion", columns="label", values="tag_loss_c
 print(study.verdict())
 
 # %% Where the verb neurons are: a heatmap of layers and neurons (figure.show() opens a browser)
-figure = gl.figures.layer_neuron_heatmap(scores, "VERB")
+figure = figures.layer_neuron_heatmap(scores, "VERB")
 page = Path("results/ablate_interactively/verb_neurons.html")
 page.parent.mkdir(parents=True, exist_ok=True)
 figure.write_html(page)

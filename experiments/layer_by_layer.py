@@ -29,6 +29,7 @@ import typer
 from plotly.subplots import make_subplots
 
 import grammar_lens as gl
+from grammar_lens import figures
 from grammar_lens.dissociation import LesionStudy
 from grammar_lens.model import Model, describe
 from grammar_lens.run import (
@@ -111,7 +112,7 @@ def main(config: Config) -> pd.DataFrame:
         print(_told(rows[-1]))
 
     layers = pd.DataFrame(rows)
-    page = figure(layers, scores, config)
+    page = draw(layers, scores, config)
     seconds = time.perf_counter() - begin
     record = provenance(config, model, train, fresh, few)
     record |= {"dropped_duplicates": dropped, "seconds": round(seconds, 1)}
@@ -177,16 +178,16 @@ def layer_row(
 
 def lesion_table(studies: Sequence[LesionStudy]) -> pd.DataFrame:
     """A row per layer, lesion and label."""
-    frames = [study.to_frame().assign(layer=layer) for layer, study in enumerate(studies)]
-    table = pd.concat(frames, ignore_index=True)
-    return table[["layer", *(c for c in table.columns if c != "layer")]]
+    frames = [study.to_frame() for study in studies]
+    for layer, frame in enumerate(frames):
+        frame.insert(0, "layer", layer)
+    return pd.concat(frames, ignore_index=True)
 
 
-def figure(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
+def draw(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
     """Selectivity, probe and lesions over the layers, one panel above the other."""
-    look = gl.figures
     titles = (
-        f"Selectivity: root mean square {look.score_name(config.score)}",
+        f"Selectivity: root mean square {figures.score_name(config.score)}",
         f"Probe: accuracy on fresh words, {config.k} key neurons per label",
         f"Lesion ({config.lesion}): rise in tag loss of {config.cut.replace(',', ', ')}",
     )
@@ -197,12 +198,12 @@ def figure(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
         z=layer_strength(scores),
         x=layers.layer,
         y=list(scores.labels),
-        colorscale=list(look.SEQUENTIAL),
+        colorscale=list(figures.SEQUENTIAL),
         zmin=0,
         colorbar={"len": 0.3, "y": 0.86, "thickness": 12, "outlinewidth": 0},
         hovertemplate="%{y}, layer %{x}: %{z:.3f}<extra></extra>",
     )
-    blue, red, grey = look.COLOURS[0], look.COLOURS[1], look.GREY
+    blue, red, grey = figures.COLOURS[0], figures.COLOURS[1], figures.GREY
     lines = (
         (2, "accuracy", "key neurons", blue, "solid"),
         (2, "random_accuracy", "random neurons of the layer", blue, "dot"),
@@ -243,7 +244,7 @@ def figure(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
             showarrow=False,
         )
     return page.update_layout(
-        template=look.STYLE,
+        template=figures.STYLE,
         height=1000,
         title=f"{scores.origin.model} layer by layer, words read at “{config.position}”",
         legend={"y": 0.63, "yanchor": "top"},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from grammar_lens.dissociation import LesionStudy, dissociation
+    from grammar_lens.dissociation import LesionStudy
     from grammar_lens.lesions import lesion
     from grammar_lens.lexicon import Lexicon
     from grammar_lens.model import load_model
@@ -31,7 +31,6 @@ _HOME = {
     "Scores": "selectivity",
     "Treebank": "treebank",
     "collect": "study",
-    "dissociation": "dissociation",
     "fit_lexicon": "study",
     "lesion": "lesions",
     "lesion_study": "study",
@@ -45,11 +44,13 @@ _HOME = {
 _SUBMODULES = (
     "activations",
     "alignment",
+    "dissociation",
     "figures",
     "lesions",
     "lexicon",
     "model",
     "moments",
+    "outcomes",
     "probing",
     "report",
     "run",

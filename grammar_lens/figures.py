@@ -51,7 +51,12 @@ STYLE = go.layout.Template(
             "size": 13,
             "color": INK,
         },
-        "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": INK}},
+        "hoverlabel": {
+            "align": "left",
+            "namelength": -1,
+            "bgcolor": "white",
+            "font": {"color": INK},
+        },
         "legend": {"bgcolor": "rgba(0,0,0,0)"},
         # its data stay here: newer plotly.js offers to upload a chart to Plotly's cloud
         "modebar": {"remove": ["sendChartToCloud", "select2d", "lasso2d"]},
@@ -97,11 +102,9 @@ def layer_neuron_heatmap(
     """
     values = scores[label]
     n_layers, n_units = values.shape
-    if bins is None:
-        bins = n_units if n_units <= MOST_UNITS else MOST_BINS
-    if bins < 1:
+    if bins is not None and bins < 1:
         raise FigureError(f"bins is {bins}, expected 1 or more")
-    width = -(-n_units // bins)
+    width = bin_width(n_units, bins)
     name, unit = score_name(scores.method), unit_name(scores.origin.site)
     cells = {"z": values.astype(np.float32)}
     hover = f"{unit} %{{y}}.%{{x}}<br>{name} %{{z:+.3f}}<extra></extra>"
@@ -154,6 +157,12 @@ def layer_neuron_heatmap(
     )
 
 
+def bin_width(n_units: int, bins: int | None = None) -> int:
+    """How many units of a layer share a heatmap's cell."""
+    most = bins or (n_units if n_units <= MOST_UNITS else MOST_BINS)
+    return -(-n_units // most)
+
+
 def strongest(values: Float[np.ndarray, "layer unit"], width: int) -> Int[np.ndarray, "layer bin"]:
     """In every bin of `width` neighbouring units, the one whose value is largest in magnitude."""
     n_layers, n_units = values.shape
@@ -176,6 +185,7 @@ def _mark_strongest(figure: go.Figure, scores: Scores, label: str, top: int) -> 
         ),
         mode="markers",
         marker={"symbol": "circle-open", "size": 11, "color": INK, "line": {"width": 1.6}},
+        cliponaxis=False,
         name=f"{len(order)} strongest",
         showlegend=True,
         hovertemplate=(
@@ -397,7 +407,7 @@ def lesion_null(study: LesionStudy) -> go.Figure:
         height=360,
     )
     figure.update_xaxes(title_text="S*, scaled diagonal of the lesion matrix (no unit)")
-    figure.update_yaxes(title_text="sham replicates", rangemode="normal", tickformat="d")
+    figure.update_yaxes(title_text="sham replicates", dtick=max(1, -(-int(counts.max()) // 6)))
     return figure.update_layout(
         showlegend=False,
         bargap=0,
@@ -472,7 +482,9 @@ def confusion(probe: ProbeResult) -> go.Figure:
         for i, a in enumerate(names)
     ]
     text = [[f"{100 * x:.0f}" if x >= 0.005 else "" for x in row] for row in share]
-    figure = _matrix(share, names, text, hover, SEQUENTIAL, (0.0, 1.0), "share of the label's words")
+    figure = _matrix(
+        share, names, text, hover, SEQUENTIAL, (0.0, 1.0), "share of the label's words"
+    )
     _finish(
         figure,
         "What the probe confuses (% of each row)",
@@ -500,7 +512,8 @@ def unit_name(site: str) -> str:
 
 def number(value: float, digits: int = 2, *, plus: bool = False) -> str:
     """A number with a true minus sign, and without one when it rounds to zero."""
-    text = f"{value:{'+' if plus else ''}z.{digits}f}"
+    rounded = round(float(value), digits) + 0.0
+    text = f"{rounded:+.{digits}f}" if plus else f"{rounded:.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 

@@ -305,5 +305,5 @@ def _edits(model: Model, neurons: Neurons, value: str, dose: float) -> dict[str,
 def _special_tokens(model: Model) -> Int[Tensor, " token"]:
     """Ids of BOS and padding, which no lesion touches."""
     names = ("bos_token_id", "pad_token_id")
-    ids = {getattr(model.tokenizer, name, None) for name in names} - {None}
-    return torch.tensor(sorted(ids), dtype=torch.int64)
+    ids = [getattr(model.tokenizer, name, None) for name in names]
+    return torch.tensor([i for i in ids if i is not None], dtype=torch.int64)

@@ -88,8 +88,8 @@ def model_name(model: Model) -> str:
 
 def n_parameters(model: Model) -> int:
     """Number of weights; tied weights count once."""
-    seen = {p.data_ptr(): p.numel() for p in _torch_module(model).parameters()}
-    return sum(seen.values())
+    known = getattr(model, "grammar_lens_n_parameters", None)
+    return _count_parameters(_torch_module(model)) if known is None else int(known)
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 def device_of(model: Model) -> torch.device:
     """Where token ids must be put."""
-    return next(iter(embedding(model).parameters())).device
+    return next(embedding(model).parameters()).device
 
 
 def context_length(model: Model) -> int:
@@ -115,9 +115,9 @@ def context_length(model: Model) -> int:
 
 def vocabulary_size(model: Model) -> int:
     """Number of tokens the model tells apart."""
-    return int(
-        embedding(model).weight.shape[0] if hasattr(model, "original_model") else model.cfg.d_vocab
-    )
+    if hasattr(model, "original_model"):
+        return next(embedding(model).parameters()).shape[0]
+    return int(model.cfg.d_vocab)
 
 
 def has_gate(model: Model) -> bool:
@@ -261,6 +261,10 @@ def _torch_module(model: Model) -> nn.Module:
     return getattr(model, "original_model", model)
 
 
+def _count_parameters(module: nn.Module) -> int:
+    return sum({p.data_ptr(): p.numel() for p in module.parameters()}.values())
+
+
 def _frozen(model: Model) -> Model:
     _torch_module(model).requires_grad_(False)
     model.eval()
@@ -374,7 +378,7 @@ def _load_hugging_face(
         _check_architectures(config.architectures or [], str(location))
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **local)
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             location,
             config=config,
             dtype=_pick_dtype(dtype, device),
@@ -397,6 +401,7 @@ def _load_hugging_face(
         raise ModelError(f"could not load {str(location)!r}: {reason} ({hint})") from error
     finally:
         logging.enable_progress_bar()
+    model, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
         # transformers would fill them with random numbers and go on
@@ -442,6 +447,7 @@ def _wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None
     _check_architectures(config.architectures, type(hf_model).__name__)
     if device is not None:
         hf_model = hf_model.to(device)
+    n_weights = _count_parameters(hf_model)  # TransformerLens 3 adds biases of its own
     name = str(getattr(config, "name_or_path", "") or type(hf_model).__name__)
     # Without this TransformerLens loads the tokenizer anew, from wherever it came, so that it adds
     # BOS. Words are read with the tokenizer's own BOS; the copy spares the caller's pad token.
@@ -452,4 +458,5 @@ def _wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None
         name, hf_model=hf_model, tokenizer=tokenizer, device=device and str(device)
     )
     tokenizer.init_kwargs = settings
+    model.grammar_lens_n_parameters = n_weights
     return _frozen(model)

@@ -167,8 +167,6 @@ class MomentAccumulator:
         one_hot = torch.nn.functional.one_hot(classes, len(self.labels)).T.float()
         n = one_hot.sum(1)
         centre = x.mean(0)
-        # the mean of equal values is off by rounding, which would read as variance
-        centre = torch.where(torch.isclose(centre, x[0], rtol=1e-5, atol=0.0), x[0], centre)
         sum_abs = x.abs().sum(0)
         z = x - centre
         shift = (one_hot @ z) / n.clamp(min=1)[:, None]

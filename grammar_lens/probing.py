@@ -136,7 +136,10 @@ def evaluate(
     unseen = np.array([key not in known for key in fresh.key])
     control = control_labels(train, fresh, len(labels), rng)
     scores = precision_recall_fscore_support(
-        fresh.classes, predicted, labels=range(len(labels)), zero_division=0.0
+        fresh.classes,
+        predicted,
+        labels=range(len(labels)),
+        zero_division=0.0,  # pyright: ignore[reportArgumentType]
     )
     table = pd.DataFrame(
         dict(zip(("precision", "recall", "f1", "n_words"), scores, strict=True)), index=list(labels)

@@ -245,7 +245,6 @@ def _main_probe(found: Sequence[ResultsLike]) -> ProbeResult | None:
 def _section(results: ResultsLike) -> Section:
     """The pictures and tables of one position."""
     where, scores, keys, probe = results.position, results.scores, results.keys, results.probe
-    wide = keys.n_units > figures.MOST_UNITS
     owners = _owners(keys)
     return Section(
         position=where,
@@ -253,7 +252,7 @@ def _section(results: ResultsLike) -> Section:
         keys=keys,
         n_key=len(owners),
         n_shared=sum(len(labels) > 1 for labels in owners.values()),
-        bin_width=-(-keys.n_units // figures.MOST_BINS) if wide else 1,
+        bin_width=figures.bin_width(keys.n_units),
         heatmaps=[_heatmap_picture(scores, x, where) for x in scores.labels],
         profile=_picture(
             f"profile-{where}", figures.layer_profile(scores, keys), _profile_words(scores)

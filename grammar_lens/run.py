@@ -98,8 +98,9 @@ class Run:
             )
         return path
 
-    @cached_property
+    @property
     def summary(self) -> dict[str, Any]:
+        """The numbers of summary.json; empty before the report step."""
         path = self.path / "summary.json"
         return _read_json(path) if path.is_file() else {}
 
@@ -157,9 +158,13 @@ class Run:
     def probe(self) -> ProbeResult:
         return self._probes.get("word") or self._probes[self.main_position]
 
-    @cached_property
+    @property
     def study(self) -> LesionStudy | None:
         """The lesion study, without its outcomes word by word (`lesions`); None if not done."""
+        return self._study
+
+    @cached_property
+    def _study(self) -> LesionStudy | None:
         if not self.has("lesion"):
             return None
         return _study_from_json(_read_json(self.path / STEPS["lesion"]))
@@ -379,7 +384,7 @@ def _read_keys(
     table = pd.read_csv(path, keep_default_na=False)
     keys = {}
     for position, s in scores.items():
-        rows = table[table.position == position]
+        rows = table.loc[table["position"] == position]
         keys[position] = keys_from_table(rows, s, rule=f"top {config['top_k']}", source=str(path))
     return keys
 
@@ -448,7 +453,7 @@ def save_study(run: Run, study: LesionStudy, words: pd.DataFrame) -> None:
     data = to_json(dataclasses.replace(study, outcomes=None))
     data |= {"p_value": study.p_value, "dominance": study.dominance, "verdict": study.verdict()}
     write_json(run.path / STEPS["lesion"], data)
-    run.__dict__.pop("study", None)
+    run.__dict__.pop("_study", None)
 
 
 def _study_from_json(data: dict[str, Any]) -> LesionStudy:

@@ -89,7 +89,7 @@ def score(moments: Moments, method: str = "correlation") -> Scores:
         )
     if len(moments.labels) < 2:
         raise ScoreError(
-            f"only the label {moments.labels[0]!r} is there: a score compares a label with the rest"
+            f"only the label {', '.join(map(repr, moments.labels))} is there: a score compares a label with the rest"
         )
     values, p = SCORES[method](moments)
     effect = values if method == "cohens_d" else cohens_d(moments)[0]

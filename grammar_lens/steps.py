@@ -340,7 +340,6 @@ def run_lesion(bench: Workbench, run: Run) -> None:
 def run_report(bench: Workbench, run: Run) -> None:
     """summary.json, figures/ and report.html from what is there."""
     write_json(run.path / "summary.json", summarise(run))
-    run.__dict__.pop("summary", None)
     write_figures(run, run.path / "figures")
     write_file(run.path / STEPS["report"], lambda path: write_report(run, path))
 

@@ -92,7 +92,9 @@ def test_summary_has_every_agreed_key_and_sound_numbers(made: Path) -> None:
     aligned = summary["alignment"]
     assert aligned["aligned"] + sum(aligned["skipped"].values()) == aligned["words"] == N_WORDS
     assert set(summary["collect"]) >= {"words", "tokens", "seconds"}
-    assert summary["collect"]["words"] == N_WORDS - len(SENTENCES)  # first words are not read at next
+    assert summary["collect"]["words"] == N_WORDS - len(
+        SENTENCES
+    )  # first words are not read at next
     probe = summary["probe"]
     assert probe["position"] == "word"
     assert probe["k"] == 4

@@ -141,6 +141,9 @@ class TestFields:
         assert got.accuracy == of(KEY)
         assert got.random_accuracies == (of(RANDOM[0]), of(RANDOM[1]))
         assert got.layer_accuracy == of(LAYER)
+        drawn = control_labels(train, fresh, 3, np.random.default_rng(0))
+        key = train.features[:, KEY], drawn[0], fresh.features[:, KEY], drawn[1]
+        assert got.control_accuracy == accuracy(*key)
 
     def test_unseen_words_are_counted_and_judged_apart(self, planted) -> None:
         train, fresh, _ = planted
@@ -183,7 +186,7 @@ class TestBaselines:
         """run: mostly VERB; dog: NOUN; cat was never seen, so the majority, NOUN, is the answer."""
         train = ProbeWords(
             np.zeros((6, 1)),
-            np.array([1, 1, 0, 0, 0, 0]),
+            np.array([0, 1, 1, 0, 0, 0]),
             ("run", "run", "run", "dog", "dog", "dog"),
         )
         fresh = ProbeWords(

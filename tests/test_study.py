@@ -10,8 +10,9 @@ import torch
 
 from grammar_lens.activations import FeatureReader, Tap, stream
 from grammar_lens.dissociation import LesionStudy, StudyError
+from grammar_lens.lexicon import build_lexicon
 from grammar_lens.model import Model, output_norms
-from grammar_lens.selection import KeyNeurons, Neurons, select
+from grammar_lens.selection import KeyNeurons, Neurons, SelectionError, select
 from grammar_lens.selectivity import score
 from grammar_lens.study import (
     Collected,
@@ -83,14 +84,15 @@ def test_every_word_is_read_or_skipped_for_one_reason(reference: Model, bank: Tr
 def test_words_without_a_label_are_counted(reference: Model, bank: Treebank):
     sentences = tuple(
         replace(
-            s, words=tuple(replace(w, labels={}) if i == 2 else w for i, w in enumerate(s.words))
+            s, words=tuple(replace(w, labels={}) if i == 1 else w for i, w in enumerate(s.words))
         )
         for s in bank
     )
     corpus = prepare(reference, Treebank("holes", sentences))
-    assert corpus.skipped("word")["label missing"] == len(bank)
-    readable = corpus.alignment.readable("word").sum()
-    assert (corpus.read("word") >= 0).sum() == readable - len(bank)
+    readable = corpus.alignment.readable("word")
+    missing = int(readable[corpus.alignment.sentence_start[:-1] + 1].sum())
+    assert corpus.skipped("word")["label missing"] == missing > 10, "each skipped word counts once"
+    assert (corpus.read("word") >= 0).sum() == readable.sum() - missing
 
 
 def test_two_positions_in_one_pass_equal_two_passes(reference: Model, train: Corpus):
@@ -106,8 +108,7 @@ def test_two_positions_in_one_pass_equal_two_passes(reference: Model, train: Cor
 
 
 def test_what_was_collected(collected: Collected, train: Corpus):
-    assert set(collected) == {"neuron", "resid_post"}
-    assert len(collected) == 2
+    assert set(collected.at("next")) == {"neuron", "resid_post"}
     assert collected.n_tokens == train.alignment.n_tokens
     assert collected["neuron"].mean.shape == (len(train.labels), 8, 896)
     assert collected["resid_post"].mean.shape == (len(train.labels), 8, 256)
@@ -158,7 +159,9 @@ def test_labels_that_are_too_rare(reference: Model, bank: Treebank, write: Calla
         CorpusError, match=r"fewer than 2 words that can be read at 'next' in twice: 'INTJ' has 0"
     ):
         collect(reference, twice, **QUIET)
-    with pytest.raises(CorpusError, match="'SYM' has 0"):
+    with pytest.raises(
+        CorpusError, match="fewer than 2 words in small: 'SYM' has 0; there are ADJ"
+    ):
         collect(reference, bank, labels=("NOUN", "SYM"), **QUIET)
 
 
@@ -198,7 +201,7 @@ def test_probe_is_the_same_every_time(reference: Model, bank: Treebank, keys: Ke
     assert one.n_train_words == same.n_train_words <= 60
     assert one.k == 2
     assert other.n_train_words <= 60
-    assert one.n_train_words != other.n_train_words or one.accuracy != other.accuracy
+    assert repr(one) != repr(other), "other sentences and other random neurons"
 
 
 def test_probe_predicts_at_next(reference: Model, bank: Treebank, keys: KeyNeurons):
@@ -352,14 +355,14 @@ def test_neurons_without_outgoing_weight_damage_nothing(
     ("options", "message"),
     [
         ({"shams": -1}, "shams is -1, expected 0 or more"),
-        ({"labels": ("NOUN", "SYM")}, "'SYM' has no key neurons: there are ADJ, ADP"),
+        ({"labels": ("NOUN", "SYM")}, "'SYM'.*: there are ADJ, ADP"),
         ({"labels": ("NOUN",)}, r"compares two labels or more, got \['NOUN'\]"),
     ],
 )
 def test_lesion_studies_that_cannot_be_made(
     reference: Model, bank: Treebank, keys: KeyNeurons, options: dict[str, Any], message: str
 ):
-    with pytest.raises(StudyError, match=message):
+    with pytest.raises((StudyError, SelectionError), match=message):
         lesion_study(reference, bank["test"], keys, lexicon=bank["train"], **options, **QUIET)
 
 
@@ -392,8 +395,10 @@ def test_words_whose_label_the_lexicon_does_not_know(
     reference: Model, bank: Treebank, keys: KeyNeurons, write: Callable[..., Treebank]
 ):
     """Their tag loss would be infinite: they are skipped and counted."""
-    train = prepare(reference, bank["train"], labels=(*keys.labels, "SYM"))
-    lexicon = fit_lexicon(reference, train)
+    train = prepare(reference, bank["train"])
+    usable = train.alignment.aligned("next")
+    first_token, classes = train.alignment.first_token[usable], train.classes[usable]
+    lexicon = build_lexicon(first_token, classes, (*train.labels, "SYM"), 8192)
     fresh = write("My PRON|new ADJ|dog NOUN|costs VERB|much ADV|& SYM|sleeps VERB|-. PUNCT")
     result = lesion_study(reference, fresh, keys, lexicon=lexicon, shams=0, **QUIET)
     assert result.skipped["label unknown to the lexicon"] == 1

@@ -1,0 +1,267 @@
+"""A TransformerLens 3 HookedTransformer gives the numbers that the bridge gives.
+
+`make test-hooked-transformer` runs this with TransformerLens 3.9, the last version that has both.
+The two compute attention and norms in another order: activations differ by about 1e-5 in float32,
+and everything below is compared to 1e-4.
+"""
+
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grammar_lens import model as gm
+from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.alignment import token_batches
+from grammar_lens.lesions import lesion, run_battery
+from grammar_lens.model import Model, load_model
+from grammar_lens.outcomes import Condition, Outcomes
+from grammar_lens.selection import KeyNeurons, Neurons, select
+from grammar_lens.selectivity import SCORES, score
+from grammar_lens.study import (
+    Collected,
+    collect,
+    fit_lexicon,
+    lesion_study,
+    prepare,
+    probe,
+)
+from grammar_lens.treebank import Treebank
+
+pytestmark = pytest.mark.skipif(
+    int(version("transformer-lens").split(".")[0]) >= 4,
+    reason="needs TransformerLens 3: make test-hooked-transformer",
+)
+QUIET = {"show_progress": False}
+ATOL = 1e-4
+SITES = tuple(gm.SITES)
+
+
+@pytest.fixture(scope="session")
+def ours() -> Model:
+    """The embedded model as a HookedTransformer, from its shape and weights."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+
+    folder = gm._locate(gm.REFERENCE_MODEL)
+    hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    shape = hf.config
+    with warnings.catch_warnings():
+        # TransformerLens 3 announces that this class will go
+        warnings.simplefilter("ignore")
+        config = HookedTransformerConfig(
+            n_layers=shape.num_hidden_layers,
+            d_model=shape.hidden_size,
+            n_ctx=shape.max_position_embeddings,
+            d_head=shape.head_dim,
+            n_heads=shape.num_attention_heads,
+            n_key_value_heads=shape.num_key_value_heads,
+            d_mlp=shape.intermediate_size,
+            d_vocab=shape.vocab_size,
+            act_fn="silu",
+            gated_mlp=True,
+            final_rms=True,
+            eps=shape.rms_norm_eps,
+            normalization_type="RMS",
+            positional_embedding_type="rotary",
+            rotary_adjacent_pairs=False,
+            rotary_dim=shape.head_dim,
+            rotary_base=int(shape.rope_parameters["rope_theta"]),
+            original_architecture="LlamaForCausalLM",
+            model_name="reference-9m",
+            dtype=torch.float32,
+            device="cpu",
+        )
+        model = HookedTransformer(config, tokenizer=AutoTokenizer.from_pretrained(folder))
+        weights = convert_llama_weights(hf, config)
+        model.load_and_process_state_dict(
+            weights,
+            fold_ln=False,
+            center_writing_weights=False,
+            center_unembed=False,
+            fold_value_biases=False,
+        )
+    return load_model(model)
+
+
+@pytest.fixture(scope="session")
+def theirs(reference: Model) -> Model:
+    """The same model as a TransformerBridge."""
+    return reference
+
+
+@pytest.fixture(scope="session")
+def collected(ours: Model, theirs: Model, bank: Treebank) -> tuple[Collected, Collected]:
+    options = {"sites": SITES, "position": ("word", "next"), **QUIET}
+    one, other = (collect(model, bank["train"], **options) for model in (ours, theirs))
+    return one, other
+
+
+@pytest.fixture(scope="session")
+def keys(collected: tuple[Collected, Collected]) -> KeyNeurons:
+    return select(score(collected[1].at("next")["neuron"]), k=20)
+
+
+def n_hooks(model: Model) -> int:
+    return sum(len(point.fwd_hooks) for point in model.hook_dict.values())
+
+
+def test_it_is_the_class_meant(ours: Model, theirs: Model):
+    assert type(ours).__name__ == "HookedTransformer"
+    assert not hasattr(ours, "original_model")
+    assert type(theirs).__name__ == "TransformerBridge"
+    assert load_model(ours) is ours
+    assert not any(p.requires_grad for p in ours.parameters())
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [gm.model_name, gm.context_length, gm.vocabulary_size, gm.device_of, gm.has_gate],
+    ids=lambda f: f.__name__,
+)
+def test_what_is_known_of_the_model(ours: Model, theirs: Model, ask: Callable[[Model], Any]):
+    assert ask(ours) == ask(theirs)
+
+
+def test_sites(ours: Model, theirs: Model):
+    for site in SITES:
+        assert gm.hook_name(ours, site, 7) == gm.hook_name(theirs, site, 7)
+        assert gm.site_width(ours, site) == gm.site_width(theirs, site)
+    np.testing.assert_allclose(gm.output_norms(ours), gm.output_norms(theirs), rtol=1e-6)
+
+
+@pytest.mark.parametrize("position", ["word", "next"])
+@pytest.mark.parametrize("site", SITES)
+def test_collect(collected: tuple[Collected, Collected], site: str, position: str):
+    one, other = (c.at(position)[site] for c in collected)
+    np.testing.assert_array_equal(one.count, other.count)
+    np.testing.assert_allclose(one.mean, other.mean, atol=ATOL)
+    np.testing.assert_allclose(one.mean_abs, other.mean_abs, atol=ATOL)
+    sd = [np.sqrt(m.m2 / m.count[:, None, None]) for m in (one, other)]
+    np.testing.assert_allclose(*sd, atol=ATOL)
+    # a unit at the very edge of firing may fall on either side
+    assert (one.fired != other.fired).mean() < 1e-3
+
+
+@pytest.mark.parametrize("method", SCORES)
+def test_score(collected: tuple[Collected, Collected], method: str):
+    for position in ("word", "next"):
+        one, other = (score(c.at(position)["neuron"], method).values for c in collected)
+        # correlations to 1e-4 absolute; t and d have no bound, so relative to their size
+        np.testing.assert_allclose(
+            one, other, atol=ATOL, rtol=0 if method == "correlation" else ATOL
+        )
+
+
+def test_left_padding(ours: Model, theirs: Model, bank: Treebank):
+    corpus = prepare(ours, bank)
+    found = corpus.alignment
+    wanted = found.readable("word")
+    addresses = np.array([[layer, unit] for layer in range(8) for unit in range(0, 896, 7)])
+    read = []
+    for model, padding in ((ours, "left"), (ours, "right"), (theirs, "right")):
+        reader = FeatureReader(found.n_words, addresses)
+        tap = Tap("neuron", "word", wanted, np.arange(found.n_words), reader)
+        stream(model, found, token_batches(found, 400, padding=padding), [tap])
+        read.append(reader.values)
+    np.testing.assert_allclose(read[0], read[1], atol=ATOL)
+    np.testing.assert_allclose(read[0], read[2], atol=ATOL)
+
+
+def test_padding_side_of_the_tokenizer_does_not_matter(ours: Model):
+    """A HookedTransformer would guess a mask from it."""
+    ids = torch.tensor([[0, 50, 60, 70], [0, 50, 1, 1]])
+    want = gm.next_token_logits(ours, ids, torch.arange(6))
+    try:
+        ours.tokenizer.padding_side = "left"
+        got = gm.next_token_logits(ours, ids, torch.arange(6))
+    finally:
+        ours.tokenizer.padding_side = "right"
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("value", ["zero", "mean"])
+@pytest.mark.parametrize("dose", [0.5, 1.0, 2.0])
+def test_lesion(ours: Model, theirs: Model, keys: KeyNeurons, value: str, dose: float):
+    ids = ours.tokenizer("The old man never saw the sea again.", return_tensors="pt").input_ids
+    where = torch.arange(ids.shape[1])
+    before, hooks = gm.next_token_logits(ours, ids, where), n_hooks(ours)
+    cut = []
+    for model in (ours, theirs):
+        with lesion(model, keys["NOUN"], value=value, dose=dose):
+            cut.append(gm.next_token_logits(model, ids, where))
+    assert (cut[0] - before).abs().max() > 0.05, "the lesion matters"
+    np.testing.assert_allclose(cut[0].numpy(), cut[1].numpy(), atol=ATOL)
+    assert torch.equal(gm.next_token_logits(ours, ids, where), before)
+    assert n_hooks(ours) == hooks
+
+
+def test_lesion_of_the_residual_stream(ours: Model, theirs: Model):
+    ids = torch.tensor([[0, 50, 60, 70, 80]])
+    where = torch.arange(5)
+
+    def cut(model: Model, site: str) -> torch.Tensor:
+        rows = np.array([2, 2])
+        units = Neurons("some", site, rows, np.array([3, 200]), np.ones(2), np.array([2.0, -2.0]))
+        with lesion(model, units):
+            return gm.next_token_logits(model, ids, where)
+
+    intact = gm.next_token_logits(theirs, ids, where)
+    for site in ("resid_pre", "resid_post", "attn_out", "mlp_out"):
+        want = cut(theirs, site)
+        assert (want - intact).abs().max() > 0.05
+        np.testing.assert_allclose(cut(ours, site).numpy(), want.numpy(), atol=ATOL)
+    # here the edit reaches the residual stream, as it does not in a bridge
+    assert (cut(ours, "resid_mid") - intact).abs().max() > 0.05
+
+
+def test_generation_under_a_lesion(ours: Model, theirs: Model, keys: KeyNeurons):
+    ids = ours.tokenizer("The old man", return_tensors="pt").input_ids
+    options = {"max_new_tokens": 8, "do_sample": False, "verbose": False, "return_type": "tokens"}
+    written = []
+    for model in (ours, theirs):
+        with lesion(model, keys["NOUN"], value="zero", dose=2.0):
+            written.append(model.generate(ids, **options)[0].tolist())
+    assert written[0] == written[1]
+
+
+def test_battery(ours: Model, theirs: Model, bank: Treebank, keys: KeyNeurons):
+    chosen = [Condition(tag, 0, keys[tag]) for tag in ("NOUN", "VERB")]
+    chosen.append(Condition("NOUN", 1, keys["NOUN"].top(0)))
+
+    def run(model: Model) -> Outcomes:
+        train = prepare(model, bank["train"])
+        corpus = prepare(model, bank["test"], labels=train.labels)
+        return run_battery(
+            model,
+            corpus.alignment,
+            corpus.batches(200),
+            corpus.read("next"),
+            fit_lexicon(model, train),
+            chosen,
+        )
+
+    one, other = run(ours), run(theirs)
+    np.testing.assert_array_equal(one.word, other.word)
+    for name in ("nll", "tag_loss", "lexical_loss", "tag_probability"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=ATOL)
+    assert one.identity_error() < 1e-10
+    np.testing.assert_array_equal(one.nll[3], one.nll[0])
+
+
+def test_probe_and_lesion_study(ours: Model, theirs: Model, bank: Treebank, keys: KeyNeurons):
+    probes = [
+        probe(model, bank["train"], bank["test"], keys, n_random=1, **QUIET)
+        for model in (ours, theirs)
+    ]
+    # one word of about fifty may fall to the other side of a border
+    assert abs(probes[0].accuracy - probes[1].accuracy) <= 1 / probes[0].n_fresh_words + 1e-9
+    options = {"lexicon": bank["train"], "shams": 2, "labels": ("NOUN", "VERB", "PRON"), **QUIET}
+    one, other = (lesion_study(model, bank["test"], keys, **options) for model in (ours, theirs))
+    np.testing.assert_allclose(one.matrix, other.matrix, atol=ATOL)
+    np.testing.assert_allclose(one.sham, other.sham, atol=ATOL)
