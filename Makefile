@@ -29,7 +29,7 @@ setup-test: $(VENV)/.installed-test  ## and what tests and checks need
 
 demo: setup  ## the whole study on the embedded model and treebank, offline
 	rm -rf runs/demo
-	$(BIN)/grammar-lens run --out runs/demo
+	$(BIN)/grammar-lens run --out runs/demo --max-fresh-sentences 200
 
 test: setup-test  ## the everyday tests (CPU, no network)
 	$(BIN)/python -m pytest -q

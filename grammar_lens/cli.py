@@ -274,8 +274,8 @@ def report(run: RunArgument, as_json: JsonOption = False, quiet: QuietOption = F
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Option(help="The text to go on with.")] = "The old man",
-    lesion: Annotated[str, typer.Option(help="The label whose neurons are cut.")] = "VERB",
+    prompt: Annotated[str, typer.Option(help="The text to go on with.")] = "In the morning we",
+    lesion: Annotated[str, typer.Option(help="The label whose neurons are cut.")] = "NOUN",
     dose: DoseOption = 1.0,
     value: Annotated[str, typer.Option(help="mean or zero.")] = "mean",
     run: Annotated[Path, typer.Option(help="The run with the key neurons.")] = Path("runs/demo"),
@@ -287,7 +287,7 @@ def generate(
 ) -> None:
     """Writes text with and without a lesion, side by side.
 
-    Example: grammar-lens generate --lesion VERB --dose 1 --prompt "The old man"
+    Example: grammar-lens generate --lesion NOUN --dose 1 --prompt "In the morning we"
     """
     from rich.console import Console
     from rich.table import Table

@@ -248,11 +248,11 @@ class TestAblateInteractively:
         whole = gl.load_treebank()
         rare = {"X", "SYM", "INTJ"}
         sentences = []
-        for split, n in (("train", 200), ("test", 25)):
+        for split, n in (("train", 150), ("test", 12)):
             usual = [s for s in whole[split] if not rare & {w.label("upos") for w in s.words}]
             sentences += usual[:n]
         few = replace(
-            whole, sentences=tuple(sentences), splits={"train": (0, 200), "test": (200, 225)}
+            whole, sentences=tuple(sentences), splits={"train": (0, 150), "test": (150, 162)}
         )
         monkeypatch.setattr(gl, "load_treebank", lambda: few)
         monkeypatch.setattr(gl, "load_model", lambda: reference)
