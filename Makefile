@@ -37,10 +37,11 @@ test: setup-test  ## the everyday tests (CPU, no network)
 test-slow: setup-test  ## the long tests: error rates, whole treebanks
 	$(BIN)/python -m pytest -q -m slow
 
-test-hooked-transformer: $(BIN)/python  ## the same numbers from TransformerLens 3.9's HookedTransformer
+test-hooked-transformer:  ## the same numbers from TransformerLens 3.9's HookedTransformer
 	test -x $(VENV)-ht/bin/python || $(PYTHON) -m venv $(VENV)-ht
-	$(VENV)-ht/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ht.txt torch
-	$(VENV)-ht/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ht.txt -e '.[test]'
+	sed 's/^transformer-lens==.*/transformer-lens==3.9.0/' constraints.txt > $(VENV)-ht/constraints.txt
+	$(VENV)-ht/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-ht/constraints.txt torch
+	$(VENV)-ht/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-ht/constraints.txt -e '.[test]'
 	$(VENV)-ht/bin/python -m pytest -q tests/hooked_transformer
 
 check: setup-test  ## format, lint, types

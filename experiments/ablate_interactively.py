@@ -5,8 +5,10 @@
 Open it as cells (VS Code, Spyder, `jupytext --to ipynb`), paste it into IPython cell by cell, or run
 it whole: about a minute on one CPU core, offline. Every object stays in your session to play with.
 
-Claim: the model says fewer verbs without its verb neurons, and other words suffer less.
-Expected result: TODO
+Claim: a lesion hurts what it aims at: a tag's own words most, and it heals without a trace.
+Expected result: cutting 100 verb neurons makes the next verb .26 nats harder to foresee and the next
+noun no harder; cutting 100 noun neurons costs nouns .25 and verbs .06. The text changes and stays
+fluent, and the healed model writes what the intact one wrote.
 """
 
 # %% A model and a treebank, both embedded in the package

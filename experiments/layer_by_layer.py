@@ -6,15 +6,21 @@
 In IPython `%run experiments/layer_by_layer.py --k 10` does the same, and `%run -n` brings in `main`
 and `Config` to call: `layers = main(Config(k=10))` is the table as a DataFrame.
 
-Claim: TODO
-Run time: TODO
-Expected result: TODO
+Claim: what can be read from a layer is not what the model relies on. The tag of the coming word is
+read best from the last layer, where cutting a tag's neurons does not hurt it; it hurts in others.
+Run time: with the defaults 6.6 CPU minutes on one core of a busy machine.
+Expected result, defaults: probe accuracy from .37 (layer 1) to .49 (layer 7), .02 to .06 above as many
+random neurons of the layer, majority .18. Cutting 20 neurons per tag costs the tag's own words +.050
+nats in layer 0 (other tags +.010), +.030 in 6 (+.001), +.016 in 1, +.014 in 5, each with p = .048, the
+least that 20 shams can give; next to nothing in 2 to 4; -.007 in layer 7 (p = .76). Each p is of its
+layer alone, and where sham_output_ratio is below .9 part of the cost may be damage as such.
 
 Writes layers.csv (a row per layer), selectivity.csv (per layer and label), lesions.csv (per layer,
 lesion and label), layer_by_layer.html and run.json; running it again replaces them.
 """
 
 import dataclasses
+import html
 import inspect
 import time
 from collections.abc import Sequence
@@ -186,10 +192,11 @@ def lesion_table(studies: Sequence[LesionStudy]) -> pd.DataFrame:
 
 def draw(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
     """Selectivity, probe and lesions over the layers, one panel above the other."""
+    cut = ", ".join(_listed(config.cut)) or "the usual labels"
     titles = (
         f"Selectivity: root mean square {figures.score_name(config.score)}",
         f"Probe: accuracy on fresh words, {config.k} key neurons per label",
-        f"Lesion ({config.lesion}): rise in tag loss of {config.cut.replace(',', ', ')}",
+        f"Lesion ({config.lesion}): rise in tag loss of {html.escape(cut)}",
     )
     page = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     page.add_heatmap(
@@ -197,9 +204,10 @@ def draw(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
         col=1,
         z=layer_strength(scores),
         x=layers.layer,
-        y=list(scores.labels),
+        y=[html.escape(label) for label in scores.labels],
         colorscale=list(figures.SEQUENTIAL),
         zmin=0,
+        zmax=layer_strength(scores).max(),
         colorbar={"len": 0.3, "y": 0.86, "thickness": 12, "outlinewidth": 0},
         hovertemplate="%{y}, layer %{x}: %{z:.3f}<extra></extra>",
     )
@@ -207,6 +215,7 @@ def draw(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
     lines = (
         (2, "accuracy", "key neurons", blue, "solid"),
         (2, "random_accuracy", "random neurons of the layer", blue, "dot"),
+        (2, "word_baseline_accuracy", "form alone", grey, "solid"),
         (2, "majority_accuracy", "majority label", grey, "dash"),
         (3, "diagonal", "own words", red, "solid"),
         (3, "off_diagonal", "other words", blue, "solid"),
@@ -226,7 +235,7 @@ def draw(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
             customdata=layers.p,
             hovertemplate="layer %{x}: %{y:.4f}" + (", p %{customdata:.3f}" if row == 3 else ""),
         )
-    page.update_yaxes(row=1, col=1, type="category", autorange="reversed", showgrid=False)
+    page.update_yaxes(row=1, col=1, type="category", autorange="reversed", dtick=1, showgrid=False)
     page.update_yaxes(row=2, col=1, title_text="accuracy", range=[0, 1])
     page.update_yaxes(row=3, col=1, title_text="nats")
     page.update_xaxes(row=3, col=1, title_text="layer", dtick=max(1, len(layers) // 16))
@@ -246,7 +255,7 @@ def draw(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
     return page.update_layout(
         template=figures.STYLE,
         height=1000,
-        title=f"{scores.origin.model} layer by layer, words read at “{config.position}”",
+        title=f"{html.escape(scores.origin.model)} layer by layer, words read at “{config.position}”",
         legend={"y": 0.63, "yanchor": "top"},
         legend2={"y": 0.27, "yanchor": "top"},
     )

@@ -142,7 +142,7 @@ class _Store:
         self.nll = np.zeros((rows, n_words))
         self.tag_loss = np.zeros((rows, n_words))
         self.lexical_loss = np.zeros((rows, n_words))
-        self.top_label = np.zeros((rows, n_words), np.int8)
+        self.top_label = np.zeros((rows, n_words), np.int16)
         self.tag_probability = np.zeros((len(probed), n_words, n_labels), np.float32)
         self.seen_mass = np.zeros(n_words)
         self._probed = {row: i for i, row in enumerate(probed)}

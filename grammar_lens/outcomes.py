@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int
 
 from grammar_lens.selection import Neurons
 
@@ -33,7 +33,7 @@ class Outcomes:
     nll: Float[np.ndarray, "row word"]
     tag_loss: Float[np.ndarray, "row word"]
     lexical_loss: Float[np.ndarray, "row word"]
-    top_label: Int8[np.ndarray, "row word"]
+    top_label: Int[np.ndarray, "row word"]
     tag_probability: Float[np.ndarray, "probed word label"]
     probed: tuple[int, ...]
     seen_mass: float

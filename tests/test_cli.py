@@ -4,8 +4,10 @@ import gzip
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -326,3 +328,23 @@ def test_full_disk_keeps_what_was_done(files: tuple[Path, Path], tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_ctrl_c_stops_with_a_word_on_how_to_go_on(files: tuple[Path, Path], tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-W", "ignore", "-m", "grammar_lens", "run", "--train", str(files[0]),
+        "--fresh", str(files[1]), "--out", str(tmp_path / "out"), "--quiet",
+    ]  # fmt: skip
+    run = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    end = time.monotonic() + 120
+    while not (tmp_path / "out" / "moments.safetensors").exists():
+        assert run.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "--resume" in told
+    assert "Traceback" not in told

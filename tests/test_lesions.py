@@ -225,6 +225,16 @@ def test_lesions_left_in_another_order_than_they_were_entered(tiny: Model):
     assert torch.equal(logits(tiny), before)
 
 
+def test_what_others_have_read_is_not_changed(tiny: Model):
+    """The residual stream between two layers is one tensor: the lesion works on a copy."""
+    (want, _) = activations(tiny, IDS, "resid_post")
+    kept: list[Tensor] = []
+    hooks = [(hook_name(tiny, "resid_post", 0), lambda activation, **_: kept.append(activation))]
+    with hooked(tiny, hooks), lesion(tiny, units((1, 4), site="resid_pre", mean=[9.0])):
+        forward_body(tiny, IDS)
+    assert torch.equal(kept[0], want)
+
+
 @pytest.mark.parametrize("site", ["resid_pre", "resid_post", "attn_out", "mlp_out"])
 def test_residual_sites(tiny: Model, tiny_hf: Callable[[], Any], site: str):
     """Against PyTorch hooks that put the units' values in place."""
@@ -467,8 +477,13 @@ def test_change_of_nll_is_the_sum_of_its_parts(
 ):
     """Exact whatever the model's precision, because the split itself is made in float64."""
     model = load_model(tiny_hf(), tokenizer=tiny_tokenizer, dtype=dtype)
-    outcomes = battery(model, prepare(model, bank), conditions())
+    corpus = prepare(model, bank)
+    outcomes = battery(model, corpus, conditions())
     assert outcomes.identity_error() < 1e-10
+    gold = corpus.alignment.first_token[outcomes.word]
+    share = np.log(fit_lexicon(model, corpus).probability[gold, outcomes.label])
+    whole = outcomes.tag_loss + outcomes.lexical_loss + share
+    np.testing.assert_allclose(outcomes.nll, whole, atol=1e-10, rtol=0)
     change = outcomes.nll - outcomes.nll[:1]
     parts = outcomes.tag_loss + outcomes.lexical_loss
     np.testing.assert_allclose(change, parts - parts[:1], atol=1e-10, rtol=0)

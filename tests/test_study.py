@@ -212,6 +212,43 @@ def test_probe_predicts_at_next(reference: Model, bank: Treebank, keys: KeyNeuro
     assert result.n_fresh_words == bank["test"].n_words - len(bank["test"]) - n_contracted
 
 
+@pytest.mark.parametrize("position", ["word", "next"])
+def test_what_a_lookup_would_know(
+    reference: Model, bank: Treebank, keys: KeyNeurons, position: str
+):
+    """The word itself once it is read, the word before it when it is to be predicted."""
+    tables: dict[str, list[str]] = {}
+
+    def words(split: str) -> list[tuple[str, str]]:
+        corpus = prepare(reference, bank[split])
+        read = iter(corpus.read(position) >= 0)
+        rows = []
+        for sentence in bank[split]:
+            before = ""
+            for word in sentence.words:
+                if next(read):
+                    known = word.form if position == "word" else before
+                    rows.append((known.lower(), str(word.label("upos"))))
+                before = word.form
+        return rows
+
+    def commonest(tags: list[str]) -> str:
+        """Of equally common ones the first met, as Counter has it."""
+        return max(dict.fromkeys(tags), key=tags.count)
+
+    for form, tag in words("train"):
+        tables.setdefault(form, []).append(tag)
+    majority = max(sorted(keys.labels), key=[tag for _, tag in words("train")].count)
+    answers = [
+        (commonest(tables[form]) if form in tables else majority) == tag
+        for form, tag in words("test")
+    ]
+    result = probe(
+        reference, bank["train"], bank["test"], keys, position=position, n_random=1, **QUIET
+    )
+    assert result.word_baseline_accuracy == pytest.approx(np.mean(answers))
+
+
 def test_probe_drops_sentences_that_stand_in_the_training_data(
     reference: Model, bank: Treebank, keys: KeyNeurons
 ):
@@ -310,6 +347,17 @@ def test_lesion_study_is_the_same_whatever_the_budget_and_lexicon(
     np.testing.assert_allclose(again.matrix, study.matrix, atol=1e-5)
     np.testing.assert_allclose(again.sham, study.sham, atol=1e-5)
     assert again.tag_entropy == study.tag_entropy == lexicon.entropy
+
+
+def test_labels_are_matched_by_name(
+    reference: Model, bank: Treebank, keys: KeyNeurons, study: LesionStudy
+):
+    """A fresh corpus may number its labels in another way than the lexicon."""
+    lexicon = fit_lexicon(reference, bank["train"])
+    fresh = prepare(reference, bank["test"], labels=TAGS[::-1])
+    again = lesion_study(reference, fresh, keys, lexicon=lexicon, shams=0, labels=TAGS, **QUIET)
+    np.testing.assert_array_equal(again.n_words, study.n_words)
+    np.testing.assert_allclose(again.matrix, study.matrix, atol=1e-5)
 
 
 def test_dose_0_and_no_shams(reference: Model, bank: Treebank, keys: KeyNeurons):
