@@ -32,7 +32,7 @@ demo: setup  ## the whole study on the embedded model and treebank, offline
 	$(BIN)/grammar-lens run --out runs/demo --max-fresh-sentences 200
 
 test: setup-test  ## the everyday tests (CPU, no network)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-slow: setup-test  ## the long tests: error rates, whole treebanks
 	$(BIN)/python -m pytest -q -m slow

@@ -24,6 +24,8 @@ from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
+from grammar_lens.cli import one_line_errors
+
 FOLDER = Path("results") / "benchmarks"
 
 
@@ -140,14 +142,8 @@ def start(main: Callable[[Any], object], config_class: type, text: str | None) -
     """Calls `main` with a config made of the command line; bad input is one line and exit code 2."""
 
     def command(**flags: Any) -> None:
-        try:
+        with one_line_errors():
             main(config_class(**flags))
-        except (ValueError, OSError) as error:
-            ours = type(error).__module__.startswith("grammar_lens.")
-            if not ours and not isinstance(error, OSError):
-                raise
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from None
 
     command.__signature__ = inspect.signature(config_class)  # pyright: ignore[reportFunctionMemberAccess]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -36,11 +36,12 @@ from plotly.subplots import make_subplots
 
 import grammar_lens as gl
 from grammar_lens import figures
+from grammar_lens.cli import one_line_errors
 from grammar_lens.dissociation import LesionStudy
 from grammar_lens.model import Model, describe
 from grammar_lens.run import (
     RunError,
-    _commit,
+    checkout_commit,
     library_versions,
     make_folder,
     write_file,
@@ -265,7 +266,7 @@ def provenance(
     config: Config, model: Model, train: Corpus, fresh: Corpus, few: Corpus
 ) -> dict[str, Any]:
     """What is needed to make the same numbers again."""
-    commit = _commit()
+    commit = checkout_commit()
     return {
         "experiment": NAME,
         "config": dataclasses.asdict(config),
@@ -311,14 +312,8 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def command(**flags: Any) -> None:
-    try:
+    with one_line_errors():
         main(Config(**flags))
-    except (ValueError, OSError) as error:
-        ours = type(error).__module__.startswith("grammar_lens.")
-        if not ours and not isinstance(error, OSError):
-            raise
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 command.__signature__ = inspect.signature(Config)  # pyright: ignore[reportFunctionMemberAccess]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from grammar_lens import figures
     from grammar_lens.dissociation import LesionStudy
     from grammar_lens.lesions import lesion
     from grammar_lens.lexicon import Lexicon

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,19 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Bad input becomes one line on stderr and exit code 2; errors of other kinds pass through."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        # raised on purpose: by this package, or by the system about a file
+        if isinstance(error, OSError) or type(error).__module__.startswith("grammar_lens."):
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(BAD_INPUT) from None
+        raise
+
+
 class _Commands(typer.core.TyperGroup):
     """Turns bad input into one line and exit code 2, and Ctrl-C into a word on how to go on."""
 
@@ -19,15 +34,11 @@ class _Commands(typer.core.TyperGroup):
         if os.environ.get("GRAMMAR_LENS_DEBUG"):
             return super().invoke(ctx)
         try:
-            return super().invoke(ctx)
+            with one_line_errors():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             typer.echo("stopped; what was finished is kept: run again with --resume", err=True)
             raise typer.Exit(INTERRUPTED) from None
-        except (ValueError, OSError) as error:
-            if not _is_ours(error):
-                raise
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(BAD_INPUT) from None
 
 
 app = typer.Typer(
@@ -364,11 +375,6 @@ def _positions(text: str) -> tuple[str, ...]:
             f"{text!r} is not one of word, next, both", param_hint="--position"
         )
     return known[text]
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether an error was raised on purpose: by this package, or by the system about a file."""
-    return isinstance(error, OSError) or type(error).__module__.startswith("grammar_lens.")
 
 
 def main() -> None:

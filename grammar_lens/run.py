@@ -215,7 +215,7 @@ def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Run:
             "schema": 1,
             "config": dict(config),
             "versions": library_versions(),
-            "commit": _commit(),
+            "commit": checkout_commit(),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "timings": {},
         }
@@ -537,7 +537,7 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str | None:
+def checkout_commit() -> str | None:
     """The commit of a checkout of grammar_lens, with "+changes" when it has uncommitted ones."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():

@@ -87,6 +87,9 @@ class KeyNeurons(Mapping[str, Neurons]):
             raise SelectionError(f"no key neurons of {label!r}: there are {', '.join(self.sets)}")
         return self.sets[label]
 
+    def __contains__(self, label: object) -> bool:
+        return label in self.sets
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.sets)
 

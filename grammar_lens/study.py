@@ -4,6 +4,7 @@ These functions take a model and words, run forward passes, and hand arrays to t
 the arithmetic.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,30 +138,41 @@ def prepare(
     *,
     label: str = "upos",
     labels: Sequence[str] | None = None,
+    minimum: int = 2,
 ) -> Corpus:
     """A treebank aligned to the model once, to be given to several of the functions below.
 
     `labels` are the values studied, by default all that occur; words of other values are left out.
-    Raises CorpusError for a value no word has, and for values with fewer than 2 words.
+    Raises CorpusError for values with fewer than `minimum` words, and for a corpus that was
+    prepared for another model.
     """
     if isinstance(bank, Corpus):
+        _require_model(bank, model)
         return bank
-    present, few = bank.require_label(label)
+    present, few = bank.require_label(label, minimum)
     if labels is None:
         if few:
             listed = ", ".join(f"{x!r} has {n} word{'s' * (n != 1)}" for x, n in few.items())
             raise CorpusError(
-                f"{label}: {listed} in {bank.name}, needs at least 2: use a larger treebank or "
+                f"{label}: {listed} in {bank.name}, needs at least {minimum}: use a larger treebank or "
                 f"name the labels to study (--labels {','.join(present)})"
             )
         labels = present
     absent = [f"{x!r} has {few.get(x, 0)}" for x in labels if x not in present]
     if absent:
         raise CorpusError(
-            f"{label}: labels with fewer than 2 words in {bank.name}: {', '.join(absent)}; there "
+            f"{label}: labels with fewer than {minimum} words in {bank.name}: {', '.join(absent)}; there "
             f"are {', '.join(present)}"
         )
     return _aligned(model, bank, label, tuple(labels))
+
+
+def _require_model(corpus: Corpus, model: Model) -> None:
+    if corpus.model != model_name(model):
+        raise CorpusError(
+            f"{corpus.bank.name} was prepared for {corpus.model}, not for {model_name(model)}: "
+            "prepare it again with this model"
+        )
 
 
 def _aligned(model: Model, bank: Treebank, label: str, labels: tuple[str, ...]) -> Corpus:
@@ -207,7 +219,9 @@ def collect(
             readers[where, site] = reader
             taps.append(Tap(site, where, codes >= 0, codes, reader))
     with track("collecting", corpus.alignment.n_tokens, unit="tokens", show=show_progress) as step:
-        stream(model, corpus.alignment, corpus.batches(token_budget), taps, progress=step)
+        stream(
+            model, corpus.alignment, corpus.batches(token_budget), taps, progress=step, warn=_warn
+        )
     return Collected(
         by_position={
             where: {
@@ -217,6 +231,10 @@ def collect(
         },
         n_tokens=corpus.alignment.n_tokens,
     )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _require_words(corpus: Corpus, codes: Int[np.ndarray, " word"], position: str) -> None:
@@ -238,7 +256,7 @@ def fit_lexicon(
     smoothing: float = 1.0,
 ) -> Lexicon:
     """P(label | first token of a word), counted on training words with the model's tokenizer."""
-    corpus = prepare(model, bank, label=label, labels=labels)
+    corpus = prepare(model, bank, label=label, labels=labels, minimum=1)
     usable = corpus.alignment.aligned("next") & (corpus.classes >= 0)
     return build_lexicon(
         corpus.alignment.first_token[usable],
@@ -272,6 +290,13 @@ def fresh_corpus(
     Raises CorpusError when nothing is left.
     """
     if isinstance(bank, Corpus):
+        _require_model(bank, model)
+        if (bank.label, bank.labels) != (train.label, train.labels):
+            raise CorpusError(
+                f"{bank.bank.name} was prepared with other labels ({bank.label}: "
+                f"{', '.join(bank.labels)}) than the training data {train.bank.name} "
+                f"({train.label}: {', '.join(train.labels)}): give the treebank instead"
+            )
         return bank, 0
     kept, dropped = require_fresh(bank, train.bank)
     if max_sentences is not None:
@@ -301,7 +326,7 @@ def probe(
     `train` are dropped and counted (`dropped_duplicates` adds those a caller has dropped).
     """
     rng = np.random.default_rng(seed)
-    corpus = prepare(model, train, label=keys.origin.label)
+    corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
     new, dropped = fresh_corpus(model, fresh, corpus)
     chosen = keys.top(k).union() if k is not None else keys.union()
     addresses, columns = _probe_columns(keys, chosen, n_random, rng)
@@ -330,7 +355,9 @@ def _probe_columns(
 ) -> tuple[Int[np.ndarray, "column two"], probing.Columns]:
     """All addresses that the probe and its baselines read, and which columns belong to which."""
     draws = [probing.random_neurons(chosen, keys.n_units, rng) for _ in range(n_random)]
-    best = 0 if keys.units is None else int(keys.units.eta_squared.mean(1).argmax())
+    layers = np.unique(chosen[:, 0])
+    told = np.zeros(len(layers)) if keys.units is None else keys.units.eta_squared[layers].mean(1)
+    best = int(layers[told.argmax()])
     layer = np.stack([np.full(keys.n_units, best), np.arange(keys.n_units)], 1)
     parts = [chosen, *draws, layer]
     addresses, where = np.unique(np.concatenate(parts), axis=0, return_inverse=True)
@@ -374,7 +401,7 @@ def _probe_words(
     batches = token_batches(corpus.alignment, token_budget, sentences=needed)
     n_tokens = sum(b.n_tokens for b in batches)
     with track("reading", n_tokens, unit="tokens", show=show_progress) as step:
-        stream(model, corpus.alignment, batches, [tap], progress=step)
+        stream(model, corpus.alignment, batches, [tap], progress=step, warn=_warn)
     # a lookup table would know the word itself, or, before it is read, the word before it
     known = words if position == "word" else words - 1
     return probing.ProbeWords(
@@ -408,6 +435,11 @@ def lesion_study(
     rng = np.random.default_rng(seed)
     if shams < 0:
         raise StudyError(f"shams is {shams}, expected 0 or more")
+    if keys.origin.site != "neuron":
+        raise StudyError(
+            f"a lesion study cuts neurons, and these are units of {keys.origin.site!r}: shams are "
+            "matched by ||w_out||, which only neurons have"
+        )
     if keys.units is None:
         raise StudyError("these key neurons carry no unit statistics: choose them with gl.select")
     if isinstance(lexicon, Lexicon):
@@ -418,7 +450,7 @@ def lesion_study(
             bank = fresh if max_sentences is None else fresh.head(max_sentences, seed=0)
             corpus = _aligned(model, bank, keys.origin.label, lexicon.labels)
     else:
-        train = prepare(model, lexicon, label=keys.origin.label)
+        train = prepare(model, lexicon, label=keys.origin.label, minimum=1)
         tables = fit_lexicon(model, train)
         corpus, _ = fresh_corpus(model, fresh, train, max_sentences)
     codes, skipped = _scored(corpus, tables)

@@ -175,11 +175,11 @@ def test_left_padding(ours: Model, theirs: Model, bank: Treebank):
 
 def test_padding_side_of_the_tokenizer_does_not_matter(ours: Model):
     """A HookedTransformer would guess a mask from it."""
-    ids = torch.tensor([[0, 50, 60, 70], [0, 50, 1, 1]])
-    want = gm.next_token_logits(ours, ids, torch.arange(6))
+    ids = torch.tensor([[0, 50, 60, 70], [1, 50, 60, 70]])  # a text that begins with the pad token
+    want = gm.next_token_logits(ours, ids, torch.arange(8))
     try:
         ours.tokenizer.padding_side = "left"
-        got = gm.next_token_logits(ours, ids, torch.arange(6))
+        got = gm.next_token_logits(ours, ids, torch.arange(8))
     finally:
         ours.tokenizer.padding_side = "right"
     assert torch.equal(got, want)
