@@ -138,6 +138,8 @@ class LesionStudy:
         pairs = (
             f"{len(self.crossed_pairs)} of {n_pairs} pairs of tags dissociate doubly, "
             f"{n_confirmed} of them also by AUROC"
+            if self.crossed_pairs
+            else f"none of {n_pairs} pairs of tags dissociates doubly"
         )
         if self.p_value <= 0.05:
             told = f"more selective than {self.n_shams} matched shams (p = {self.p_value:.3f})"
