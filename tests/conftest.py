@@ -1,7 +1,7 @@
 """What several tests share: models, a small treebank, and the folder of real data."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -158,3 +158,16 @@ def make_tiny(
 def tiny(tiny_hf: Callable[[], Any], tiny_tokenizer: PreTrainedTokenizerFast) -> Model:
     """A tiny hooked Llama. Do not change its weights."""
     return load_model(tiny_hf(), tokenizer=tiny_tokenizer)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where a browser is required (in CI), a browser test that skips has failed."""
+    report = yield
+    required = os.environ.get("GRAMMAR_LENS_REQUIRE_BROWSER")
+    if required and report.skipped and item.get_closest_marker("browser"):
+        report.outcome = "failed"
+        report.longrepr = f"a browser test was skipped where a browser is required: {call.excinfo}"
+    return report
