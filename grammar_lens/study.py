@@ -34,10 +34,10 @@ from grammar_lens.progress import track
 from grammar_lens.selection import KeyNeurons
 from grammar_lens.treebank import Treebank
 
-TOKEN_BUDGET = 4096
-"""Tokens in one forward pass, padding counted."""
-LESION_ROWS = 1024
-"""Tokens of one batch in a lesion battery, before conditions are stacked on it."""
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 4096}
+"""Tokens in one forward pass, padding counted; on a CPU larger ones fall out of its caches."""
+LESION_STACK = 2
+"""Conditions that a full batch of a lesion battery leaves room for in one forward pass."""
 LESION_TAGS = ("NOUN", "VERB", "ADJ", "ADV", "PRON", "DET", "ADP", "AUX")
 """The tags of a lesion study by default; of another label, the most frequent values."""
 
@@ -196,7 +196,7 @@ def collect(
     position: str | Sequence[str] = "next",
     label: str = "upos",
     labels: Sequence[str] | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     show_progress: bool = True,
 ) -> Collected:
     """Moments of every unit at every layer for every label, from one forward pass over the words.
@@ -220,7 +220,12 @@ def collect(
             taps.append(Tap(site, where, codes >= 0, codes, reader))
     with track("collecting", corpus.alignment.n_tokens, unit="tokens", show=show_progress) as step:
         stream(
-            model, corpus.alignment, corpus.batches(token_budget), taps, progress=step, warn=_warn
+            model,
+            corpus.alignment,
+            corpus.batches(token_budget or default_budget(model)),
+            taps,
+            progress=step,
+            warn=_warn,
         )
     return Collected(
         by_position={
@@ -231,6 +236,11 @@ def collect(
         },
         n_tokens=corpus.alignment.n_tokens,
     )
+
+
+def default_budget(model: Model) -> int:
+    """The tokens in one forward pass that were fastest on this kind of device."""
+    return TOKEN_BUDGET.get(device_of(model).type, TOKEN_BUDGET["cpu"])
 
 
 def _warn(text: str) -> None:
@@ -315,7 +325,7 @@ def probe(
     n_random: int = 3,
     max_train_words: int = 50_000,
     seed: int = 0,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     show_progress: bool = True,
     dropped_duplicates: int = 0,
 ) -> ProbeResult:
@@ -388,7 +398,7 @@ def _probe_words(
     position: str,
     addresses: Int[np.ndarray, "column two"],
     site: str,
-    token_budget: int,
+    token_budget: int | None,
     show_progress: bool,
 ) -> probing.ProbeWords:
     """Activations of the addresses at every word with a code."""
@@ -398,7 +408,8 @@ def _probe_words(
     reader = FeatureReader(len(words), addresses)
     tap = Tap(site, position, codes >= 0, row, reader, layers=reader.layers)
     needed = np.unique(corpus.alignment.sentence[words])
-    batches = token_batches(corpus.alignment, token_budget, sentences=needed)
+    budget = token_budget or default_budget(model)
+    batches = token_batches(corpus.alignment, budget, sentences=needed)
     n_tokens = sum(b.n_tokens for b in batches)
     with track("reading", n_tokens, unit="tokens", show=show_progress) as step:
         stream(model, corpus.alignment, batches, [tap], progress=step, warn=_warn)
@@ -421,7 +432,7 @@ def lesion_study(
     labels: Sequence[str] | None = None,
     max_sentences: int | None = None,
     seed: int = 0,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     show_progress: bool = True,
 ) -> LesionStudy:
     """Cuts each label's key neurons and measures the loss of every label's words, against shams.
@@ -460,17 +471,18 @@ def lesion_study(
     conditions = [Condition(label, 0, sets[label]) for label in cut]
     conditions += sham_sets(sets, output, shams, rng, keys.units)
     total = corpus.alignment.n_tokens * (len(conditions) + 1)
+    budget = token_budget or default_budget(model)
     with track("lesioning", total, unit="tokens", show=show_progress) as step:
         outcomes = run_battery(
             model,
             corpus.alignment,
-            corpus.batches(min(LESION_ROWS, token_budget)),
+            corpus.batches(max(1, budget // LESION_STACK)),
             codes,
             tables,
             conditions,
             value=value,
             dose=dose,
-            token_budget=token_budget,
+            token_budget=budget,
             progress=step,
         )
     return dissociation(
