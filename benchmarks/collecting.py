@@ -70,7 +70,7 @@ class Config:
         REFERENCE_MODEL
     )
     rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 5
-    token_budget: Annotated[int, typer.Option(help="Tokens in one batch.")] = 4096
+    token_budget: Annotated[int, typer.Option(help="Tokens in one batch.")] = 1024
     usual_sentences: Annotated[int, typer.Option(help="Sentences the usual way is timed on.")] = 100
     usual_pairs: Annotated[int, typer.Option(help="Neuron-tag pairs it is timed on.")] = 2000
     check_sentences: Annotated[int, typer.Option(help="Size of the corpus both ways finish.")] = 60

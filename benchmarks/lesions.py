@@ -31,7 +31,7 @@ from grammar_lens.model import REFERENCE_MODEL, model_name, next_token_logits, o
 from grammar_lens.outcomes import Condition, Outcomes
 from grammar_lens.run import library_versions, make_folder, write_json
 from grammar_lens.steps import read_source
-from grammar_lens.study import LESION_ROWS, LESION_TAGS, TOKEN_BUDGET, fresh_corpus, prepare
+from grammar_lens.study import LESION_STACK, LESION_TAGS, default_budget, fresh_corpus, prepare
 
 SAME = 1e-5
 """Losses (nats) of both ways agree to this: stacking rows changes float32 sums in the last digits."""
@@ -63,7 +63,7 @@ class Setting:
         fresh = read_source(config.treebank, "upos")
         self.corpus, _ = fresh_corpus(self.model, fresh, train, config.sentences)
         self.alignment = self.corpus.alignment
-        self.batches = self.corpus.batches(LESION_ROWS)
+        self.batches = self.corpus.batches(default_budget(self.model) // LESION_STACK)
         self.lexicon = gl.fit_lexicon(self.model, train)
         codes = self.corpus.read("next")
         self.codes = np.where(self.lexicon.prior[codes] > 0, codes, -1)
@@ -84,7 +84,7 @@ class Setting:
             self.codes,
             self.lexicon,
             self.conditions,
-            token_budget=TOKEN_BUDGET,
+            token_budget=default_budget(self.model),
         )
 
     def clean(self) -> None:

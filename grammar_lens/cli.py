@@ -89,7 +89,9 @@ MostOption = Annotated[int, typer.Option(help="At most so many fresh sentences a
 SeedOption = Annotated[int, typer.Option(help="Seed of shams, random neurons and samples.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if any.")]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")]
-BudgetOption = Annotated[int, typer.Option(help="Tokens in one forward pass.")]
+BudgetOption = Annotated[
+    int, typer.Option(help="Tokens in one forward pass; 0: what suits the device.")
+]
 WordsColumn = Annotated[str, typer.Option(help="hf: column of words.")]
 LabelColumn = Annotated[str, typer.Option(help="hf: column of labels.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Complete an existing run.")]
@@ -120,7 +122,7 @@ def run(
     seed: SeedOption = 0,
     device: DeviceOption = "",
     dtype: DtypeOption = "",
-    token_budget: BudgetOption = 4096,
+    token_budget: BudgetOption = 0,
     words_column: WordsColumn = "",
     label_column: LabelColumn = "",
     out: Annotated[Path, typer.Option(help="The run directory to make.")] = Path("runs/latest"),
@@ -154,7 +156,7 @@ def run(
         max_train_words=max_train_words,
         seed=seed,
         dtype=dtype or None,
-        token_budget=token_budget,
+        token_budget=token_budget or None,
         words_column=words_column or None,
         label_column=label_column or None,
         out=out,
@@ -177,7 +179,7 @@ def collect(
     site: SiteOption = ["neuron"],  # noqa: B006
     device: DeviceOption = "",
     dtype: DtypeOption = "",
-    token_budget: BudgetOption = 4096,
+    token_budget: BudgetOption = 0,
     words_column: WordsColumn = "",
     label_column: LabelColumn = "",
     quiet: QuietOption = False,
@@ -194,7 +196,7 @@ def collect(
         positions=_positions(position),
         sites=tuple(site),
         dtype=dtype or None,
-        token_budget=token_budget,
+        token_budget=token_budget or None,
         words_column=words_column or None,
         label_column=label_column or None,
         out=out,

@@ -72,7 +72,7 @@ class Config:
     max_train_words: int = 50_000
     seed: int = 0
     dtype: str | None = None
-    token_budget: int = 4096
+    token_budget: int | None = None
     words_column: str | None = None
     label_column: str | None = None
     out: Path = field(default=Path("runs/latest"))
@@ -137,10 +137,9 @@ class Workbench:
         _one_of("sign", c.sign, SIGNS)
         _one_of("lesion", c.lesion, (*VALUES, "none"))
         for name in ("top_k", "probe_k", "token_budget", "max_fresh_sentences", "max_train_words"):
-            if getattr(c, name) < 1:
-                raise RunError(
-                    f"--{name.replace('_', '-')} is {getattr(c, name)}, expected 1 or more"
-                )
+            given = getattr(c, name)
+            if given is not None and given < 1:
+                raise RunError(f"--{name.replace('_', '-')} is {given}, expected 1 or more")
         if c.shams < 0:
             raise RunError(f"--shams is {c.shams}, expected 0 or more")
         self.train_bank.require_label(c.label)
