@@ -202,8 +202,8 @@ def _hand_over(
             where = place.where.to(flat.device)
             if len(where) == 0:
                 continue
-            values = flat[where]
-            fires = (values if gate is None else gate[where]) > 0
+            values = flat.index_select(0, where)
+            fires = (values if gate is None else gate.index_select(0, where)) > 0
             finite = taps[i].reader.add(layer, values, fires, place.codes.to(flat.device))
             state.finite.append((site, layer, finite))
 

@@ -170,7 +170,7 @@ class MomentAccumulator:
         sum_abs = x.abs().sum(0)
         z = x - centre
         shift = (one_hot @ z) / n.clamp(min=1)[:, None]
-        z -= shift[classes]
+        z -= shift.index_select(0, classes)
         m2 = one_hot @ z.square_()
         fired = one_hot @ fires.to(x.dtype)
         mean = centre.double() + shift.double()
