@@ -6,7 +6,8 @@
 Claim: the embedded reference model needs nothing but public text and this page.
 Run time: 6 minutes on one H200 (9.2 M parameters, 854 M tokens at 2.4 M tokens/s). Two CPU cores
 do 2,000 to 3,000 tokens/s; `--steps 200 --batch 16 --window 128 --warmup 20` is a first look.
-Expected result: 3.35 nats per token on held-out books, from 457 MB of English (see RECIPE.md).
+Expected result: 3.35 nats per token on held-out books, from 457 MB of English (see the card beside
+its weights, grammar_lens/embedded/reference-9m/README.md).
 
 The output folder loads offline with AutoModelForCausalLM and AutoTokenizer. Ctrl-C saves
 checkpoint.safetensors; --resume goes on as if nothing had happened (on a CPU to the last bit).
