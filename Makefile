@@ -53,6 +53,9 @@ bench: setup-test  ## speed and memory against the bare forward pass and against
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/collecting.py
 	$(BIN)/python benchmarks/lesions.py
+	$(BIN)/python benchmarks/attribution.py
+	$(BIN)/python benchmarks/scores.py
+	$(BIN)/python benchmarks/probes.py
 
 clean:  ## remove what make made
 	rm -rf $(VENV) $(VENV)-ht build dist *.egg-info .pytest_cache .ruff_cache

@@ -38,6 +38,7 @@ import grammar_lens as gl
 from grammar_lens import figures
 from grammar_lens.cli import one_line_errors
 from grammar_lens.dissociation import LesionStudy
+from grammar_lens.figures import style
 from grammar_lens.model import Model, describe
 from grammar_lens.run import (
     RunError,
@@ -206,13 +207,13 @@ def draw(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
         z=layer_strength(scores),
         x=layers.layer,
         y=[html.escape(label) for label in scores.labels],
-        colorscale=list(figures.SEQUENTIAL),
+        colorscale=list(style.SEQUENTIAL),
         zmin=0,
         zmax=layer_strength(scores).max(),
         colorbar={"len": 0.3, "y": 0.86, "thickness": 12, "outlinewidth": 0},
         hovertemplate="%{y}, layer %{x}: %{z:.3f}<extra></extra>",
     )
-    blue, red, grey = figures.COLOURS[0], figures.COLOURS[1], figures.GREY
+    blue, red, grey = style.COLOURS[0], style.COLOURS[1], style.GREY
     lines = (
         (2, "accuracy", "key neurons", blue, "solid"),
         (2, "random_accuracy", "random neurons of the layer", blue, "dot"),

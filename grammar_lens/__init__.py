@@ -11,18 +11,34 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from grammar_lens import figures
     from grammar_lens.dissociation import LesionStudy
+    from grammar_lens.evidence import Attribution, Evidence
     from grammar_lens.lesions import lesion
     from grammar_lens.lexicon import Lexicon
-    from grammar_lens.model import load_model
+    from grammar_lens.model import load_model, output_contrast
     from grammar_lens.moments import Moments
     from grammar_lens.probing import ProbeResult
     from grammar_lens.run import load_run
     from grammar_lens.selection import KeyNeurons, Neurons, select
     from grammar_lens.selectivity import Scores, score
-    from grammar_lens.study import collect, fit_lexicon, lesion_study, probe
+    from grammar_lens.study import (
+        attribute,
+        collect,
+        collect_labels,
+        erasure,
+        fit_lexicon,
+        key_subspaces,
+        lesion_study,
+        probe,
+        probe_curve,
+        probe_layers,
+        time_course,
+    )
+    from grammar_lens.timecourse import TimeCourse
     from grammar_lens.treebank import Treebank, load_treebank
 
 _HOME = {
+    "Attribution": "evidence",
+    "Evidence": "evidence",
     "KeyNeurons": "selection",
     "LesionStudy": "dissociation",
     "Lexicon": "lexicon",
@@ -30,22 +46,36 @@ _HOME = {
     "Neurons": "selection",
     "ProbeResult": "probing",
     "Scores": "selectivity",
+    "TimeCourse": "timecourse",
     "Treebank": "treebank",
+    "attribute": "study",
     "collect": "study",
+    "collect_labels": "study",
+    "erasure": "study",
     "fit_lexicon": "study",
+    "key_subspaces": "study",
     "lesion": "lesions",
     "lesion_study": "study",
     "load_model": "model",
     "load_run": "run",
     "load_treebank": "treebank",
+    "output_contrast": "model",
     "probe": "study",
+    "probe_curve": "study",
+    "probe_layers": "study",
     "score": "selectivity",
     "select": "selection",
+    "time_course": "study",
 }
 _SUBMODULES = (
     "activations",
     "alignment",
+    "attribution",
+    "contrasts",
+    "controls",
     "dissociation",
+    "evidence",
+    "exchange",
     "figures",
     "lesions",
     "lexicon",
@@ -59,6 +89,8 @@ _SUBMODULES = (
     "selectivity",
     "study",
     "subspace",
+    "sums",
+    "timecourse",
     "treebank",
 )
 

@@ -58,6 +58,8 @@ class Tap:
     codes: Int[np.ndarray, " all_words"]
     reader: Reader
     layers: Sequence[int] | None = None
+    offset: int = 0
+    """Tokens after the position, or before it, at which the words are read."""
 
 
 @dataclass
@@ -95,20 +97,41 @@ def stream(
     """
     state = _Pass()
     with hooked(model, _hooks(model, taps, state)):
-        budget = None
-        for whole in batches:
-            for batch in _within(whole, budget):
-                budget = _read(model, alignment, batch, taps, state, budget, warn)
-            if progress:
-                progress(whole.n_tokens)
+        read_batches(
+            batches,
+            lambda batch: _forward(model, alignment, batch, taps, state),
+            [tap.reader for tap in taps],
+            progress=progress,
+            warn=warn,
+        )
 
 
-def _read(
-    model: Model,
-    alignment: Alignment,
+def read_batches(
+    batches: Sequence[TokenBatch],
+    read: Callable[[TokenBatch], None],
+    readers: Sequence[Reader],
+    *,
+    progress: Callable[[int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> None:
+    """Calls `read` on every batch, in halves where one does not fit in memory.
+
+    `read` adds to the readers; they commit after each piece and discard what a failed one added.
+    Once a batch did not fit, those to come are cut to what does.
+    Raises ActivationError when a single sentence does not fit.
+    """
+    budget = None
+    for whole in batches:
+        for batch in _within(whole, budget):
+            budget = _read_piecewise(batch, read, readers, budget, warn)
+        if progress:
+            progress(whole.n_tokens)
+
+
+def _read_piecewise(
     batch: TokenBatch,
-    taps: Sequence[Tap],
-    state: _Pass,
+    read: Callable[[TokenBatch], None],
+    readers: Sequence[Reader],
     budget: int | None,
     warn: Callable[[str], None] | None,
 ) -> int | None:
@@ -117,10 +140,10 @@ def _read(
     while pieces:
         piece = pieces.pop(0)
         try:
-            _forward(model, alignment, piece, taps, state)
-        except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            for tap in taps:
-                tap.reader.discard()
+            read(piece)
+        except Exception as error:
+            for reader in readers:
+                reader.discard()
             if not is_out_of_memory(error):
                 raise
             if len(piece.sentences) < 2:
@@ -136,8 +159,8 @@ def _read(
                 torch.cuda.empty_cache()
         else:
             # not in `try`: a batch that is merged in part must not be read again
-            for tap in taps:
-                tap.reader.commit()
+            for reader in readers:
+                reader.commit()
     return budget
 
 
@@ -152,7 +175,7 @@ def _forward(
     state.gates.clear()
     state.finite.clear()
     for i, tap in enumerate(taps):
-        words, where = batch.locate(alignment, tap.position, tap.wanted)
+        words, where = batch.locate(alignment, tap.position, tap.wanted, tap.offset)
         state.places[i] = _Place(
             torch.from_numpy(where).to(device), torch.from_numpy(tap.codes[words]).to(device)
         )
@@ -160,8 +183,6 @@ def _forward(
     forward_body(model, batch.token_ids.to(device), mask)
     for site, layer, finite in state.finite:
         if not bool(finite):
-            for tap in taps:
-                tap.reader.discard()
             raise ActivationError(
                 f"NaN or infinite activations at site {site!r}, layer {layer}: load the model in "
                 "a wider dtype (--dtype bfloat16 or float32), or check its weights"
@@ -255,6 +276,29 @@ class FeatureReader:
         kept = values[:, units.to(values.device)].float()
         self.values[np.ix_(words.cpu().numpy(), columns)] = kept.cpu().numpy()
         return torch.isfinite(kept).all()
+
+    def commit(self) -> None:
+        """Rows are overwritten when a batch is read again, so there is nothing to merge."""
+
+    def discard(self) -> None:
+        """See `commit`."""
+
+
+class SampleReader:
+    """Keeps the activations of all units at chosen words: [word, layer, unit] in float32."""
+
+    def __init__(self, n_words: int, n_layers: int, n_units: int) -> None:
+        self.values = np.zeros((n_words, n_layers, n_units), np.float32)
+
+    def add(
+        self,
+        layer: int,
+        values: Float[Tensor, "word unit"],
+        fires: Bool[Tensor, "word unit"],
+        words: Int[Tensor, " word"],
+    ) -> Bool[Tensor, ""]:
+        self.values[words.cpu().numpy(), layer] = values.float().cpu().numpy()
+        return torch.isfinite(values).all()
 
     def commit(self) -> None:
         """Rows are overwritten when a batch is read again, so there is nothing to merge."""

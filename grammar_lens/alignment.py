@@ -74,6 +74,13 @@ class Alignment:
         """Words that are read at `position`: the aligned ones, for `next` the scorable ones."""
         return self.scorable() if _known(position) == "next" else self.aligned("word")
 
+    def readable_at(self, position: str, offset: int) -> Bool[np.ndarray, " word"]:
+        """Readable words that have a token `offset` tokens from where they are read; BOS is none."""
+        length = np.array([len(ids) for ids in self.token_ids], np.int64)
+        there = self.time(position) + offset
+        begin = 1 if self.has_bos else 0
+        return self.readable(position) & (there >= begin) & (there < length[self.sentence])
+
     def skipped(self, position: str) -> dict[str, int]:
         """How many words were skipped at `position`, by reason; reasons without words are left out."""
         counts = np.bincount(self.reason[_known(position)], minlength=len(REASONS))
@@ -110,9 +117,16 @@ class TokenBatch:
         return int(self.lengths.sum())
 
     def locate(
-        self, alignment: Alignment, position: str, wanted: Bool[np.ndarray, " all_words"]
+        self,
+        alignment: Alignment,
+        position: str,
+        wanted: Bool[np.ndarray, " all_words"],
+        offset: int = 0,
     ) -> tuple[Int[np.ndarray, " word"], Int[np.ndarray, " word"]]:
-        """Numbers of this batch's `wanted` words, and where each is read in the flattened (row, time)."""
+        """Numbers of this batch's `wanted` words, and where each is read in the flattened (row, time).
+
+        `offset` reads so many tokens after that; the caller sees to it that they are there.
+        """
         start = alignment.sentence_start
         times = alignment.time(position)
         width = self.token_ids.shape[1]
@@ -121,7 +135,7 @@ class TokenBatch:
             numbers = np.arange(int(start[sentence]), int(start[sentence + 1]))
             numbers = numbers[wanted[numbers]]
             words.append(numbers)
-            where.append(row * width + self.shift[row] + times[numbers])
+            where.append(row * width + self.shift[row] + times[numbers] + offset)
         return np.concatenate(words), np.concatenate(where)
 
     def halves(self) -> tuple["TokenBatch", "TokenBatch"]:

@@ -75,7 +75,34 @@ SiteOption = Annotated[
     list[str],
     typer.Option(help="Sites to collect beside neuron: resid_pre, resid_mid, resid_post, ..."),
 ]
-ScoreOption = Annotated[str, typer.Option(help="correlation, cohens_d or welch_t.")]
+ScoreOption = Annotated[
+    str,
+    typer.Option(
+        help="How neurons are scored (docs/scores.md lists all); by default correlation at word and "
+        "attribution_contrast at next."
+    ),
+]
+AttributionOption = Annotated[
+    str,
+    typer.Option(help="Attributions of the word to come alone (own) or of later words too (all)."),
+]
+AttributionWordsOption = Annotated[
+    int, typer.Option(help="Training words that integrated gradients are made of, at most.")
+]
+RuleOption = Annotated[
+    str, typer.Option(help="How neurons are chosen: top_k, fdr, permutation, frequency.")
+]
+AlphaOption = Annotated[float, typer.Option(help="Error rate of --rule fdr and permutation.")]
+ReplicatesOption = Annotated[
+    int, typer.Option(help="Exchanges of tags between sentences, for nulls; 0: none.")
+]
+SampleOption = Annotated[
+    int,
+    typer.Option(help="Words of each label kept whole, for auroc; 0: as the score needs."),
+]
+MinWordsOption = Annotated[
+    int, typer.Option(help="Leave out values with fewer training words; 0: rare ones are an error.")
+]
 SignOption = Annotated[str, typer.Option(help="Rank by absolute, positive or negative score.")]
 TopKOption = Annotated[int, typer.Option(help="Key neurons per label.")]
 ProbeKOption = Annotated[int, typer.Option(help="Key neurons per label that the probe reads.")]
@@ -109,7 +136,14 @@ def run(
     labels: LabelsOption = "",
     position: PositionOption = "both",
     site: SiteOption = ["neuron"],  # noqa: B006
-    score: ScoreOption = "correlation",
+    min_words: MinWordsOption = 0,
+    score: ScoreOption = "",
+    attribution: AttributionOption = "own",
+    attribution_words: AttributionWordsOption = 20_000,
+    replicates: ReplicatesOption = 100,
+    sample: SampleOption = 0,
+    rule: RuleOption = "top_k",
+    alpha: AlphaOption = 0.05,
     sign: SignOption = "absolute",
     top_k: TopKOption = 100,
     probe_k: ProbeKOption = 10,
@@ -144,7 +178,14 @@ def run(
         labels=_listed(labels),
         positions=_positions(position),
         sites=tuple(site),
+        min_words=min_words or None,
         score=score,
+        attribution=attribution,
+        attribution_words=attribution_words,
+        replicates=replicates,
+        sample=sample or None,
+        rule=rule,
+        alpha=alpha,
         sign=sign,
         top_k=top_k,
         probe_k=probe_k,
@@ -177,6 +218,11 @@ def collect(
     labels: LabelsOption = "",
     position: PositionOption = "both",
     site: SiteOption = ["neuron"],  # noqa: B006
+    min_words: MinWordsOption = 0,
+    score: ScoreOption = "",
+    replicates: ReplicatesOption = 100,
+    sample: SampleOption = 0,
+    seed: SeedOption = 0,
     device: DeviceOption = "",
     dtype: DtypeOption = "",
     token_budget: BudgetOption = 0,
@@ -195,6 +241,11 @@ def collect(
         labels=_listed(labels),
         positions=_positions(position),
         sites=tuple(site),
+        min_words=min_words or None,
+        score=score,
+        replicates=replicates,
+        sample=sample or None,
+        seed=seed,
         dtype=dtype or None,
         token_budget=token_budget or None,
         words_column=words_column or None,
@@ -208,9 +259,24 @@ def collect(
 
 
 @app.command()
-def score(run: RunArgument, score: ScoreOption = "correlation", quiet: QuietOption = False) -> None:
-    """Scores every neuron for every label."""
-    done = _step("score", run, quiet, score=score)
+def score(
+    run: RunArgument,
+    score: ScoreOption = "",
+    attribution: AttributionOption = "own",
+    attribution_words: AttributionWordsOption = 20_000,
+    device: DeviceOption = "",
+    quiet: QuietOption = False,
+) -> None:
+    """Scores every neuron for every label, from attributions too where the score needs them."""
+    done = _step(
+        "score",
+        run,
+        quiet,
+        score=score,
+        attribution=attribution,
+        attribution_words=attribution_words,
+        device=device or None,
+    )
     for position in done.positions:
         typer.echo(repr(done.scores_at(position)))
 
@@ -218,14 +284,22 @@ def score(run: RunArgument, score: ScoreOption = "correlation", quiet: QuietOpti
 @app.command()
 def select(
     run: RunArgument,
+    rule: RuleOption = "top_k",
     top_k: TopKOption = 100,
+    alpha: AlphaOption = 0.05,
     sign: SignOption = "absolute",
     quiet: QuietOption = False,
 ) -> None:
-    """Chooses the key neurons of every label."""
-    done = _step("select", run, quiet, top_k=top_k, sign=sign)
+    """Chooses the key neurons of every label, and measures how far the choice can be trusted."""
+    done = _step("select", run, quiet, rule=rule, top_k=top_k, alpha=alpha, sign=sign)
     for position in done.positions:
         typer.echo(repr(done.keys_at(position)))
+
+
+@app.command()
+def course(run: RunArgument, device: DeviceOption = "", quiet: QuietOption = False) -> None:
+    """Measures selectivity at tokens around the word, on fresh words: its time course."""
+    typer.echo(_step("course", run, quiet, device=device or None).course.to_frame().to_string())
 
 
 @app.command()

@@ -29,11 +29,13 @@ class Lexicon:
     """P(label | first token), from training words only.
 
     `probability[v, t]` is smoothed with the prior, (n(v,t) + b prior_t) / (n(v) + b), so a token
-    never seen gives the prior. `seen` marks tokens that begin some training word.
+    never seen gives the prior. `count[v, t]` is n(v,t). `seen` marks tokens that begin some training
+    word.
     """
 
     labels: tuple[str, ...]
     probability: Float[np.ndarray, "vocab label"]
+    count: Float[np.ndarray, "vocab label"]
     prior: Float[np.ndarray, " label"]
     seen: np.ndarray
     n_words: int
@@ -81,6 +83,7 @@ def build_lexicon(
     return Lexicon(
         labels=tuple(labels),
         probability=(counts + smoothing * prior) / (totals + smoothing),
+        count=counts,
         prior=prior,
         seen=totals[:, 0] > 0,
         n_words=len(first_token),

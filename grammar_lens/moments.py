@@ -102,6 +102,27 @@ class Moments:
         eta = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
         return UnitStatistics(mean=mean, mean_abs=self.mean_abs, eta_squared=eta)
 
+    def only(self, labels: Sequence[str]) -> "Moments":
+        """The moments of some labels' words."""
+        rows = [self.labels.index(x) for x in labels]
+        return self._rows(rows, tuple(labels))
+
+    def parts(self, n: int) -> tuple["Moments", ...]:
+        """`n` parts of a corpus whose words were told apart as separate labels, part by part."""
+        size = len(self.labels) // n
+        labels = self.labels[:size]
+        return tuple(self._rows(list(range(i * size, (i + 1) * size)), labels) for i in range(n))
+
+    def _rows(self, rows: list[int], labels: tuple[str, ...]) -> "Moments":
+        return replace(
+            self,
+            labels=labels,
+            count=self.count[rows],
+            mean=self.mean[rows],
+            m2=self.m2[rows],
+            fired=self.fired[rows],
+        )
+
     def firing_rate(self) -> Float[np.ndarray, "label layer unit"]:
         """Share of each label's words at which a unit fires."""
         return self.fired / np.maximum(self.count, 1)[:, None, None]

@@ -25,6 +25,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
             skipped or "none skipped",
         )
         row("collected", f"{collected['tokens']:,} tokens in {collected['seconds']:.1f} s")
+    for position, found in summary.get("selection", {}).items():
+        _selection_rows(row, position, found, _n_neurons(summary))
     for key in ("probe", "probe_next"):
         if key in summary:
             _probe_rows(row, summary[key])
@@ -38,11 +40,54 @@ def _title(summary: dict[str, Any]) -> str:
     return f"{model.get('name')} on {bank.get('train')}, tested on {bank.get('fresh')}"
 
 
+def _n_neurons(summary: dict[str, Any]) -> int | None:
+    """How many neurons the model has, where the summary says so."""
+    model = summary.get("model") or {}
+    layers, width = model.get("n_layers"), model.get("d_mlp")
+    return layers * width if layers and width else None
+
+
+def _selection_rows(row: Any, position: str, found: dict[str, Any], there: int | None) -> None:
+    of = f" of {there:,}" if there else ""
+    compared = []
+    if "reliability" in found:
+        halves = found["reliability"]
+        compared.append(
+            f"halves agree {_number(halves['share'], 2)} (chance "
+            f"{_number(halves['expected_share'], 2)})"
+        )
+    if "sham_localiser" in found:
+        sham = found["sham_localiser"]
+        compared.append(
+            f"exchanged labels reach {sham['sham_strength']:.2g} of {sham['strength']:.2g}"
+        )
+    if "within_type" in found:
+        within = found["within_type"]
+        compared.append(
+            f"within word forms d {_number(within['within_type'], 2)} of "
+            f"{_number(within['effect'], 2)}"
+        )
+    row(
+        f"key neurons ({position})",
+        f"{found['distinct_neurons']:,} distinct{of}; {found['score'].replace('_', ' ')}, "
+        f"{found['rule']}",
+        "; ".join(compared) or "no controls",
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    """A number, or a dash for one that is missing."""
+    if value is None or value != value:  # noqa: PLR0124  # NaN
+        return "\N{EN DASH}"
+    return f"{value:.{digits}f}"
+
+
 def _probe_rows(row: Any, probe: dict[str, Any]) -> None:
+    random = probe["random_accuracy"]
     row(
         f"probe accuracy at '{probe['position']}'",
         f"{probe['accuracy']:.3f} with {probe['n_neurons']} neurons (top {probe['k']} per label)",
-        f"random neurons {probe['random_accuracy']:.3f}, word alone "
+        f"random neurons {_number(random, 3)}, word alone "
         f"{probe['word_baseline_accuracy']:.3f}, majority {probe['majority_accuracy']:.3f}, "
         f"control task {probe['control_accuracy']:.3f}",
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from grammar_lens.activations import (
     ActivationError,
     FeatureReader,
+    SampleReader,
     Tap,
     is_out_of_memory,
     stream,
@@ -198,6 +199,33 @@ def test_chosen_units_are_kept(tiny: Model, bank: Treebank):
         np.testing.assert_allclose(mine.mean(0), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("position", ["word", "next"])
+@pytest.mark.parametrize("offset", [-2, 0, 3])
+def test_all_units_are_kept_some_tokens_away(
+    tiny: Model, bank: Treebank, position: str, offset: int
+):
+    """Reference: `run_with_cache`, sentence by sentence; half of the words, in reverse order."""
+    found = aligned(bank, tiny.tokenizer)
+    wanted = found.readable_at(position, offset) & (np.arange(found.n_words) % 2 == 0)
+    row = np.full(found.n_words, -1)
+    row[wanted] = np.arange(wanted.sum())[::-1]
+    reader = SampleReader(int(wanted.sum()), 2, 48)
+    tap = Tap("neuron", position, wanted, row, reader, offset=offset)
+    stream(tiny, found, token_batches(found, 100), [tap])
+    assert reader.values.dtype == np.float32
+    for i, ids in enumerate(found.token_ids):
+        with torch.no_grad():
+            _, cache = tiny.run_with_cache(torch.from_numpy(ids)[None])
+        for word in np.flatnonzero(wanted & (found.sentence == i)):
+            time = int(found.time(position)[word]) + offset
+            for layer in range(2):
+                want = cache[f"blocks.{layer}.mlp.hook_post"][0, time].numpy()
+                # a batched product in float32 against a single one
+                np.testing.assert_allclose(
+                    reader.values[row[word], layer], want, rtol=1e-4, atol=1e-5
+                )
+
+
 def test_layers_that_no_reader_wants_are_left_alone(tiny: Model, bank: Treebank):
     found = aligned(bank, tiny.tokenizer)
     seen: set[int] = set()
@@ -243,6 +271,15 @@ def test_activations_that_are_not_finite_are_named(
     ):
         moments(model, bank, sites=(site,))
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_samples_that_are_not_finite_are_flagged():
+    reader = SampleReader(2, 1, 3)
+    x = torch.tensor([[1.0, 2, 3], [4, np.inf, 6]])
+    numbers = torch.tensor([1, 0])
+    assert bool(reader.add(0, x[:1], x[:1] > 0, numbers[:1]))
+    assert not bool(reader.add(0, x, x > 0, numbers))
+    np.testing.assert_array_equal(reader.values[:, 0], x.flip(0))
 
 
 def test_features_that_are_not_finite_are_named(make_tiny: Callable[[], Model], bank: Treebank):

@@ -1,12 +1,14 @@
 """Words find their tokens, whatever the text, and batches hold every sentence once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -370,6 +372,47 @@ def test_only_wanted_words_are_located():
     words, where = batch.locate(found, "next", np.array([True, False, True]))
     assert words.tolist() == [2, 0]
     assert where.tolist() == [5 + 2, 10 + 1]
+
+
+@pytest.mark.parametrize("position", ["word", "next"])
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_words_are_read_some_tokens_away(tiny: Model, bank: Treebank, position: str, padding: str):
+    """Reference: the token ids of each sentence, one word at a time."""
+    spans = [[w.span for w in s.words] for s in bank]
+    found = align([s.text for s in bank], spans, tiny.tokenizer)
+    batches = token_batches(found, 100, padding=padding)
+    for offset in (-3, -1, 0, 1, 4):
+        there = found.readable_at(position, offset)
+        for word in range(found.n_words):
+            time = int(found.time(position)[word]) + offset
+            inside = 1 <= time < len(found.token_ids[found.sentence[word]])
+            assert there[word] == (found.readable(position)[word] and inside)
+        if offset == 0:
+            np.testing.assert_array_equal(there, found.readable(position))
+        seen = []
+        for batch in batches:
+            words, where = batch.locate(found, position, there, offset)
+            tokens = batch.token_ids.flatten()[torch.from_numpy(where)].tolist()
+            for word, token in zip(words.tolist(), tokens, strict=True):
+                time = int(found.time(position)[word]) + offset
+                assert token == found.token_ids[found.sentence[word]][time]
+            seen += words.tolist()
+        assert sorted(seen) == np.flatnonzero(there).tolist()
+
+
+def test_without_bos_the_first_token_can_be_read(tiny: Model, bank: Treebank):
+    found = align([s.text for s in bank], [[w.span for w in s.words] for s in bank], tiny.tokenizer)
+    second = found.sentence_start[:-1] + 1
+    back = found.first[second] - found.first[second - 1]
+    one = second[back == 1]
+    assert len(one) > 3
+    bare = replace(found, has_bos=False, token_ids=tuple(ids[1:] for ids in found.token_ids))
+    bare = replace(bare, first=found.first - 1, last=found.last - 1)
+    # two tokens before the second word is BOS, or nothing where there is none
+    assert not found.readable_at("next", -1)[one].any()
+    assert not bare.readable_at("next", -1)[one].any()
+    assert found.readable_at("next", 0)[one].all()
+    assert bare.readable_at("next", 0)[one].all()
 
 
 @pytest.mark.parametrize("position", POSITIONS)

@@ -15,11 +15,12 @@ import grammar_lens
 
 PACKAGE = Path(grammar_lens.__file__).parent
 MIDDLE = (
-    *("alignment", "moments", "selectivity", "selection", "subspace"),
+    *("alignment", "moments", "sums", "exchange", "contrasts", "evidence", "selectivity"),
+    *("selection", "subspace", "controls", "timecourse"),
     *("probing", "lexicon", "outcomes", "dissociation"),
 )
 EDGES = (
-    *("treebank", "model", "activations", "lesions", "study", "run", "steps"),
+    *("treebank", "model", "activations", "attribution", "lesions", "study", "run", "steps"),
     *("figures", "report", "cli", "progress", "summary", "generation"),
 )
 HEAVY = ("torch", "numpy", "pandas", "jaxtyping", "scipy", "sklearn", "transformers", "plotly")

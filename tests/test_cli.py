@@ -122,7 +122,9 @@ def test_a_stored_run_gives_back_what_was_found(made: Path) -> None:
     import grammar_lens as gl
 
     run = gl.load_run(made)
-    again = gl.score(run.at("next").moments["neuron"], "correlation")
+    words = gl.score(run.at("word").moments["neuron"], "correlation")
+    assert np.array_equal(words.values, run.scores_at("word").values)
+    again = gl.score(run.evidence("next"), "attribution_contrast")
     assert np.array_equal(again.values, run.scores.values)
     chosen = gl.select(again, k=8)
     for label in chosen:
@@ -174,7 +176,7 @@ def test_resume_redoes_only_what_is_missing(made: Path, files: tuple[Path, Path]
 
     code, _, err = call("run", *options, "--resume", "--score", "welch_t")
     assert code == 2
-    assert "score: it was 'correlation', now 'welch_t'" in err
+    assert "score: it was '', now 'welch_t'" in err
     assert call("run", *options)[0] == 2
 
 

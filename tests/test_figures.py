@@ -9,13 +9,17 @@ import plotly.io as pio
 import pytest
 
 from grammar_lens import figures
+from grammar_lens.controls import SelectionControls, sham_localiser
 from grammar_lens.dissociation import CrossedPair, LesionStudy, diagonal_score
+from grammar_lens.evidence import Evidence
+from grammar_lens.exchange import Null, Replicates
 from grammar_lens.figures import FigureError
 from grammar_lens.moments import Moments, Origin
 from grammar_lens.probing import ProbeResult
 from grammar_lens.selection import KeyNeurons, select
-from grammar_lens.selectivity import ScoreError, Scores, score
+from grammar_lens.selectivity import SCORES, ScoreError, Scores, score
 from grammar_lens.subspace import layer_counts, layer_strength, overlap
+from grammar_lens.timecourse import CourseSummary
 
 LABELS = ("NOUN", "VERB", "ADJ")
 HOSTILE = "<script>alert(1)</script> & %{x}"
@@ -122,6 +126,82 @@ def made_study(
     )
 
 
+def made_null(scores: Scores, moments: Moments, n: int = 30) -> Null:
+    """A null of class means that hold noise alone."""
+    rng = np.random.default_rng(7)
+    means = rng.normal(0, 0.1, (n, *moments.mean.shape)).astype(np.float32)
+    compute = SCORES[scores.method].compute
+    return Replicates(moments, means, 12, 3).null(
+        scores.method, lambda m: compute(Evidence(m))[0], two_sided=True
+    )
+
+
+def made_controls(labels: tuple[str, ...] = LABELS, null: Null | None = None) -> SelectionControls:
+    """Halves that share 6, 7, 8 of 10; a third of the effect left, and a label without forms."""
+    n = np.minimum(np.arange(len(labels)), 3)
+    size = np.full(len(labels), 10.0)
+    halves = {"n_first": size, "n_second": size, "shared": 6.0 + n, "jaccard": (6 + n) / (14 - n)}
+    halves |= {"expected": 0.2 + 0 * n, "p_value": np.where(n == 1, 0.4, 0.0001)}
+    halves |= {"share": (6 + n) / 10, "expected_share": 0.02 + 0 * n}
+    none = n == 2
+    within = {
+        "effect": 1.5 + 0.1 * n,
+        "within_type": np.where(none, np.nan, 0.5),
+        "within_type_retained": np.where(none, np.nan, 1 / 3),
+        "guarded": 1.2 + 0.0 * n,
+        "guarded_retained": 0.84 + 0.0 * n,
+        "ambiguous_forms": np.where(none, 0, 40),
+        "words": np.where(none, 0, 300),
+        "standard_error": np.where(none, np.nan, 0.07),
+    }
+    return SelectionControls(
+        k=6,
+        n_replicates=0 if null is None else null.n_replicates,
+        left_out_words=0 if null is None else null.n_left_out_words,
+        left_out_sentences=0 if null is None else null.n_left_out_sentences,
+        sham=None if null is None else sham_localiser(null, 6),
+        reliability=pd.DataFrame({"label": list(labels), **halves}),
+        within_type=pd.DataFrame({"label": list(labels), **within}),
+    )
+
+
+def made_course(
+    labels: tuple[str, ...] = LABELS, *, model: str = "m", position: str = "word"
+) -> CourseSummary:
+    """Strongest at the word in layer 2; no key neurons in layer 0."""
+    rng = np.random.default_rng(1)
+    offsets, n_layers = (-1, 0, 1), 3
+    shape = (len(offsets), len(labels), n_layers)
+    strength = rng.uniform(0.02, 0.05, shape)
+    strength[1, :, 2] = 0.3
+    key = rng.normal(0, 0.1, shape)
+    key[:, :, 0] = np.nan
+    count = np.array([[90.0, 80.0, 70.0], [100.0, 95.0, 85.0], [60.0, 50.0, 40.0]])
+    return CourseSummary(
+        labels, offsets, count[:, : len(labels)], strength, key, origin(model, position)
+    )
+
+
+def made_curve() -> pd.DataFrame:
+    """Two rankings and random neurons at k = 1, 5 and 20; no word is unseen."""
+    rows = [
+        {
+            "score": score,
+            "k": k,
+            "n_neurons": 3.0 * k,
+            "accuracy": base + 0.02 * i,
+            "control_accuracy": 0.3 + 0.01 * i,
+            "random_accuracy": 0.5 + 0.02 * i,
+            "unseen_accuracy": np.nan,
+            "ambiguous_accuracy": base - 0.1 + 0.02 * i,
+            "macro_f1": base - 0.05,
+        }
+        for score, base in (("correlation", 0.7), ("exchanged labels", 0.6), ("random", 0.5))
+        for i, k in enumerate((1, 5, 20))
+    ]
+    return pd.DataFrame(rows)
+
+
 @pytest.fixture(scope="module")
 def scores() -> Scores:
     return score(made_moments())
@@ -201,6 +281,199 @@ def test_layer_profile_draws_strength_and_counts(scores: Scores, keys: KeyNeuron
     both = figures.layer_profile(scores, keys)
     np.testing.assert_array_equal(both.data[-1].z, layer_counts(keys))
     assert both.layout.yaxis2.title.text == "key neurons (top 6, absolute)"
+
+
+def test_layer_profile_has_a_band_of_the_null_and_none_without(scores: Scores) -> None:
+    assert len(figures.layer_profile(scores).data) == len(LABELS)
+    null = made_null(scores, made_moments())
+    figure = figures.layer_profile(replace(scores, null=null))
+    bands, lines = figure.data[:3], figure.data[3:]
+    low, high = np.percentile(null.strength, [2.5, 97.5], axis=0)
+    for i, (band, line) in enumerate(zip(bands, lines, strict=True)):
+        np.testing.assert_array_equal(band.x, [0, 1, 2, 2, 1, 0])
+        np.testing.assert_array_equal(band.y, [*low[i], *high[i][::-1]])
+        np.testing.assert_array_equal(line.y, layer_strength(scores)[i])
+        np.testing.assert_array_equal(line.customdata, np.stack([low[i], high[i]], 1))
+        assert band.legendgroup == line.legendgroup
+    # the planted neuron stands above the band in its layer
+    assert lines[1].y[1] > high[1, 1]
+    assert "30 exchanges" in figure.layout.title.subtitle.text
+
+
+def test_strength_counts_from_neutral_and_missing_scores_stay_empty(scores: Scores) -> None:
+    chance = replace(scores, method="auroc", values=scores.values * 0.1 + 0.5, neutral=0.5)
+    np.testing.assert_allclose(layer_strength(chance), layer_strength(scores) * 0.1)
+    drawn = figures.layer_neuron_heatmap(chance, "VERB")
+    assert drawn.data[0].zmin + drawn.data[0].zmax == pytest.approx(1)
+    assert (drawn.data[1].y[0], drawn.data[1].x[0]) == (1, 17)
+    missing = scores.values.copy()
+    missing[1] = np.nan
+    missing[1, 0, 3], missing[1, 2, 5] = 0.2, 1.1
+    low = replace(scores, method="entropy", values=missing, best="low")
+    marks = figures.layer_neuron_heatmap(low, "VERB").data[1]
+    assert list(zip(marks.y, marks.x, strict=True)) == [(0, 3), (2, 5)]  # low is strong
+    assert figures.layer_neuron_heatmap(low, "VERB", bins=4).data[0].z[0, 0] == np.float32(0.2)
+
+
+def test_every_score_has_a_name() -> None:
+    assert set(SCORES) == set(figures.SCORE_NAMES)
+
+
+def test_decimals_show_three_digits_of_the_largest() -> None:
+    assert figures.decimals([0.3, -0.1]) == 3
+    assert figures.decimals([0.0108, np.nan]) == 4
+    assert figures.decimals(np.array([1e-12])) == 7
+    assert figures.decimals([]) == figures.decimals([0.0]) == 3
+
+
+def test_time_course_draws_both_panels_of_the_label() -> None:
+    course = made_course()
+    figure = figures.time_course(course, "VERB")
+    left, right = figure.data
+    np.testing.assert_array_equal(left.z, course.strength[:, 1].T)
+    np.testing.assert_array_equal(right.z, course.key[:, 1].T)  # NaN in layer 0 too
+    assert list(left.x) == [-1, 0, 1]
+    np.testing.assert_array_equal(left.customdata[0], course.count[:, 1])
+    assert left.zmin == 0
+    assert left.zmax == 0.3
+    assert right.zmin == -right.zmax == -np.nanmax(np.abs(course.key[:, 1]))
+    assert {(s.x0, s.x1) for s in figure.layout.shapes} == {(0, 0)}
+    assert {s.xref for s in figure.layout.shapes} == {"x", "x2"}
+    assert figure.layout.xaxis.title.text == "tokens from the word's last token (0)"
+    assert list(figure.layout.xaxis.ticktext) == ["\N{MINUS SIGN}1", "0", "+1"]
+    assert not figure.layout.updatemenus
+
+
+def test_time_course_sorts_offsets_and_bears_a_label_without_values() -> None:
+    course = made_course()
+    turned = replace(
+        course,
+        offsets=course.offsets[::-1],
+        **{n: getattr(course, n)[::-1] for n in ("count", "strength", "key")},
+    )
+    first = figures.time_course(turned, "NOUN").data[0]
+    np.testing.assert_array_equal(first.z, course.strength[:, 0].T)
+    empty = replace(course, strength=np.full_like(course.strength, np.nan))
+    assert figures.time_course(empty, "NOUN").data[0].zmax == 1
+
+
+def test_time_course_menu_shows_one_label_at_a_time() -> None:
+    course = made_course()
+    figure = figures.time_course(course)
+    buttons = figure.layout.updatemenus[0].buttons
+    assert [b.label for b in buttons] == list(LABELS)
+    assert [t.visible for t in figure.data] == [True, True, False, False, False, False]
+    shown, title = buttons[2].args
+    assert shown["visible"] == [False] * 4 + [True] * 2
+    assert title["title.text"] == "When ADJ is told"
+    np.testing.assert_array_equal(figure.data[4].z, course.strength[:, 2].T)
+    assert not figures.time_course(made_course(("NOUN",))).layout.updatemenus
+
+
+def test_time_course_refuses_an_unknown_label() -> None:
+    with pytest.raises(FigureError, match="no time course of 'X': there are NOUN, VERB, ADJ"):
+        figures.time_course(made_course(), "X")
+
+
+def traces(figure: go.Figure) -> dict[str, go.Scatter]:
+    return {t.name: t for t in figure.data}
+
+
+def test_grammar_or_vocabulary_draws_all_three_effects() -> None:
+    table = made_controls().within_type
+    assert table is not None
+    drawn = traces(figures.grammar_or_vocabulary(table))
+    plain, guarded = drawn["all words"], drawn["at equal frequency and place"]
+    within = drawn["within word forms (± standard error)"]
+    np.testing.assert_array_equal(plain.x, table["effect"])
+    np.testing.assert_array_equal(guarded.x, table["guarded"])
+    np.testing.assert_array_equal(within.x, table["within_type"])
+    np.testing.assert_array_equal(within.error_x.array, table["standard_error"])
+    assert list(plain.marker.symbol) == ["circle", "circle", "circle-open"]
+    assert plain.text[0] == "40 ambiguous forms"
+    assert plain.text[2] == "no form occurs both with this label and without it"
+    assert list(plain.y) == list(LABELS)
+
+
+def test_grammar_or_vocabulary_at_next_and_of_one_label(keys: KeyNeurons) -> None:
+    table = made_controls().within_type
+    assert table is not None
+    there = replace(keys, origin=origin("m", "next"))
+    drawn = traces(figures.grammar_or_vocabulary(table.head(1), there))
+    assert list(drawn["after the same word (± standard error)"].x) == [0.5]
+    with pytest.raises(FigureError, match="the table has no labels"):
+        figures.grammar_or_vocabulary(table.head(0))
+
+
+def test_selection_controls_draw_true_and_exchanged(scores: Scores, keys: KeyNeurons) -> None:
+    controls = made_controls(null=made_null(scores, made_moments()))
+    assert controls.sham is not None
+    assert controls.reliability is not None
+    figure = figures.selection_controls(controls, keys)
+    drawn = traces(figure)
+    real, sham = drawn["true labels"], drawn["exchanged labels (mean; bar to the largest)"]
+    np.testing.assert_array_equal(real.x, controls.sham["strength"])
+    np.testing.assert_array_equal(real.customdata[:, 0], controls.sham["by_fdr"])
+    np.testing.assert_array_equal(sham.x, controls.sham["sham_strength"])
+    np.testing.assert_allclose(
+        sham.x + sham.error_x.array, controls.sham["sham_strongest"], rtol=1e-12
+    )
+    halves, chance = drawn["two halves"], drawn["chance"]
+    np.testing.assert_array_equal(halves.x, controls.reliability["share"])
+    np.testing.assert_array_equal(chance.x, controls.reliability["expected_share"])
+    np.testing.assert_array_equal(halves.customdata[:, 4], controls.reliability["jaccard"])
+    assert list(halves.y) == list(LABELS)
+    assert figure.layout.xaxis.title.text == "mean strength: correlation r"
+    assert "30 exchanges" in figure.layout.title.subtitle.text
+
+
+def test_selection_controls_show_what_there_is() -> None:
+    alone = figures.selection_controls(made_controls())
+    assert set(traces(alone)) == {"difference", "chance", "two halves"}
+    nothing = replace(made_controls(), reliability=None)
+    with pytest.raises(FigureError, match="neither a sham localiser nor a reliability"):
+        figures.selection_controls(nothing)
+
+
+def test_accuracy_against_k_draws_every_ranking() -> None:
+    curve = made_curve()
+    figure = figures.accuracy_against_k(curve, majority=0.2, word_baseline=0.75)
+    first = {t.name: t for t in figure.data if t.xaxis == "x"}
+    for name, score_ in (("correlation r", "correlation"), ("random neurons", "random")):
+        rows = curve[curve["score"] == score_]
+        np.testing.assert_array_equal(first[name].x, rows["k"])
+        np.testing.assert_array_equal(first[name].y, rows["accuracy"])
+        np.testing.assert_array_equal(first[name].customdata, rows[["n_neurons", "macro_f1"]])
+    rows = curve[curve["score"] == "exchanged labels"]
+    control = first["control task (exchanged labels)"]
+    np.testing.assert_array_equal(control.y, rows["control_accuracy"])
+    assert set(first["majority label"].y) == {0.2}
+    assert set(first["the word alone"].y) == {0.75}
+    # no word is unseen, so the second panel is of ambiguous words
+    second = {t.name: t for t in figure.data if t.xaxis == "x2"}
+    np.testing.assert_array_equal(second["exchanged labels"].y, rows["ambiguous_accuracy"])
+    assert {t.xaxis for t in figure.data} == {"x", "x2"}
+    assert figure.layout.xaxis.type == figure.layout.xaxis2.type == "log"
+    assert list(figure.layout.xaxis.tickvals) == [1, 5, 20]
+
+
+def test_accuracy_against_k_with_little() -> None:
+    one = made_curve().head(1).assign(ambiguous_accuracy=np.nan)
+    names = [t.name for t in figures.accuracy_against_k(one).data]
+    assert names == ["correlation r", "control task (correlation r)"]
+    before = figures.accuracy_against_k(one, word_baseline=0.5, origin=origin("m", "next"))
+    assert before.data[-1].name == "the word before alone"
+    with pytest.raises(FigureError, match="the curve has no points"):
+        figures.accuracy_against_k(one.head(0))
+
+
+def test_probe_without_draws_and_with_an_interval() -> None:
+    probe = replace(made_probe(), random_accuracy=None, random_accuracies=())
+    bars = figures.probe_accuracy(probe).data[0]
+    assert bars.x[1] is None
+    assert bars.text[1] == "not drawn"
+    probe = replace(made_probe(), accuracy_low=0.83, accuracy_high=0.87)
+    assert figures.probe_accuracy(probe).data[1].x == (0.83, 0.87)
 
 
 def test_many_labels_stay_apart() -> None:
@@ -299,7 +572,16 @@ def every_figure(labels: tuple[str, ...], model: str) -> list[go.Figure]:
     scores = score(made_moments(labels, model=model))
     keys = select(scores, k=6)
     study, probe = made_study(labels, model=model), made_probe(labels, model=model)
+    controls = made_controls(labels, made_null(scores, made_moments(labels, model=model)))
+    assert controls.within_type is not None
+    curve = made_curve().replace("correlation", labels[0])
+    course = made_course(labels, model=model)
     return [
+        figures.time_course(course),
+        figures.time_course(course, labels[1]),
+        figures.selection_controls(controls, keys),
+        figures.grammar_or_vocabulary(controls.within_type, keys),
+        figures.accuracy_against_k(curve, majority=0.2, word_baseline=0.8, origin=probe.origin),
         figures.layer_neuron_heatmap(scores, labels[0]),
         figures.layer_profile(scores, keys),
         figures.overlap_matrix(keys),

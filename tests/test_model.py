@@ -186,7 +186,7 @@ def test_padding_on_the_left_reads_the_same(kind: str, made: nn.Module, tiny_tok
 
 
 def test_reference_model_equals_hugging_face(reference: gm.Model):
-    folder = gm._locate(gm.REFERENCE_MODEL)
+    folder = gm.locate(gm.REFERENCE_MODEL)
     hf = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
     )

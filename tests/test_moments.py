@@ -100,6 +100,29 @@ class TestHost:
         # atol: a mean may be 0 by chance, and the M2 of one word is 0
         assert_same(parts[0], two_pass(values, classes), tolerance, tolerance)
 
+    def test_some_labels_alone_are_those_labels_words(self) -> None:
+        values, classes = drifting(np.random.default_rng(20), 50)
+        whole = two_pass(values, classes)
+        some = whole.only(["ADJ", "NOUN"])
+        assert some.labels == ("ADJ", "NOUN")
+        kept = classes != 1
+        want = two_pass(values[kept], np.where(classes[kept] == 2, 0, 1), ("ADJ", "NOUN"))
+        # the mean size is of all words, not of these labels' alone
+        assert_same(some, replace(want, mean_abs=whole.mean_abs), 0, 0)
+        assert some.origin == whole.origin
+
+    def test_parts_that_were_told_apart_add_up(self) -> None:
+        """Words of three parts of a corpus, read with a label of their own for every part."""
+        values, classes = drifting(np.random.default_rng(21), 90)
+        part = np.random.default_rng(22).integers(0, 3, 90)
+        names = tuple(f"{i} {x}" for i in range(3) for x in LABELS)
+        parts = two_pass(values, classes + 3 * part, names).parts(3)
+        for i, got in enumerate(parts):
+            assert got.labels == tuple(f"0 {x}" for x in LABELS)
+            want = two_pass(values[part == i], classes[part == i])
+            assert_same(got, replace(want, mean_abs=got.mean_abs), 0, 0)
+        assert_same(reduce(add, parts), two_pass(values, classes), 1e-12, 1e-12)
+
     def test_words_one_by_one_merge_to_the_whole(self) -> None:
         values, classes = drifting(np.random.default_rng(1), 50)
         words = (two_pass(values[i : i + 1], classes[i : i + 1]) for i in range(50))

@@ -1,6 +1,7 @@
 """Probes find what is planted, nothing where nothing is, and every baseline is the one it says."""
 
 from collections import Counter
+from dataclasses import MISSING, fields, replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from grammar_lens.probing import (
     ProbeResult,
     ProbeWords,
     accuracy,
+    bootstrap_interval,
     control_labels,
     evaluate,
     majority_accuracy,
@@ -167,12 +169,100 @@ class TestFields:
         assert got.macro_f1 == pytest.approx(got.per_label.f1[["NOUN", "VERB"]].mean())
         assert got.confusion.shape == (3, 3)
 
+    def test_ambiguous_words_are_judged_apart(self, planted) -> None:
+        """Forms that training words have under two labels, each twice: `run` is, `dog` is not."""
+        train, fresh, _ = planted
+        rest = [f"a{i}" for i in range(1990)]
+        new = ["run"] * 300 + ["dog"] * 300 + ["unheard"] * 400
+        classes = np.concatenate([[0, 0, 1, 1, 1, 0, 0, 0, 0, 1], train.classes[10:]])
+        key = tuple(["run"] * 5 + ["dog"] * 5 + rest)
+        got = result(
+            ProbeWords(train.features, classes, key),
+            ProbeWords(fresh.features, fresh.classes, tuple(new)),
+        )
+        predicted = predict(train.features[:, KEY], classes, fresh.features[:, KEY])
+        assert got.n_ambiguous_words == 300
+        assert got.ambiguous_accuracy == (predicted == fresh.classes)[:300].mean()
+        assert got.ambiguous_word_baseline_accuracy == (fresh.classes[:300] == 1).mean()
+
+    def test_without_ambiguous_words_there_is_no_accuracy_on_them(self, planted) -> None:
+        train, fresh, _ = planted
+        got = result(train, ProbeWords(fresh.features, fresh.classes, ("unheard",) * 1000))
+        assert got.n_ambiguous_words == 0
+        assert got.ambiguous_accuracy is None
+        assert got.ambiguous_word_baseline_accuracy is None
+
+    def test_without_random_neurons_there_is_no_accuracy_of_them(self, planted) -> None:
+        got = result(*planted[:2], Columns(KEY, (), LAYER, 2))
+        assert got.random_accuracy is None
+        assert got.random_accuracies == ()
+        assert "random neurons none" in repr(got)
+
+    def test_a_result_of_before_lacks_what_is_new(self, planted) -> None:
+        new = (f.name for f in fields(ProbeResult) if f.default is not MISSING)
+        old = replace(planted[2], **dict.fromkeys(new))
+        assert old.accuracy_interval is None
+        assert old.compression is None
+        assert repr(old) == repr(planted[2])
+
+    def test_the_best_layer_is_the_one_that_held_out_words_choose(self, planted) -> None:
+        """Layer 7 holds the key neurons, the others noise; fresh words have no say."""
+        train, fresh, _ = planted
+        layers = {4: np.arange(6, 12), 7: np.arange(6), 9: np.arange(12, 20)}
+        shuffled = ProbeWords(fresh.features[::-1].copy(), fresh.classes, fresh.key)
+        for new in (fresh, shuffled):
+            got = result(train, new, Columns(KEY, RANDOM, np.arange(3), 1, layers))
+            assert got.layer == 7
+            assert got.layer_accuracy == got.accuracy
+
     def test_it_tells_what_it_found_beside_every_baseline(self, planted) -> None:
         got = planted[2]
         for name in ("accuracy", "random_accuracy", "majority_accuracy", "control_accuracy"):
             assert f"{getattr(got, name):.3f}" in repr(got)
         assert "on a-bank:test, position 'word', 6 neurons" in repr(got)
         assert "precision" in got._repr_html_()
+
+
+class TestInterval:
+    def test_it_covers_the_accuracy_of_all_words(self) -> None:
+        """Words drawn apart: of 200 samples of 300, 95 % within four errors hold the true 0.8."""
+        rng = np.random.default_rng(1)
+        hits = 0
+        for _ in range(200):
+            right = rng.random(300) < 0.8
+            low, high = bootstrap_interval(right, np.arange(300), rng, n_draws=200)
+            hits += low <= 0.8 <= high
+        assert abs(hits - 190) < 4 * np.sqrt(200 * 0.05 * 0.95)
+
+    def test_whole_sentences_widen_it(self) -> None:
+        """Ten words of a sentence that are right or wrong together count as one: sqrt(10) wider."""
+        rng = np.random.default_rng(2)
+        sentence = np.repeat(np.arange(200), 10)
+        right = (rng.random(200) < 0.5)[sentence]
+        apart, together = (
+            np.ptp(bootstrap_interval(right, groups, rng)) for groups in (np.arange(2000), sentence)
+        )
+        assert together / apart == pytest.approx(np.sqrt(10), rel=0.15)
+        # second opinion: the normal interval of 200 sentences
+        assert together == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 200), rel=0.15)
+
+    def test_a_long_sentence_counts_by_its_words(self) -> None:
+        """Where all words are right, so are those of any sentences drawn, however long."""
+        sentence = np.repeat([0, 1, 2], [1, 5, 94])
+        right = np.ones(100, bool)
+        assert bootstrap_interval(right, sentence, np.random.default_rng(0)) == (1, 1)
+
+    def test_sentences_reach_the_result(self, noise) -> None:
+        """Sentences that are right or wrong as a whole: of 20 words, about sqrt(20) wider."""
+        train, fresh, got = noise
+        predicted = predict(train.features[:, KEY], train.classes, fresh.features[:, KEY])
+        sentence = np.zeros(1000, np.int64)
+        sentence[np.argsort(predicted == fresh.classes)] = np.arange(1000) // 20
+        together = result(train, replace(fresh, sentence=sentence))
+        low, high = got.accuracy_interval
+        assert low < got.accuracy < high
+        assert together.accuracy == got.accuracy
+        assert np.ptp(together.accuracy_interval) > 3 * (high - low)
 
 
 class TestBaselines:
@@ -261,6 +351,12 @@ class TestRandomNeurons:
 
 
 class TestErrors:
+    def test_other_units(self, planted) -> None:
+        train, fresh, _ = planted
+        fewer = replace(fresh, features=fresh.features[:, :19])
+        with pytest.raises(ProbeError, match="have 20 units and fresh words 19: read the same"):
+            result(train, fewer)
+
     @pytest.mark.parametrize(("empty", "name"), [(0, "training"), (1, "fresh")])
     def test_no_words(self, planted, empty: int, name: str) -> None:
         parts = list(planted[:2])

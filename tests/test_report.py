@@ -5,23 +5,39 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from test_figures import HOSTILE, LABELS, made_moments, made_probe, made_study
+from test_figures import (
+    HOSTILE,
+    LABELS,
+    made_controls,
+    made_course,
+    made_curve,
+    made_moments,
+    made_null,
+    made_probe,
+    made_study,
+)
 
 from grammar_lens import figures
-from grammar_lens import report as report_module
+from grammar_lens.contrasts import Adjusted
+from grammar_lens.controls import SelectionControls
 from grammar_lens.dissociation import LesionStudy
+from grammar_lens.evidence import Evidence
 from grammar_lens.moments import Moments
 from grammar_lens.probing import ProbeResult
-from grammar_lens.report import write_figures, write_report
+from grammar_lens.report import render, write_figures, write_report
+from grammar_lens.report.pictures import script_json
+from grammar_lens.report.trust import Finding, findings, rule_in_words
 from grammar_lens.selection import KeyNeurons, select
 from grammar_lens.selectivity import Scores, score
+from grammar_lens.timecourse import CourseSummary
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,9 @@ class Results:
     moments: dict[str, Moments]
     scores: Scores
     keys: KeyNeurons
+    controls: SelectionControls | None
     probe: ProbeResult | None
+    adjusted: Adjusted | None = None
 
 
 @dataclass
@@ -41,6 +59,8 @@ class MadeRun:
     summary: dict[str, Any]
     results: dict[str, Results]
     study: LesionStudy | None
+    course: CourseSummary | None = None
+    curves: dict[str, pd.DataFrame] = field(default_factory=dict)
     path: Path = Path("runs/made")
 
     @property
@@ -52,6 +72,10 @@ class MadeRun:
 
     def at(self, position: str) -> Results:
         return self.results[position]
+
+    def evidence(self, position: str) -> Evidence:
+        found = self.results[position]
+        return Evidence(found.moments["neuron"], adjusted=found.adjusted)
 
 
 RECORD = {
@@ -77,14 +101,40 @@ def made_run(labels: tuple[str, ...] = LABELS, model: str = "m", **changes: Any)
     for position in ("word", "next"):
         moments = made_moments(labels, model=model, position=position)
         scores = score(moments)
-        probe = made_probe(labels, model=model, position=position)
+        scores = replace(scores, null=made_null(scores, moments))
         results[position] = Results(
-            position, {"neuron": moments}, scores, select(scores, k=12), probe
+            position,
+            {"neuron": moments},
+            scores,
+            select(scores, k=12),
+            made_controls(labels, scores.null),
+            made_probe(labels, model=model, position=position),
+            made_adjusted(scores),
         )
-    run = MadeRun(RECORD, SUMMARY, results, made_study(labels, model=model))
+    run = MadeRun(
+        *(RECORD, SUMMARY, results, made_study(labels, model=model)),
+        course=made_course(labels, model=model),
+        curves={"word": made_curve()},
+    )
     for name, value in changes.items():
         setattr(run, name, value)
     return run
+
+
+def made_adjusted(scores: Scores) -> Adjusted:
+    """Half of every effect is left within word forms, of the third label's nothing is known."""
+    n = len(scores.labels)
+    within = scores.effect * 0.5
+    within[2:] = np.nan
+    return Adjusted(
+        labels=scores.labels,
+        within_type=within,
+        guarded=scores.effect * 0.9,
+        within_type_error=np.full(n, 0.07),
+        guarded_error=np.full(n, 0.05),
+        n_words=np.full(n, 300.0),
+        n_forms=np.full(n, 40.0),
+    )
 
 
 def report(run: MadeRun, folder: Path) -> str:
@@ -133,11 +183,27 @@ class Page(HTMLParser):
         return [text for a, text in self.scripts if "type" not in a]
 
 
-def test_first_screen_has_question_verdict_and_numbers(tmp_path: Path) -> None:
-    run = made_run()
-    study = run.study
+@pytest.fixture(scope="module")
+def made() -> MadeRun:
+    """A run that no test changes."""
+    return made_run()
+
+
+@pytest.fixture(scope="module")
+def html(made: MadeRun) -> str:
+    """Its report."""
+    return render(made)
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_first_screen_has_question_verdict_and_numbers(made: MadeRun, page: Page) -> None:
+    study = made.study
     assert study is not None
-    text = Page(report(run, tmp_path)).text
+    text = page.text
     assert "Which neurons of m carry part of speech, and do they matter?" in text
     assert study.verdict() in text
     assert "random neurons 0.600" in text
@@ -149,8 +215,7 @@ def test_first_screen_has_question_verdict_and_numbers(tmp_path: Path) -> None:
     assert "the least it can be is 0.048" in text
 
 
-def test_page_holds_methods_settings_provenance_and_citation(tmp_path: Path) -> None:
-    text = Page(report(made_run(), tmp_path)).text
+def test_page_holds_methods_settings_provenance_and_citation(page: Page) -> None:
     for part in (
         "5 November 2026",
         "980 of 1,000 training words could be matched to tokens of the model (98.0 %)",
@@ -165,33 +230,230 @@ def test_page_holds_methods_settings_provenance_and_citation(tmp_path: Path) -> 
         "3 fresh sentences that also stand in the training data were dropped",
         "arXiv 2511.06519",
     ):
-        assert part in text
+        assert part in page.text
 
 
-def test_figures_of_the_page_are_those_of_the_results(tmp_path: Path) -> None:
-    run = made_run()
-    data = Page(report(run, tmp_path)).data()
+def test_figures_of_the_page_are_those_of_the_results(made: MadeRun, page: Page) -> None:
+    data = page.data()
     assert set(data) == {
         *(f"data-heatmap-{p}-{i}" for p in ("word", "next") for i in (1, 2, 3)),
         *(
             f"data-{n}-{p}"
-            for n in ("profile", "overlap", "accuracy", "confusion")
+            for n in (
+                *("profile", "overlap", "accuracy", "confusion"),
+                *("controls", "vocabulary"),
+            )
             for p in ("word", "next")
         ),
+        *("data-course-word-1", "data-course-word-2", "data-course-word-3", "data-curve-word"),
         *("data-lesion-matrix-1", "data-lesion-matrix-2", "data-lesion-null"),
     }
-    expected = figures.layer_neuron_heatmap(run.at("next").scores, "VERB")
+    expected = figures.layer_neuron_heatmap(made.at("next").scores, "VERB")
     assert data["data-heatmap-next-2"] == json.loads(expected.to_json())
 
 
-def test_key_table_has_every_label_with_score_and_effect(tmp_path: Path) -> None:
+def test_key_table_has_every_label_with_score_and_effects(made: MadeRun, page: Page) -> None:
+    text = page.text
+    scores, keys = made.at("word").scores, made.at("word").keys
+    effect = scores.effect[1, 1, 17]
+    numbers = (scores["VERB"][1, 17], effect, effect * 0.5, effect * 0.9)
+    shown = " ".join(figures.number(x, 3, plus=True) for x in numbers)
+    assert keys["VERB"].q is not None
+    assert f"VERB 1 1.17 {shown} {keys['VERB'].q[0]:.3f}" in text
+    layer, index = int(keys["ADJ"].layer[0]), int(keys["ADJ"].index[0])
+    d = scores.effect[2, layer, index]
+    score_, plain, guarded = (
+        figures.number(x, 3, plus=True) for x in (keys["ADJ"].score[0], d, d * 0.9)
+    )
+    assert f"ADJ 1 {layer}.{index} {score_} {plain} – {guarded}" in text  # noqa: RUF001
+    assert f"{len(made.at('word').keys.union())} of them are key to some tag" in text
+
+
+def test_which_neurons_and_how_sure_in_words_and_tables(made: MadeRun, page: Page) -> None:
+    text = page.text
+    results = made.at("word")
+    controls, n = results.controls, len(results.keys.union())
+    assert controls is not None
+    assert controls.sham is not None
+    sham = controls.sham
+    real, floor = sham["strength"].mean(), sham["sham_strength"].mean()
+    for part in (
+        "Score: correlation of the activation with “the word has this label” (r, -1 to 1). Key "
+        f"neurons of a tag are the 12 strongest. {n} distinct neurons are key to some tag, "
+        f"{round(100 * n / 120)} % of all 120.",
+        f"gives the 6 strongest a mean strength of {floor:.3f}",
+        f"with the true tags it is {real:.3f}, {real / floor:.1f} times as much",
+        "30 exchanges of whole tag sequences",
+        "12 words of 3 sentences have no partner",
+        "Halves of the sentences agree on 70 % of the neurons; chance is 2.0 % (means over tags, "
+        "top 6 of each). 2 of 3 tags agree more than chance does",
+        "Least agreed on: NOUN, 60 %.",
+        "What is left within word forms is 33 % of the effect (median over 2 tags): part of it is "
+        "vocabulary. The comparison rests on forms that occur under several tags, 40 a tag "
+        "(median). Too few such words to tell: ADJ.",
+        "What is left after the same word is 33 % of the effect",
+        "At equal frequency of the token and place in the sentence 84 % of the effect is left "
+        "(median over 3 tags): they explain little of it.",
+        "NOUN 1.50 0.50 0.07 33 % 1.20 84 % 40 300",
+        "ADJ 1.70 – – – 1.20 84 % 0 0",  # noqa: RUF001
+    ):
+        assert part in text
+    row = sham.set_index("label").loc["VERB"]
+    counts = " ".join(
+        f"{row[c]:,.0f}" if row[c] == round(row[c]) else f"{row[c]:,.1f}"
+        for c in ("by_fdr", "sham_by_fdr", "by_permutation", "sham_by_permutation")
+    )
+    strengths = f"{row['strength']:.3f} {row['sham_strength']:.3f}"
+    assert f"VERB 12 {strengths} {counts} 70 % 2.0 % 0.400" in text
+
+
+def sentences(run: MadeRun, **changes: Any) -> dict[str, Finding]:
+    """The findings at the word, by name, with other scores or controls."""
+    r = run.at("word")
+    controls = changes.pop("controls", r.controls)
+    scores = replace(r.scores, **changes)
+    return {f.name: f for f in findings(scores, r.keys, controls)}
+
+
+def test_what_was_not_measured_says_why() -> None:
     run = made_run()
+    controls = run.at("word").controls
+    assert controls is not None
+    assert controls.within_type is not None
+    bare = replace(controls, sham=None, reliability=None, within_type=None)
+    found = sentences(run, controls=bare)
+    assert [f.measured for f in found.values()] == [True] + [False] * 5
+    assert "no exchanged labels were collected with this score" in found["Floor"].text
+    assert "no exchanged labels" in found["Error rates"].text
+    assert "nothing was collected of halves" in found["Reliability"].text
+    assert "contrasts within word forms were not collected" in found["Grammar or vocabulary"].text
+    assert "contrasts at equal frequency were not collected" in found["Frequency and place"].text
+
+    of_sample = sentences(run, controls=bare, method="auroc")
+    assert "'auroc' cannot be had from class sums, so it has no null" in of_sample["Floor"].text
+    assert "'auroc' rests on a sample of words" in of_sample["Reliability"].text
+    of_weights = sentences(run, controls=bare, method="logit_contrast")
+    assert "'logit_contrast' rests on weights" in of_weights["Reliability"].text
+
+    none = replace(controls, sham=pd.DataFrame())
+    assert "every tag has too few words" in sentences(run, controls=none)["Floor"].text
+    assert "every tag has too few words" in sentences(run, controls=none)["Error rates"].text
+    noisy = replace(controls, within_type=controls.within_type.assign(standard_error=9.0))
+    vocabulary = sentences(run, controls=noisy)["Grammar or vocabulary"]
+    assert "no tag has enough words of forms" in vocabulary.text
+    older = sentences(run, controls=None)
+    assert list(older) == ["Choice", "Controls"]
+    assert "no controls of its choice" in older["Controls"].text
+
+
+@pytest.mark.parametrize(
+    ("left", "verdict"),
+    [
+        (-0.1, "\N{MINUS SIGN}10\N{NO-BREAK SPACE}% of the effect (median over 2 tags): there the"),
+        (0.05, "5.0\N{NO-BREAK SPACE}% of the effect (median over 2 tags): most of it is vocab"),
+        (
+            0.41,
+            "41\N{NO-BREAK SPACE}% of the effect (median over 2 tags): part of it is vocabulary",
+        ),
+        (0.95, "95\N{NO-BREAK SPACE}% of the effect (median over 2 tags): little of it is vocab"),
+    ],
+)
+def test_vocabulary_verdict_follows_what_is_left(left: float, verdict: str) -> None:
+    run = made_run()
+    controls = run.at("word").controls
+    assert controls is not None
+    assert controls.within_type is not None
+    table = controls.within_type.assign(within_type_retained=[left, left, np.nan])
+    found = sentences(run, controls=replace(controls, within_type=table))
+    assert verdict in found["Grammar or vocabulary"].text
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("top 100, absolute", "the 100 strongest"),
+        ("top 1000 per layer, positive", "the 1,000 strongest in each layer, among positive"),
+        ("fdr at 0.01, absolute", "a q-value of at most 0.01"),
+        ("fdr", "a q-value of at most 0.1"),
+        ("permutation", "in 90\N{NO-BREAK SPACE}% of the exchanges"),
+        ("frequency", "most often among the largest integrated gradients"),
+        ("by hand", "by hand"),
+    ],
+)
+def test_rules_in_words(rule: str, words: str) -> None:
+    assert words in rule_in_words(rule, 0.1)
+
+
+def test_unequal_and_empty_sets_are_told() -> None:
+    run = made_run()
+    keys = run.at("word").keys
+    sets = {**keys.sets, "NOUN": keys["NOUN"].top(0), "VERB": keys["VERB"].top(3)}
+    run.results["word"] = replace(run.at("word"), keys=replace(keys, sets=sets))
+    text = sentences(run)["Choice"].text
+    assert "Tags have 0 to 12 of them. Nothing is chosen for NOUN." in text
+
+
+def test_time_course_and_curve_stand_where_they_were_read(made: MadeRun, page: Page) -> None:
+    data = page.data()
+    assert made.course is not None
+    assert data["data-course-word-2"] == json.loads(
+        figures.time_course(made.course, "VERB").to_json()
+    )
+    probe = made.at("word").probe
+    assert probe is not None
+    expected = figures.accuracy_against_k(
+        made_curve(), majority=0.4, word_baseline=0.75, origin=probe.origin
+    )
+    assert data["data-curve-word"] == json.loads(expected.to_json())
+    assert not {"data-course-next-1", "data-curve-next"} & set(data)
+    assert "on fresh words of made:train that no neuron was chosen on" in page.text
+    described = {a["id"]: a["data-description"] for a, _ in page.scripts if "id" in a}
+    assert "peaks +0 tokens from where the word is read, in layer 2, at 0.300" in str(
+        described["data-course-word-1"]
+    )
+    assert "highest is 0.740 at k = 20 by correlation" in str(described["data-curve-word"])
+
+
+def test_a_run_without_the_newer_results_has_a_page(tmp_path: Path) -> None:
+    run = made_run(course=None, curves={})
+    for position, r in run.results.items():
+        probe = made_probe(position=position)
+        run.results[position] = replace(
+            r,
+            scores=replace(r.scores, null=None),
+            keys=select(replace(r.scores, null=None), k=12),
+            controls=None,
+            adjusted=None,
+            probe=replace(probe, random_accuracy=None, random_accuracies=()),
+        )
+    page = Page(report(run, tmp_path))
+    assert "Not measured: this run has no controls of its choice" in page.text
+    assert "right for 85.0 % of 200 fresh words. Selectivity" in page.text
+    kinds = {name.split("-")[1] for name in page.data()}
+    assert kinds.isdisjoint({"course", "curve", "controls", "vocabulary"})
+    columns = [a for t, a in page.tags if t == "table" and a.get("id") == "keys-word"]
+    assert columns
+    assert "d within forms" not in page.text
+    names = {f.name for f in write_figures(run, tmp_path / "figures")}
+    assert not [n for n in names if re.match("time|accuracy|selection|grammar", n)]
+
+
+def test_newer_probe_numbers_are_told(tmp_path: Path) -> None:
+    run = made_run()
+    probe = replace(
+        made_probe(),
+        **{"ambiguous_accuracy": 0.7, "ambiguous_word_baseline_accuracy": 0.6},
+        **{"n_ambiguous_words": 50, "accuracy_low": 0.83, "accuracy_high": 0.87},
+        **{"code_length": 100.0, "uniform_code_length": 250.0},
+    )
+    run.results["word"] = replace(run.at("word"), probe=probe)
     text = Page(report(run, tmp_path)).text
-    scores = run.at("word").scores
-    value = figures.number(scores["VERB"][1, 17], 3, plus=True)
-    effect = figures.number(scores.effect[1, 1, 17], 3, plus=True)
-    assert f"VERB 1 1.17 {value} {effect}" in text
-    assert f"{len(run.at('word').keys.union())} of them are key to some tag" in text
+    for part in (
+        "right for 85.0 % of 200 fresh words (95 % interval 83.0 to 87.0), 25.0 points",
+        "On the 50 words whose form had several tags in training it is 0.700, the word alone 0.600.",
+        "shorten an online code of the training tags 2.50 times",
+    ):
+        assert part in text
 
 
 def test_markup_from_outside_does_nothing(tmp_path: Path) -> None:
@@ -207,21 +469,19 @@ def test_markup_from_outside_does_nothing(tmp_path: Path) -> None:
     assert "alert(1)</script>" not in html
     assert "img" not in {tag for tag, _ in page.tags}
     assert f"Which neurons of {HOSTILE}<!-- carry" in page.text
-    assert len(page.data()) == 17
+    assert len(page.data()) == 25
     chosen = [a for tag, a in page.tags if tag == "div" and "heatmap" in str(a.get("id"))]
     assert HOSTILE in str(chosen[0]["aria-label"])
 
 
 def test_json_in_a_script_cannot_end_it() -> None:
     text = json.dumps("</script><!--&\u2028", ensure_ascii=False)
-    safe = report_module._script_json(text)
+    safe = script_json(text)
     assert not set("<>&\u2028") & set(safe)
     assert json.loads(safe) == json.loads(text)
 
 
-def test_nothing_is_loaded(tmp_path: Path) -> None:
-    html = report(made_run(), tmp_path)
-    page = Page(html)
+def test_nothing_is_loaded(html: str, page: Page) -> None:
     assert sum("plotly.js v" in code for code in page.code()) == 1
     loaded = [
         value
@@ -237,8 +497,7 @@ def test_nothing_is_loaded(tmp_path: Path) -> None:
     assert str(policy).startswith("default-src 'none'")
 
 
-def test_page_is_accessible_by_structure(tmp_path: Path) -> None:
-    page = Page(report(made_run(), tmp_path))
+def test_page_is_accessible_by_structure(page: Page) -> None:
     ids = [str(a["id"]) for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))
     for tag, attributes in page.tags:
@@ -294,7 +553,13 @@ def test_report_of_17_tags_stays_small(tmp_path: Path) -> None:
     run = made_run()
     for position, r in run.results.items():
         scores = score(made_moments(labels, position=position, shape=(8, 896)))
-        run.results[position] = replace(r, scores=scores, keys=select(scores, k=100))
+        run.results[position] = replace(
+            r,
+            scores=scores,
+            keys=select(scores, k=100),
+            controls=made_controls(labels),
+            adjusted=made_adjusted(scores),
+        )
     assert write_report(run, tmp_path / "r.html").stat().st_size < 12e6
 
 
@@ -307,6 +572,8 @@ def test_figures_lie_beside_one_plotly_js(tmp_path: Path) -> None:
     assert "heatmap-next-02-label.html" in names
     assert {"plotly.min.js", "layer-profile-word.html", "overlap-next.html"} <= set(names)
     assert {"probe-word.html", "confusion-next.html"} <= set(names)
+    assert {"time-course-word.html", "accuracy-against-k-word.html"} <= set(names)
+    assert {"selection-controls-next.html", "grammar-or-vocabulary-word.html"} <= set(names)
     assert {"lesion-matrix.html", "lesion-matrix-minus-shams.html", "lesion-null.html"} <= set(
         names
     )
@@ -337,10 +604,17 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run with hostile names."""
+    run = made_run(("NOUN", "VERB", HOSTILE), model=HOSTILE)
+    return write_report(run, tmp_path_factory.mktemp("hostile") / "r.html")
+
+
 @pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """The report of a run with hostile names, drawn; any error or request fails the test."""
-    path = write_report(made_run(("NOUN", "VERB", HOSTILE), model=HOSTILE), tmp_path / "r.html")
+def opened(browser: Any, hostile: Path) -> Iterator[Any]:
+    """That report, drawn; any error or request fails the test."""
+    path = hostile
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     faults: list[str] = []
     page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
@@ -356,8 +630,8 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.browser
 def test_browser_draws_all_figures_and_hostile_names(opened: Any) -> None:
-    assert opened.locator(".plot").count() == 12
-    assert opened.locator(".plot .main-svg .xy, .plot .main-svg .subplot").count() >= 12
+    assert opened.locator(".plot").count() == 18
+    assert opened.locator(".plot .main-svg .xy, .plot .main-svg .subplot").count() >= 18
     assert HOSTILE in opened.locator("h1").inner_text()
     # the label stands in the matrix as it was written
     ticks = opened.locator("#plot-lesion-matrix .ytick text").all_text_contents()
@@ -416,6 +690,13 @@ def test_browser_sorts_and_filters_the_table(opened: Any) -> None:
     opened.locator("#keys-word thead button").nth(0).click()
     assert column(0) == [HOSTILE] * 10 + ["NOUN"] * 10 + ["VERB"] * 10
     assert button.locator("..").get_attribute("aria-sort") is None
+    # what is missing comes first, in both orders numbers stay in order
+    opened.locator("#keys-word thead button").nth(5).click()
+    within = column(5)
+    assert within[:10] == ["\N{EN DASH}"] * 10
+    sizes = [float(x.replace("\N{MINUS SIGN}", "-")) for x in within[10:]]
+    assert sizes == sorted(sizes)
+    opened.locator("#keys-word thead button").nth(0).click()
     opened.fill("#keys-word-search", "verb 1.17")
     assert "1.17" in column(2)
     assert set(column(2)) == {"1.17"}

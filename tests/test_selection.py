@@ -1,6 +1,7 @@
 """Key neurons are exactly the best ones by the rule, whatever the ties."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from grammar_lens.exchange import Null
 from grammar_lens.moments import Origin, UnitStatistics
 from grammar_lens.selection import KeyNeurons, Neurons, SelectionError, select
 from grammar_lens.selectivity import Scores
@@ -105,6 +107,7 @@ class TestSelect:
         keys = select(small_scores(), 2, sign="negative", per_layer=True)
         assert keys.rule == "top 2 per layer, negative"
         assert (keys.method, keys.n_units, keys.n_layers) == ("correlation", 5, 3)
+        assert select(small_scores()).rule == "top 100, absolute"
         assert keys.origin == ORIGIN
         assert "a-model by correlation (top 2 per layer, negative) on a-bank" in repr(keys)
 
@@ -128,6 +131,141 @@ class TestSelect:
         message = "sign is 'both', expected one of absolute, positive, negative"
         with pytest.raises(SelectionError, match=message):
             select(small_scores(), 3, sign="both")
+
+
+def null_of(values: np.ndarray, n: int = 40, seed: int = 0, **changed: object) -> Null:
+    """A null of these scores with `n` replicates of normal noise of sd 0.1 around 0."""
+    exchanged = np.random.default_rng(seed).normal(scale=0.1, size=(n, *values.shape))
+    # a data set among n + 1 in standard deviations, and how many are at or above each step
+    z = np.abs(stats.zscore(np.concatenate([values[None], exchanged]), axis=0, ddof=1))[1:]
+    steps = (z * (10_000 * np.sqrt(n + 1) / n)).astype(int).clip(0, 9_999)
+    fields = {
+        "method": "correlation",
+        "labels": LABELS,
+        "count": np.full(2, 50.0),
+        "observed": values,
+        "mean": exchanged.mean(0),
+        "sd": exchanged.std(0, ddof=1),
+        "maximum": z.max((1, 2, 3)),
+        "tail": np.bincount(steps.ravel(), minlength=10_000)[::-1].cumsum()[::-1],
+        "strength": np.zeros((n, 2, values.shape[1])),
+        "shams": np.zeros((0, *values.shape), np.float32),
+        "two_sided": True,
+        "neutral": 0.0,
+        "n_left_out_words": 0,
+        "n_left_out_sentences": 0,
+        "origin": ORIGIN,
+    }
+    return Null(**(fields | changed))  # type: ignore[arg-type]
+
+
+def with_null(planted: float, seed: int = 0) -> Scores:
+    """Noise like the null's, with units 1.0 to 1.3 of VERB planted, two of them negative."""
+    values = np.random.default_rng(100 + seed).normal(scale=0.1, size=(2, 2, 30))
+    values[1, 1, :4] += planted * np.array([1, 1, -1, -1.5])
+    return replace(scores_of(values), null=null_of(values, seed=seed))
+
+
+class TestRulesWithANull:
+    """Error rates on data are in test_exchange; here is what the rules make of a null."""
+
+    @pytest.mark.parametrize("rule", ["fdr", "permutation"])
+    def test_exactly_the_planted_neurons(self, rule: str) -> None:
+        keys = select(with_null(3.0), rule=rule)
+        assert next(iter(keys["VERB"])) == (1, 3), "the strongest first"
+        assert set(keys["VERB"]) == {(1, index) for index in range(4)}
+        assert len(keys["NOUN"]) == 0
+
+    @pytest.mark.parametrize("rule", ["fdr", "permutation"])
+    def test_nothing_planted_nothing_found(self, rule: str) -> None:
+        """Criterion: at 5 %, 20 of 200 is a chance of 2 in 1,000 (binomial)."""
+        times = sum(len(select(with_null(0.0, seed), rule=rule).union()) > 0 for seed in range(200))
+        assert times < 20
+
+    @pytest.mark.parametrize("rule", ["fdr", "permutation"])
+    def test_they_are_ranked_signed_and_cut_as_by_top_k(self, rule: str) -> None:
+        scores = with_null(3.0)
+        assert set(select(scores, rule=rule, sign="positive")["VERB"]) == {(1, 0), (1, 1)}
+        negative = select(scores, rule=rule, sign="negative")
+        assert list(negative["VERB"]) == [(1, 3), (1, 2)]
+        assert negative.rule == f"{rule} at 0.05, negative"
+        cut = select(scores, 2, rule=rule, per_layer=True)
+        assert len(cut["VERB"]) == 2
+        assert cut.rule == f"{rule} at 0.05, top 2 per layer, absolute"
+        assert select(scores, 2, rule=rule, alpha=0.1).rule == f"{rule} at 0.1, top 2, absolute"
+
+    def test_q_values_come_with_the_neurons_under_any_rule(self) -> None:
+        scores = with_null(3.0)
+        assert scores.null is not None
+        q = scores.null.q()
+        for rule in ("top_k", "fdr", "permutation"):
+            verbs = select(scores, 7, rule=rule)["VERB"]
+            np.testing.assert_array_equal(verbs.q, q[1, verbs.layer, verbs.index])
+            assert verbs.top(2).q.tolist() == verbs.q[:2].tolist()
+        assert (select(scores, rule="fdr")["VERB"].q <= 0.05).all()
+        assert select(scores, 7).to_frame().q.notna().all()
+        assert select(replace(scores, null=None), 7)["VERB"].q is None
+
+    def test_a_null_may_be_given_apart(self) -> None:
+        scores = with_null(3.0)
+        apart = select(replace(scores, null=None), rule="fdr", null=scores.null)
+        assert list(apart["VERB"]) == list(select(scores, rule="fdr")["VERB"])
+
+    def test_other_words_scores_rank_and_the_nulls_own_decide(self) -> None:
+        """The null's statistic is on words with an exchange; the score is on all words."""
+        scores = with_null(3.0)
+        flipped = replace(scores, values=np.where(scores.values == 0, 0, 1 / scores.values))
+        assert set(select(flipped, rule="permutation")["VERB"]) == {(1, i) for i in range(4)}
+
+    def test_a_null_of_other_scores(self) -> None:
+        scores = with_null(3.0)
+        for changed, told in (
+            ({"method": "cohens_d"}, "the null is of 'cohens_d' for NOUN, VERB"),
+            ({"labels": ("X", "VERB")}, "the null is of 'correlation' for X, VERB"),
+        ):
+            other = null_of(scores.values, **changed)
+            message = f"{told} and the scores are 'correlation' for NOUN, VERB: use the null of"
+            with pytest.raises(SelectionError, match=message):
+                select(scores, null=other)
+
+    @pytest.mark.parametrize("rule", ["fdr", "permutation"])
+    def test_rules_without_a_null(self, rule: str) -> None:
+        message = (
+            f"the rule '{rule}' needs a null for 'correlation', and there is none: collect with "
+            r"replicates \(replicates=100\), .* or choose by rank \(rule 'top_k'\)"
+        )
+        with pytest.raises(SelectionError, match=message):
+            select(small_scores(), rule=rule)
+
+    def test_alpha_is_a_share(self) -> None:
+        for alpha in (0.0, 1.0, -0.1, 5.0):
+            with pytest.raises(
+                SelectionError, match=f"alpha is {alpha}, expected a number between"
+            ):
+                select(with_null(3.0), rule="fdr", alpha=alpha)
+
+    def test_too_few_replicates_for_alpha(self) -> None:
+        message = "40 replicates cannot tell a chance of 0.01: at least 99 are needed"
+        with pytest.raises(SelectionError, match=message):
+            select(with_null(3.0), rule="permutation", alpha=0.01)
+
+    def test_unknown_rules(self) -> None:
+        message = "rule is 'best', expected one of top_k, fdr, permutation, frequency"
+        with pytest.raises(SelectionError, match=message):
+            select(small_scores(), rule="best")
+
+
+class TestFrequency:
+    def test_it_takes_those_that_are_most_often_among_the_largest(self) -> None:
+        values = np.abs(small_scores().values)
+        scores = replace(scores_of(values), method="frequency", best="high")
+        keys = select(scores, 3, rule="frequency")
+        assert list(keys["NOUN"]) == by_brute_force(values[0], 3, "positive", False)
+        assert keys.rule == "top 3, absolute"
+
+    def test_it_needs_its_own_score(self) -> None:
+        with pytest.raises(SelectionError, match=r"these scores are 'correlation': use the score"):
+            select(small_scores(), 3, rule="frequency")
 
 
 class TestNeurons:

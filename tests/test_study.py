@@ -23,6 +23,7 @@ from grammar_lens.study import (
     lesion_study,
     prepare,
     probe,
+    probe_layers,
 )
 from grammar_lens.treebank import Treebank, TreebankError
 
@@ -460,3 +461,27 @@ def test_progress_is_quiet_unless_shown(
     collect(reference, bank, **QUIET)
     shown = capsys.readouterr()
     assert shown.out == shown.err == ""
+
+
+def test_probe_layers(reference: Model, bank: Treebank, collected: Collected):
+    every = select(score(collected["neuron"]), k=4, per_layer=True)
+    given = {"classifiers": ("logistic", "svm"), "n_random": 2, **QUIET}
+    table = probe_layers(reference, bank["train"], bank["test"], every, **given)
+    assert table.classifier.tolist() == ["logistic"] * 8 + ["svm"] * 8
+    assert table.layer.tolist() == [*range(8)] * 2
+    for layer, n in zip(table.layer, table.n_neurons, strict=True):
+        assert n == (every.union()[:, 0] == layer).sum()
+    shares = table.filter(like="accuracy")
+    assert ((shares >= 0) & (shares <= 1)).all(axis=None)
+    alone = probe_layers(reference, bank["train"], bank["test"], every, n_random=0, **QUIET)
+    assert alone.random_accuracy.isna().all()
+    first = table[table.classifier == "logistic"]
+    np.testing.assert_array_equal(alone.accuracy, first.accuracy)
+
+
+@pytest.mark.parametrize("classifiers", [(), ("forest",)])
+def test_classifiers_that_there_are_not(
+    reference: Model, bank: Treebank, keys: KeyNeurons, classifiers: tuple[str, ...]
+):
+    with pytest.raises(CorpusError, match="expected some of logistic, svm"):
+        probe_layers(reference, bank["train"], bank["test"], keys, classifiers=classifiers)

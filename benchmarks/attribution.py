@@ -1,0 +1,211 @@
+"""What attribution costs, in bare forward passes, and what reusing keys and values saves.
+
+    python benchmarks/attribution.py
+    python benchmarks/attribution.py --treebank ../shared/data/treebanks/UD_English-EWT:dev
+
+One thread, interleaved rounds, the fastest counts, the same batches for all:
+
+  bare      Hugging Face's own forward pass (sdpa) with the head at the scored positions
+  own       attribute_own into the moments of each label: one forward and one backward pass
+  all       attribute_all: one forward pass, and one backward pass per label
+  reused    integrated_gradients of a few sentences, the scored token recomputed alone
+  plain     the same with a forward pass of the whole prefix for every step
+
+Both ways of integrated gradients must agree to 1e-5 of the largest, or the program ends with an error.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from measure import FOLDER, interleaved, machine, one_thread, positive, show, start, target
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+import grammar_lens as gl
+from grammar_lens.attribution import attribute_all, attribute_own, integrated_gradients
+from grammar_lens.model import REFERENCE_MODEL, locate, model_name
+from grammar_lens.moments import MomentAccumulator, Moments, Origin
+from grammar_lens.run import library_versions, make_folder, write_json
+from grammar_lens.steps import read_source
+from grammar_lens.study import default_budget, fresh_corpus, prepare
+
+SAME = 1e-5
+"""Both ways of integrated gradients agree to this share of the largest: float32 rounding."""
+OWN, REUSE = 3.5, 5.0
+"""Goals: `own` in bare passes at most, `plain` in times of `reused` at least."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags."""
+
+    treebank: Annotated[str, typer.Option(help="Words that are attributed.")] = "embedded:test"
+    train: Annotated[str, typer.Option(help="Words of the lexicon.")] = "embedded:train"
+    model: Annotated[str, typer.Option(help="reference-9m, or a folder.")] = REFERENCE_MODEL
+    sentences: Annotated[int, typer.Option(help="Sentences attributed, at most.")] = 60
+    ig_sentences: Annotated[int, typer.Option(help="Of these, for integrated gradients.")] = 3
+    steps: Annotated[int, typer.Option(help="Steps of integrated gradients.")] = 20
+    rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 3
+    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "attribution.json"
+
+
+class Setting:
+    """The models, the words, and the ways to go through them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.model = gl.load_model(config.model, device="cpu")
+        logging.disable_progress_bar()
+        self.bare_model = AutoModelForCausalLM.from_pretrained(
+            locate(config.model), dtype=torch.float32, attn_implementation="sdpa"
+        ).eval()
+        bank = read_source(config.train, "upos")
+        train = prepare(self.model, bank, labels=bank.require_label("upos")[0])
+        fresh = read_source(config.treebank, "upos")
+        self.corpus, _ = fresh_corpus(self.model, fresh, train, config.sentences)
+        self.alignment = self.corpus.alignment
+        self.budget = default_budget(self.model)
+        self.batches = self.corpus.batches(self.budget)
+        self.lexicon = gl.fit_lexicon(self.model, train)
+        codes = self.corpus.read("next")
+        self.codes = np.where((codes >= 0) & (self.lexicon.prior[codes] > 0), codes, -1)
+        self.reference = np.zeros((self.model.cfg.n_layers, self.model.cfg.d_mlp))
+
+    @property
+    def n_backward(self) -> float:
+        """Labels in a batch, on average: the backward passes that `all` needs."""
+        found = [b.locate(self.alignment, "next", self.codes >= 0)[0] for b in self.batches]
+        n_labels = [len(np.unique(self.codes[words])) for words in found]
+        weight = [b.token_ids.numel() for b in self.batches]
+        return float(np.average(n_labels, weights=weight))
+
+    @torch.no_grad()
+    def bare(self) -> None:
+        """One forward pass of the model as it comes."""
+        for batch in self.batches:
+            _, where = batch.locate(self.alignment, "next", self.codes >= 0)
+            hidden = self.bare_model.model(batch.token_ids, use_cache=False).last_hidden_state
+            self.bare_model.lm_head(hidden.flatten(0, 1)[torch.from_numpy(where)])
+
+    def own(self) -> Moments:
+        """Moments of every word's own contributions."""
+        reader = self._reader()
+        attribute_own(
+            self.model,
+            self.alignment,
+            self.batches,
+            self.codes,
+            self.lexicon,
+            self.reference,
+            [(self.codes, reader)],
+        )
+        return reader.moments(Origin("", "", "upos", "next", "neuron"))
+
+    def all(self) -> np.ndarray:
+        """Sums of the contributions at all positions."""
+        return attribute_all(
+            self.model,
+            self.alignment,
+            self.batches,
+            self.codes,
+            len(self.lexicon.labels),
+            self.lexicon,
+            self.reference,
+        )[0]
+
+    def integrated(self, *, reuse: bool) -> Moments:
+        """Moments of integrated gradients of a few sentences."""
+        reader = self._reader()
+        integrated_gradients(
+            self.model,
+            self.alignment,
+            self.codes,
+            [(self.codes, reader)],
+            steps=self.config.steps,
+            reuse=reuse,
+            token_budget=self.budget,
+            sentences=np.arange(min(self.config.ig_sentences, len(self.corpus.bank))),
+        )
+        return reader.moments(Origin("", "", "upos", "next", "neuron"))
+
+    def _reader(self) -> MomentAccumulator:
+        shape = self.reference.shape
+        return MomentAccumulator(self.lexicon.labels, *shape, torch.device("cpu"))
+
+
+def main(config: Config) -> None:
+    """Checks that both ways agree, times all of them, prints and writes."""
+    positive(config, "sentences", "ig_sentences", "steps", "rounds")
+    one_thread()
+    here = Setting(config)
+    fast, slow = here.integrated(reuse=True), here.integrated(reuse=False)
+    difference = float(np.abs(fast.mean - slow.mean).max() / np.abs(slow.mean).max())
+    if not difference <= SAME:
+        raise SystemExit(
+            f"error: the integrated gradients differ by {difference:.1e} of the largest, allowed {SAME:g}"
+        )
+    ways = {
+        "bare": here.bare,
+        "own": here.own,
+        "all": here.all,
+        "reused": lambda: here.integrated(reuse=True),
+        "plain": lambda: here.integrated(reuse=False),
+    }
+    timings = interleaved(ways, config.rounds)
+    rows = {name: timing.row() for name, timing in timings.items()}
+    bare = rows["bare"]["cpu_seconds"]
+    for name in ("bare", "own", "all"):
+        rows[name]["bare_passes"] = rows[name]["cpu_seconds"] / bare
+    saved = rows["plain"]["cpu_seconds"] / rows["reused"]["cpu_seconds"]
+    n_words = {name: int((here.codes >= 0).sum()) for name in ("bare", "own", "all")}
+    n_words |= {name: int(fast.count.sum()) for name in ("reused", "plain")}
+    show(
+        f"{model_name(here.model)} on {n_words['bare']:,} words of {here.corpus.bank.name}; "
+        f"integrated gradients of {n_words['plain']:,} in {config.steps} steps; "
+        f"one thread, fastest of {config.rounds} rounds",
+        ("way", "words", "CPU s", "slowest", "wall s", "bare passes", "words / CPU s"),
+        [
+            (
+                name,
+                f"{n_words[name]:,}",
+                f"{row['cpu_seconds']:.2f}",
+                f"{row['cpu_seconds_slowest']:.2f}",
+                f"{row['wall_seconds']:.2f}",
+                f"{row['bare_passes']:.2f}" if "bare_passes" in row else "",
+                f"{n_words[name] / row['cpu_seconds']:.0f}",
+            )
+            for name, row in rows.items()
+        ],
+    )
+    labels = here.n_backward
+    print(f"both ways of integrated gradients: {difference:.1e} of the largest (allowed {SAME:g})")
+    print(target("own / bare", rows["own"]["bare_passes"], OWN))
+    print(target(f"all / bare, {labels:.1f} labels", rows["all"]["bare_passes"], 1 + 2 * labels))
+    print(target("plain / reused", saved, REUSE, at_least=True))
+    make_folder(config.out.parent)
+    write_json(
+        config.out,
+        {
+            "benchmark": "attribution",
+            "config": asdict(config),
+            "machine": machine(),
+            "versions": library_versions(),
+            "model": model_name(here.model),
+            "treebank": here.corpus.bank.name,
+            "sentences": len(here.corpus.bank),
+            "tokens": here.alignment.n_tokens,
+            "words": n_words,
+            "labels_per_batch": labels,
+            "rows": rows,
+            "plain_to_reused": saved,
+            "largest_relative_difference": difference,
+        },
+    )
+
+
+if __name__ == "__main__":
+    start(main, Config, __doc__)

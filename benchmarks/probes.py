@@ -1,0 +1,190 @@
+"""What the quick fit of probes gains over scikit-learn's pipeline, along k and for several scores.
+
+    python benchmarks/probes.py
+    python benchmarks/probes.py --scores correlation --ks 1,10,100 --rounds 3
+
+One thread, interleaved rounds, the fastest counts. Both ways fit the same probes, on the activations
+of the union of every label's k best neurons (or as many random ones) at the word, and answer for all
+fresh words:
+
+  naive  make_pipeline(StandardScaler(), LogisticRegression()) on the chosen columns
+  fit    probing.fit on features that were standardised once; that once is a row of its own
+
+Both must be right on as many fresh words to 0.003, or the program ends with an error. Expected: 3 x
+to 10 x for up to 170 columns, 2 x at 300, little above, where both are bound by matrix products.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from measure import FOLDER, interleaved, machine, one_thread, positive, show, start
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import grammar_lens as gl
+from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.model import REFERENCE_MODEL, model_name
+from grammar_lens.probing import fit, standardise
+from grammar_lens.run import library_versions, make_folder, write_json
+from grammar_lens.steps import read_source
+from grammar_lens.study import Corpus, default_budget, fresh_corpus, prepare
+
+POSITION = "word"
+SAME = 0.003
+"""Accuracies of both ways agree to this share of the fresh words."""
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags."""
+
+    train: Annotated[str, typer.Option(help="Words the probes are fitted on.")] = "embedded:train"
+    fresh: Annotated[str, typer.Option(help="Words they are judged on.")] = "embedded:test"
+    model: Annotated[str, typer.Option(help="reference-9m, a folder, or a hub id.")] = (
+        REFERENCE_MODEL
+    )
+    scores: Annotated[str, typer.Option(help="Scores that choose neurons, or random.")] = (
+        f"correlation,entropy,{RANDOM}"
+    )
+    ks: Annotated[str, typer.Option(help="Neurons per label.")] = "1,2,5,10,20,50,100"
+    rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 1
+    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "probes.json"
+
+
+class Setting:
+    """Activations of training and fresh words, and the columns of every probe."""
+
+    def __init__(self, config: Config) -> None:
+        self.model = gl.load_model(config.model, device="cpu")
+        bank = read_source(config.train, "upos")
+        train = prepare(self.model, bank, labels=bank.require_label("upos")[0])
+        fresh, _ = fresh_corpus(self.model, read_source(config.fresh, "upos"), train)
+        names = [name.strip() for name in config.scores.split(",")]
+        self.ks = [int(k) for k in config.ks.split(",")]
+        self.sets = self._choose(train, names)
+        addresses = np.unique(np.concatenate(list(self.sets.values())), axis=0)
+        self.columns = {
+            which: np.flatnonzero((addresses[:, None] == rows).all(2).any(1))
+            for which, rows in self.sets.items()
+        }
+        self.train, self.classes = self._read(train, addresses)
+        self.fresh, self.gold = self._read(fresh, addresses)
+        self.features = standardise(self.train, self.fresh)
+
+    def _choose(self, corpus: Corpus, names: list[str]) -> dict[tuple[str, int], np.ndarray]:
+        """Addresses by score and k; random ones are as many as the first score's."""
+        moments = gl.collect(self.model, corpus, position=POSITION, show_progress=False)["neuron"]
+        sets = {}
+        for name in names:
+            if name != RANDOM:
+                scores = gl.score(moments, name)
+                sets |= {(name, k): gl.select(scores, k).union() for k in self.ks}
+        n_layers, n_units = moments.mean.shape[1:]
+        drawn = np.random.default_rng(0).permutation(n_layers * n_units)
+        if RANDOM in names:
+            for k in self.ks:
+                size = len(sets[names[0], k]) if sets else k * len(corpus.labels)
+                flat = np.sort(drawn[:size])
+                sets[RANDOM, k] = np.stack([flat // n_units, flat % n_units], 1)
+        return sets
+
+    def _read(self, corpus: Corpus, addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        codes = corpus.read(POSITION)
+        words = np.flatnonzero(codes >= 0)
+        row = np.full(len(codes), -1)
+        row[words] = np.arange(len(words))
+        reader = FeatureReader(len(words), addresses)
+        tap = Tap("neuron", POSITION, codes >= 0, row, reader, layers=reader.layers)
+        batches = corpus.batches(default_budget(self.model))
+        stream(self.model, corpus.alignment, batches, [tap])
+        return reader.values, codes[words]
+
+    def naive(self, which: tuple[str, int]) -> float:
+        """Accuracy by scikit-learn's pipeline."""
+        columns = self.columns[which]
+        # 100 steps, the default, are too few for many columns and end in a warning
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        probe.fit(self.train[:, columns], self.classes)
+        return float((probe.predict(self.fresh[:, columns]) == self.gold).mean())
+
+    def quick(self, which: tuple[str, int]) -> float:
+        """Accuracy by `probing.fit`."""
+        units = self.features.units(self.columns[which])
+        predicted = fit(units.train, self.classes).predict(units.fresh)
+        return float((predicted == self.gold).mean())
+
+
+def main(config: Config) -> None:
+    """Checks that both ways agree, times them, prints and writes."""
+    positive(config, "rounds")
+    one_thread()
+    here = Setting(config)
+    right = {which: (here.naive(which), here.quick(which)) for which in here.sets}
+    difference = max(abs(a - b) for a, b in right.values())
+    if not difference <= SAME:
+        raise SystemExit(f"error: accuracies differ by {difference:.4f}, allowed {SAME:g}")
+    ways: dict[str, Callable[[], object]] = {
+        "standardise": partial(standardise, here.train, here.fresh)
+    }
+    for which in here.sets:
+        name = " ".join(map(str, which))
+        ways |= {f"naive {name}": partial(here.naive, which)}
+        ways |= {f"fit {name}": partial(here.quick, which)}
+    rows = {name: timing.row() for name, timing in interleaved(ways, config.rounds).items()}
+    lines, table = [], []
+    for which, (naive_accuracy, accuracy) in right.items():
+        name = " ".join(map(str, which))
+        naive, quick = (rows[f"{way} {name}"]["cpu_seconds"] for way in ("naive", "fit"))
+        line = {"score": which[0], "k": which[1], "columns": len(here.columns[which])}
+        line |= {"naive_cpu_seconds": naive, "fit_cpu_seconds": quick, "ratio": naive / quick}
+        line |= {"naive_accuracy": naive_accuracy, "accuracy": accuracy}
+        lines.append(line)
+        table.append(
+            (
+                *(which[0], str(which[1]), str(len(here.columns[which]))),
+                *(f"{naive:.2f}", f"{quick:.2f}", f"{naive / quick:.1f}"),
+                *(f"{naive_accuracy:.4f}", f"{accuracy:.4f}"),
+            )
+        )
+    show(
+        f"{model_name(here.model)}, {len(here.classes):,} training and {len(here.gold):,} fresh words; "
+        f"one thread, fastest of {config.rounds} rounds",
+        ("score", "k", "columns", "naive CPU s", "fit CPU s", "ratio", "naive right", "right"),
+        table,
+    )
+    once = rows["standardise"]["cpu_seconds"]
+    totals = {}
+    for most in sorted({10, 20, max(here.ks)}):
+        some = [line for line in lines if line["k"] <= most]
+        quick = sum(line["fit_cpu_seconds"] for line in some)
+        totals[most] = sum(line["naive_cpu_seconds"] for line in some) / max(quick, 1e-9)
+        print(f"naive / fit, all probes up to k = {most}: {totals[most]:.2f}")
+    print(f"standardising {here.train.shape[1]:,} units once: {once:.2f} s")
+    print(f"same answers: accuracies differ by {difference:.4f} at most (allowed {SAME:g})")
+    make_folder(config.out.parent)
+    write_json(
+        config.out,
+        {
+            "benchmark": "probes",
+            "config": asdict(config),
+            "machine": machine(),
+            "versions": library_versions(),
+            "model": model_name(here.model),
+            "rows": rows,
+            "probes": lines,
+            "standardise_cpu_seconds": once,
+            "naive_to_fit_up_to_k": totals,
+            "largest_difference_of_accuracies": difference,
+        },
+    )
+
+
+if __name__ == "__main__":
+    start(main, Config, __doc__)

@@ -1,0 +1,154 @@
+"""What every selectivity score costs, beside the pass that collects what it is computed from.
+
+    python benchmarks/scores.py
+    python benchmarks/scores.py --treebank ../shared/data/treebanks/UD_English-EWT:train --rounds 1
+    python benchmarks/scores.py --large
+
+One thread, interleaved rounds, the fastest counts. `collect` is gl.collect of all neurons' moments;
+`collect +sample` also keeps the activations of some words of each label, which the scores of a sample
+need. A score's row is gl.score as it is called, with effect sizes. Attributions and integrated
+gradients are random numbers of the right shape here: their scores take no time, and the passes that
+make them are none of this benchmark. With --large the scores of moments are also timed on random
+moments of the shape of Llama-3-8B, 17 x 32 x 14,336.
+Goal, in CPU seconds: all scores of moments together at most 2 % of collect.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from measure import FOLDER, Timing, interleaved, machine, one_thread, positive, show, start, target
+
+import grammar_lens as gl
+from grammar_lens.evidence import Attribution, Evidence
+from grammar_lens.model import REFERENCE_MODEL, Model, model_name
+from grammar_lens.moments import Moments, Origin
+from grammar_lens.run import library_versions, make_folder, write_json
+from grammar_lens.selectivity import SCORES
+from grammar_lens.steps import read_source
+from grammar_lens.study import Corpus, prepare
+
+MOST_PERCENT = 2.0
+LARGE = (17, 32, 14_336)
+FROM_MOMENTS = tuple(name for name, method in SCORES.items() if method.needs == "moments")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags."""
+
+    treebank: Annotated[str, typer.Option(help="As --train of grammar-lens.")] = "embedded:train"
+    model: Annotated[str, typer.Option(help="reference-9m, a folder, or a hub id.")] = (
+        REFERENCE_MODEL
+    )
+    sample: Annotated[int, typer.Option(help="Words of each label in the sample.")] = 100
+    large: Annotated[bool, typer.Option(help="Also 17 x 32 x 14,336 random moments.")] = False
+    rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 3
+    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "scores.json"
+
+
+def prepared(model: Model, config: Config) -> Corpus:
+    """The corpus; labels with one word, which cannot be scored, are left out."""
+    bank = read_source(config.treebank, "upos")
+    return prepare(model, bank, labels=bank.require_label("upos")[0])
+
+
+def everything(model: Model, corpus: Corpus, sample: int) -> Evidence:
+    """Moments, a sample and the contrast of outgoing weights as they are; random attributions."""
+    collected = gl.collect(model, corpus, sample=sample, show_progress=False)
+    evidence = collected.evidence("neuron")
+    moments = evidence.moments
+    noise = np.random.default_rng(0).normal(size=moments.mean.shape)
+    own = Attribution("own", "mean", moments.labels, moments.count, noise, moments.origin)
+    return replace(
+        evidence,
+        attribution=own,
+        integrated_gradients=replace(own, kind="integrated_gradients", frequency=np.abs(noise)),
+        output_contrast=gl.output_contrast(model, gl.fit_lexicon(model, corpus).count),
+    )
+
+
+def random_moments(shape: tuple[int, int, int]) -> Moments:
+    """Moments of noise, some 1,000 words of each label."""
+    rng = np.random.default_rng(0)
+    count = rng.integers(500, 1500, shape[0]).astype(float)
+    each = count[:, None, None]
+    return Moments(
+        labels=tuple(f"L{i}" for i in range(shape[0])),
+        count=count,
+        mean=rng.normal(size=shape) / 10,
+        m2=each * rng.uniform(0.5, 1.5, shape),
+        fired=np.floor(each * rng.uniform(0, 1, shape)),
+        mean_abs=np.ones(shape[1:]),
+        origin=Origin("random", "noise", "upos", "next", "neuron"),
+    )
+
+
+def ways(model: Model, corpus: Corpus, config: Config) -> dict[str, Callable[[], object]]:
+    """Everything that is timed, by name."""
+    evidence = everything(model, corpus, config.sample)
+    lexicon = gl.fit_lexicon(model, corpus)
+    collect = partial(gl.collect, model, corpus, show_progress=False)
+    timed: dict[str, Callable[[], object]] = {
+        "collect": collect,
+        "collect +sample": partial(collect, sample=config.sample),
+        "output_contrast": partial(gl.output_contrast, model, lexicon.count),
+    }
+    timed |= {name: partial(gl.score, evidence, name) for name in SCORES}
+    if config.large:
+        large = random_moments(LARGE)
+        timed |= {f"large {name}": partial(gl.score, large, name) for name in FROM_MOMENTS}
+    return timed
+
+
+def main(config: Config) -> None:
+    """Times, prints and writes."""
+    positive(config, "sample", "rounds")
+    one_thread()
+    model = gl.load_model(config.model, device="cpu")
+    corpus = prepared(model, config)
+    timings: dict[str, Timing] = interleaved(ways(model, corpus, config), config.rounds)
+    rows = {name: timing.row() for name, timing in timings.items()}
+    collect = rows["collect"]["cpu_seconds"]
+    for row in rows.values():
+        row["percent_of_collect"] = 100 * row["cpu_seconds"] / collect
+    percent = sum(rows[name]["percent_of_collect"] for name in FROM_MOMENTS)
+    show(
+        f"{model_name(model)} on {len(corpus.bank)} sentences of {corpus.bank.name}, "
+        f"{len(corpus.labels)} labels; one thread, fastest of {config.rounds} rounds",
+        ("what", "CPU s", "slowest", "wall s", "% of collect"),
+        [
+            (
+                name,
+                f"{row['cpu_seconds']:.4f}",
+                f"{row['cpu_seconds_slowest']:.4f}",
+                f"{row['wall_seconds']:.4f}",
+                f"{row['percent_of_collect']:.2f}",
+            )
+            for name, row in rows.items()
+        ],
+    )
+    print(target("all scores of moments, % of collect", percent, MOST_PERCENT))
+    make_folder(config.out.parent)
+    write_json(
+        config.out,
+        {
+            "benchmark": "scores",
+            "config": asdict(config),
+            "machine": machine(),
+            "versions": library_versions(),
+            "model": model_name(model),
+            "treebank": corpus.bank.name,
+            "sentences": len(corpus.bank),
+            "rows": rows,
+            "scores_of_moments_percent_of_collect": percent,
+        },
+    )
+
+
+if __name__ == "__main__":
+    start(main, Config, __doc__)

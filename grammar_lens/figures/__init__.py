@@ -1,0 +1,47 @@
+"""Results as plotly figures: each from a result object in one call, all in one style."""
+
+from grammar_lens.figures.course import time_course
+from grammar_lens.figures.damage import lesion_matrix, lesion_null
+from grammar_lens.figures.neurons import (
+    bin_width,
+    layer_neuron_heatmap,
+    layer_profile,
+    overlap_matrix,
+    strongest,
+)
+from grammar_lens.figures.probes import accuracy_against_k, confusion, probe_accuracy
+from grammar_lens.figures.style import (
+    SCORE_NAMES,
+    STYLE,
+    FigureError,
+    decimals,
+    number,
+    plotly_js,
+    score_name,
+    unit_name,
+)
+from grammar_lens.figures.trust import grammar_or_vocabulary, selection_controls
+
+__all__ = [
+    "SCORE_NAMES",
+    "STYLE",
+    "FigureError",
+    "accuracy_against_k",
+    "bin_width",
+    "confusion",
+    "decimals",
+    "grammar_or_vocabulary",
+    "layer_neuron_heatmap",
+    "layer_profile",
+    "lesion_matrix",
+    "lesion_null",
+    "number",
+    "overlap_matrix",
+    "plotly_js",
+    "probe_accuracy",
+    "score_name",
+    "selection_controls",
+    "strongest",
+    "time_course",
+    "unit_name",
+]

@@ -1,0 +1,129 @@
+"""Which model this is, its sizes, and the names of its hooks."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+SITES = {
+    "neuron": "blocks.{layer}.mlp.hook_post",
+    "resid_pre": "blocks.{layer}.hook_resid_pre",
+    "resid_mid": "blocks.{layer}.hook_resid_mid",
+    "resid_post": "blocks.{layer}.hook_resid_post",
+    "attn_out": "blocks.{layer}.hook_attn_out",
+    "mlp_out": "blocks.{layer}.hook_mlp_out",
+}
+GATE = "blocks.{layer}.mlp.hook_pre"
+"""The gate's pre-activation; its sign says whether a neuron fires."""
+
+Model = Any
+"""A `TransformerBridge` or a `HookedTransformer`; typed loosely because either may be absent."""
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded or lacks what was asked of it."""
+
+
+def is_hooked(model: object) -> bool:
+    """Whether this is a TransformerLens model (and not, say, a bare Hugging Face model)."""
+    return hasattr(model, "run_with_hooks") and hasattr(model, "cfg")
+
+
+def model_name(model: Model) -> str:
+    """The name the model was loaded by, for results and reports."""
+    name = getattr(model, "grammar_lens_name", None)
+    return str(name or Path(str(model.cfg.model_name)).name)
+
+
+def n_parameters(model: Model) -> int:
+    """Number of weights; tied weights count once."""
+    known = getattr(model, "grammar_lens_n_parameters", None)
+    return count_parameters(torch_module(model)) if known is None else int(known)
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Name and size of a model, as summary.json has them."""
+    return {
+        "name": model_name(model),
+        "n_layers": int(model.cfg.n_layers),
+        "d_model": int(model.cfg.d_model),
+        "d_mlp": int(model.cfg.d_mlp),
+        "n_parameters": n_parameters(model),
+    }
+
+
+def device_of(model: Model) -> torch.device:
+    """Where token ids must be put."""
+    return next(embedding(model).parameters()).device
+
+
+def context_length(model: Model) -> int:
+    """The longest input in tokens."""
+    return int(getattr(model.cfg, "n_ctx", 0) or 2**31 - 1)
+
+
+def vocabulary_size(model: Model) -> int:
+    """Number of tokens the model tells apart."""
+    if hasattr(model, "original_model"):
+        return next(embedding(model).parameters()).shape[0]
+    return int(model.cfg.d_vocab)
+
+
+def has_gate(model: Model) -> bool:
+    """Whether the layers expose the pre-activation whose sign says that a neuron fires."""
+    return GATE.format(layer=0) in model.hook_dict
+
+
+def hook_name(model: Model, site: str, layer: int) -> str:
+    """The TransformerLens name of `site` in `layer`.
+
+    Raises ModelError for an unknown site, an absent layer, or a site this architecture lacks.
+    """
+    if site not in SITES:
+        raise ModelError(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
+    if not 0 <= layer < model.cfg.n_layers:
+        raise ModelError(
+            f"layer {layer} does not exist: {model_name(model)} has layers 0 to {model.cfg.n_layers - 1}"
+        )
+    name = SITES[site].format(layer=layer)
+    if name not in model.hook_dict:
+        have = [s for s, pattern in SITES.items() if pattern.format(layer=layer) in model.hook_dict]
+        raise ModelError(
+            f"site {site!r} does not exist in {model_name(model)} "
+            f"({getattr(model.cfg, 'architecture', None) or 'this architecture'}): use one of {', '.join(have)}"
+        )
+    return name
+
+
+def site_width(model: Model, site: str) -> int:
+    """Number of units in one layer at `site`."""
+    hook_name(model, site, 0)
+    return int(model.cfg.d_mlp if site == "neuron" else model.cfg.d_model)
+
+
+def mid_reaches_residual(model: Model) -> bool:
+    """Whether an edit at `resid_mid` also reaches the skip path: not in a TransformerBridge."""
+    return not hasattr(model, "original_model")
+
+
+def embedding(model: Model) -> nn.Module:
+    """The module that receives the token ids."""
+    if hasattr(model, "original_model"):
+        return model.original_model.get_input_embeddings()
+    return model.embed
+
+
+def supported_architectures() -> list[str]:
+    """The Hugging Face architectures that the installed TransformerLens can hook."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    return sorted(SUPPORTED_ARCHITECTURES)
+
+
+def torch_module(model: Model) -> nn.Module:
+    return getattr(model, "original_model", model)
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum({p.data_ptr(): p.numel() for p in module.parameters()}.values())

@@ -1,0 +1,112 @@
+"""Single layers on versions of one token, given its prefix's keys and values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from grammar_lens.model.about import Model, ModelError, model_name
+
+
+def key_value_hooks(model: Model) -> list[str]:
+    """Names of the hooks through which every layer's keys and values pass.
+
+    Raises ModelError where an architecture has none, such as one with latent attention.
+    """
+    patterns = ("blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v")
+    names = [p.format(layer=layer) for layer in range(model.cfg.n_layers) for p in patterns]
+    missing = [name for name in names if name not in model.hook_dict]
+    if missing:
+        raise ModelError(
+            f"{model_name(model)} has no {missing[0]}, so gradients through keys and values cannot "
+            "be stopped: use attribution of the kind 'all'"
+        )
+    return names
+
+
+KeysValues = Sequence[tuple[Tensor, Tensor]]
+"""Every layer's keys and values, [row head time d_head]."""
+
+
+class _ReadOnlyCache:
+    """Puts the prefix's keys and values before the new ones, as a cache does, and stores nothing."""
+
+    def __init__(self, prefix: KeysValues) -> None:
+        self._prefix = prefix
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        old_keys, old_values = self._prefix[layer_idx]
+        return torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
+
+
+def can_continue(model: Model) -> bool:
+    """Whether single layers can be run on a prefix's keys and values (see `Continuation`)."""
+    body = getattr(getattr(model, "original_model", None), "base_model", None)
+    return all(hasattr(body, part) for part in ("layers", "rotary_emb", "norm"))
+
+
+@torch.no_grad()
+def keys_and_values(
+    model: Model, token_ids: Int[Tensor, "row time"]
+) -> tuple[Float[Tensor, "row time d_model"], KeysValues]:
+    """What the head reads, and every layer's keys and values. For models that `can_continue`."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()  # without a config, lest sliding layers keep only their window
+    out = model.original_model.base_model(token_ids, past_key_values=cache, use_cache=True)
+    layers: Any = cache.layers
+    return out.last_hidden_state, [(layer.keys, layer.values) for layer in layers]
+
+
+class Continuation:
+    """Runs single layers on several versions of one token of each row, given the row's prefix.
+
+    A row's versions stand along time but all at the row's own position: each sees the `length`
+    tokens of the prefix and itself, not the other versions. So the prefix is read once for all.
+    """
+
+    def __init__(self, model: Model, prefix: KeysValues, length: Int[Tensor, " row"]) -> None:
+        self._body = model.original_model.base_model
+        self._prefix = prefix
+        self._length = length
+        self._cache = _ReadOnlyCache(prefix)
+
+    def layer(
+        self, layer: int, hidden: Float[Tensor, "row version d_model"]
+    ) -> Float[Tensor, "row version d_model"]:
+        """The residual stream after `layer`, given that before it."""
+        n = hidden.shape[1]
+        length = self._length.to(hidden.device)
+        ids = length[:, None].expand(-1, n)
+        out = self._body.layers[layer](
+            hidden,
+            attention_mask=self._mask(n, hidden),
+            position_ids=ids,
+            position_embeddings=self._body.rotary_emb(hidden, position_ids=ids),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        return out[0] if isinstance(out, tuple) else out
+
+    def norm(
+        self, hidden: Float[Tensor, "row version d_model"]
+    ) -> Float[Tensor, "row version d_model"]:
+        """What the head reads, given the residual stream after the last layer."""
+        return self._body.norm(hidden)
+
+    def _mask(self, n: int, hidden: Tensor) -> Float[Tensor, "row one version key"]:
+        length = self._length.to(hidden.device)
+        width = self._prefix[0][0].shape[2]
+        before = torch.arange(width, device=hidden.device) < length[:, None]
+        own = torch.eye(n, dtype=torch.bool, device=hidden.device)
+        sees = torch.cat(
+            [before[:, None].expand(-1, n, -1), own.expand(len(length), -1, -1)], dim=2
+        )
+        hidden_from = torch.finfo(hidden.dtype).min
+        return torch.zeros(sees.shape, dtype=hidden.dtype, device=hidden.device).masked_fill_(
+            ~sees, hidden_from
+        )[:, None]

@@ -1,0 +1,133 @@
+"""Forward passes: hooks, layers without the head, the head at chosen positions."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from grammar_lens.model.about import Model, ModelError, embedding, model_name
+
+
+def hooked(model: Model, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Any:
+    """Context manager that puts forward hooks, `(name, function(activation, hook=))`, on the model."""
+    return model.hooks(fwd_hooks=list(hooks))
+
+
+@torch.no_grad()
+def forward_body(
+    model: Model,
+    token_ids: Int[Tensor, "row time"],
+    mask: Bool[Tensor, "row time"] | None = None,
+) -> None:
+    """Runs all layers for the sake of their hooks; the LM head is not computed.
+
+    `mask` is needed only under left padding: under right padding causal attention never looks at it.
+    """
+    if hasattr(model, "original_model"):
+        model.original_model.base_model(token_ids, use_cache=False, **_masking(mask))
+    else:
+        model(token_ids, stop_at_layer=model.cfg.n_layers, **_hooked_masking(token_ids, mask))
+
+
+@torch.no_grad()
+def next_token_logits(
+    model: Model,
+    token_ids: Int[Tensor, "row time"],
+    where: Int[Tensor, " word"],
+    mask: Bool[Tensor, "row time"] | None = None,
+) -> Float[Tensor, "word vocab"]:
+    """Logits of the token after each position in `where`, which indexes the flattened (row, time).
+
+    The head sees only these positions, so the cost of a large vocabulary is paid for them alone.
+    """
+
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = inputs[0]
+        return (hidden.reshape(-1, hidden.shape[-1])[where.to(hidden.device)][None], *inputs[1:])
+
+    if hasattr(model, "original_model"):
+        head = model.original_model.get_output_embeddings()
+    else:
+        head = model.unembed
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        if hasattr(model, "original_model"):
+            logits = model.original_model(token_ids, use_cache=False, **_masking(mask)).logits
+        else:
+            logits = model(token_ids, **_hooked_masking(token_ids, mask))
+    finally:
+        handle.remove()
+    return logits[0]
+
+
+def final_hidden(
+    model: Model,
+    token_ids: Int[Tensor, "row time"],
+    mask: Bool[Tensor, "row time"] | None = None,
+) -> Float[Tensor, "row time d_model"]:
+    """What the head reads, from a pass through all layers; gradients flow where a hook starts them."""
+    if hasattr(model, "original_model"):
+        body = model.original_model.base_model
+        return body(token_ids, use_cache=False, **_masking(mask)).last_hidden_state
+    masking = _hooked_masking(token_ids, mask)
+    return model.ln_final(model(token_ids, stop_at_layer=model.cfg.n_layers, **masking))
+
+
+@torch.no_grad()
+def head_logits(model: Model, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """The head alone; what a model does to its logits after it is left out (see `check_head`)."""
+    if hasattr(model, "original_model"):
+        return model.original_model.get_output_embeddings()(hidden)
+    return model.unembed(hidden[None])[0]
+
+
+def check_head(model: Model, token_ids: Int[Tensor, "row time"]) -> None:
+    """Raises ModelError unless the logits are finite, the head's product and nothing else.
+
+    Models that scale or cap their logits (Cohere, Granite, Gemma 2) have another gradient there.
+    """
+    where = torch.arange(min(4, token_ids.numel()), device=token_ids.device)
+    with torch.no_grad():
+        hidden = final_hidden(model, token_ids).flatten(0, 1)
+        plain = head_logits(model, hidden.index_select(0, where.to(hidden.device))).float()
+    logits = next_token_logits(model, token_ids, where).float().to(plain.device)
+    if not bool(logits.isfinite().all()):
+        raise ModelError(
+            f"NaN or infinite logits from {model_name(model)}: load it in a wider dtype "
+            "(--dtype bfloat16 or float32), or check its weights"
+        )
+    allowed = 1e-4 if hidden.dtype in (torch.float32, torch.float64) else 0.03
+    gap, size = float((logits - plain).abs().max()), float(logits.abs().max())
+    if gap > allowed * max(size, 1e-3):
+        raise ModelError(
+            f"the logits of {model_name(model)} are not those of its head (they differ by {gap:.2g} "
+            f"of {size:.2g}): attribution does not know the gradient of scaled or capped logits"
+        )
+
+
+@contextlib.contextmanager
+def watch_tokens(model: Model, see: Callable[[Int[Tensor, "row time"]], None]) -> Iterator[None]:
+    """While open, `see` is called with the token ids of every forward pass before the first layer."""
+
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        see(inputs[0])
+
+    handle = embedding(model).register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _masking(mask: Tensor | None) -> dict[str, Tensor]:
+    if mask is None:
+        return {}
+    return {"attention_mask": mask.long(), "position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
+
+
+def _hooked_masking(token_ids: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    """A mask always, lest a HookedTransformer guesses one from padding_side and the pad token."""
+    return {"attention_mask": torch.ones_like(token_ids) if mask is None else mask.long()}

@@ -1,0 +1,257 @@
+"""Loading: the embedded model, a folder, a hub id, or a model that is loaded already."""
+
+import copy
+import json
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from grammar_lens.model.about import (
+    Model,
+    ModelError,
+    count_parameters,
+    is_hooked,
+    supported_architectures,
+    torch_module,
+)
+
+REFERENCE_MODEL = "reference-9m"
+
+
+def load_model(
+    source: str | os.PathLike[str] | nn.Module | None = None,
+    *,
+    tokenizer: Any = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> Model:
+    """A hooked transformer: the embedded reference model, a local folder, a hub id or a loaded model.
+
+    `dtype` is by default float32 on CPU and the checkpoint's own on a GPU; `device` is a GPU when
+    there is one. A loaded Hugging Face model needs its `tokenizer` and is wrapped in place: do not
+    use it as a bare model afterwards. It keeps its dtype and device where none is given; a model
+    that TransformerLens has hooked already is taken as it is. Only safetensors weights are read and
+    no remote code is run.
+    Raises ModelError when the folder lacks safetensors weights or a tokenizer, or when the
+    architecture is not one that TransformerLens can hook.
+    """
+    if isinstance(source, nn.Module):
+        if is_hooked(source):
+            _check_taken_as_it_is(source, tokenizer, dtype, device, device_map)
+            return _frozen(source)
+        if device_map is not None:
+            raise ModelError("device_map is for models loaded here, and this one is loaded already")
+        chosen = None if device is None else _pick_device(device)
+        return _wrap(_cast(source, dtype), tokenizer, chosen)
+    name = str(source) if source is not None else REFERENCE_MODEL
+    location = locate(name)
+    if isinstance(location, Path):
+        _check_folder(location, needs_tokenizer=tokenizer is None)
+    device = _pick_device(device)
+    hf_model, tokenizer = _load_hugging_face(location, tokenizer, dtype, device, device_map)
+    model = _wrap(hf_model, tokenizer, None if device_map else device)
+    model.grammar_lens_name = Path(name).name if isinstance(location, Path) else name
+    return model
+
+
+def _frozen(model: Model) -> Model:
+    torch_module(model).requires_grad_(False)
+    model.eval()
+    return model
+
+
+def _check_taken_as_it_is(model: Model, tokenizer: Any, *settings: object) -> None:
+    if tokenizer is not None or any(setting is not None for setting in settings):
+        raise ModelError(
+            "the model is hooked already, so its tokenizer, dtype and device stay what they are: "
+            "set them when it is made, or give load_model the bare Hugging Face model"
+        )
+    if getattr(model, "tokenizer", None) is None:
+        raise ModelError("the hooked model has no tokenizer: make it with tokenizer=tokenizer")
+
+
+def _cast(hf_model: nn.Module, dtype: str | torch.dtype | None) -> nn.Module:
+    """A loaded model in the dtype asked for, by default its own."""
+    chosen = _pick_dtype(dtype or "auto", torch.device("cpu"))
+    return hf_model.to(chosen) if isinstance(chosen, torch.dtype) else hf_model
+
+
+def _pick_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(
+            f"device {device!r} is not one that torch knows: use cpu, cuda or cuda:0"
+        ) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            f"device {device!r} was asked for, but torch sees no CUDA GPU: use --device cpu"
+        )
+    return chosen
+
+
+def locate(name: str) -> Path | str:
+    """A folder when there is one, the embedded model by its name, else a hub id."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name == REFERENCE_MODEL:
+        return Path(str(files("grammar_lens") / "embedded" / REFERENCE_MODEL))
+    if (
+        name.startswith((".", "/", "~"))
+        or name.count("/") > 1
+        or (os.sep != "/" and os.sep in name)
+    ):
+        raise ModelError(
+            f"no model folder at {name!r}: expected a folder with config.json, or a hub id such as meta-llama/Meta-Llama-3-8B"
+        )
+    return name
+
+
+def _check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError(
+            f"{folder} has no config.json: expected a folder as Hugging Face save_pretrained writes it"
+        )
+    try:
+        architectures = json.loads(config.read_text("utf-8")).get("architectures") or []
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ModelError(
+            f"{config} is not a JSON object ({error}): save the model again"
+        ) from error
+    _check_architectures(architectures, str(folder))
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(
+            p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)
+        )
+        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
+        raise ModelError(
+            f"{folder} has {found}: grammar_lens reads safetensors only, because a pickle can run code. "
+            "Save it again with model.save_pretrained(folder, safe_serialization=True)"
+        )
+    if needs_tokenizer and not any(
+        (folder / name).is_file()
+        for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+    ):
+        raise ModelError(
+            f"{folder} has no tokenizer: put tokenizer.json beside config.json (tokenizer.save_pretrained(folder))"
+        )
+
+
+def _check_architectures(architectures: Sequence[str], where: str) -> None:
+    supported = supported_architectures()
+    unknown = [name for name in architectures if name not in supported]
+    if unknown:
+        raise ModelError(
+            f"{where} is a {unknown[0]}, which TransformerLens cannot hook. Supported: {', '.join(supported)}"
+        )
+
+
+def _load_hugging_face(
+    location: Path | str,
+    tokenizer: Any,
+    dtype: str | torch.dtype | None,
+    device: torch.device,
+    device_map: str | dict[str, Any] | None,
+) -> tuple[nn.Module, Any]:
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    local = {"local_files_only": True} if isinstance(location, Path) else {}
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False, **local)
+        _check_architectures(config.architectures or [], str(location))
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **local)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            location,
+            config=config,
+            dtype=_pick_dtype(dtype, device),
+            device_map=device_map,
+            attn_implementation="eager",
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **local,
+        )
+    except (ModelError, torch.cuda.OutOfMemoryError):
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = (
+            "check the files in the folder"
+            if local
+            else "check the id, the network and, for gated models, `hf auth login`; or give a local folder"
+        )
+        raise ModelError(f"could not load {str(location)!r}: {reason} ({hint})") from error
+    finally:
+        logging.enable_progress_bar()
+    model, loading = loaded
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        # transformers would fill them with random numbers and go on
+        raise ModelError(
+            f"{location} lacks weights that the model needs, among them {missing[0]}: the checkpoint "
+            "is incomplete or is not that of a causal language model"
+        )
+    return model, tokenizer
+
+
+def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch.dtype:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    known = {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "auto": "auto",
+    }
+    if dtype not in known:
+        raise ModelError(f"unknown dtype {dtype!r}: expected one of {', '.join(known)}")
+    return known[dtype]
+
+
+def _wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None) -> Model:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if tokenizer is None:
+        raise ModelError(
+            "a loaded model needs its tokenizer: load_model(model, tokenizer=tokenizer)"
+        )
+    if not hasattr(tokenizer, "init_kwargs"):
+        raise ModelError(f"expected a Hugging Face tokenizer, got {type(tokenizer).__name__}")
+    config = getattr(hf_model, "config", None)
+    if config is None:
+        raise ModelError(
+            f"expected a Hugging Face causal language model, got {type(hf_model).__name__}"
+        )
+    if not getattr(config, "architectures", None):
+        config.architectures = [type(hf_model).__name__]
+    _check_architectures(config.architectures, type(hf_model).__name__)
+    if device is not None:
+        hf_model = hf_model.to(device)
+    n_weights = count_parameters(hf_model)  # TransformerLens 3 adds biases of its own
+    name = str(getattr(config, "name_or_path", "") or type(hf_model).__name__)
+    # Without this TransformerLens loads the tokenizer anew, from wherever it came, so that it adds
+    # BOS. Words are read with the tokenizer's own BOS; the copy spares the caller's pad token.
+    tokenizer = copy.deepcopy(tokenizer)
+    settings = tokenizer.init_kwargs
+    tokenizer.init_kwargs = {"name_or_path": "", **settings, "add_bos_token": True}
+    model = TransformerBridge.boot_transformers(
+        name, hf_model=hf_model, tokenizer=tokenizer, device=device and str(device)
+    )
+    tokenizer.init_kwargs = settings
+    model.grammar_lens_n_parameters = n_weights
+    return _frozen(model)

@@ -1,0 +1,100 @@
+"""What weights alone say of neurons: how much they write, and to which logits."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from grammar_lens.model.about import Model, ModelError, model_name
+
+
+def output_norms(model: Model) -> Float[np.ndarray, "layer neuron"]:
+    """Euclidean norm of every neuron's outgoing weight, ||w_out||."""
+    norms = []
+    for layer in range(model.cfg.n_layers):
+        w_out = model.blocks[layer].mlp.W_out
+        norms.append(w_out.detach().float().norm(dim=1).double().cpu().numpy())
+    return np.stack(norms)
+
+
+@torch.no_grad()
+def output_contrast(
+    model: Model, counts: Float[np.ndarray, "vocab label"]
+) -> Float[np.ndarray, "label layer neuron"]:
+    """How much a neuron raises the mean logit of a label's words above that of all other words.
+
+    Logits per unit of activation on the direct path, with the final norm's scale (and that of a norm
+    after the MLP) held at 1. `counts[v, c]` weighs the tokens: how many words of label c begin with v
+    (`Lexicon.count`). A constant added to all logits changes nothing. Vocabulary beyond the counts
+    counts as unseen. Raises ModelError for counts of another vocabulary, or if a label or its rest has none.
+    """
+    mean_row = _mean_unembedding(model, counts)
+    gain = _gain(model.ln_final, mean_row)
+    mean_row = mean_row * gain
+    if str(model.cfg.normalization_type).startswith("LN"):
+        mean_row -= mean_row.mean(1, keepdim=True)  # a LayerNorm drops what all dimensions share
+    contrast = []
+    for layer in range(model.cfg.n_layers):
+        w_out = output_weight(model, layer).float()
+        here = mean_row.to(w_out.device)
+        after = getattr(model.blocks[layer], "ln2_post", None)
+        if after is not None:
+            here = here * _gain(after, here)
+        contrast.append((here.float() @ w_out.T).double().cpu().numpy())
+    return np.stack(contrast, axis=1)
+
+
+def _mean_unembedding(
+    model: Model, counts: Float[np.ndarray, "vocab label"]
+) -> Float[Tensor, "label d_model"]:
+    """Mean unembedding of each label's words minus that of the rest's, in float64."""
+    head = unembedding(model)
+    if len(counts) > len(head):
+        raise ModelError(
+            f"the counts are of {len(counts)} tokens and {model_name(model)} predicts {len(head)}: "
+            "they were made with another model's tokenizer"
+        )
+    of_label, total = counts.sum(0), counts.sum()
+    empty = np.flatnonzero((of_label == 0) | (of_label == total))
+    if len(empty):
+        raise ModelError(
+            f"label number {empty[0]} has {of_label[empty[0]]:.0f} of {total:.0f} words: a contrast "
+            "needs words of every label and of its rest, so count them on a larger treebank"
+        )
+    tokens = np.flatnonzero(counts.sum(1))
+    seen = counts[tokens]
+    weight = seen / of_label - (seen.sum(1, keepdims=True) - seen) / (total - of_label)
+    contrast = torch.zeros(counts.shape[1], head.shape[1], dtype=torch.float64, device=head.device)
+    for start in range(0, len(tokens), 4096):
+        some = slice(start, start + 4096)
+        rows = head[torch.from_numpy(tokens[some]).to(head.device)].double()
+        contrast += torch.from_numpy(weight[some].T).to(head.device) @ rows
+    return contrast
+
+
+def _gain(norm: nn.Module, like: Float[Tensor, "label d_model"]) -> Float[Tensor, " d_model"]:
+    """What a norm multiplies every dimension of a vector of scale 1 with, in float64.
+
+    Read off its output, so that it does not matter how its weight is stored (Gemma adds 1 to it), or
+    whether it was folded into the weights that come after.
+    """
+    sign = torch.ones(like.shape[1], dtype=torch.float64, device=like.device)
+    sign[1::2] = -1
+    parameter = next(norm.parameters(), None)
+    # large, that epsilon vanishes; a power of two, that half precision has it exactly
+    x = (1024 * sign).to(like.device if parameter is None else parameter.device)[None, None]
+    x = x.to(torch.float32 if parameter is None else parameter.dtype)
+    return ((norm(x) - norm(-x))[0, 0] / 2).to(sign) * sign
+
+
+def unembedding(model: Model) -> Float[Tensor, "vocab d_model"]:
+    """The head's weight: what a logit's gradient is multiplied by on its way to the hidden state."""
+    if hasattr(model, "original_model"):
+        head = model.original_model.get_output_embeddings()
+        return getattr(head, "original_component", head).weight.detach()
+    return model.unembed.W_U.detach().T
+
+
+def output_weight(model: Model, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+    """What each neuron of a layer writes per unit of its activation."""
+    return model.blocks[layer].mlp.W_out.detach()

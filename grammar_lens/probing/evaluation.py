@@ -1,0 +1,216 @@
+"""One probe on key neurons, judged on fresh words beside all its baselines."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from grammar_lens.moments import Origin
+from grammar_lens.probing.baselines import (
+    ambiguous,
+    bootstrap_interval,
+    control_labels,
+    majority_accuracy,
+    share_right,
+    unseen,
+    word_answers,
+)
+from grammar_lens.probing.code_length import online_code_length, uniform_code_length
+from grammar_lens.probing.fitting import Standardised, fit, standardise
+from grammar_lens.probing.words import Columns, ProbeError, ProbeWords, check_words
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Accuracy on fresh words, per label and overall, beside its baselines; all in [0, 1].
+
+    `selectivity` is accuracy minus `control_accuracy`. `per_label` has precision, recall, f1 and
+    n_words; `confusion[i, j]` counts words of label i called j. What stands at the end is None in a
+    result stored before it was measured.
+    """
+
+    labels: tuple[str, ...]
+    k: int
+    n_neurons: int
+    n_train_words: int
+    n_fresh_words: int
+    accuracy: float
+    random_accuracy: float | None
+    """Mean of `random_accuracies`; None when none was drawn."""
+    random_accuracies: tuple[float, ...]
+    layer: int
+    layer_accuracy: float
+    majority_accuracy: float
+    word_baseline_accuracy: float
+    control_accuracy: float
+    unseen_accuracy: float | None
+    """Accuracy on words whose `key` no training word had; None when there are none."""
+    n_unseen_words: int
+    macro_f1: float
+    per_label: pd.DataFrame
+    confusion: Int[np.ndarray, "label label"]
+    dropped_duplicates: int
+    fresh: str
+    origin: Origin
+    ambiguous_accuracy: float | None = None
+    """Accuracy on words whose `key` training words had under two labels or more, each twice or
+    more; None when there are none."""
+    ambiguous_word_baseline_accuracy: float | None = None
+    """The word baseline's accuracy on the same words."""
+    n_ambiguous_words: int | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
+    code_length: float | None = None
+    """Bits to send the training words' labels online (Voita & Titov 2020)."""
+    uniform_code_length: float | None = None
+
+    @property
+    def position(self) -> str:
+        return self.origin.position
+
+    @property
+    def selectivity(self) -> float:
+        return self.accuracy - self.control_accuracy
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        """95 % percentile bootstrap interval of `accuracy`, over sentences where they are known."""
+        if self.accuracy_low is None or self.accuracy_high is None:
+            return None
+        return self.accuracy_low, self.accuracy_high
+
+    @property
+    def compression(self) -> float | None:
+        """Uniform over online code length: 1 or less where the units tell nothing."""
+        if self.code_length is None or self.uniform_code_length is None:
+            return None
+        return self.uniform_code_length / self.code_length
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per label: precision, recall, f1, n_words."""
+        return self.per_label
+
+    def __repr__(self) -> str:
+        random = "none" if self.random_accuracy is None else f"{self.random_accuracy:.3f}"
+        return (
+            f"ProbeResult on {self.fresh}, position {self.position!r}, {self.n_neurons} neurons: "
+            f"accuracy {self.accuracy:.3f} (random neurons {random}, word alone "
+            f"{self.word_baseline_accuracy:.3f}, majority {self.majority_accuracy:.3f}, control "
+            f"task {self.control_accuracy:.3f}), macro F1 {self.macro_f1:.3f}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.per_label.to_html()}"
+
+
+def evaluate(
+    train: ProbeWords,
+    fresh: ProbeWords,
+    columns: Columns,
+    labels: Sequence[str],
+    *,
+    k: int,
+    rng: np.random.Generator,
+    dropped_duplicates: int,
+    fresh_name: str,
+    origin: Origin,
+) -> ProbeResult:
+    """Fits the probe and every baseline on `train` and judges them on `fresh`.
+
+    Raises ProbeError without words, with a single label among the training words, or without key
+    neurons.
+    """
+    check_words(train, fresh)
+    if len(columns.key) == 0:
+        raise ProbeError(
+            "there are no key neurons to probe: the rule chose none (--rule top_k always chooses), or "
+            "no score differs from zero"
+        )
+    features = standardise(train.features, fresh.features)
+    key = features.units(columns.key)
+    predicted = fit(key.train, train.classes).predict(key.fresh)
+    right = predicted == fresh.classes
+    random = tuple(_accuracy(features, draw, train, fresh) for draw in columns.random)
+    control = control_labels(train, fresh, len(labels), rng)
+    answered = word_answers(train, fresh) == fresh.classes
+    new, several = unseen(train, fresh), ambiguous(train, fresh)
+    layer_number, layer = _best_layer(features, columns, train, rng)
+    low, high = bootstrap_interval(right, fresh.groups, rng)
+    table = _per_label(fresh.classes, predicted, labels)
+    return ProbeResult(
+        labels=tuple(labels),
+        k=k,
+        n_neurons=len(columns.key),
+        n_train_words=len(train.classes),
+        n_fresh_words=len(fresh.classes),
+        accuracy=float(right.mean()),
+        random_accuracy=float(np.mean(random)) if random else None,
+        random_accuracies=random,
+        layer=layer_number,
+        layer_accuracy=_accuracy(features, layer, train, fresh),
+        majority_accuracy=majority_accuracy(train.classes, fresh.classes),
+        word_baseline_accuracy=float(answered.mean()),
+        control_accuracy=float(
+            (fit(key.train, control[0]).predict(key.fresh) == control[1]).mean()
+        ),
+        unseen_accuracy=share_right(right, new),
+        n_unseen_words=int(new.sum()),
+        # labels without fresh words have no F1 to average
+        macro_f1=float(table.f1[table.n_words > 0].mean()),
+        per_label=table,
+        confusion=confusion_matrix(fresh.classes, predicted, labels=range(len(labels))),
+        dropped_duplicates=dropped_duplicates,
+        fresh=fresh_name,
+        origin=origin,
+        ambiguous_accuracy=share_right(right, several),
+        ambiguous_word_baseline_accuracy=share_right(answered, several),
+        n_ambiguous_words=int(several.sum()),
+        accuracy_low=low,
+        accuracy_high=high,
+        code_length=online_code_length(key.train, train.classes, train.groups, len(labels), rng),
+        uniform_code_length=uniform_code_length(len(train.classes), len(labels)),
+    )
+
+
+def _per_label(
+    classes: Int[np.ndarray, " word"], predicted: Int[np.ndarray, " word"], labels: Sequence[str]
+) -> pd.DataFrame:
+    scores = precision_recall_fscore_support(
+        classes,
+        predicted,
+        labels=range(len(labels)),
+        zero_division=0.0,  # pyright: ignore[reportArgumentType]
+    )
+    return pd.DataFrame(
+        dict(zip(("precision", "recall", "f1", "n_words"), scores, strict=True)), index=list(labels)
+    ).rename_axis("label")
+
+
+def _accuracy(
+    features: Standardised, which: Int[np.ndarray, " _"], train: ProbeWords, fresh: ProbeWords
+) -> float:
+    units = features.units(which)
+    return float((fit(units.train, train.classes).predict(units.fresh) == fresh.classes).mean())
+
+
+def _best_layer(
+    features: Standardised, columns: Columns, train: ProbeWords, rng: np.random.Generator
+) -> tuple[int, Int[np.ndarray, " _"]]:
+    """The layer that held-out training words are told best by, the lowest of equals."""
+    if not columns.layers:
+        return columns.layer_number, columns.layer
+    groups = np.unique(train.groups)
+    drawn = rng.choice(groups, max(1, len(groups) // 5), replace=False)
+    held = np.isin(train.groups, drawn)
+
+    def told(layer: int) -> float:
+        units = features.train[columns.layers[layer]]
+        probe = fit(units[:, ~held], train.classes[~held])
+        return float((probe.predict(units[:, held]) == train.classes[held]).mean())
+
+    best = max(sorted(columns.layers), key=told)
+    return best, columns.layers[best]

@@ -1,0 +1,85 @@
+"""Every figure of a run as a file of its own."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grammar_lens import figures
+from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
+from grammar_lens.run import write_text
+
+_CONFIG = {"displaylogo": False, "plotlyServerURL": "", "responsive": True}
+
+
+def write_figures(run: RunLike, folder: str | Path) -> list[Path]:
+    """Every figure as its own HTML file, heatmaps with every neuron, and one plotly.min.js.
+
+    Returns the files that were written. Needs no network to open.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    write_text(target / "plotly.min.js", figures.plotly_js())
+    written = [target / "plotly.min.js"]
+    for name, figure in _all_figures(run):
+        html = figure.to_html(include_plotlyjs="directory", config=_CONFIG)
+        write_text(target / f"{name}.html", html)
+        written.append(target / f"{name}.html")
+    return written
+
+
+def _all_figures(run: RunLike) -> Iterator[tuple[str, Any]]:
+    for results in results_of(run):
+        yield from _figures_at(results)
+        where, probe = results.position, results.probe
+        curve = run.curves.get(where)
+        if curve is not None and len(curve):
+            yield f"accuracy-against-k-{where}", accuracy_curve(results, curve)
+        if probe is not None:
+            yield f"probe-{where}", figures.probe_accuracy(probe)
+            yield f"confusion-{where}", figures.confusion(probe)
+    if run.course is not None and run.course.labels:
+        yield f"time-course-{run.course.origin.position}", figures.time_course(run.course)
+    study = run.study
+    if study is not None:
+        yield "lesion-matrix", figures.lesion_matrix(study)
+        if study.n_shams:
+            yield "lesion-matrix-minus-shams", figures.lesion_matrix(study, corrected=True)
+            yield "lesion-null", figures.lesion_null(study)
+
+
+def _figures_at(results: ResultsLike) -> Iterator[tuple[str, Any]]:
+    """Where the neurons are, and how sure the choice is."""
+    where, scores, keys, controls = (
+        *(results.position, results.scores),
+        *(results.keys, results.controls),
+    )
+    for i, label in enumerate(scores.labels):
+        n_units = scores.values.shape[2]
+        figure = figures.layer_neuron_heatmap(scores, label, bins=n_units)
+        yield f"heatmap-{where}-{i + 1:02d}-{_slug(label)}", figure
+    yield f"layer-profile-{where}", figures.layer_profile(scores, keys)
+    yield f"overlap-{where}", figures.overlap_matrix(keys)
+    if controls is None:
+        return
+    if any(t is not None and len(t) for t in (controls.sham, controls.reliability)):
+        yield f"selection-controls-{where}", figures.selection_controls(controls, keys)
+    if controls.within_type is not None and len(controls.within_type):
+        figure = figures.grammar_or_vocabulary(controls.within_type, keys)
+        yield f"grammar-or-vocabulary-{where}", figure
+
+
+def accuracy_curve(results: ResultsLike, curve: Any) -> Any:
+    """Accuracy against k, with the baselines of the position's probe where there is one."""
+    probe = results.probe
+    return figures.accuracy_against_k(
+        curve,
+        majority=None if probe is None else probe.majority_accuracy,
+        word_baseline=None if probe is None else probe.word_baseline_accuracy,
+        origin=results.keys.origin if probe is None else probe.origin,
+    )
+
+
+def _slug(label: str) -> str:
+    """A label as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-")[:40] or "label"

@@ -1,0 +1,245 @@
+"""The page: everything the template shows, and the HTML made of it."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from grammar_lens import __version__, figures
+from grammar_lens.dissociation import LesionStudy
+from grammar_lens.probing import ProbeResult
+from grammar_lens.report import pictures, tables
+from grammar_lens.report.pictures import Picture
+from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
+from grammar_lens.report.tables import TOP, Table
+from grammar_lens.report.trust import Finding, findings
+from grammar_lens.run import write_text
+from grammar_lens.selection import KeyNeurons
+from grammar_lens.selectivity import SCORES, Scores
+from grammar_lens.timecourse import CourseSummary
+
+LABEL_NAMES = {
+    "upos": "part of speech",
+    "xpos": "part of speech",
+    "deprel": "grammatical relation",
+}
+PERCEPTION = {
+    "word": "at the word: the model has just read it",
+    "next": "before the word: the model is about to say it",
+}
+LESION_NAMES = {"mean": "their mean over words", "zero": "zero"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page shows of one position."""
+
+    position: str
+    scores: Scores
+    keys: KeyNeurons
+    n_key: int
+    n_shared: int
+    """Neurons that are key to more than one label."""
+    bin_width: int
+    findings: list[Finding]
+    trust_table: Table | None
+    controls: Picture | None
+    vocabulary: Picture | None
+    vocabulary_table: Table | None
+    heatmaps: list[Picture]
+    profile: Picture
+    course: list[Picture]
+    overlap: Picture
+    key_table: Table
+    probe: ProbeResult | None
+    accuracy: Picture | None
+    curve: Picture | None
+    confusion: Picture | None
+    probe_table: Table | None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A number with its name, and its size beside the others as a share in [0, 1]."""
+
+    name: str
+    text: str
+    share: float
+
+
+def write_report(run: RunLike, path: str | Path) -> Path:
+    """The run as one HTML file that needs no network; steps not yet done are named as missing."""
+    target = Path(path)
+    write_text(target, render(run))
+    return target
+
+
+def render(run: RunLike) -> str:
+    """The report's HTML."""
+    style, script = _asset("page.css"), _asset("page.js")
+    plotly = figures.plotly_js().replace("\r\n", "\n")
+    page = Environment(
+        loader=FunctionLoader(_asset),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.filters["signed"] = _signed
+    page.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    return page.get_template("page.html.jinja").render(
+        **_contents(run),
+        style=Markup(style),
+        script=Markup(script),
+        plotly=Markup(plotly),
+        script_hashes=[_hash(plotly), _hash(script)],
+    )
+
+
+def _contents(run: RunLike) -> dict[str, Any]:
+    """Everything the template shows."""
+    found = results_of(run)
+    study, probe = run.study, _main_probe(found)
+    config = run.record.get("config", {})
+    label = found[0].scores.origin.label if found else str(config.get("label", "upos"))
+    model = found[0].scores.origin.model if found else str(config.get("model", "the model"))
+    alignment = run.summary.get("alignment", run.record.get("alignment", {}))
+    return {
+        "version": __version__,
+        "run_name": run.path.name,
+        "model": model,
+        "label": label,
+        "label_name": LABEL_NAMES.get(label, label.removeprefix("feats:").lower()),
+        "started": _day(run.record.get("started")),
+        "found": found,
+        "sections": [_section(run, results) for results in found],
+        "perception": PERCEPTION,
+        "course": run.course,
+        "probe": probe,
+        "probe_bars": _probe_bars(probe) if probe else [],
+        "alignment": alignment,
+        "skipped_table": tables.skipped_table(alignment, study),
+        "settings": tables.flat(config),
+        "provenance": tables.flat({k: v for k, v in run.record.items() if k != "config"}),
+        "score_name": figures.score_name,
+        "score_methods": SCORES,
+        "unit_name": figures.unit_name,
+        "top": TOP,
+        **_study_contents(study),
+    }
+
+
+def _study_contents(study: LesionStudy | None) -> dict[str, Any]:
+    """What the template shows of the lesion study."""
+    shams = study is not None and study.n_shams > 0
+    return {
+        "study": study,
+        "lesion_value": LESION_NAMES.get(study.value, study.value) if study else "",
+        "lesion_bars": _lesion_bars(study) if study else [],
+        "p_bars": _p_bars(study) if study and shams else [],
+        "lesion_pictures": pictures.lesion_pictures(study) if study else [],
+        "null_picture": pictures.null_picture(study) if study and shams else None,
+        "pair_table": tables.pair_table(study) if study else None,
+        "lesion_table": tables.lesion_table(study) if study else None,
+    }
+
+
+def _main_probe(found: Sequence[ResultsLike]) -> ProbeResult | None:
+    """The probe at the word where there is one."""
+    probes = [r.probe for r in found if r.probe is not None]
+    return next((p for p in probes if p.position == "word"), probes[0] if probes else None)
+
+
+def _section(run: RunLike, results: ResultsLike) -> Section:
+    """The pictures and tables of one position."""
+    where, scores, keys, probe = results.position, results.scores, results.keys, results.probe
+    controls, owners = results.controls, tables.owners(keys)
+    alpha = run.record.get("config", {}).get("alpha", 0.05)
+    course: CourseSummary | None = run.course
+    curve: pd.DataFrame | None = run.curves.get(where)
+    return Section(
+        position=where,
+        scores=scores,
+        keys=keys,
+        n_key=len(owners),
+        n_shared=sum(len(labels) > 1 for labels in owners.values()),
+        bin_width=figures.bin_width(keys.n_units),
+        findings=findings(scores, keys, controls, alpha),
+        trust_table=tables.trust_table(keys, controls),
+        controls=pictures.controls_picture(controls, keys),
+        vocabulary=pictures.vocabulary_picture(controls, keys),
+        vocabulary_table=tables.vocabulary_table(controls),
+        heatmaps=[pictures.heatmap_picture(scores, x, where) for x in scores.labels],
+        profile=pictures.profile_picture(scores, keys, where),
+        course=pictures.course_pictures(course, where),
+        overlap=pictures.overlap_picture(keys, where),
+        key_table=tables.key_table(scores, keys, run.evidence(where).adjusted),
+        probe=probe,
+        accuracy=pictures.accuracy_picture(probe) if probe else None,
+        curve=pictures.curve_picture(results, curve),
+        confusion=pictures.confusion_picture(probe) if probe else None,
+        probe_table=tables.probe_table(probe) if probe else None,
+    )
+
+
+def _probe_bars(probe: ProbeResult) -> list[Bar]:
+    numbers = (
+        ("key neurons", probe.accuracy),
+        ("random neurons", probe.random_accuracy),
+        ("majority label", probe.majority_accuracy),
+    )
+    return [Bar(name, f"{x:.3f}", x) for name, x in numbers if x is not None]
+
+
+def _lesion_bars(study: LesionStudy) -> list[Bar]:
+    numbers = [("its own words", study.diagonal_mean), ("other words", study.off_diagonal_mean)]
+    if study.n_shams:
+        numbers.append(("own words, shams", float(np.diag(study.sham_mean).mean())))
+    return _bars(numbers)
+
+
+def _p_bars(study: LesionStudy) -> list[Bar]:
+    return _bars(
+        [
+            ("S* of the real lesions", study.s_star),
+            ("largest of the shams", float(study.s_star_sham.max())),
+            ("mean of the shams", float(study.s_star_sham.mean())),
+        ]
+    )
+
+
+def _bars(numbers: Iterable[tuple[str, float]]) -> list[Bar]:
+    """Bars on the scale of the largest; what is below zero has no length."""
+    listed = list(numbers)
+    most = max(1e-12, *(x for _, x in listed))
+    return [Bar(name, _signed(x), max(x, 0) / most) for name, x in listed]
+
+
+def _signed(value: float) -> str:
+    return figures.number(value, 3, plus=True)
+
+
+def _day(started: object) -> str:
+    """An ISO time stamp as a date; other text as it is."""
+    try:
+        return f"{datetime.fromisoformat(str(started)):%d %B %Y}".lstrip("0")
+    except ValueError:
+        return str(started or "")
+
+
+def _asset(name: str) -> str:
+    return resources.files("grammar_lens").joinpath(f"report/templates/{name}").read_text("utf-8")
+
+
+def _hash(script: str) -> str:
+    """A script's source hash for the content security policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

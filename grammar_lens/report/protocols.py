@@ -1,0 +1,61 @@
+"""What a report reads of a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import pandas as pd
+
+from grammar_lens.controls import SelectionControls
+from grammar_lens.dissociation import LesionStudy
+from grammar_lens.evidence import Evidence
+from grammar_lens.probing import ProbeResult
+from grammar_lens.selection import KeyNeurons
+from grammar_lens.selectivity import Scores
+from grammar_lens.timecourse import CourseSummary
+
+
+@runtime_checkable
+class ResultsLike(Protocol):
+    """What a report reads of one position; `grammar_lens.run.Results` is one."""
+
+    @property
+    def position(self) -> str: ...
+    @property
+    def scores(self) -> Scores: ...
+    @property
+    def keys(self) -> KeyNeurons: ...
+    @property
+    def controls(self) -> SelectionControls | None: ...
+    @property
+    def probe(self) -> ProbeResult | None: ...
+
+
+@runtime_checkable
+class RunLike(Protocol):
+    """What a report reads of a run; `grammar_lens.run.Run` is one."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def record(self) -> dict[str, Any]: ...
+    @property
+    def summary(self) -> dict[str, Any]: ...
+    @property
+    def positions(self) -> tuple[str, ...]: ...
+    @property
+    def study(self) -> LesionStudy | None: ...
+    @property
+    def course(self) -> CourseSummary | None: ...
+    @property
+    def curves(self) -> Mapping[str, pd.DataFrame]: ...
+    def has(self, step: str) -> bool: ...
+    def at(self, position: str) -> ResultsLike: ...
+    def evidence(self, position: str) -> Evidence: ...
+
+
+def results_of(run: RunLike) -> list[ResultsLike]:
+    """What there is at each position; nothing before the neurons have been chosen."""
+    if not (run.has("collect") and run.has("score") and run.has("select")):
+        return []
+    return [run.at(position) for position in run.positions]

@@ -1,0 +1,74 @@
+"""The run directory: what a study found, in files that open without grammar_lens.
+
+Arrays are safetensors, tables CSV and Parquet, the rest JSON. Every file is written under a
+temporary name and renamed, so a file that is there is whole.
+"""
+
+from grammar_lens.run.arrays import save_attributions, save_collected, save_scores
+from grammar_lens.run.directory import (
+    ATTRIBUTIONS,
+    CONTROLS,
+    CURVES,
+    STEPS,
+    Results,
+    Run,
+    forget,
+    load_run,
+    open_run,
+    refuse_directory,
+    update_record,
+)
+from grammar_lens.run.files import (
+    DiskError,
+    RunError,
+    make_folder,
+    to_json,
+    write_file,
+    write_json,
+    write_text,
+)
+from grammar_lens.run.provenance import checkout_commit, library_versions
+from grammar_lens.run.tables import (
+    keys_from_table,
+    outcome_table,
+    save_controls,
+    save_course,
+    save_curves,
+    save_keys,
+    save_probes,
+    save_study,
+)
+
+__all__ = [
+    "ATTRIBUTIONS",
+    "CONTROLS",
+    "CURVES",
+    "STEPS",
+    "DiskError",
+    "Results",
+    "Run",
+    "RunError",
+    "checkout_commit",
+    "forget",
+    "keys_from_table",
+    "library_versions",
+    "load_run",
+    "make_folder",
+    "open_run",
+    "outcome_table",
+    "refuse_directory",
+    "save_attributions",
+    "save_collected",
+    "save_controls",
+    "save_course",
+    "save_curves",
+    "save_keys",
+    "save_probes",
+    "save_scores",
+    "save_study",
+    "to_json",
+    "update_record",
+    "write_file",
+    "write_json",
+    "write_text",
+]

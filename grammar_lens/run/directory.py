@@ -1,0 +1,283 @@
+"""The run directory: what a study found, in files that open without grammar_lens."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grammar_lens.controls import SelectionControls
+from grammar_lens.dissociation import LesionStudy
+from grammar_lens.evidence import Attribution, Evidence
+from grammar_lens.moments import Moments
+from grammar_lens.probing import ProbeResult
+from grammar_lens.run.arrays import read_attributions, read_evidence, read_scores
+from grammar_lens.run.files import RunError, make_folder, read_json, write_json
+from grammar_lens.run.provenance import checkout_commit, library_versions
+from grammar_lens.run.tables import (
+    read_controls,
+    read_course,
+    read_curves,
+    read_keys,
+    read_probe,
+    read_study,
+)
+from grammar_lens.selection import KeyNeurons
+from grammar_lens.selectivity import Scores
+from grammar_lens.study import Collected
+from grammar_lens.timecourse import CourseSummary
+
+STEPS = {
+    "collect": "moments.safetensors",
+    "score": "scores.safetensors",
+    "select": "key_neurons.csv",
+    "course": "time_course.json",
+    "probe": "probe.json",
+    "lesion": "lesion_matrix.json",
+    "report": "report.html",
+}
+"""The steps in their order, each with the file that it writes last."""
+ATTRIBUTIONS = "attributions.safetensors"
+CONTROLS = "controls.json"
+CURVES = "probe_curve.csv"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run found at one position."""
+
+    position: str
+    moments: dict[str, Moments]
+    scores: Scores
+    keys: KeyNeurons
+    controls: SelectionControls | None
+    probe: ProbeResult | None
+
+
+class Run:
+    """The stored results of a run directory, each loaded when it is first asked for.
+
+    `at(position)` gives everything of one position; `scores`, `keys` are those of the lesion study
+    ("next" when it was read), `probe` the one at the word when it was read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record: dict[str, Any] = read_json(path / "run.json")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.record["config"]
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        return tuple(self.config["positions"])
+
+    @property
+    def main_position(self) -> str:
+        return "next" if "next" in self.positions else self.positions[0]
+
+    def has(self, step: str) -> bool:
+        """Whether a step has been done."""
+        return (self.path / STEPS[step]).is_file()
+
+    def require(self, step: str) -> Path:
+        """The file of a step; a RunError says which command makes it when it is not there."""
+        path = self.path / STEPS[step]
+        if not path.is_file():
+            raise RunError(
+                f"{self.path} has no {path.name} yet: first `grammar-lens {step} {self.path}`"
+            )
+        return path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The numbers of summary.json; empty before the report step."""
+        path = self.path / "summary.json"
+        return read_json(path) if path.is_file() else {}
+
+    @cached_property
+    def moments(self) -> Collected:
+        return read_evidence(self.require("collect"))
+
+    @cached_property
+    def attributions(self) -> dict[str, Attribution]:
+        """Attributions by name ("attribution", "integrated_gradients"); those the scores needed."""
+        path = self.path / ATTRIBUTIONS
+        return read_attributions(path) if path.is_file() else {}
+
+    def evidence(self, position: str | None = None) -> Evidence:
+        """Everything known of the neurons at one position, by default that of the lesion study."""
+        where = position or self.main_position
+        found = self.moments.evidence("neuron", where)
+        # attributions are of the word to come
+        return found if where != "next" else replace(found, **self.attributions)
+
+    @cached_property
+    def _scores(self) -> dict[str, Scores]:
+        return read_scores(self.require("score"), self.moments, self.attributions)
+
+    @cached_property
+    def _keys(self) -> dict[str, KeyNeurons]:
+        rules = {p: c.rule for p, c in self._controls.items()}
+        return read_keys(self.require("select"), self._scores, rules)
+
+    @cached_property
+    def _controls(self) -> dict[str, SelectionControls]:
+        path = self.path / CONTROLS
+        return read_controls(path) if path.is_file() else {}
+
+    @cached_property
+    def _probes(self) -> dict[str, ProbeResult]:
+        stored = read_json(self.require("probe"))
+        return {name: read_probe(data) for name, data in stored.items()}
+
+    @property
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """Accuracy against k by position, a row per ranking and k; empty if not done."""
+        path = self.path / CURVES
+        return read_curves(path) if path.is_file() else {}
+
+    @property
+    def course(self) -> CourseSummary | None:
+        """The time course on fresh words, by layer; None if not done."""
+        return read_course(self.path / STEPS["course"]) if self.has("course") else None
+
+    def at(self, position: str) -> Results:
+        """Everything found at "word" or at "next"."""
+        if position not in self.positions:
+            raise RunError(f"{self.path} did not read {position!r}: it has {self.positions}")
+        probe = self._probes.get(position) if self.has("probe") else None
+        return Results(
+            position,
+            self.moments.at(position),
+            self._scores[position],
+            self._keys[position],
+            self._controls.get(position),
+            probe,
+        )
+
+    def scores_at(self, position: str) -> Scores:
+        """The scores at one position."""
+        return self._scores[position]
+
+    def keys_at(self, position: str) -> KeyNeurons:
+        """The key neurons at one position."""
+        return self._keys[position]
+
+    def controls_at(self, position: str) -> SelectionControls | None:
+        """How far the choice at one position can be trusted; None if that was not measured."""
+        return self._controls.get(position)
+
+    def probe_at(self, position: str) -> ProbeResult:
+        """The probe at one position."""
+        return self._probes[position]
+
+    @property
+    def scores(self) -> Scores:
+        return self._scores[self.main_position]
+
+    @property
+    def keys(self) -> KeyNeurons:
+        return self._keys[self.main_position]
+
+    @property
+    def probe(self) -> ProbeResult:
+        return self._probes.get("word") or self._probes[self.main_position]
+
+    @property
+    def study(self) -> LesionStudy | None:
+        """The lesion study, without its outcomes word by word (`lesions`); None if not done."""
+        return self._study
+
+    @cached_property
+    def _study(self) -> LesionStudy | None:
+        if not self.has("lesion"):
+            return None
+        return read_study(read_json(self.path / STEPS["lesion"]))
+
+    @cached_property
+    def lesions(self) -> pd.DataFrame:
+        """Losses of every scored word, intact and under every lesion and sham."""
+        path = self.path / "lesions.parquet"
+        if not path.is_file():
+            raise RunError(f"{self.path} has no lesions.parquet: first `grammar-lens lesion`")
+        return pd.read_parquet(path)
+
+    def __repr__(self) -> str:
+        done = [step for step in STEPS if self.has(step)]
+        return f"Run {self.path}: {self.config['model']} on {self.config['train']}; done: {', '.join(done) or 'nothing yet'}"
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """The results of a run directory. Raises RunError if there is none."""
+    folder = Path(path)
+    if not (folder / "run.json").is_file():
+        raise RunError(
+            f"{folder} is no run directory (it has no run.json): make one with "
+            f"`grammar-lens run --out {folder}`"
+        )
+    return Run(folder)
+
+
+def refuse_directory(path: Path, *, resume: bool) -> None:
+    """Raises RunError for a directory that a run must not be written to."""
+    if (path / "run.json").is_file():
+        if not resume:
+            raise RunError(
+                f"{path} holds a run already: add --resume to complete it, or choose another --out"
+            )
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path} exists and is no run directory: choose another --out")
+
+
+def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Run:
+    """A new run directory, or with `resume` the old one if it was made with the same settings.
+
+    Raises RunError for a directory that is in use already, or whose settings differ (naming them).
+    """
+    refuse_directory(path, resume=resume)
+    if not (path / "run.json").is_file():
+        record = {
+            "schema": 1,
+            "config": dict(config),
+            "versions": library_versions(),
+            "commit": checkout_commit(),
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "timings": {},
+        }
+        make_folder(path)
+        write_json(path / "run.json", record)
+        return Run(path)
+    run = Run(path)
+    old = run.config
+    changed = [
+        f"{key}: it was {old.get(key)!r}, now {config[key]!r}"
+        for key in config
+        if old.get(key) != config[key]
+    ]
+    if changed:
+        raise RunError(
+            f"{path} was made with other settings and cannot be resumed with these "
+            f"({'; '.join(changed)}): choose another --out or the old settings"
+        )
+    return run
+
+
+def update_record(run: Run, **entries: Any) -> None:
+    """Adds entries to run.json; mappings are merged."""
+    for key, value in entries.items():
+        old = run.record.get(key)
+        merged = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        run.record[key] = merged
+    write_json(run.path / "run.json", run.record)
+
+
+def forget(run: Run, *names: str) -> None:
+    """Drops results that a run has in memory, so that they are read anew."""
+    for name in names:
+        run.__dict__.pop(name, None)

@@ -1,0 +1,236 @@
+"""Key neurons, controls, probes, time course and lesions as CSV, JSON and Parquet."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grammar_lens.controls import SelectionControls
+from grammar_lens.dissociation import CrossedPair, LesionStudy
+from grammar_lens.moments import Origin, UnitStatistics
+from grammar_lens.outcomes import Outcomes
+from grammar_lens.probing import ProbeCurve, ProbeResult
+from grammar_lens.run.files import RunError, read_json, to_json, write_file, write_json, write_text
+from grammar_lens.selection import KeyNeurons, Neurons
+from grammar_lens.selectivity import Scores
+from grammar_lens.timecourse import CourseSummary
+
+
+def save_keys(path: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Writes the key neurons of every position: label, layer, index, score, q, rank, effects, position."""
+    table = pd.concat(
+        [t.assign(position=position) for position, t in tables.items()], ignore_index=True
+    )
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def read_keys(
+    path: Path, scores: Mapping[str, Scores], rules: Mapping[str, str]
+) -> dict[str, KeyNeurons]:
+    """The key neurons of every position, with the rules that chose them.
+
+    Raises RunError for neurons that do not exist.
+    """
+    table = pd.read_csv(path, keep_default_na=False, na_values={"q": [""]}, dtype={"label": str})
+    return {
+        position: keys_from_table(
+            table.loc[table["position"] == position],
+            s,
+            rule=rules.get(position, "unknown"),
+            source=str(path),
+        )
+        for position, s in scores.items()
+    }
+
+
+def keys_from_table(table: pd.DataFrame, scores: Scores, *, rule: str, source: str) -> KeyNeurons:
+    """Key neurons from a table with the columns label, layer, index and score.
+
+    A label without rows has no key neurons, as where a rule chooses nothing.
+    Raises RunError naming the line of an address that the model does not have.
+    """
+    n_layers, n_units = scores.values.shape[1:]
+    units: UnitStatistics = scores.units
+    sets = {}
+    for label in dict.fromkeys([*scores.labels, *table["label"]]):
+        rows = table.loc[table["label"] == label]
+        layer, index = rows["layer"].to_numpy(np.int64), rows["index"].to_numpy(np.int64)
+        outside = (layer < 0) | (layer >= n_layers) | (index < 0) | (index >= n_units)
+        if outside.any():
+            line = int(np.asarray(rows.index)[outside][0]) + 2
+            raise RunError(
+                f"{source}:{line}: neuron {layer[outside][0]}.{index[outside][0]} does not exist: "
+                f"the model has {n_layers} layers of {n_units} units"
+            )
+        sets[label] = Neurons(
+            name=label,
+            site=scores.origin.site,
+            layer=layer,
+            index=index,
+            score=rows["score"].to_numpy(np.float64),
+            mean=units.mean[layer, index],
+            q=_q(rows),
+        )
+    return KeyNeurons(sets, scores.method, rule, n_units, n_layers, units, scores.origin)
+
+
+def _q(rows: pd.DataFrame) -> np.ndarray | None:
+    known = "q" in rows and not rows["q"].isna().all()
+    return rows["q"].to_numpy(np.float64) if known else None
+
+
+def save_controls(path: Path, controls: Mapping[str, SelectionControls]) -> None:
+    """Writes the controls of the choice at every position."""
+    write_json(path, {p: _with_tables(c) for p, c in controls.items()})
+
+
+def _with_tables(result: Any) -> dict[str, Any]:
+    """A result whose tables are written column by column."""
+    fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    return {
+        name: value.to_dict("list") if isinstance(value, pd.DataFrame) else value
+        for name, value in fields.items()
+    }
+
+
+def read_controls(path: Path) -> dict[str, SelectionControls]:
+    """What `save_controls` wrote."""
+    tables = ("sham", "reliability", "within_type")
+    found = {}
+    for position, data in read_json(path).items():
+        frames = {
+            name: None
+            if data[name] is None
+            else pd.DataFrame(data[name]).fillna(np.nan).infer_objects()
+            for name in tables
+        }
+        found[position] = SelectionControls(**{**data, **frames})
+    return found
+
+
+def save_course(path: Path, course: CourseSummary) -> None:
+    """Writes the time course by layer."""
+    write_json(path, course)
+
+
+def read_course(path: Path) -> CourseSummary:
+    """What `save_course` wrote."""
+    data = read_json(path)
+    return CourseSummary(
+        labels=tuple(data["labels"]),
+        offsets=tuple(data["offsets"]),
+        count=np.array(data["count"], np.float64),
+        strength=np.array(data["strength"], np.float64),
+        key=np.array(data["key"], np.float64),
+        origin=Origin(**data["origin"]),
+    )
+
+
+def save_curves(path: Path, curves: Mapping[str, ProbeCurve]) -> None:
+    """Writes accuracy against k, with the position as the first column."""
+    frames = [c.to_frame().assign(position=p) for p, c in curves.items()]
+    table = pd.concat(frames, ignore_index=True)
+    table.insert(0, "position", table.pop("position"))
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def read_curves(path: Path) -> dict[str, pd.DataFrame]:
+    """What `save_curves` wrote."""
+    table = pd.read_csv(path)
+    return {
+        str(p): rows.drop(columns="position").reset_index(drop=True)
+        for p, rows in table.groupby("position", sort=False)
+    }
+
+
+def save_probes(path: Path, probes: Mapping[str, ProbeResult]) -> None:
+    """Writes everything of the probes, by position."""
+    write_json(path, probes)
+
+
+def read_probe(data: dict[str, Any]) -> ProbeResult:
+    """One probe of what `save_probes` wrote."""
+    table = dict(data["per_label"])
+    index = pd.Index(table.pop("index"), name="label")
+    return ProbeResult(
+        **{
+            **data,
+            "labels": tuple(data["labels"]),
+            "random_accuracies": tuple(data["random_accuracies"]),
+            "per_label": pd.DataFrame(table, index=index),
+            "confusion": np.array(data["confusion"]),
+            "origin": Origin(**data["origin"]),
+        }
+    )
+
+
+_STUDY_ARRAYS = (
+    *("matrix", "nll_matrix", "sham", "auroc", "auroc_fall", "bias", "accuracy", "n_words"),
+    *("s_star_sham", "output_ratio"),
+)
+
+
+def save_study(folder: Path, name: str, study: LesionStudy, words: pd.DataFrame) -> None:
+    """Writes lesions.parquet, the losses word by word, and then the statistics."""
+    write_file(
+        folder / "lesions.parquet",
+        lambda p: words.to_parquet(p, index=False, compression="zstd"),
+    )
+    data = to_json(dataclasses.replace(study, outcomes=None))
+    data |= {"p_value": study.p_value, "dominance": study.dominance, "verdict": study.verdict()}
+    write_json(folder / name, data)
+
+
+def read_study(data: dict[str, Any]) -> LesionStudy:
+    """The lesion study, without its outcomes word by word."""
+    n = len(data["labels"])
+    arrays = {name: np.array(data[name]) for name in _STUDY_ARRAYS}
+    arrays["sham"] = arrays["sham"].astype(float).reshape(-1, n, n)
+    arrays["s_star_sham"] = arrays["s_star_sham"].astype(float)
+    fields = {f.name for f in dataclasses.fields(LesionStudy)}
+    return LesionStudy(
+        **{
+            **{k: v for k, v in data.items() if k in fields},
+            **arrays,
+            "labels": tuple(data["labels"]),
+            "crossed_pairs": tuple(CrossedPair(**p) for p in data["crossed_pairs"]),
+            "origin": Origin(**data["origin"]),
+        }
+    )
+
+
+def outcome_table(outcomes: Outcomes, forms: tuple[str, ...]) -> pd.DataFrame:
+    """A row per word and condition: the losses (nats) of every scored word.
+
+    `lesion` is empty for the intact model; `replicate` is 0 for the real set and numbers the shams.
+    Losses are float32 here; the identity dNLL = dL_tag + dL_lex was checked in float64.
+    """
+    n_rows, n_words = outcomes.nll.shape
+    cut = ["", *(c.label for c in outcomes.conditions)]
+    replicate = np.array([0, *(c.replicate for c in outcomes.conditions)], np.int16)
+    names = sorted(set(cut))
+    codes = np.array([names.index(x) for x in cut])
+    words = np.array([forms[w] for w in outcomes.word], object)
+
+    def per_word(values: np.ndarray) -> np.ndarray:
+        return np.tile(values, n_rows)
+
+    return pd.DataFrame(
+        {
+            "lesion": pd.Categorical.from_codes(np.repeat(codes, n_words), pd.Index(names)),
+            "replicate": np.repeat(replicate, n_words),
+            "sentence": per_word(outcomes.sentence).astype(np.int32),
+            "word": per_word(outcomes.word).astype(np.int32),
+            "form": pd.Categorical(per_word(words)),
+            "label": pd.Categorical.from_codes(per_word(outcomes.label), pd.Index(outcomes.labels)),
+            "nll": outcomes.nll.ravel().astype(np.float32),
+            "tag_loss": outcomes.tag_loss.ravel().astype(np.float32),
+            "lexical_loss": outcomes.lexical_loss.ravel().astype(np.float32),
+            "top_label": pd.Categorical.from_codes(
+                outcomes.top_label.ravel(), pd.Index(outcomes.labels)
+            ),
+        }
+    )

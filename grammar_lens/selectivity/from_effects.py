@@ -1,0 +1,99 @@
+"""Scores of what a unit does rather than of what it shows: attributions, and outgoing weights.
+
+A unit that never varies gets 0 in all of them: it may do something, but nothing that depends on the
+word.
+"""
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from grammar_lens.evidence import Attribution, Evidence
+from grammar_lens.selectivity.from_moments import varies
+from grammar_lens.selectivity.result import ScoreError, ScoreValues
+
+
+def logit_contrast(evidence: Evidence) -> ScoreValues:
+    """How much more a unit's outgoing weight raises the logits of the label's words than the rest's.
+
+    Logits per unit of activation, at a final norm of scale 1; sign as the logits move when the
+    activation rises. No data enter it beyond the lexicon's counts.
+    Source: Geva et al. (2022), Transformer feed-forward layers build predictions, section 3.
+    """
+    assert evidence.output_contrast is not None, "see `score`"
+    return _moving(evidence, evidence.output_contrast), None
+
+
+def attribution(evidence: Evidence) -> ScoreValues:
+    """Expected rise of the label's tag loss, in nats per word, when the unit is set to its reference.
+
+    To first order; positive where the label needs the unit.
+    Source: Nanda (2023), Attribution patching; Kramar et al. (2024), AtP*.
+    """
+    assert evidence.attribution is not None, "see `score`"
+    return _moving(evidence, evidence.attribution.mean), None
+
+
+def attribution_contrast(evidence: Evidence) -> ScoreValues:
+    """`attribution` of the label minus the mean of the other labels', in nats per word.
+
+    A unit that every label needs equally gets 0.
+    """
+    assert evidence.attribution is not None, "see `score`"
+    mean = evidence.attribution.mean
+    n = len(mean)
+    # label - mean of the others = (label - mean of all) n / (n - 1)
+    return _moving(evidence, (mean - mean.mean(0)) * (n / (n - 1))), None
+
+
+def integrated_gradients(evidence: Evidence) -> ScoreValues:
+    """Mean share of the unit in the probability (or its logarithm) of the label's gold tokens.
+
+    Source: Sundararajan et al. (2017), Axiomatic attribution; Dai et al. (2022) for neurons.
+    """
+    assert evidence.integrated_gradients is not None, "see `score`"
+    return _moving(evidence, evidence.integrated_gradients.mean), None
+
+
+def frequency(evidence: Evidence) -> ScoreValues:
+    """Share of the label's words at which the unit is among the word's top integrated gradients.
+
+    From 0 to 1. Source: Norouzi et al. (2025), arXiv 2511.06519.
+    """
+    assert evidence.integrated_gradients is not None, "see `score`"
+    counted: Attribution = evidence.integrated_gradients
+    if counted.frequency is None:
+        raise ScoreError(
+            "score 'frequency' needs how often each unit is among a word's largest integrated "
+            "gradients, which was not counted: attribute again with a top share, such as "
+            "gl.attribute(..., top_share=0.05)"
+        )
+    return _moving(evidence, counted.frequency), None
+
+
+def frequency_depends(attribution: Attribution) -> Float[np.ndarray, "layer unit"]:
+    """p that a unit is among the top integrated gradients as often under every label.
+
+    Pearson's chi-squared test of the table label x (kept, not kept), as if words were independent;
+    1 for units that are never or always kept.
+    Raises ScoreError when it was not counted how often units are kept.
+    """
+    if attribution.frequency is None:
+        raise ScoreError(
+            "how often units are among a word's largest integrated gradients was not counted: "
+            "attribute again with a top share, such as gl.attribute(..., top_share=0.05)"
+        )
+    count = attribution.count[:, None, None]
+    share = (count * attribution.frequency).sum(0) / count.sum()
+    variance = share * (1 - share)
+    squares = (count * (attribution.frequency - share) ** 2).sum(0)
+    # kept and not kept deviate alike: d^2/(n share) + d^2/(n (1 - share)) = d^2/(n variance)
+    statistic = np.divide(squares, variance, out=np.zeros_like(squares), where=variance > 1e-12)
+    return stats.chi2.sf(statistic, len(attribution.labels) - 1)
+
+
+def _moving(
+    evidence: Evidence, values: Float[np.ndarray, "label layer unit"]
+) -> Float[np.ndarray, "label layer unit"]:
+    """The values, 0 for units that never vary."""
+    return np.where(varies(evidence.moments), values, 0.0)

@@ -1,0 +1,206 @@
+"""The registry of scores: what each needs and how its values are to be read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grammar_lens.evidence import Evidence
+from grammar_lens.selectivity import from_effects, from_moments, from_sample
+from grammar_lens.selectivity.result import ScoreValues
+
+
+@dataclass(frozen=True)
+class Method:
+    """A score: how it is computed, what it needs, and how its values are to be read.
+
+    `needs` is "moments" or the name of another field of `Evidence`. Values are strong where they are
+    "far" from `neutral` on either side, "high" or "low", as `best` says. `class_means_suffice` holds
+    where the values depend on counts, class means and the total variance alone, so that an exchange
+    null can be had from class sums. `reference_test` names what the tests compare it with.
+    """
+
+    name: str
+    needs: str
+    compute: Callable[[Evidence], ScoreValues]
+    best: str
+    neutral: float
+    class_means_suffice: bool
+    summary: str
+    unit: str
+    source: str
+    reference_test: str
+
+
+_METHODS = (
+    Method(
+        name="correlation",
+        needs="moments",
+        compute=from_moments.correlation,
+        best="far",
+        neutral=0.0,
+        class_means_suffice=True,
+        summary="correlation of the activation with “the word has this label”",
+        unit="r, -1 to 1",
+        source="Lev 1949",
+        reference_test="scipy.stats.pointbiserialr",
+    ),
+    Method(
+        name="cohens_d",
+        needs="moments",
+        compute=from_moments.cohens_d,
+        best="far",
+        neutral=0.0,
+        class_means_suffice=True,
+        summary="label's mean minus the rest's, over their pooled standard deviation",
+        unit="pooled sd",
+        source="Cohen 1988",
+        reference_test="NumPy, textbook formula",
+    ),
+    Method(
+        name="welch_t",
+        needs="moments",
+        compute=from_moments.welch_t,
+        best="far",
+        neutral=0.0,
+        class_means_suffice=False,
+        summary="label's mean minus the rest's, over its standard error with unequal variances",
+        unit="standard errors",
+        source="Welch 1947",
+        reference_test="scipy.stats.ttest_ind",
+    ),
+    Method(
+        name="eta_squared",
+        needs="moments",
+        compute=from_moments.eta_squared,
+        best="high",
+        neutral=0.0,
+        class_means_suffice=True,
+        summary="share of the variance that lies between labels; one number per unit",
+        unit="share, 0 to 1",
+        source="Fisher 1925",
+        reference_test="sklearn.feature_selection.f_classif",
+    ),
+    Method(
+        name="probeless",
+        needs="moments",
+        compute=from_moments.probeless,
+        best="high",
+        neutral=0.0,
+        class_means_suffice=True,
+        summary="sum of the distances of the label's mean from every other label's",
+        unit="the activation's, from 0",
+        source="Antverg & Belinkov 2022",
+        reference_test="NumPy, two loops",
+    ),
+    Method(
+        name="probeless_sd",
+        needs="moments",
+        compute=from_moments.probeless_sd,
+        best="high",
+        neutral=0.0,
+        class_means_suffice=True,
+        summary="`probeless` over the standard deviation of all words",
+        unit="sd, from 0",
+        source="Antverg & Belinkov 2022",
+        reference_test="NumPy, two loops",
+    ),
+    Method(
+        name="entropy",
+        needs="moments",
+        compute=from_moments.entropy,
+        best="low",
+        neutral=0.0,
+        class_means_suffice=False,
+        summary="entropy of the label given that the unit fires and all labels are as frequent; "
+        "at the unit's own label only",
+        unit="nats, 0 to log(labels)",
+        source="Tang et al. 2024",
+        reference_test="scipy.stats.entropy",
+    ),
+    Method(
+        name="auroc",
+        needs="sample",
+        compute=from_sample.auroc,
+        best="far",
+        neutral=0.5,
+        class_means_suffice=False,
+        summary="chance that a word of the label has the larger activation than one of the rest",
+        unit="probability, 0 to 1",
+        source="Bamber 1975; Hand & Till 2001",
+        reference_test="sklearn.metrics.roc_auc_score, pair by pair",
+    ),
+    Method(
+        name="probe_weight",
+        needs="sample",
+        compute=from_sample.probe_weight,
+        best="far",
+        neutral=0.0,
+        class_means_suffice=False,
+        summary="weight in an elastic-net classifier of all units together",
+        unit="log-odds per sd",
+        source="Dalvi et al. 2019",
+        reference_test="sklearn.linear_model.LogisticRegression (saga)",
+    ),
+    Method(
+        name="logit_contrast",
+        needs="output_contrast",
+        compute=from_effects.logit_contrast,
+        best="far",
+        neutral=0.0,
+        class_means_suffice=False,
+        summary="how much more the outgoing weight raises the logits of the label's words than "
+        "the rest's",
+        unit="logits per activation",
+        source="Geva et al. 2022",
+        reference_test="a forward pass with the unit raised",
+    ),
+    Method(
+        name="attribution",
+        needs="attribution",
+        compute=from_effects.attribution,
+        best="high",
+        neutral=0.0,
+        class_means_suffice=False,
+        summary="first-order rise of the label's tag loss when the unit is lesioned",
+        unit="nats per word",
+        source="Nanda 2023; Kramar et al. 2024",
+        reference_test="as given by the evidence",
+    ),
+    Method(
+        name="attribution_contrast",
+        needs="attribution",
+        compute=from_effects.attribution_contrast,
+        best="high",
+        neutral=0.0,
+        class_means_suffice=False,
+        summary="`attribution` of the label minus the mean of the other labels'",
+        unit="nats per word",
+        source="Nanda 2023; Kramar et al. 2024",
+        reference_test="NumPy, a loop over labels",
+    ),
+    Method(
+        name="integrated_gradients",
+        needs="integrated_gradients",
+        compute=from_effects.integrated_gradients,
+        best="high",
+        neutral=0.0,
+        class_means_suffice=False,
+        summary="mean integrated gradient at the label's words",
+        unit="probability or nats",
+        source="Sundararajan et al. 2017; Dai et al. 2022",
+        reference_test="as given by the evidence",
+    ),
+    Method(
+        name="frequency",
+        needs="integrated_gradients",
+        compute=from_effects.frequency,
+        best="high",
+        neutral=0.0,
+        class_means_suffice=False,
+        summary="share of the label's words at which the unit is among the word's largest "
+        "integrated gradients",
+        unit="share, 0 to 1",
+        source="Norouzi et al. 2025",
+        reference_test="as given by the evidence",
+    ),
+)
+SCORES: dict[str, Method] = {method.name: method for method in _METHODS}

@@ -1,0 +1,117 @@
+"""What the steps work on: the run, the model and the words, each loaded when first needed."""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from grammar_lens.lexicon import Lexicon
+from grammar_lens.model import (
+    Model,
+    describe,
+    hook_name,
+    load_model,
+)
+from grammar_lens.run import (
+    Run,
+    RunError,
+    update_record,
+)
+from grammar_lens.steps.settings import Config, check_settings, check_top_k
+from grammar_lens.study import (
+    Corpus,
+    fit_lexicon,
+    fresh_corpus,
+    prepare,
+    require_fresh,
+)
+from grammar_lens.treebank import Treebank, load_treebank
+
+Say = Callable[[str], None]
+
+
+class Workbench:
+    """What the steps work on: the run, and the model and words, each loaded when first needed."""
+
+    def __init__(self, config: Config, say: Say) -> None:
+        self.config = config
+        self.say = say
+
+    @cached_property
+    def model(self) -> Model:
+        c = self.config
+        return load_model(c.model, dtype=c.dtype, device=c.device)
+
+    @cached_property
+    def train_bank(self) -> Treebank:
+        return self._bank(self.config.train)
+
+    @cached_property
+    def fresh_bank(self) -> Treebank:
+        return self._bank(self.config.fresh)
+
+    @cached_property
+    def train(self) -> Corpus:
+        c = self.config
+        return prepare(
+            self.model,
+            self.train_bank,
+            label=c.label,
+            labels=c.labels or None,
+            min_words=c.min_words,
+        )
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """P(label | token) of the training words."""
+        return fit_lexicon(self.model, self.train)
+
+    @cached_property
+    def fresh(self) -> tuple[Corpus, int]:
+        """Fresh words, and how many sentences were dropped because training has them too."""
+        return fresh_corpus(self.model, self.fresh_bank, self.train)
+
+    def _bank(self, source: str) -> Treebank:
+        c = self.config
+        bank = read_source(source, c.label, c.words_column, c.label_column)
+        for note in bank.notes:
+            self.say(f"{bank.name}: {note}")
+        return bank
+
+    def check(self) -> None:
+        """Raises for everything that can be known to fail before the first forward pass."""
+        c = self.config
+        check_settings(c)
+        self.train_bank.require_label(c.label)
+        self.fresh_bank.require_label(c.label)
+        require_fresh(self.fresh_bank, self.train_bank)
+        for site in ("neuron", *c.sites):
+            hook_name(self.model, site, 0)
+        check_top_k(c, describe(self.model))
+        _ = self.train
+
+    def record_sources(self, run: Run) -> None:
+        """Notes in run.json which model and words these are; words that changed are an error."""
+        about = {}
+        for role, bank in (("train", self.train_bank), ("fresh", self.fresh_bank)):
+            about[role] = {"name": bank.name, "sentences": len(bank), "words": bank.n_words}
+            about[role]["fingerprint"] = bank.fingerprint()
+            old = run.record.get("treebank", {}).get(role, about[role])
+            if old["fingerprint"] != about[role]["fingerprint"]:
+                raise RunError(
+                    f"the {role} data {bank.name} has changed since {run.path} was made (it had "
+                    f"{old['words']:,} words and fingerprint {old['fingerprint'][:12]}, now "
+                    f"{bank.n_words:,} and {about[role]['fingerprint'][:12]}): choose another --out"
+                )
+        update_record(run, model=describe(self.model), treebank=about)
+
+
+def read_source(
+    source: str, label: str, words_column: str | None = None, label_column: str | None = None
+) -> Treebank:
+    """The treebank that a --train or --fresh option names; "embedded:test" is the handmade one."""
+    name, _, split = source.partition(":")
+    if name == "embedded" and not Path(source).exists():
+        bank = load_treebank(label=label)
+        return bank[split] if split else bank
+    columns = {"words_column": words_column, "label_column": label_column}
+    return load_treebank(source, label=label, **{k: v for k, v in columns.items() if v})

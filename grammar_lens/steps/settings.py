@@ -1,0 +1,138 @@
+"""The settings of a run, and what can be told of them before any work."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grammar_lens.exchange import MIN_REPLICATES
+from grammar_lens.lesions import VALUES
+from grammar_lens.run import (
+    Run,
+    RunError,
+)
+from grammar_lens.selection import RULES, SIGNS
+from grammar_lens.selectivity import SCORES
+
+DEFAULT_SCORES = {"word": "correlation", "next": "attribution_contrast"}
+"""What is read from a neuron is a matter of its activation; what the model loses without it, of its
+effect on the prediction, which only `next` has."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of a run; all but `out`, `device` and `show_progress` decide its numbers."""
+
+    model: str = "reference-9m"
+    train: str = "embedded:train"
+    fresh: str = "embedded:test"
+    label: str = "upos"
+    labels: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ("word", "next")
+    sites: tuple[str, ...] = ("neuron",)
+    min_words: int | None = None
+    score: str = ""
+    """One score for all positions; none: what suits each (`DEFAULT_SCORES`)."""
+    attribution: str = "own"
+    rule: str = "top_k"
+    alpha: float = 0.05
+    sign: str = "absolute"
+    top_k: int = 100
+    replicates: int = 100
+    sample: int | None = None
+    """Words of each label whose activations are kept; by default 100 if the score needs them."""
+    attribution_words: int = 20_000
+    probe_k: int = 10
+    lesion: str = "mean"
+    lesion_labels: tuple[str, ...] = ()
+    dose: float = 1.0
+    shams: int = 20
+    max_fresh_sentences: int = 1000
+    max_train_words: int = 50_000
+    seed: int = 0
+    dtype: str | None = None
+    token_budget: int | None = None
+    words_column: str | None = None
+    label_column: str | None = None
+    out: Path = field(default=Path("runs/latest"))
+    device: str | None = None
+    show_progress: bool = True
+
+    def score_at(self, position: str) -> str:
+        """The score used at a position; attributions are of predictions, so only `next` has them."""
+        chosen = self.score or DEFAULT_SCORES[position]
+        needs = SCORES[chosen].needs
+        at_next_only = needs in ("attribution", "integrated_gradients")
+        return DEFAULT_SCORES[position] if at_next_only and position != "next" else chosen
+
+    def stored(self) -> dict[str, Any]:
+        """What run.json keeps and a resumed run must agree with."""
+        kept = asdict(self)
+        for name in ("out", "device", "show_progress"):
+            del kept[name]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+
+    @classmethod
+    def of(cls, run: Run, **changes: Any) -> "Config":
+        """The settings of a stored run, some of them changed."""
+        stored = {k: tuple(v) if isinstance(v, list) else v for k, v in run.config.items()}
+        return cls(**{**stored, "out": run.path, **changes})
+
+
+def check_settings(c: Config) -> None:
+    """Raises RunError for settings that no model and no words could go with."""
+    _one_of("score", c.score, ("", *SCORES))
+    _one_of("attribution", c.attribution, ("own", "all"))
+    _one_of("rule", c.rule, RULES)
+    _one_of("sign", c.sign, SIGNS)
+    _one_of("lesion", c.lesion, (*VALUES, "none"))
+    _check_choice(c)
+    for name in (
+        *("top_k", "probe_k", "token_budget", "max_fresh_sentences", "max_train_words"),
+        *("sample", "attribution_words", "min_words"),
+    ):
+        given = getattr(c, name)
+        if given is not None and given < 1:
+            raise RunError(f"--{name.replace('_', '-')} is {given}, expected 1 or more")
+    if c.shams < 0:
+        raise RunError(f"--shams is {c.shams}, expected 0 or more")
+
+
+def check_top_k(c: Config, model: Mapping[str, Any]) -> None:
+    """Raises RunError for more key neurons than the model, as run.json describes it, has."""
+    there = model["n_layers"] * model["d_mlp"]
+    if c.top_k > there:
+        raise RunError(
+            f"--top-k is {c.top_k}, expected 1 to {there}: {model['name']} has "
+            f"{model['n_layers']} layers of {model['d_mlp']} neurons"
+        )
+
+
+def _check_choice(c: Config) -> None:
+    """Raises RunError for a rule that the settings cannot follow."""
+    scores = {p: c.score_at(p) for p in c.positions}
+    if c.rule == "frequency" and any(s != "frequency" for s in scores.values()):
+        raise RunError(
+            "--rule frequency goes with --score frequency --position next: it counts how often a neuron "
+            "is among the largest integrated gradients, which only 'next' has"
+        )
+    if c.rule in ("fdr", "permutation"):
+        nulls = {"attribution", "attribution_contrast"} if c.attribution == "own" else set()
+        nulls |= {name for name, m in SCORES.items() if m.class_means_suffice}
+        without = [s for s in scores.values() if s not in nulls]
+        if without:
+            raise RunError(
+                f"--rule {c.rule} needs a null, and {without[0]!r} has none: use --rule top_k, or a "
+                f"score that has one ({', '.join(sorted(nulls))})"
+            )
+        if not c.replicates:
+            raise RunError(f"--rule {c.rule} needs a null: give --replicates 100")
+    if c.replicates and c.replicates < MIN_REPLICATES:
+        raise RunError(
+            f"--replicates is {c.replicates}, expected 0 for no null or at least {MIN_REPLICATES}"
+        )
+
+
+def _one_of(name: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise RunError(f"--{name} is {given!r}, expected one of {', '.join(known)}")

@@ -1,0 +1,269 @@
+"""What each step does: it reads what earlier steps stored and stores its own result."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from grammar_lens.controls import (
+    selection_controls,
+    sham_keys,
+    with_effects,
+)
+from grammar_lens.model import (
+    output_contrast,
+)
+from grammar_lens.probing import ProbeCurve
+from grammar_lens.report import write_figures, write_report
+from grammar_lens.run import (
+    ATTRIBUTIONS,
+    CONTROLS,
+    CURVES,
+    STEPS,
+    Run,
+    forget,
+    outcome_table,
+    save_attributions,
+    save_collected,
+    save_controls,
+    save_course,
+    save_curves,
+    save_keys,
+    save_probes,
+    save_scores,
+    save_study,
+    update_record,
+    write_file,
+    write_json,
+)
+from grammar_lens.selection import select
+from grammar_lens.selectivity import SCORES, score
+from grammar_lens.steps.bench import Workbench
+from grammar_lens.steps.summing import summarise
+from grammar_lens.study import (
+    Corpus,
+    attribute,
+    collect,
+    fresh_corpus,
+    lesion_study,
+    probe,
+    probe_curve,
+    time_course,
+)
+
+CURVE_KS = (1, 2, 5, 10, 20)
+"""Key neurons per label at which the probe is fitted for the curve of accuracy."""
+CURVE_WORDS = 20_000
+
+
+def run_collect(bench: Workbench, run: Run) -> None:
+    """Moments of all units at every position and site from one pass over the training words."""
+    c = bench.config
+    corpus = bench.train
+    needs = {SCORES[c.score_at(p)].needs for p in c.positions}
+    begin = time.perf_counter()
+    collected = collect(
+        bench.model,
+        corpus,
+        sites=c.sites if "neuron" in c.sites else ("neuron", *c.sites),
+        position=c.positions,
+        replicates=c.replicates,
+        nulls=("correlation", *(c.score_at(p) for p in c.positions)),
+        sample=c.sample if c.sample is not None else 100 * ("sample" in needs),
+        controls=True,
+        seed=c.seed,
+        token_budget=c.token_budget,
+        show_progress=c.show_progress,
+    )
+    seconds = time.perf_counter() - begin
+    save_collected(run.path / STEPS["collect"], collected)
+    (run.path / ATTRIBUTIONS).unlink(missing_ok=True)
+    forget(run, "moments", "attributions")
+    main = run.main_position
+    update_record(
+        run,
+        collect={
+            "words": collected.at(main)["neuron"].n_words,
+            "tokens": collected.n_tokens,
+            "seconds": round(seconds, 3),
+        },
+        alignment={
+            "words": corpus.alignment.n_words,
+            "aligned": int(corpus.alignment.aligned(main).sum()),
+            "skipped": corpus.alignment.skipped(main),
+            "not_read": {p: corpus.skipped(p) for p in c.positions},
+        },
+    )
+
+
+def run_score(bench: Workbench, run: Run) -> None:
+    """Scores of every neuron for every label, at each position; attributions where they need them."""
+    c = bench.config
+    methods = {p: c.score_at(p) for p in run.positions}
+    for method in methods.values():
+        _attribute(bench, run, SCORES[method].needs)
+    evidence = {p: run.evidence(p) for p in methods}
+    if any(SCORES[m].needs == "output_contrast" for m in methods.values()):
+        contrast = output_contrast(bench.model, bench.lexicon.count)
+        evidence = {p: replace(e, output_contrast=contrast) for p, e in evidence.items()}
+    scores = {p: score(evidence[p], method) for p, method in methods.items()}
+    save_scores(run.path / STEPS["score"], scores)
+    forget(run, "_scores", "_keys")
+
+
+def _attribute(bench: Workbench, run: Run, needs: str) -> None:
+    """Makes the attributions that a score needs, unless the run has them."""
+    c = bench.config
+    if needs not in ("attribution", "integrated_gradients"):
+        return
+    kind = c.attribution if needs == "attribution" else needs
+    made = {"kind": kind, "seed": c.seed}
+    made |= (
+        {"replicates": c.replicates} if needs == "attribution" else {"words": c.attribution_words}
+    )
+    if needs in run.attributions and run.record.get("attributions", {}).get(needs) == made:
+        return
+    settings = {"seed": c.seed, "token_budget": c.token_budget, "show_progress": c.show_progress}
+    if needs == "attribution":
+        found = attribute(
+            bench.model,
+            bench.train,
+            kind=kind,
+            moments=run.moments.at("next")["neuron"],
+            lexicon=bench.lexicon,
+            replicates=c.replicates if kind == "own" else 0,
+            **settings,
+        )
+    else:
+        found = attribute(
+            bench.model, bench.train, kind=kind, max_words=c.attribution_words, **settings
+        )
+    save_attributions(run.path / ATTRIBUTIONS, {**run.attributions, needs: found})
+    update_record(run, attributions={needs: made})
+    forget(run, "attributions")
+
+
+def run_select(bench: Workbench, run: Run) -> None:
+    """The key neurons of every label at each position, and how far the choice can be trusted."""
+    c = bench.config
+    tables, controls = {}, {}
+    for position in run.positions:
+        scores, evidence = run.scores_at(position), run.evidence(position)
+        most = c.top_k if c.rule in ("top_k", "frequency") else None
+        keys = select(scores, most, rule=c.rule, sign=c.sign, alpha=c.alpha)
+        empty = [label for label in keys if not len(keys[label])]
+        if empty:
+            bench.say(f"select: at {position!r} {keys.rule} chooses nothing for {', '.join(empty)}")
+        tables[position] = with_effects(keys, scores, evidence.adjusted)
+        controls[position] = selection_controls(keys, scores, evidence, c.top_k, c.sign)
+    save_controls(run.path / CONTROLS, controls)
+    save_keys(run.path / STEPS["select"], tables)
+    forget(run, "_keys", "_controls")
+
+
+def run_course(bench: Workbench, run: Run) -> None:
+    """Selectivity of all units and of the key neurons at tokens around fresh words."""
+    position = run.positions[0]
+    fresh, _ = bench.fresh
+    c = bench.config
+    course = time_course(
+        bench.model,
+        fresh,
+        position=position,
+        token_budget=c.token_budget,
+        show_progress=c.show_progress,
+    )
+    save_course(run.path / STEPS["course"], course.summary(run.keys_at(position)))
+
+
+def run_probe(bench: Workbench, run: Run) -> None:
+    """How well the key neurons tell the label of fresh words, with all baselines."""
+    c = bench.config
+    fresh, dropped = bench.fresh
+    probes = {}
+    for position in run.positions:
+        probes[position] = probe(
+            bench.model,
+            bench.train,
+            fresh,
+            run.keys_at(position),
+            position=position,
+            k=min(c.probe_k, c.top_k),
+            max_train_words=c.max_train_words,
+            seed=c.seed,
+            token_budget=c.token_budget,
+            show_progress=c.show_progress,
+            dropped_duplicates=dropped,
+        )
+    save_curves(run.path / CURVES, {p: _curve(bench, run, p, fresh) for p in run.positions})
+    save_probes(run.path / STEPS["probe"], probes)
+    forget(run, "_probes")
+
+
+def _curve(bench: Workbench, run: Run, position: str, fresh: Corpus) -> ProbeCurve:
+    """Accuracy against k of the key neurons, and of those found with exchanged labels."""
+    c, scores = bench.config, run.scores_at(position)
+    rankings = {scores.method: run.keys_at(position)}
+    sham = sham_keys(scores, c.top_k, sign=c.sign)
+    if sham is not None:
+        rankings["exchanged labels"] = sham
+    return probe_curve(
+        bench.model,
+        bench.train,
+        fresh,
+        rankings,
+        ks=[k for k in CURVE_KS if k <= c.top_k],
+        position=position,
+        max_train_words=min(c.max_train_words, CURVE_WORDS),
+        seed=c.seed,
+        token_budget=c.token_budget,
+        show_progress=False,
+    )
+
+
+def run_lesion(bench: Workbench, run: Run) -> None:
+    """The lesion study of the key neurons against matched shams."""
+    c = bench.config
+    fresh, _ = bench.fresh
+    corpus = fresh
+    if len(fresh.bank) > c.max_fresh_sentences:
+        few = fresh.bank.head(c.max_fresh_sentences, seed=c.seed)
+        bench.say(
+            f"lesion: {len(few):,} of {len(fresh.bank):,} fresh sentences, drawn with seed {c.seed} "
+            "(--max-fresh-sentences)"
+        )
+        corpus, _ = fresh_corpus(bench.model, few, bench.train)
+    study = lesion_study(
+        bench.model,
+        corpus,
+        run.keys_at(run.main_position),
+        lexicon=bench.lexicon,
+        value=c.lesion,
+        dose=c.dose,
+        shams=c.shams,
+        labels=c.lesion_labels or None,
+        seed=c.seed,
+        token_budget=c.token_budget,
+        show_progress=c.show_progress,
+    )
+    assert study.outcomes is not None
+    table = outcome_table(study.outcomes, corpus.forms)
+    save_study(run.path, STEPS["lesion"], study, table)
+    forget(run, "_study")
+
+
+def run_report(bench: Workbench, run: Run) -> None:
+    """summary.json, figures/ and report.html from what is there."""
+    write_json(run.path / "summary.json", summarise(run))
+    write_figures(run, run.path / "figures")
+    write_file(run.path / STEPS["report"], lambda path: write_report(run, path))
+
+
+WORK: Mapping[str, Callable[[Workbench, Run], None]] = {
+    "collect": run_collect,
+    "score": run_score,
+    "select": run_select,
+    "course": run_course,
+    "probe": run_probe,
+    "lesion": run_lesion,
+    "report": run_report,
+}

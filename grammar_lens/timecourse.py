@@ -1,0 +1,82 @@
+"""The time course of selectivity: how well units tell a word's label before and after it is read.
+
+The event-related picture of neuroscience: the word is the event, tokens are time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from grammar_lens.moments import Origin
+from grammar_lens.selection import KeyNeurons
+
+
+@dataclass(frozen=True)
+class TimeCourse:
+    """Correlation of every unit with each label, at tokens before and after the word is read.
+
+    `values[i]` is at `offsets[i]` tokens from the position named in `origin`; `count` is how many
+    words have such a token. NaN where a label has fewer than 2 such words, or all of them.
+    """
+
+    labels: tuple[str, ...]
+    offsets: tuple[int, ...]
+    count: Float[np.ndarray, "offset label"]
+    values: Float[np.ndarray, "offset label layer unit"]
+    origin: Origin
+
+    def strength(self) -> Float[np.ndarray, "offset label layer"]:
+        """Root mean square correlation over all units of a layer."""
+        return np.sqrt((self.values.astype(np.float64) ** 2).mean(3))
+
+    def of(self, keys: KeyNeurons) -> Float[np.ndarray, "offset label layer"]:
+        """Mean correlation of each label's key neurons in each layer, in the direction they were chosen for.
+
+        Negative where they tell the opposite. NaN where a layer has none. The key neurons should
+        come from other words than the time course, or the event itself is flattered.
+        """
+        shape = (len(self.offsets), len(self.labels), self.values.shape[2])
+        total, number = np.zeros(shape), np.zeros(shape[1:])
+        for i, label in enumerate(self.labels):
+            key = keys[label]
+            sign = np.where(key.score < 0, -1.0, 1.0)
+            np.add.at(number[i], key.layer, 1.0)
+            for j in range(len(self.offsets)):
+                np.add.at(total[j, i], key.layer, self.values[j, i, key.layer, key.index] * sign)
+        return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+    def summary(self, keys: KeyNeurons) -> "CourseSummary":
+        """What is small enough to keep: one number per offset, label and layer."""
+        return CourseSummary(
+            self.labels, self.offsets, self.count, self.strength(), self.of(keys), self.origin
+        )
+
+    def __repr__(self) -> str:
+        o = self.origin
+        return (
+            f"TimeCourse of {o.label} in {o.model} on {o.treebank}: tokens {self.offsets[0]:+d} to "
+            f"{self.offsets[-1]:+d} around {o.position!r}, {len(self.labels)} values"
+        )
+
+
+@dataclass(frozen=True)
+class CourseSummary:
+    """A time course by layer: of all units (root mean square), and of the key neurons (signed mean)."""
+
+    labels: tuple[str, ...]
+    offsets: tuple[int, ...]
+    count: Float[np.ndarray, "offset label"]
+    strength: Float[np.ndarray, "offset label layer"]
+    key: Float[np.ndarray, "offset label layer"]
+    origin: Origin
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per offset, label and layer."""
+        index = pd.MultiIndex.from_product(
+            [self.offsets, self.labels, range(self.strength.shape[2])],
+            names=["offset", "label", "layer"],
+        )
+        columns = {"strength": self.strength.ravel(), "key_neurons": self.key.ravel()}
+        return pd.DataFrame(columns, index=index).reset_index()
