@@ -21,12 +21,13 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from measure import FOLDER, interleaved, machine, one_thread, positive, show, start, target
+from measure import FOLDER, interleaved, machine, one_thread, positive, show, target
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 import grammar_lens as gl
 from grammar_lens.attribution import attribute_all, attribute_own, integrated_gradients
+from grammar_lens.cli import start_page
 from grammar_lens.model import REFERENCE_MODEL, locate, model_name
 from grammar_lens.moments import MomentAccumulator, Moments, Origin
 from grammar_lens.run import library_versions, make_folder, write_json
@@ -208,4 +209,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    start(main, Config, __doc__)
+    start_page(main, Config, __doc__)

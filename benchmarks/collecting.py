@@ -44,11 +44,11 @@ from measure import (
     peak_memory,
     positive,
     show,
-    start,
     target,
 )
 
 import grammar_lens as gl
+from grammar_lens.cli import start_page
 from grammar_lens.model import REFERENCE_MODEL, Model, forward_body, hook_name, model_name
 from grammar_lens.run import library_versions, make_folder, write_json
 from grammar_lens.steps import read_source
@@ -393,4 +393,4 @@ def _ratio(rows: dict[str, dict[str, Any]], above: str, below: str) -> float:
 
 
 if __name__ == "__main__":
-    start(main, Config, __doc__)
+    start_page(main, Config, __doc__)

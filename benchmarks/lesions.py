@@ -21,9 +21,10 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from measure import FOLDER, interleaved, machine, one_thread, positive, show, start
+from measure import FOLDER, interleaved, machine, one_thread, positive, show
 
 import grammar_lens as gl
+from grammar_lens.cli import start_page
 from grammar_lens.dissociation import sham_sets
 from grammar_lens.lesions import run_battery
 from grammar_lens.lexicon import DeviceLexicon, split_losses
@@ -172,4 +173,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    start(main, Config, __doc__)
+    start_page(main, Config, __doc__)

@@ -5,7 +5,6 @@ so that a busy machine slows all of them; the minimum over the rounds is what co
 stand beside wall seconds because other work on the machine does not enter them.
 """
 
-import inspect
 import os
 import platform
 import resource
@@ -23,8 +22,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
-
-from grammar_lens.cli import one_line_errors
 
 FOLDER = Path("results") / "benchmarks"
 
@@ -136,16 +133,3 @@ def positive(config: Any, *names: str) -> None:
             raise typer.BadParameter(
                 f"{getattr(config, name)}, expected 1 or more", param_hint=flag
             )
-
-
-def start(main: Callable[[Any], object], config_class: type, text: str | None) -> None:
-    """Calls `main` with a config made of the command line; bad input is one line and exit code 2."""
-
-    def command(**flags: Any) -> None:
-        with one_line_errors():
-            main(config_class(**flags))
-
-    command.__signature__ = inspect.signature(config_class)  # pyright: ignore[reportFunctionMemberAccess]
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=(text or "").partition("\n")[0])(command)
-    app()

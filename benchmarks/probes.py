@@ -22,13 +22,14 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from measure import FOLDER, interleaved, machine, one_thread, positive, show, start
+from measure import FOLDER, interleaved, machine, one_thread, positive, show
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import grammar_lens as gl
 from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.cli import start_page
 from grammar_lens.model import REFERENCE_MODEL, model_name
 from grammar_lens.probing import fit, standardise
 from grammar_lens.run import library_versions, make_folder, write_json
@@ -187,4 +188,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    start(main, Config, __doc__)
+    start_page(main, Config, __doc__)

@@ -21,9 +21,10 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from measure import FOLDER, Timing, interleaved, machine, one_thread, positive, show, start, target
+from measure import FOLDER, Timing, interleaved, machine, one_thread, positive, show, target
 
 import grammar_lens as gl
+from grammar_lens.cli import start_page
 from grammar_lens.evidence import Attribution, Evidence
 from grammar_lens.model import REFERENCE_MODEL, Model, model_name
 from grammar_lens.moments import Moments, Origin
@@ -151,4 +152,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    start(main, Config, __doc__)
+    start_page(main, Config, __doc__)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from measure import FOLDER, children_cpu, interleaved, machine, positive, show, start, target
+from measure import FOLDER, children_cpu, interleaved, machine, positive, show, target
 
+from grammar_lens.cli import start_page
 from grammar_lens.run import library_versions, make_folder, write_json
 
 MOST = 5.0
@@ -85,4 +86,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    start(main, Config, __doc__)
+    start_page(main, Config, __doc__)

@@ -34,8 +34,6 @@ Writes agreement.csv (model, pair and tag), depth.csv (model, treebank, tag and 
 models.csv (pairs of models), words.csv, across_languages.html and run.json.
 """
 
-import dataclasses
-import inspect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,14 +47,15 @@ import typer
 from plotly.subplots import make_subplots
 
 import grammar_lens as gl
-from grammar_lens.cli import one_line_errors
+from grammar_lens.cli import listed, start_page
 from grammar_lens.figures.style import COLOURS, DASHES, GREY, STYLE, plain
 from grammar_lens.model import Model, describe, model_name
 from grammar_lens.run import (
     RunError,
-    checkout_commit,
-    library_versions,
+    experiment_record,
     make_folder,
+    refuse_other_results,
+    treebank_record,
     write_file,
     write_json,
     write_text,
@@ -101,12 +100,12 @@ def main(config: Config) -> pd.DataFrame:
     begin = time.perf_counter()
     banks = read_banks(config)
     tags = common_tags(banks, config)
-    _refuse_other_results(config.out)
+    refuse_other_results(config.out, NAME)
     make_folder(config.out)
     print(f"tags that all treebanks have: {', '.join(tags)}")
 
     agreements, depths, words, models = [], [], [], []
-    for source in _listed(config.models):
+    for source in listed(config.models):
         model = gl.load_model(source, device=config.device or None)
         depth_bins(model.cfg.n_layers, config.bins)  # too many bins end it here
         models.append(describe(model))
@@ -138,7 +137,7 @@ def main(config: Config) -> pd.DataFrame:
 
 def read_banks(config: Config) -> dict[str, Treebank]:
     """The treebanks by name, each cut to the same number of sentences."""
-    given = [entry.partition("=") for entry in _listed(config.treebanks)]
+    given = [entry.partition("=") for entry in listed(config.treebanks)]
     names = [name for name, _, _ in given]
     if len(set(names)) < 2 or len(set(names)) < len(names) or not all(s for _, _, s in given):
         raise RunError(
@@ -312,38 +311,13 @@ def provenance(
     tags: tuple[str, ...],
 ) -> dict[str, Any]:
     """What is needed to make the same numbers again."""
-    commit = checkout_commit()
     return {
-        "experiment": NAME,
-        "config": dataclasses.asdict(config),
-        "commit": commit,
-        "dirty": None if commit is None else commit.endswith("+changes"),
-        "versions": library_versions(),
+        **experiment_record(NAME, config),
         "models": models,
-        "treebanks": {
-            name: {
-                "name": bank.name,
-                "sentences": len(bank),
-                "fingerprint": bank.fingerprint(),
-            }
-            for name, bank in banks.items()
-        },
+        "treebanks": {name: treebank_record(bank) for name, bank in banks.items()},
         "labels": list(tags),
         "seed": config.seed,
     }
-
-
-def _refuse_other_results(folder: Path) -> None:
-    """Raises RunError for a folder that holds anything but results of this experiment."""
-    record = folder / "run.json"
-    if record.is_file() and f'"experiment": "{NAME}"' in record.read_text("utf-8"):
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} holds something else: choose another --out")
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _put_first(table: pd.DataFrame, **columns: str) -> None:
@@ -367,14 +341,5 @@ def _shown(table: pd.DataFrame) -> str:
     return table.to_string(float_format=lambda x: f"{x:.2f}")
 
 
-def command(**flags: Any) -> None:
-    with one_line_errors():
-        main(Config(**flags))
-
-
-command.__signature__ = inspect.signature(Config)  # pyright: ignore[reportFunctionMemberAccess]
-
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=Config.__doc__)(command)
-    app()
+    start_page(main, Config, Config.__doc__)

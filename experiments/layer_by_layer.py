@@ -19,9 +19,7 @@ Writes layers.csv (a row per layer), selectivity.csv (per layer and label), lesi
 lesion and label), layer_by_layer.html and run.json; running it again replaces them.
 """
 
-import dataclasses
 import html
-import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,15 +34,15 @@ from plotly.subplots import make_subplots
 
 import grammar_lens as gl
 from grammar_lens import figures
-from grammar_lens.cli import one_line_errors
+from grammar_lens.cli import listed, start_page
 from grammar_lens.dissociation import LesionStudy
 from grammar_lens.figures import style
 from grammar_lens.model import Model, describe
 from grammar_lens.run import (
-    RunError,
-    checkout_commit,
-    library_versions,
+    experiment_record,
     make_folder,
+    refuse_other_results,
+    treebank_record,
     write_file,
     write_json,
     write_text,
@@ -86,12 +84,12 @@ class Config:
 def main(config: Config) -> pd.DataFrame:
     """Runs the experiment, writes its folder, and gives the table of layers."""
     begin = time.perf_counter()
-    _refuse_other_results(config.out)
+    refuse_other_results(config.out, NAME)
     make_folder(config.out)
 
     model = gl.load_model(config.model, device=config.device or None)
     bank = read_source(config.train, config.label)
-    train = prepare(model, bank, label=config.label, labels=_listed(config.labels) or None)
+    train = prepare(model, bank, label=config.label, labels=listed(config.labels) or None)
     fresh, dropped = fresh_corpus(model, read_source(config.fresh, config.label), train)
     few, _ = fresh_corpus(model, fresh.bank, train, config.max_sentences)
 
@@ -110,7 +108,7 @@ def main(config: Config) -> pd.DataFrame:
             few,
             here,
             lexicon=lexicon,
-            labels=_listed(config.cut) or None,
+            labels=listed(config.cut) or None,
             value=config.lesion,
             shams=config.shams,
             seed=config.seed,
@@ -194,7 +192,7 @@ def lesion_table(studies: Sequence[LesionStudy]) -> pd.DataFrame:
 
 def draw(layers: pd.DataFrame, scores: Scores, config: Config) -> go.Figure:
     """Selectivity, probe and lesions over the layers, one panel above the other."""
-    cut = ", ".join(_listed(config.cut)) or "the usual labels"
+    cut = ", ".join(listed(config.cut)) or "the usual labels"
     titles = (
         f"Selectivity: root mean square {figures.score_name(config.score)}",
         f"Probe: accuracy on fresh words, {config.k} key neurons per label",
@@ -267,38 +265,16 @@ def provenance(
     config: Config, model: Model, train: Corpus, fresh: Corpus, few: Corpus
 ) -> dict[str, Any]:
     """What is needed to make the same numbers again."""
-    commit = checkout_commit()
     return {
-        "experiment": NAME,
-        "config": dataclasses.asdict(config),
-        "commit": commit,
-        "dirty": None if commit is None else commit.endswith("+changes"),
-        "versions": library_versions(),
+        **experiment_record(NAME, config),
         "model": describe(model),
         "treebank": {
-            role: {
-                "name": corpus.bank.name,
-                "sentences": len(corpus.bank),
-                "fingerprint": corpus.bank.fingerprint(),
-            }
+            role: treebank_record(corpus.bank)
             for role, corpus in (("train", train), ("fresh", fresh), ("lesioned", few))
         },
         "labels": list(train.labels),
         "seed": config.seed,
     }
-
-
-def _refuse_other_results(folder: Path) -> None:
-    """Raises RunError for a folder that holds anything but results of this experiment."""
-    record = folder / "run.json"
-    if record.is_file() and f'"experiment": "{NAME}"' in record.read_text("utf-8"):
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} holds something else: choose another --out")
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -312,14 +288,5 @@ def _told(row: dict[str, Any]) -> str:
     )
 
 
-def command(**flags: Any) -> None:
-    with one_line_errors():
-        main(Config(**flags))
-
-
-command.__signature__ = inspect.signature(Config)  # pyright: ignore[reportFunctionMemberAccess]
-
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=Config.__doc__)(command)
-    app()
+    start_page(main, Config, Config.__doc__)

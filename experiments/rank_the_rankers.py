@@ -24,8 +24,6 @@ Writes leaderboard.csv (a row per position, score and k), rounds.csv (per sample
 run.json to results/rank_the_rankers/.
 """
 
-import dataclasses
-import inspect
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -38,14 +36,14 @@ import pandas as pd
 import typer
 
 import grammar_lens as gl
-from grammar_lens.cli import one_line_errors
+from grammar_lens.cli import listed, start_page
 from grammar_lens.controls import mean_interval
 from grammar_lens.evidence import Evidence
 from grammar_lens.model import Model, describe
 from grammar_lens.run import (
-    checkout_commit,
-    library_versions,
+    experiment_record,
     make_folder,
+    treebank_record,
     write_json,
     write_text,
 )
@@ -117,12 +115,10 @@ def main(config: Config) -> pd.DataFrame:
     table = pd.concat(rounds, ignore_index=True)
     board = leaderboard(table, agreement(choices, ks))
     record = {
-        "config": dataclasses.asdict(config),
-        "versions": library_versions(),
-        "commit": checkout_commit(),
+        **experiment_record(NAME, config),
         "model": describe(model),
-        "train": {"name": bank.name, "fingerprint": bank.fingerprint()},
-        "fresh": {"name": fresh.bank.name, "fingerprint": fresh.bank.fingerprint()},
+        "train": treebank_record(bank),
+        "fresh": treebank_record(fresh.bank),
         "dropped_duplicates": dropped,
         "labels": list(whole.labels),
         "seconds": round(time.perf_counter() - begin, 1),
@@ -253,7 +249,7 @@ def markdown(board: pd.DataFrame) -> str:
 
 
 def _scores(config: Config) -> list[str]:
-    names = [x.strip() for x in config.scores.split(",") if x.strip()] or list(SCORES)
+    names = list(listed(config.scores) or SCORES)
     unknown = [x for x in names if x not in SCORES]
     if unknown:
         raise typer.BadParameter(
@@ -262,14 +258,5 @@ def _scores(config: Config) -> list[str]:
     return names
 
 
-def command(**flags: Any) -> None:
-    with one_line_errors():
-        main(Config(**flags))
-
-
-command.__signature__ = inspect.signature(Config)  # pyright: ignore[reportFunctionMemberAccess]
-
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=Config.__doc__)(command)
-    app()
+    start_page(main, Config, Config.__doc__)

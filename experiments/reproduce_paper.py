@@ -33,8 +33,6 @@ Writes paper.csv, claims.csv, samples.csv (a row per sample), layers.csv (sample
 curve.csv (accuracy against neurons of the last layer), key_neurons.csv, reproduce_paper.html, run.json.
 """
 
-import dataclasses
-import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +47,7 @@ from plotly.subplots import make_subplots
 
 import grammar_lens as gl
 from grammar_lens import probing, subspace
-from grammar_lens.cli import one_line_errors
+from grammar_lens.cli import listed, start_page
 from grammar_lens.controls import mean_interval
 from grammar_lens.evidence import Attribution, Evidence
 from grammar_lens.figures.style import COLOURS, GREY, STYLE, plain
@@ -59,9 +57,10 @@ from grammar_lens.moments import Moments
 from grammar_lens.probing import ProbeCurve
 from grammar_lens.run import (
     RunError,
-    checkout_commit,
-    library_versions,
+    experiment_record,
     make_folder,
+    refuse_other_results,
+    treebank_record,
     write_file,
     write_json,
     write_text,
@@ -129,13 +128,13 @@ class Sample:
 def main(config: Config) -> pd.DataFrame:
     """Runs the experiment, writes its folder, and gives the table of claims."""
     begin = time.perf_counter()
-    _refuse_other_results(config.out)
+    refuse_other_results(config.out, NAME)
     make_folder(config.out)
 
     model = gl.load_model(config.model, device=config.device or None)
     subspace.depth_bins(model.cfg.n_layers, len(THIRDS))  # too few layers end it here
     bank = read_source(config.train, "upos").head(config.max_sentences, seed=config.seed)
-    corpus = prepare(model, bank, labels=_listed(config.tags))
+    corpus = prepare(model, bank, labels=listed(config.tags))
     new, dropped = fresh_corpus(
         model, read_source(config.fresh, "upos"), corpus, config.max_sentences
     )
@@ -501,38 +500,16 @@ def _add_line(
 
 def provenance(config: Config, model: Model, train: Corpus, fresh: Corpus) -> dict[str, Any]:
     """What is needed to make the same numbers again."""
-    commit = checkout_commit()
     return {
-        "experiment": NAME,
-        "config": dataclasses.asdict(config),
-        "commit": commit,
-        "dirty": None if commit is None else commit.endswith("+changes"),
-        "versions": library_versions(),
+        **experiment_record(NAME, config),
         "model": describe(model),
         "treebank": {
-            role: {
-                "name": corpus.bank.name,
-                "sentences": len(corpus.bank),
-                "fingerprint": corpus.bank.fingerprint(),
-            }
+            role: treebank_record(corpus.bank)
             for role, corpus in (("train", train), ("fresh", fresh))
         },
         "labels": list(train.labels),
         "seed": config.seed,
     }
-
-
-def _refuse_other_results(folder: Path) -> None:
-    """Raises RunError for a folder that holds anything but results of this experiment."""
-    record = folder / "run.json"
-    if record.is_file() and f'"experiment": "{NAME}"' in record.read_text("utf-8"):
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} holds something else: choose another --out")
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -557,14 +534,5 @@ def _told(number: int, sample: Sample) -> str:
     )
 
 
-def command(**flags: Any) -> None:
-    with one_line_errors():
-        main(Config(**flags))
-
-
-command.__signature__ = inspect.signature(Config)  # pyright: ignore[reportFunctionMemberAccess]
-
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=Config.__doc__)(command)
-    app()
+    start_page(main, Config, Config.__doc__)

@@ -1,8 +1,9 @@
 """The command `grammar-lens`: parses, calls, prints. Heavy imports wait until a command runs."""
 
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,22 @@ def one_line_errors() -> Iterator[None]:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from None
         raise
+
+
+def start_page(main: Callable[[Any], object], config_class: type, text: str | None) -> None:
+    """Runs a script's `main` with a config whose fields are the flags; `text`, to its first line, is the help.
+
+    Bad input is one line and exit code 2.
+    """
+
+    def command(**flags: Any) -> None:
+        with one_line_errors():
+            main(config_class(**flags))
+
+    command.__signature__ = inspect.signature(config_class)  # pyright: ignore[reportFunctionMemberAccess]
+    page = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    page.command(help=(text or "").partition("\n")[0])(command)
+    page()
 
 
 class _Commands(typer.core.TyperGroup):
@@ -175,7 +192,7 @@ def run(
         train=train,
         fresh=fresh,
         label=label,
-        labels=_listed(labels),
+        labels=listed(labels),
         positions=_positions(position),
         sites=tuple(site),
         min_words=min_words or None,
@@ -190,7 +207,7 @@ def run(
         top_k=top_k,
         probe_k=probe_k,
         lesion=lesion,
-        lesion_labels=_listed(lesion_labels),
+        lesion_labels=listed(lesion_labels),
         dose=dose,
         shams=shams,
         max_fresh_sentences=max_fresh_sentences,
@@ -238,7 +255,7 @@ def collect(
         train=train,
         fresh=fresh,
         label=label,
-        labels=_listed(labels),
+        labels=listed(labels),
         positions=_positions(position),
         sites=tuple(site),
         min_words=min_words or None,
@@ -343,7 +360,7 @@ def lesion(
         run,
         quiet,
         lesion=lesion,
-        lesion_labels=_listed(lesion_labels),
+        lesion_labels=listed(lesion_labels),
         dose=dose,
         shams=shams,
         max_fresh_sentences=max_fresh_sentences,
@@ -440,7 +457,8 @@ def _say(quiet: bool) -> Any:
     return (lambda _text: None) if quiet else (lambda text: typer.echo(text, err=True))
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def listed(text: str) -> tuple[str, ...]:
+    """The entries of an option that takes several, by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 import typer
 from scipy import stats
-from typer.testing import CliRunner
 
+from grammar_lens.cli import start_page
 from grammar_lens.model import Model
 from grammar_lens.moments import Origin
 from grammar_lens.selection import KeyNeurons, Neurons
@@ -211,17 +211,24 @@ def test_an_unknown_score(page: ModuleType, tmp_path: Path):
         page.main(page.Config(scores="correlation, magic", out=tmp_path / "out"))
 
 
-def test_bad_input_is_one_line(page: ModuleType, settings: dict[str, Any], tmp_path: Path):
-    app = typer.Typer()
-    app.command()(page.command)
+def test_bad_input_is_one_line(
+    page: ModuleType,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def told(*flags: object) -> str:
+        monkeypatch.setattr("sys.argv", ["rank_the_rankers.py", *map(str, flags)])
+        with pytest.raises(SystemExit) as stopped:
+            start_page(page.main, page.Config, None)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
     given = {**settings, "train": "nowhere.conllu", "out": tmp_path / "out"}
-    flags = [str(x) for k, v in given.items() for x in (f"--{k.replace('_', '-')}", v)]
-    told = CliRunner().invoke(app, flags)
-    assert told.exit_code == 2
-    assert told.stderr.startswith("error: no treebank at 'nowhere.conllu'")
-    told = CliRunner().invoke(app, ["--scores", "magic", "--out", str(tmp_path / "out")])
-    assert told.exit_code == 2
-    assert "--scores" in told.stderr
+    flags = [x for k, v in given.items() for x in (f"--{k.replace('_', '-')}", v)]
+    assert told(*flags).startswith("error: no treebank at 'nowhere.conllu'")
+    assert "--scores" in told("--scores", "magic", "--out", tmp_path / "out")
 
 
 def test_one_sample_has_no_interval(page: ModuleType):

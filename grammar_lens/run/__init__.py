@@ -18,6 +18,11 @@ from grammar_lens.run.directory import (
     refuse_directory,
     update_record,
 )
+from grammar_lens.run.experiment import (
+    experiment_record,
+    refuse_other_results,
+    treebank_record,
+)
 from grammar_lens.run.files import (
     DiskError,
     RunError,
@@ -49,6 +54,7 @@ __all__ = [
     "Run",
     "RunError",
     "checkout_commit",
+    "experiment_record",
     "forget",
     "keys_from_table",
     "library_versions",
@@ -57,6 +63,7 @@ __all__ = [
     "open_run",
     "outcome_table",
     "refuse_directory",
+    "refuse_other_results",
     "save_attributions",
     "save_collected",
     "save_controls",
@@ -67,6 +74,7 @@ __all__ = [
     "save_scores",
     "save_study",
     "to_json",
+    "treebank_record",
     "update_record",
     "write_file",
     "write_json",
