@@ -86,6 +86,7 @@ def battery(
     top = np.zeros(tag_loss.shape, np.int8)
     top[: len(probability)] = probability.argmax(2)
     return Outcomes(
+        shared=np.ones(len(label), bool),
         conditions=tuple(
             Condition(x, r, neurons(x, [(0, i + len(labels) * r)]))
             for r in range(len(damage))

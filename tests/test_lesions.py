@@ -24,7 +24,7 @@ from grammar_lens.model import (
     load_model,
     next_token_logits,
 )
-from grammar_lens.outcomes import Condition, Outcomes
+from grammar_lens.outcomes import Condition, Manner, Outcomes
 from grammar_lens.selection import Neurons
 from grammar_lens.study import Corpus, fit_lexicon, prepare
 from grammar_lens.treebank import Treebank
@@ -376,8 +376,12 @@ def battery(
     chosen: Sequence[Condition],
     *,
     width: int = 200,
+    value: str = "mean",
+    dose: float = 1.0,
     **options: Any,
 ) -> Outcomes:
+    manner = Manner(value, dose)
+    chosen = [replace(c, manner=manner) for c in chosen]
     return run_battery(
         model,
         corpus.alignment,
@@ -410,7 +414,7 @@ def test_stacked_rows_equal_lesions_one_by_one(
     """One sentence and one lesion at a time, through the context manager."""
     chosen = conditions()
     got = battery(tiny, corpus, chosen, value=value, dose=dose)
-    assert got.conditions == tuple(chosen)
+    assert got.conditions == tuple(replace(c, manner=Manner(value, dose)) for c in chosen)
     lexicon = fit_lexicon(tiny, corpus)
     tables = DeviceLexicon.of(lexicon, 400, device_of(tiny))
     codes, found = corpus.read("next"), corpus.alignment

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grammar_lens.exchange import MIN_REPLICATES
-from grammar_lens.lesions import VALUES
+from grammar_lens.outcomes import VALUES
 from grammar_lens.run import (
     Run,
     RunError,

@@ -1,6 +1,7 @@
 """The lesion study: each label's key neurons cut, every label's loss measured, against shams."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int
@@ -9,7 +10,7 @@ from grammar_lens.dissociation import LesionStudy, StudyError, dissociation, sha
 from grammar_lens.lesions import run_battery
 from grammar_lens.lexicon import Lexicon
 from grammar_lens.model import Model, output_norms
-from grammar_lens.outcomes import Condition
+from grammar_lens.outcomes import Condition, Manner
 from grammar_lens.progress import track
 from grammar_lens.selection import KeyNeurons
 from grammar_lens.study.corpus import (
@@ -76,8 +77,10 @@ def lesion_study(
     cut = _lesioned_labels(corpus, keys, codes, tables, labels)
     sets = keys.only(cut)
     output = keys.units.mean_abs * output_norms(model)
+    manner = Manner(value, dose)
     conditions = [Condition(label, 0, sets[label]) for label in cut]
     conditions += sham_sets(sets, output, shams, rng, keys.units)
+    conditions = [replace(c, manner=manner) for c in conditions]
     total = corpus.alignment.n_tokens * (len(conditions) + 1)
     budget = token_budget or default_budget(model)
     with track("lesioning", total, unit="tokens", show=show_progress) as step:
@@ -88,8 +91,6 @@ def lesion_study(
             codes,
             tables,
             conditions,
-            value=value,
-            dose=dose,
             token_budget=budget,
             progress=step,
         )

@@ -22,10 +22,8 @@ from grammar_lens.model import (
     site_width,
     watch_tokens,
 )
-from grammar_lens.outcomes import Condition, Outcomes
+from grammar_lens.outcomes import VALUES, Condition, Manner, Outcomes
 from grammar_lens.selection import Neurons
-
-VALUES = ("zero", "mean")
 
 
 class LesionError(ValueError):
@@ -34,10 +32,11 @@ class LesionError(ValueError):
 
 @dataclass(frozen=True)
 class _Edit:
-    """The units of one layer and the value they are moved towards."""
+    """The units of one layer, the value they are moved towards, and how far."""
 
     index: Int[Tensor, " unit"]
     target: Float[Tensor, " unit"]
+    dose: float
 
 
 @contextlib.contextmanager
@@ -53,7 +52,7 @@ def lesion(
     Raises LesionError for an unknown value, a mean lesion of neurons whose mean is not known, units
     that do not exist, and `resid_mid` where editing it would not reach the residual stream.
     """
-    edits = _edits(model, neurons, value, dose)
+    edits = _edits(model, neurons, Manner(value, float(dose)))
     if not edits:
         yield model
         return
@@ -89,8 +88,6 @@ def run_battery(
     lexicon: Lexicon,
     conditions: Sequence[Condition],
     *,
-    value: str = "mean",
-    dose: float = 1.0,
     token_budget: int = 4096,
     progress: Callable[[int], None] | None = None,
 ) -> Outcomes:
@@ -108,10 +105,10 @@ def run_battery(
     store = _Store(rows, len(numbers), len(lexicon.labels), probed)
     place = np.full(len(classes), -1)
     place[numbers] = np.arange(len(numbers))
-    edits = [{}, *(_edits(model, c.neurons, value, dose) for c in conditions)]
+    edits = [{}, *(_edits(model, c.neurons, c.manner) for c in conditions)]
     active = [i for i in range(rows) if i == 0 or edits[i]]
     battery = _Battery(
-        model, alignment, classes, lexicon, edits, dose, place, store, token_budget, progress
+        model, alignment, classes, lexicon, edits, place, store, token_budget, progress
     )
     for batch in batches:
         battery.run(batch, active)
@@ -131,6 +128,7 @@ def run_battery(
         top_label=store.top_label,
         tag_probability=store.tag_probability,
         probed=probed,
+        shared=np.ones(len(numbers), bool),
         seen_mass=float(store.seen_mass.mean()) if len(numbers) else 0.0,
     )
 
@@ -173,7 +171,6 @@ class _Battery:
     classes: Int[np.ndarray, " all_words"]
     lexicon: Lexicon
     edits: list[dict[str, _Edit]]
-    dose: float
     place: Int[np.ndarray, " all_words"]
     store: _Store
     token_budget: int
@@ -244,13 +241,11 @@ class _Battery:
                 for i, row in enumerate(group)
                 if name in self.edits[row]
             ]
-            hooks.append((name, _cut_blocks(blocks, first, self.dose)))
+            hooks.append((name, _cut_blocks(blocks, first)))
         return hooks
 
 
-def _cut_blocks(
-    blocks: Sequence[tuple[slice, _Edit]], first: int, dose: float
-) -> Callable[..., Tensor]:
+def _cut_blocks(blocks: Sequence[tuple[slice, _Edit]], first: int) -> Callable[..., Tensor]:
     """A hook that lesions each block of rows in its own way, from the position `first` on."""
 
     def hook(activation: Tensor, **_: object) -> Tensor:
@@ -258,17 +253,18 @@ def _cut_blocks(
             block = activation[rows, first:]
             index = edit.index.to(activation.device)
             target = edit.target.to(activation.device, activation.dtype)
-            if dose == 1:
+            if edit.dose == 1:
                 block[..., index] = target
             else:
-                block[..., index] = (1 - dose) * block[..., index] + dose * target
+                block[..., index] = (1 - edit.dose) * block[..., index] + edit.dose * target
         return activation
 
     return hook
 
 
-def _edits(model: Model, neurons: Neurons, value: str, dose: float) -> dict[str, _Edit]:
+def _edits(model: Model, neurons: Neurons, manner: Manner) -> dict[str, _Edit]:
     """The edit at every hook that holds some of the neurons; none where nothing would change."""
+    value, dose = manner.value, manner.dose
     if value not in VALUES:
         raise LesionError(f"lesion value is {value!r}, expected one of {', '.join(VALUES)}")
     if dose == 0 or len(neurons) == 0:
@@ -298,6 +294,7 @@ def _edits(model: Model, neurons: Neurons, value: str, dose: float) -> dict[str,
         edits[hook_name(model, neurons.site, int(layer))] = _Edit(
             torch.from_numpy(neurons.index[rows].copy()),
             torch.from_numpy(target.astype(np.float32)),
+            dose,
         )
     return edits
 
