@@ -10,21 +10,26 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from grammar_lens import figures
+    from grammar_lens.directions import Directions
     from grammar_lens.dissociation import LesionStudy
     from grammar_lens.evidence import Attribution, Evidence
     from grammar_lens.lesions import lesion
     from grammar_lens.lexicon import Lexicon
     from grammar_lens.model import load_model, output_contrast
     from grammar_lens.moments import Moments
+    from grammar_lens.outcomes import Manner
     from grammar_lens.probing import ProbeResult
     from grammar_lens.run import load_run
-    from grammar_lens.selection import KeyNeurons, Neurons, select
+    from grammar_lens.selection import KeyNeurons, Neurons, all_neurons, select
     from grammar_lens.selectivity import Scores, score
     from grammar_lens.study import (
         attribute,
+        calibrate,
         collect,
         collect_labels,
+        donors,
         erasure,
+        find_again,
         fit_lexicon,
         key_subspaces,
         lesion_study,
@@ -38,20 +43,26 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Attribution": "evidence",
+    "Directions": "directions",
     "Evidence": "evidence",
     "KeyNeurons": "selection",
     "LesionStudy": "dissociation",
     "Lexicon": "lexicon",
+    "Manner": "outcomes",
     "Moments": "moments",
     "Neurons": "selection",
     "ProbeResult": "probing",
     "Scores": "selectivity",
     "TimeCourse": "timecourse",
     "Treebank": "treebank",
+    "all_neurons": "selection",
     "attribute": "study",
+    "calibrate": "study",
     "collect": "study",
     "collect_labels": "study",
+    "donors": "study",
     "erasure": "study",
+    "find_again": "study",
     "fit_lexicon": "study",
     "key_subspaces": "study",
     "lesion": "lesions",
@@ -69,19 +80,24 @@ _HOME = {
 }
 _SUBMODULES = (
     "activations",
+    "agreement",
     "alignment",
     "attribution",
+    "certification",
     "contrasts",
     "controls",
+    "directions",
     "dissociation",
     "evidence",
     "exchange",
     "figures",
+    "generation",
     "lesions",
     "lexicon",
     "model",
     "moments",
     "outcomes",
+    "planted",
     "probing",
     "report",
     "run",

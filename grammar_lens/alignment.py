@@ -196,19 +196,21 @@ def token_batches(
     token_budget: int = 4096,
     *,
     sentences: Int[np.ndarray, " chosen"] | None = None,
+    until: Int[np.ndarray, " sentence"] | None = None,
     padding: str = "right",
     pad_id: int = 0,
 ) -> list[TokenBatch]:
     """Sentences in batches of at most `token_budget` tokens, padding counted, longest first.
 
     Sentences of like length stand together, so little is padding; a sentence longer than the budget
-    is a batch by itself. `sentences` restricts to some of them. `padding="left"` puts the padding first and gives each batch a mask.
+    is a batch by itself. `sentences` restricts to some of them, `until` each to so many of its first tokens. `padding="left"` puts the padding first and gives each batch a mask.
     """
     if token_budget < 1:
         raise AlignmentError(f"token budget is {token_budget}, expected 1 or more")
     if padding not in ("left", "right"):
         raise AlignmentError(f"padding is {padding!r}, expected 'left' or 'right'")
     lengths = np.array([len(ids) for ids in alignment.token_ids], np.int64)
+    lengths = lengths if until is None else np.minimum(lengths, until)
     chosen = np.arange(len(lengths)) if sentences is None else np.sort(sentences)
     chosen = chosen[lengths[chosen] > 0]
     order = chosen[np.argsort(-lengths[chosen], kind="stable")]
@@ -216,22 +218,26 @@ def token_batches(
     while begin < len(order):
         width = int(lengths[order[begin]])
         rows = order[begin : begin + max(1, token_budget // width)]
-        batches.append(_pad(alignment, rows, width, padding == "left", pad_id))
+        batches.append(_pad(alignment, rows, lengths[rows], padding == "left", pad_id))
         begin += len(rows)
     return batches
 
 
 def _pad(
-    alignment: Alignment, rows: Int[np.ndarray, " row"], width: int, left: bool, pad_id: int
+    alignment: Alignment,
+    rows: Int[np.ndarray, " row"],
+    lengths: Int[np.ndarray, " row"],
+    left: bool,
+    pad_id: int,
 ) -> TokenBatch:
+    width = int(lengths[0])
     ids = np.full((len(rows), width), pad_id, np.int64)
     mask = np.zeros((len(rows), width), bool)
-    shift = np.zeros(len(rows), np.int64)
+    shift = width - lengths if left else np.zeros(len(rows), np.int64)
     for row, sentence in enumerate(rows):
-        tokens = alignment.token_ids[sentence]
-        shift[row] = width - len(tokens) if left else 0
-        ids[row, shift[row] : shift[row] + len(tokens)] = tokens
-        mask[row, shift[row] : shift[row] + len(tokens)] = True
+        here = slice(shift[row], shift[row] + lengths[row])
+        ids[row, here] = alignment.token_ids[sentence][: lengths[row]]
+        mask[row, here] = True
     return TokenBatch(
         token_ids=torch.from_numpy(ids),
         mask=torch.from_numpy(mask) if left else None,

@@ -123,7 +123,34 @@ MinWordsOption = Annotated[
 SignOption = Annotated[str, typer.Option(help="Rank by absolute, positive or negative score.")]
 TopKOption = Annotated[int, typer.Option(help="Key neurons per label.")]
 ProbeKOption = Annotated[int, typer.Option(help="Key neurons per label that the probe reads.")]
-LesionOption = Annotated[str, typer.Option(help="Value of a cut neuron: mean, zero; none: skip.")]
+LesionOption = Annotated[
+    str,
+    typer.Option(
+        help="Value of a cut neuron: mean, zero, resample (another word's), resample_within (one of "
+        "the same label's); none: skip."
+    ),
+]
+LesionAtOption = Annotated[
+    str,
+    typer.Option(help="Cut at every token, or for each word at the one before it (scored)."),
+]
+ValuesOption = Annotated[
+    str, typer.Option(help="Further values, by commas: do the lesions agree in sign?")
+]
+DosesOption = Annotated[str, typer.Option(help="Further doses, by commas: the dose-response.")]
+OtherShamsOption = Annotated[
+    int, typer.Option(help="Shams of the further values and doses, and of --sufficiency.")
+]
+DamageOption = Annotated[
+    int,
+    typer.Option(
+        help="Shams that grow until they do as much damage; -1: as many as --shams, where those "
+        "write less than the real sets."
+    ),
+]
+SufficiencyOption = Annotated[
+    bool, typer.Option("--sufficiency", help="Also cut all neurons but a label's own.")
+]
 CutOption = Annotated[
     str, typer.Option(help="Labels whose neurons are cut, by commas; by default eight.")
 ]
@@ -167,7 +194,13 @@ def run(
     lesion: LesionOption = "mean",
     lesion_labels: CutOption = "",
     dose: DoseOption = 1.0,
+    lesion_at: LesionAtOption = "every",
     shams: ShamsOption = 20,
+    values: ValuesOption = "zero,resample",
+    doses: DosesOption = "0.25,0.5,0.75",
+    other_shams: OtherShamsOption = 0,
+    damage_matched: DamageOption = -1,
+    sufficiency: SufficiencyOption = False,
     max_fresh_sentences: MostOption = 1000,
     max_train_words: Annotated[int, typer.Option(help="Words the probe is fitted on.")] = 50_000,
     seed: SeedOption = 0,
@@ -209,7 +242,13 @@ def run(
         lesion=lesion,
         lesion_labels=listed(lesion_labels),
         dose=dose,
+        lesion_at=lesion_at,
         shams=shams,
+        values=listed(values),
+        doses=_numbers("doses", doses),
+        other_shams=other_shams,
+        damage_matched=None if damage_matched == -1 else damage_matched,
+        sufficiency=sufficiency,
         max_fresh_sentences=max_fresh_sentences,
         max_train_words=max_train_words,
         seed=seed,
@@ -348,7 +387,13 @@ def lesion(
     lesion: LesionOption = "mean",
     lesion_labels: CutOption = "",
     dose: DoseOption = 1.0,
+    lesion_at: LesionAtOption = "every",
     shams: ShamsOption = 20,
+    values: ValuesOption = "zero,resample",
+    doses: DosesOption = "0.25,0.5,0.75",
+    other_shams: OtherShamsOption = 0,
+    damage_matched: DamageOption = -1,
+    sufficiency: SufficiencyOption = False,
     max_fresh_sentences: MostOption = 1000,
     seed: SeedOption = 0,
     device: DeviceOption = "",
@@ -362,7 +407,13 @@ def lesion(
         lesion=lesion,
         lesion_labels=listed(lesion_labels),
         dose=dose,
+        lesion_at=lesion_at,
         shams=shams,
+        values=listed(values),
+        doses=_numbers("doses", doses),
+        other_shams=other_shams,
+        damage_matched=None if damage_matched == -1 else damage_matched,
+        sufficiency=sufficiency,
         max_fresh_sentences=max_fresh_sentences,
         seed=seed,
         device=device or None,
@@ -378,41 +429,89 @@ def report(run: RunArgument, as_json: JsonOption = False, quiet: QuietOption = F
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Option(help="The text to go on with.")] = "In the morning we",
+    prompt: Annotated[
+        list[str], typer.Option(help="The text to go on with; may be given several times.")
+    ] = ["In the morning we"],  # noqa: B006
     lesion: Annotated[str, typer.Option(help="The label whose neurons are cut.")] = "NOUN",
     dose: DoseOption = 1.0,
-    value: Annotated[str, typer.Option(help="mean or zero.")] = "mean",
+    value: Annotated[str, typer.Option(help="mean, zero or resample.")] = "mean",
     run: Annotated[Path, typer.Option(help="The run with the key neurons.")] = Path("runs/demo"),
     top_k: Annotated[int, typer.Option(help="Cut only the first k; 0: all.")] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 40,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    samples: Annotated[int, typer.Option(help="Texts for each prompt, of which 3 are shown.")] = 1,
     seed: SeedOption = 0,
     device: DeviceOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Writes text with and without a lesion, side by side.
+    """Writes text with and without a lesion, side by side, and counts the tags of its words.
 
-    Example: grammar-lens generate --lesion NOUN --dose 1 --prompt "In the morning we"
+    Example: grammar-lens generate --lesion VERB --dose 1 --prompt "In the morning we"
     """
+    import json
+
     from rich.console import Console
-    from rich.table import Table
 
-    from grammar_lens.generation import with_and_without
+    from grammar_lens import generation
+    from grammar_lens.run import to_json
 
-    intact, cut, key = with_and_without(
+    found = generation.with_and_without(
         run,
         lesion,
-        prompt=prompt,
+        prompts=prompt,
         dose=dose,
         value=value,
         top_k=top_k or None,
         tokens=tokens,
         temperature=temperature,
+        samples=samples,
         seed=seed,
         device=device or None,
     )
-    table = Table("intact", f"{len(key)} {lesion} neurons, {value}, dose {dose:g}", expand=True)
-    table.add_row(intact, cut)
-    Console().print(table, markup=False)
+    if as_json:
+        typer.echo(json.dumps(to_json(found.to_dict()), indent=1, ensure_ascii=False))
+        return
+    console = Console()
+    console.print(generation.side_by_side(found))
+    console.print(generation.tag_table(found))
+    typer.echo(generation.told(found))
+
+
+@app.command()
+def certify(
+    worlds: Annotated[
+        int, typer.Option(help="Planted models; 2 of 5 true, 2 null, 1 with decoys.")
+    ] = 200,
+    shams: Annotated[int, typer.Option(help="Sham replicates in each.")] = 19,
+    seed: SeedOption = 0,
+    processes: Annotated[int, typer.Option(help="Worlds at the same time, a thread each.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rates as JSON.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Runs the whole chain on models whose tag neurons are known, and holds its error rates to limits.
+
+    Ends with exit code 1 when a limit is not held. 200 worlds take about ten minutes on two cores.
+    """
+    import json
+
+    from rich.console import Console
+
+    from grammar_lens import certification
+    from grammar_lens.run import to_json
+
+    try:
+        found = certification.certify(
+            worlds, shams=shams, seed=seed, processes=processes, show_progress=not quiet
+        )
+    except KeyboardInterrupt:
+        typer.echo("stopped: nothing of a certification is kept", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        typer.echo(json.dumps(to_json(found.to_json()), indent=1))
+    else:
+        Console().print(found.table())
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -460,6 +559,16 @@ def _say(quiet: bool) -> Any:
 def listed(text: str) -> tuple[str, ...]:
     """The entries of an option that takes several, by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """Numbers separated by commas."""
+    try:
+        return tuple(float(part) for part in listed(text))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}, expected numbers separated by commas", param_hint=f"--{name}"
+        ) from None
 
 
 def _positions(text: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from grammar_lens.directions import Directions
 from grammar_lens.selection import Neurons
 
 VALUES = ("zero", "mean", "resample", "resample_within")
@@ -40,7 +41,7 @@ class Condition:
 
     label: str
     replicate: int
-    neurons: Neurons
+    neurons: Neurons | Directions
     manner: Manner = Manner()
     kind: str = "set"
 

@@ -1,6 +1,6 @@
 """Key neurons: for every label, the neurons that a rule picks from the scores."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,6 +59,11 @@ class Neurons:
             mean=None if self.mean is None else self.mean[rows],
             q=None if self.q is None else self.q[rows],
         )
+
+    def without(self, others: "Neurons") -> "Neurons":
+        """Those that are not among `others`."""
+        gone = set(others)
+        return self.take(np.array([i for i, at in enumerate(self) if at not in gone], np.int64))
 
     def to_frame(self) -> pd.DataFrame:
         """A row per neuron, in rank order."""
@@ -146,6 +151,34 @@ class KeyNeurons(Mapping[str, Neurons]):
 
     def _repr_html_(self) -> str:
         return self.top(5).to_frame().to_html(index=False)
+
+
+def all_neurons(keys: KeyNeurons, layers: Sequence[int] | None = None) -> Neurons:
+    """Every unit of some layers (by default all), as a set to lesion; scores are 0.
+
+    Raises SelectionError for a layer that does not exist.
+    """
+    chosen = range(keys.n_layers) if layers is None else sorted(set(layers))
+    outside = [layer for layer in chosen if not 0 <= layer < keys.n_layers]
+    if outside:
+        raise SelectionError(
+            f"layer {outside[0]} does not exist: there are layers 0 to {keys.n_layers - 1}"
+        )
+    layer, index = (
+        np.concatenate([*part, np.zeros(0, np.int64)])
+        for part in (
+            [np.full(keys.n_units, la) for la in chosen],
+            [np.arange(keys.n_units) for _ in chosen],
+        )
+    )
+    return Neurons(
+        name="all" if layers is None else f"layers {', '.join(map(str, chosen))}",
+        site=keys.origin.site,
+        layer=layer,
+        index=index,
+        score=np.zeros(len(layer)),
+        mean=None if keys.units is None else keys.units.mean[layer, index],
+    )
 
 
 def select(

@@ -108,14 +108,52 @@ def _lesion_rows(row: Any, lesion: dict[str, Any]) -> None:
         f"its own tag loss {lesion['diagonal_mean']:+.3f} nats",
         f"other tags {lesion['off_diagonal_mean']:+.3f}, its shams {own:+.3f}",
     )
+    ratio = lesion.get("output_ratio")
+    carry = "" if ratio is None else f" of {ratio:.2f} of the output or more"
     row(
         "selective damage",
-        "no shams" if p is None else f"p = {p:.3f}",
-        f"{lesion['n_shams']} sham replicates, {lesion['words']:,} fresh words",
+        f"p = {p:.3f}" if p is not None else "no p: two tags" if lesion["n_shams"] else "no shams",
+        f"{lesion['n_shams']} sham replicates{carry}, {lesion['words']:,} fresh words",
     )
+    if lesion.get("damage_matched"):
+        _matched_row(row, lesion["damage_matched"])
     pairs = lesion["crossed_pairs"]
     row(
         "double dissociations",
         f"{len(pairs)} of {n * (n - 1) // 2} pairs",
         f"{sum(bool(confirmed) for *_, confirmed in pairs)} confirmed by AUROC",
     )
+    _further_rows(row, lesion)
+
+
+def _matched_row(row: Any, matched: dict[str, Any]) -> None:
+    p, damage = matched["p_value"], matched["damage_ratio"]
+    does = "" if damage is None else f" doing {damage:.2f} of the damage or more"
+    row(
+        "beyond mere damage",
+        "no p: two tags" if p is None else f"p = {p:.3f}",
+        f"{matched['n_shams']} damage-matched shams{does}; "
+        f"{len(matched['crossed_pairs'])} pairs against them",
+    )
+
+
+def _further_rows(row: Any, lesion: dict[str, Any]) -> None:
+    """Doses, values and sufficiency, where they were measured."""
+    n, doses, rest = len(lesion["labels"]), lesion.get("doses"), lesion.get("sufficiency")
+    if doses:
+        main = doses["doses"].index(lesion["dose"])
+        row(
+            f"doses {doses['doses'][0]:g} to {doses['doses'][-1]:g}",
+            f"own tag loss rises for {doses['trend']} of {n} tags",
+            f"at dose {lesion['dose']:g} {doses['own'][main]:+.3f} nats, other tags "
+            f"{doses['others'][main]:+.3f}",
+        )
+    if lesion.get("values"):
+        agree, of = lesion["sign_agreement"]
+        means = ", ".join(f"{name} {mean:+.3f}" for name, mean in lesion["values"].items())
+        row("values of the lesion", f"{agree} of {of} tags agree in sign", f"{means} nats")
+    if rest:
+        against = "no shams" if rest["sham_own"] is None else f"a sham kept {rest['sham_own']:+.3f}"
+        p = "" if rest["p_value"] is None else f" (p = {rest['p_value']:.3f})"
+        cut = "" if rest["everything"] is None else f", all cut {rest['everything']:+.3f}"
+        row("only its own set kept", f"{rest['own']:+.3f} nats{p}", f"{against}{cut}")

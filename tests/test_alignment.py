@@ -347,6 +347,33 @@ def test_batches_hold_every_sentence_once(lengths: list[int], budget: int, paddi
         assert batch.token_ids.shape[1] == max(lengths[s] for s in batch.sentences)
 
 
+@given(
+    lengths=st.lists(st.integers(0, 30), min_size=1, max_size=30),
+    budget=st.integers(1, 100),
+    padding=st.sampled_from(["left", "right"]),
+    data=st.data(),
+)
+def test_batches_of_sentence_beginnings(
+    lengths: list[int], budget: int, padding: str, data: st.DataObject
+):
+    """Some sentences up to some token are as sentences of that length are; 0 leaves one out."""
+    n = len(lengths)
+    until = np.array(data.draw(st.lists(st.integers(0, 35), min_size=n, max_size=n)), np.int64)
+    chosen = np.array(data.draw(st.lists(st.integers(0, n - 1), unique=True)), np.int64)
+    found, short = of_lengths(lengths), of_lengths(np.minimum(lengths, until).tolist())
+    options = {"sentences": chosen, "padding": padding, "pad_id": 3}
+    got = token_batches(found, budget, until=until, **options)
+    want = token_batches(short, budget, **options)
+    assert len(got) == len(want)
+    for mine, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(mine.token_ids.numpy(), other.token_ids.numpy())
+        for name in ("sentences", "lengths", "shift"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(other, name))
+        assert (mine.mask is None) == (other.mask is None) == (padding == "right")
+        if mine.mask is not None and other.mask is not None:
+            np.testing.assert_array_equal(mine.mask.numpy(), other.mask.numpy())
+
+
 @given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=9), data=st.data())
 def test_halves_and_chosen_sentences(lengths: list[int], data: st.DataObject):
     found = of_lengths(lengths)

@@ -16,11 +16,12 @@ import grammar_lens
 PACKAGE = Path(grammar_lens.__file__).parent
 MIDDLE = (
     *("alignment", "moments", "sums", "exchange", "contrasts", "evidence", "selectivity"),
-    *("selection", "subspace", "controls", "timecourse"),
+    *("selection", "directions", "subspace", "controls", "timecourse"),
     *("probing", "lexicon", "outcomes", "dissociation"),
 )
 EDGES = (
     *("treebank", "model", "activations", "attribution", "lesions", "study", "run", "steps"),
+    *("agreement", "planted", "certification"),
     *("figures", "report", "cli", "progress", "summary", "generation"),
 )
 HEAVY = ("torch", "numpy", "pandas", "jaxtyping", "scipy", "sklearn", "transformers", "plotly")

@@ -136,7 +136,8 @@ def test_a_stored_run_gives_back_what_was_found(made: Path) -> None:
     table = run.lesions
     assert set(table["replicate"]) == {0, 1, 2, 3}
     base = table[table.lesion == ""].set_index("word")
-    verbs = table[(table.lesion == "VERB") & (table.replicate == 0)].set_index("word")
+    main = (table.kind == "set") & (table.value == "mean") & (table.dose == 1)
+    verbs = table[main & (table.lesion == "VERB") & (table.replicate == 0)].set_index("word")
     change = (verbs.tag_loss - base.tag_loss)[verbs.label == "NOUN"].mean()
     i, j = run.study.labels.index("VERB"), run.study.labels.index("NOUN")
     assert run.study.matrix[i, j] == pytest.approx(change, abs=1e-5)
@@ -275,7 +276,7 @@ def test_more_key_neurons_than_there_are(files: tuple[Path, Path], tmp_path: Pat
     [
         ("--score", "chi", "correlation, cohens_d, welch_t"),
         ("--sign", "both", "absolute, positive, negative"),
-        ("--lesion", "cut", "zero, mean, none"),
+        ("--lesion", "cut", "zero, mean, resample, resample_within, none"),
         ("--site", "resid", "resid_pre"),
         ("--device", "warp", "cuda:0"),
         ("--dtype", "float8", "bfloat16"),

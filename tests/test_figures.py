@@ -10,11 +10,24 @@ import pytest
 
 from grammar_lens import figures
 from grammar_lens.controls import SelectionControls, sham_localiser
-from grammar_lens.dissociation import CrossedPair, LesionStudy, diagonal_score
+from grammar_lens.dissociation import (
+    Calibration,
+    CrossedPair,
+    DamageMatched,
+    DoseResponse,
+    LesionStudy,
+    Redundancy,
+    Round,
+    Sufficiency,
+    calibration,
+    diagonal_score,
+    redundancy,
+)
 from grammar_lens.evidence import Evidence
 from grammar_lens.exchange import Null, Replicates
 from grammar_lens.figures import FigureError
 from grammar_lens.moments import Moments, Origin
+from grammar_lens.outcomes import Manner
 from grammar_lens.probing import ProbeResult
 from grammar_lens.selection import KeyNeurons, select
 from grammar_lens.selectivity import SCORES, ScoreError, Scores, score
@@ -99,8 +112,7 @@ def made_study(
     )
     return LesionStudy(
         labels=labels,
-        value="mean",
-        dose=1.0,
+        manner=Manner("mean", 1.0),
         k=6,
         matrix=matrix,
         nll_matrix=1.2 * matrix,
@@ -114,6 +126,7 @@ def made_study(
         s_star_sham=np.array([diagonal_score(m) for m in sham]),
         crossed_pairs=pairs if n_shams else (),
         output_ratio=np.array([0.95, 0.93, 0.97]),
+        damage_ratio=np.array([0.9, 0.8, 0.7]),
         base_tag_loss=1.4,
         base_nll=4.1,
         tag_entropy=2.5,
@@ -123,6 +136,87 @@ def made_study(
         fresh="made:test",
         outcomes=None,
         origin=origin(model, "next"),
+    )
+
+
+def made_extended(labels: tuple[str, ...] = LABELS, *, model: str = "m") -> LesionStudy:
+    """A study with everything: the third label's loss falls under "resample".
+
+    Doses -1 to 1.5, of which 0.25 has no shams; shams that do .95 of the damage; sets that save half
+    of what cutting everything costs.
+    """
+    base = made_study(labels, model=model)
+    rng = np.random.default_rng(3)
+    n = len(labels)
+    turned = base.matrix * np.array([1, 1, -1])[:, None]
+    zero = replace(base, manner=Manner("zero"), matrix=base.matrix * 2)
+    resample = replace(
+        base,
+        manner=Manner("resample"),
+        matrix=turned,
+        sham=base.sham[:0],
+        s_star_sham=base.s_star_sham[:0],
+        crossed_pairs=(),
+    )
+    return replace(
+        base,
+        others=(zero, resample),
+        matched=DamageMatched(
+            labels=labels,
+            sham=rng.normal(0.15, 0.02, (20, n, n)),
+            damage_ratio=np.array([0.95, 1.02, np.nan]),
+            size=np.full((20, n), 31),
+            s_star=base.s_star,
+            s_star_sham=rng.normal(0, 0.2, 20),
+            crossed_pairs=(CrossedPair(labels[0], labels[2], 0.004, 1.2, 0.3, False),),
+        ),
+        rest=Sufficiency(
+            labels=labels,
+            kept=np.full((n, n), 2.0),
+            sham=rng.normal(3.5, 0.1, (19, n, n)),
+            everything=np.array([4.0, 4.0, np.nan]),
+        ),
+        doses=made_doses(labels, base),
+    )
+
+
+def made_doses(labels: tuple[str, ...], base: LesionStudy) -> DoseResponse:
+    """Own losses in proportion to the dose, others a tenth; the third label does not rise."""
+    dose = np.array([-1.0, 0.0, 0.25, 0.5, 1.0, 1.5])
+    slope = np.array([0.4, 0.3, 0.0])
+    sham = np.where(dose == 0.25, np.nan, 0.02 * dose) * np.ones((len(labels), 1))
+    return DoseResponse(
+        labels=labels,
+        value="mean",
+        where="every",
+        dose=dose,
+        own=slope[:, None] * dose,
+        other=0.1 * slope[:, None] * dose,
+        sham_own=sham,
+        sham_low=sham - 0.01 * (dose != 0),
+        sham_high=sham + 0.01 * (dose != 0),
+        slope=slope,
+        slope_p=np.array([1e-6, 1e-4, 0.5]),
+        sham_slope=np.full((base.n_shams, len(labels)), 0.02),
+    )
+
+
+def made_calibration(labels: tuple[str, ...] = LABELS) -> Calibration:
+    """Attributions that tell everything of the first label, nothing of the others."""
+    rng = np.random.default_rng(4)
+    measured = rng.normal(size=(len(labels), 60))
+    predicted = rng.normal(size=measured.shape)
+    predicted[0] = measured[0]
+    every = np.ones(60, bool)
+    return calibration(labels, predicted, measured, every, k=6, rng=rng, n_bootstrap=50)
+
+
+def made_redundancy(labels: tuple[str, ...] = LABELS) -> Redundancy:
+    """A second round that adds a tenth of the first."""
+    own = np.array([0.5, 0.4, 0.3])
+    none = np.full(len(labels), np.nan)
+    return redundancy(
+        labels, [Round(6, own, none), Round(12, 1.1 * own, np.full(len(labels), 0.5))]
     )
 
 
@@ -543,6 +637,204 @@ def test_a_study_without_shams_has_a_matrix() -> None:
     )
 
 
+def test_null_of_two_labels_is_refused() -> None:
+    two = replace(made_extended(), labels=LABELS[:2])
+    for draw in (figures.lesion_null, figures.damage_matched):
+        study = replace(two, matched=replace(two.matched, labels=LABELS[:2]))
+        with pytest.raises(FigureError, match=r"S\* of 2 labels \(NOUN, VERB\) has no p-value"):
+            draw(study)
+
+
+def test_what_was_not_measured_cannot_be_drawn() -> None:
+    bare = made_study()
+    for draw, told in (
+        (figures.dose_response, "lesions of dose 1 alone.*--doses 0.25,0.5,0.75"),
+        (figures.value_ladder, "lesions of the value 'mean' alone.*--values"),
+        (figures.damage_matched, "no damage-matched shams.*--damage-matched 20"),
+        (figures.sufficiency, "no lesions of everything but a set.*--sufficiency"),
+    ):
+        with pytest.raises(FigureError, match=told):
+            draw(bare)
+    with pytest.raises(FigureError, match="no doses of 'X': there are NOUN, VERB, ADJ"):
+        figures.dose_response(made_extended(), "X")
+
+
+def shown_lines(figure: go.Figure, name: str) -> list[go.Scatter]:
+    return [t for t in figure.data if t.name == name]
+
+
+def test_dose_response_draws_own_and_others_and_the_shams() -> None:
+    study = made_extended()
+    found = study.doses
+    assert found is not None
+    figure = figures.dose_response(study)
+    for i, label in enumerate(LABELS):
+        own, other = shown_lines(figure, label)
+        np.testing.assert_array_equal(own.x, found.dose)
+        np.testing.assert_array_equal(own.y, found.own[i])
+        np.testing.assert_array_equal(other.y, found.other[i])
+        assert (own.yaxis, other.yaxis) == ("y", "y2")
+        assert "nats" in own.hovertemplate
+        assert own.text[2] == ""  # no shams at dose .25
+        assert own.text[4] == "<br>shams +0.0200 (+0.0100 to +0.0300)"
+        (band,) = shown_lines(figure, f"{label}, shams")
+        # two runs, parted where there are no shams
+        assert list(band.x) == [-1, 0, 0, -1, None, 0.5, 1, 1.5, 1.5, 1, 0.5]
+        low, high = found.sham_low[i], found.sham_high[i]
+        assert list(band.y[:4]) == [low[0], low[1], high[1], high[0]]
+        assert band.legendgroup == own.legendgroup == other.legendgroup
+    assert figure.layout.yaxis.range == figure.layout.yaxis2.range
+    assert figure.layout.yaxis.range[0] < found.own.min()
+    assert figure.layout.yaxis.range[1] > found.own.max()
+    assert "(nats)" in figure.layout.yaxis.title.text
+    assert "20 shams" in figure.layout.title.subtitle.text
+
+
+def test_doses_outside_the_test_are_shaded_and_only_those() -> None:
+    study = made_extended()
+    assert study.doses is not None
+    for figure in (figures.dose_response(study), figures.dose_response(study, "VERB")):
+        spans = {(s.x0 < 0, s.x0, s.x1 > 1) for s in figure.layout.shapes}
+        assert {(x0 >= 1, past) for _, x0, past in spans} == {(False, False), (True, True)}
+        assert [a.text for a in figure.layout.annotations] == ["outside<br>the test"] * 2
+    within = study.doses.tested
+    cut = {
+        n: getattr(study.doses, n)[:, within]
+        for n in ("own", "other", "sham_own", "sham_low", "sham_high")
+    }
+    tested = replace(study, doses=replace(study.doses, dose=study.doses.dose[within], **cut))
+    assert not figures.dose_response(tested).layout.shapes
+
+
+def test_dose_response_of_one_label_has_its_shams_mean() -> None:
+    study = made_extended()
+    assert study.doses is not None
+    drawn = traces(figures.dose_response(study, "VERB"))
+    np.testing.assert_array_equal(drawn["words tagged VERB"].y, study.doses.own[1])
+    np.testing.assert_array_equal(drawn["other tags' words"].y, study.doses.other[1])
+    np.testing.assert_array_equal(drawn["shams: own words, mean"].y, study.doses.sham_own[1])
+    none = np.zeros((0, 3))
+    unknown = np.full_like(study.doses.own, np.nan)
+    shamless = replace(
+        study.doses, sham_own=unknown, sham_low=unknown, sham_high=unknown, sham_slope=none
+    )
+    bare = traces(figures.dose_response(replace(study, doses=shamless), "VERB"))
+    assert set(bare) == {"words tagged VERB", "other tags' words"}
+
+
+def test_value_ladder_parts_those_whose_signs_differ() -> None:
+    study = made_extended()
+    assert study.sign_agreement == (True, True, False)
+    figure = figures.value_ladder(study)
+    drawn = traces(figure)
+    for rung in study.ladder:
+        np.testing.assert_array_equal(drawn[rung.value].x, np.diag(rung.matrix))
+        assert list(drawn[rung.value].y) == list(LABELS)
+    assert drawn["mean, shams' mean"].x[1] == pytest.approx(study.sham[:, 1, 1].mean())
+    assert "resample, shams' mean" not in drawn
+    assert set(drawn["same sign"].y) == {"NOUN", "VERB", None}
+    own = [rung.matrix[2, 2] for rung in study.ladder]
+    assert list(drawn["signs differ"].x) == [min(own), max(own), None]
+    assert min(own) < 0 < max(own)
+    assert figure.layout.title.text.endswith("2 of 3 tags")
+    assert "nats" in figure.layout.xaxis.title.text
+    alike = replace(study, others=study.others[:1])
+    assert "signs differ" not in traces(figures.value_ladder(alike))
+
+
+def test_damage_matched_shows_both_nulls_and_the_damage() -> None:
+    study = made_extended()
+    assert study.matched is not None
+    figure = figures.damage_matched(study)
+    drawn = traces(figure)
+    np.testing.assert_array_equal(drawn["20 ordinary"].x, study.s_star_sham)
+    np.testing.assert_array_equal(drawn["20 damage-matched"].x, study.matched.s_star_sham)
+    np.testing.assert_array_equal(drawn["ordinary shams"].x, study.damage_ratio)
+    np.testing.assert_array_equal(drawn["damage-matched shams"].x, study.matched.damage_ratio)
+    lines = [s.x0 for s in figure.layout.shapes]
+    assert lines == [study.s_star, 1.0, 0.9]
+    assert f"p = {study.matched.p_value:.3f}" in figure.layout.title.text
+    assert "shams of 31 neurons" in figure.layout.title.subtitle.text
+    unknown = replace(study, sham=study.sham[:0], s_star_sham=study.s_star_sham[:0])
+    unknown = replace(unknown, damage_ratio=np.full(3, np.nan))
+    alone = traces(figures.damage_matched(unknown))
+    assert not {"20 ordinary", "ordinary shams"} & set(alone)
+
+
+def test_sufficiency_stands_between_all_cut_and_intact() -> None:
+    study = made_extended()
+    rest = study.rest
+    assert rest is not None
+    figure = figures.sufficiency(study)
+    drawn = traces(figure)
+    np.testing.assert_array_equal(drawn["its own set kept"].x, np.diag(rest.kept))
+    np.testing.assert_array_equal(drawn["all cut"].x, rest.everything)
+    shams = drawn["a sham kept (mean; bar: range)"]
+    np.testing.assert_allclose(shams.x + shams.error_x.array, rest.sham_own.max(0))
+    np.testing.assert_allclose(shams.x - shams.error_x.arrayminus, rest.sham_own.min(0))
+    assert figure.layout.title.text.endswith("p = 0.050")
+    bare = replace(rest, sham=rest.sham[:0], everything=np.full(3, np.nan))
+    alone = figures.sufficiency(replace(study, rest=bare))
+    assert set(traces(alone)) == {"its own set kept"}
+    assert "no shams to compare with" in alone.layout.title.subtitle.text
+
+
+def test_bias_and_auroc_show_own_beside_others() -> None:
+    study = made_study()
+    figure = figures.bias_and_auroc(study)
+    own, others = (
+        [t for t in figure.data if t.name.startswith(name)] for name in ("the lesion", "other tags")
+    )
+    for drawn, rest, values in zip(own, others, (study.auroc_fall, study.bias), strict=True):
+        np.testing.assert_array_equal(drawn.x, np.diag(values))
+        for i in range(3):
+            there = [values[i, j] for j in range(3) if j != i]
+            assert rest.x[i] == pytest.approx(np.mean(there))
+            assert rest.x[i] + rest.error_x.array[i] == pytest.approx(max(there))
+            assert rest.x[i] - rest.error_x.arrayminus[i] == pytest.approx(min(there))
+
+
+def test_bias_of_a_single_label_has_no_others() -> None:
+    study, one = made_study(), np.ones((1, 1))
+    names = ("matrix", "nll_matrix", "auroc_fall", "bias")
+    single = replace(
+        study,
+        labels=("NOUN",),
+        sham=study.sham[:, :1, :1],
+        auroc=study.auroc[:1],
+        accuracy=study.accuracy[:2],
+        n_words=study.n_words[:1],
+        output_ratio=study.output_ratio[:1],
+        damage_ratio=study.damage_ratio[:1],
+        **dict.fromkeys(names, one),
+    )
+    assert np.isnan(figures.bias_and_auroc(single).data[0].x).all()
+
+
+def test_calibration_shows_intervals_and_chance() -> None:
+    found = made_calibration()
+    figure = figures.calibration(found)
+    ranks, recall = figure.data
+    np.testing.assert_array_equal(ranks.x, found.correlation)
+    assert ranks.x[0] == pytest.approx(1)
+    np.testing.assert_allclose(ranks.x + ranks.error_x.array, found.high)
+    np.testing.assert_allclose(ranks.x - ranks.error_x.arrayminus, found.low)
+    np.testing.assert_array_equal(recall.x, found.recall)
+    assert [s.x0 for s in figure.layout.shapes] == [0, found.chance]
+    assert "60 neurons drawn at random" in figure.layout.title.subtitle.text
+
+
+def test_redundancy_starts_from_the_intact_model() -> None:
+    found = made_redundancy()
+    figure = figures.redundancy(found)
+    verb = traces(figure)["VERB"]
+    assert list(verb.x) == [0, 6, 12]
+    assert list(verb.y) == [0, *found.own[:, 1]]
+    assert verb.text[1] == "adds +0.4000"
+    assert verb.text[2] == "adds +0.0400, 50% stood next before"
+    np.testing.assert_allclose(traces(figure)["<b>mean</b>"].y, [0, 0.4, 0.44])
+
+
 def test_probe_accuracy_has_every_baseline() -> None:
     probe = made_probe()
     bars, draws = figures.probe_accuracy(probe).data
@@ -576,7 +868,14 @@ def every_figure(labels: tuple[str, ...], model: str) -> list[go.Figure]:
     assert controls.within_type is not None
     curve = made_curve().replace("correlation", labels[0])
     course = made_course(labels, model=model)
+    whole = made_extended(labels, model=model)
     return [
+        figures.dose_response(whole),
+        figures.dose_response(whole, labels[0]),
+        figures.value_ladder(whole),
+        figures.damage_matched(whole),
+        figures.sufficiency(whole),
+        figures.bias_and_auroc(whole),
         figures.time_course(course),
         figures.time_course(course, labels[1]),
         figures.selection_controls(controls, keys),
@@ -608,6 +907,17 @@ def test_markup_in_labels_and_names_is_escaped() -> None:
         found = strings(figure.to_plotly_json())
         assert not [s for s in found if "<script" in s]
         assert any(PLAIN_HOSTILE in s for s in found)
+
+
+def test_markup_in_labels_of_the_checks_is_escaped() -> None:
+    for figure in (
+        figures.calibration(made_calibration((HOSTILE, "b", "c"))),
+        figures.redundancy(made_redundancy((HOSTILE, "b", "c"))),
+    ):
+        found = strings(figure.to_plotly_json())
+        assert not [s for s in found if "<script" in s]
+        assert any(PLAIN_HOSTILE in s for s in found)
+        assert figure.layout.template == figures.STYLE
 
 
 def test_no_label_reaches_a_template() -> None:

@@ -1,6 +1,6 @@
 """A lesion changes what it says and nothing else, and leaves nothing behind."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -8,25 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lesion_bench import n_hooks, units
 from torch import Tensor, nn
 
-from grammar_lens.activations import ActivationError
-from grammar_lens.alignment import token_batches
-from grammar_lens.lesions import LesionError, lesion, run_battery
-from grammar_lens.lexicon import DeviceLexicon, split_losses
+from grammar_lens.directions import Directions, directions
+from grammar_lens.lesions import Donors, LesionError, edits_of, lesion, record_donors
 from grammar_lens.model import (
     Model,
     ModelError,
-    device_of,
     forward_body,
     hook_name,
     hooked,
     load_model,
     next_token_logits,
 )
-from grammar_lens.outcomes import Condition, Manner, Outcomes
+from grammar_lens.outcomes import Manner
 from grammar_lens.selection import Neurons
-from grammar_lens.study import Corpus, fit_lexicon, prepare
+from grammar_lens.study import Corpus, donors, prepare
 from grammar_lens.treebank import Treebank
 
 BOS, PAD = 0, 2
@@ -36,26 +34,11 @@ IDS[1, 7:] = PAD
 DOSES = [0.5, 1.0, -1.0, 2.0]
 
 
-def units(
-    *addresses: tuple[int, int], site: str = "neuron", mean: Sequence[float] | None = None
-) -> Neurons:
-    rows = np.array(addresses, np.int64).reshape(-1, 2)
-    means = np.linspace(-0.5, 0.7, len(rows)) if mean is None else np.array(mean)
-    return Neurons("some", site, rows[:, 0], rows[:, 1], np.ones(len(rows)), means)
-
-
 SOME = units((0, 3), (0, 40), (1, 7), (1, 0))
 
 
 def logits(model: Model, ids: Tensor = IDS) -> Tensor:
     return next_token_logits(model, ids, torch.arange(ids.numel()))
-
-
-def n_hooks(model: Model) -> int:
-    """Hooks of every kind anywhere in the model."""
-    ours = sum(len(point.fwd_hooks) for point in model.hook_dict.values())
-    modules = list(model.original_model.modules())
-    return ours + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
 
 
 def activations(model: Model, ids: Tensor, site: str = "neuron") -> list[Tensor]:
@@ -274,6 +257,157 @@ def test_half_precision_keeps_its_dtype(tiny_hf: Callable[[], Any], tiny_tokeniz
         assert logits(model).dtype == torch.bfloat16
 
 
+# Directions ---------------------------------------------------------------------------------
+
+
+def plane(site: str = "resid_post", layer: int = 0) -> Directions:
+    rng = np.random.default_rng(9)
+    return directions(
+        "a plane", rng.normal(size=(2, 32)), layer=layer, site=site, mean=rng.normal(size=32)
+    )
+
+
+@pytest.mark.parametrize("value", ["zero", "mean"])
+@pytest.mark.parametrize("dose", [0.5, 1.0, -1.0])
+@pytest.mark.parametrize("site", ["resid_pre", "resid_post", "attn_out"])
+def test_directions_are_cut_by_a_projector(tiny: Model, site: str, value: str, dose: float):
+    """x + dose P (v - x) with the projector P onto the plane, at every token but BOS and padding."""
+    cut = plane(site)
+    assert cut.mean is not None
+    projector = torch.from_numpy(cut.basis.T @ cut.basis).float()
+    towards = torch.from_numpy(cut.mean).float() * (value == "mean")
+    special = ((IDS == BOS) | (IDS == PAD))[..., None]
+    intact = activations(tiny, IDS, site)[0]
+    want = torch.where(special, intact, intact + dose * (towards - intact) @ projector)
+    with lesion(tiny, cut, value=value, dose=dose):
+        got = activations(tiny, IDS, site)
+        last = logits(tiny)
+    torch.testing.assert_close(got[0], want, atol=2e-6, rtol=1e-5)
+    assert (last - logits(tiny)).abs().max() > 0.01, "the lesion matters"
+
+
+def test_a_plane_of_single_dimensions_is_those_units(tiny: Model):
+    """Two roads to one lesion: the coordinates themselves, or directions along them."""
+    mean = np.zeros(32)
+    mean[[4, 30]] = [0.3, -2.0]
+    along = directions("axes", np.eye(32)[[30, 4]], layer=1, site="resid_pre", mean=mean)
+    of_units = units((1, 4), (1, 30), site="resid_pre", mean=[0.3, -2.0])
+    for dose in DOSES:
+        with lesion(tiny, of_units, dose=dose):
+            want = logits(tiny)
+        with lesion(tiny, along, dose=dose):
+            torch.testing.assert_close(logits(tiny), want, atol=2e-6, rtol=1e-5)
+
+
+def test_directions_of_nothing_change_nothing(tiny: Model):
+    before = logits(tiny)
+    for cut in (directions("none", np.zeros((3, 32)), layer=1), plane()):
+        with lesion(tiny, cut, value="zero", dose=0.0 if len(cut) else 1.0):
+            assert torch.equal(logits(tiny), before)
+
+
+# Resampling ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def words(tiny: Model, bank: Treebank) -> Corpus:
+    return prepare(tiny, bank)
+
+
+def recorded(model: Model, words: Corpus, *sets: Neurons | Directions) -> Donors:
+    return record_donors(
+        model,
+        words.alignment,
+        words.read("next"),
+        sets,
+        position="next",
+        rng=np.random.default_rng(0),
+        n_words=25,
+        per_label=2,
+    )
+
+
+def test_resampled_units_do_what_they_do_at_one_other_word(tiny: Model, words: Corpus):
+    """All units of a token come from the same donor, and every token has its own."""
+    found = recorded(tiny, words, SOME)
+    rows = found.of("neuron", 0, np.array([3, 40]))[: found.n_any]
+    special = (IDS == BOS) | (IDS == PAD)
+    intact = activations(tiny, IDS)
+    with lesion(tiny, SOME, value="resample", donors=found, seed=4):
+        first, second = activations(tiny, IDS), activations(tiny, IDS)
+    with lesion(tiny, SOME, value="resample", donors=found, seed=4):
+        again = activations(tiny, IDS)
+    with lesion(tiny, SOME, value="resample", donors=found, seed=5):
+        other = activations(tiny, IDS)
+    drawn = first[0][~special][:, [3, 40]].numpy()
+    donor = np.array([np.flatnonzero((rows == pair).all(1))[0] for pair in drawn])
+    assert len(np.unique(donor)) > 5
+    upper = found.of("neuron", 1, np.array([7, 0]))[donor]
+    np.testing.assert_array_equal(first[1][~special][:, [7, 0]].numpy(), upper)
+    assert torch.equal(first[0][special], intact[0][special])
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    assert not torch.equal(first[0], second[0]), "drawn anew for every token"
+
+
+def test_half_a_dose_of_resampling(tiny: Model, words: Corpus):
+    found = recorded(tiny, words, SOME)
+    inner = ~((IDS == BOS) | (IDS == PAD))
+    (intact, _) = activations(tiny, IDS)
+    seen = []
+    for dose in (1.0, 0.5):
+        with lesion(tiny, SOME, value="resample", dose=dose, donors=found):
+            seen.append(activations(tiny, IDS)[0][inner][:, [3, 40]])
+    want = (intact[inner][:, [3, 40]] + seen[0]) / 2
+    torch.testing.assert_close(seen[1], want, atol=1e-6, rtol=1e-5)
+
+
+def test_directions_are_resampled_too(tiny: Model, words: Corpus):
+    cut = plane()
+    found = recorded(tiny, words, cut)
+    inner = ~((IDS == BOS) | (IDS == PAD))
+    intact = activations(tiny, IDS, "resid_post")[0][inner].numpy()
+    with lesion(tiny, cut, value="resample", donors=found):
+        after = activations(tiny, IDS, "resid_post")[0][inner].numpy()
+    there = found.of("resid_post", 0, np.arange(32))[: found.n_any] @ cut.basis.T
+    now = after @ cut.basis.T
+    gaps = np.abs(now[:, None] - there[None]).max(2).min(1)
+    assert gaps.max() < 1e-5, "the part in the plane is a donor's"
+    rest = np.eye(32) - cut.basis.T @ cut.basis
+    np.testing.assert_allclose(after @ rest, intact @ rest, atol=1e-5)
+
+
+def test_resampling_that_cannot_be_made(tiny: Model, words: Corpus):
+    found = recorded(tiny, words, SOME)
+    for value, given, neurons, message in (
+        ("resample", None, SOME, r"'resample' needs .* other words: record them with gl.donors\("),
+        ("resample_within", found, SOME, "'resample_within' must know each word's label: run it"),
+        ("resample", found, units((0, 4)), r"unit 0.4 at 'neuron' was not recorded at other words"),
+        ("resample", found, plane(), "unit 0.0 at 'resid_post' was not recorded at other words"),
+    ):
+        with (
+            pytest.raises(LesionError, match=message),
+            lesion(tiny, neurons, value=value, donors=given),
+        ):
+            pytest.fail("the lesion opened")
+    before = logits(tiny)
+    with lesion(tiny, SOME, value="resample", dose=0.0), lesion(tiny, units(), value="resample"):
+        assert torch.equal(logits(tiny), before), "nothing to resample, so no donors are needed"
+
+
+# Edits --------------------------------------------------------------------------------------
+
+
+def test_one_edit_for_every_layer_lowest_first(tiny: Model):
+    edits = edits_of(tiny, SOME, Manner("mean", 0.5))
+    assert [(e.site, e.layer, e.dose) for e in edits] == [("neuron", 0, 0.5), ("neuron", 1, 0.5)]
+    assert [e.index.tolist() for e in edits] == [[3, 40], [7, 0]]
+    assert SOME.mean is not None
+    np.testing.assert_allclose(np.concatenate([e.target for e in edits]), SOME.mean, rtol=1e-6)
+    assert edits_of(tiny, SOME, Manner("mean", 0.0)) == ()
+    assert edits_of(tiny, units(), Manner()) == ()
+
+
 # Writing ------------------------------------------------------------------------------------
 
 
@@ -299,6 +433,19 @@ def test_generation_with_a_cache_equals_no_cache(reference: Model, dose: float):
     assert written[0].tolist() == row[0].tolist()
     assert uncached[0].tolist() == row[0].tolist()
     assert written[0].tolist() != intact[0].tolist(), "the lesion matters"
+
+
+def test_generation_under_resampling(reference: Model, bank: Treebank):
+    """Donors are drawn for every token as it is read; the same seed writes the same text."""
+    cut = strong(reference)
+    found = donors(reference, bank, cut, n_words=30)
+    options = {"max_new_tokens": 8, "do_sample": False, "verbose": False}
+    texts = []
+    for seed in (0, 0, 1):
+        with lesion(reference, cut, value="resample", dose=3.0, donors=found, seed=seed):
+            texts.append(reference.generate("The old man went", **options))
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0] != reference.generate("The old man went", **options), "the lesion matters"
 
 
 def test_generation_from_text(reference: Model):
@@ -338,286 +485,45 @@ def test_lesions_that_cannot_be_made(
     assert n_hooks(tiny) == hooks
 
 
+@pytest.mark.parametrize(
+    ("cut", "options", "message"),
+    [
+        (replace(plane(), mean=None), {}, "mean activation of 'a plane' is not known"),
+        (plane("resid_mid"), {}, "'resid_mid' would reach the MLP bu"),
+        (
+            plane("neuron"),
+            {},
+            "'a plane' has directions of neurons, and only the residual stream's",
+        ),
+        (
+            directions("wide", np.eye(40)[:1], layer=0),
+            {"value": "zero"},
+            "'wide' has directions of 40 dimensions and 'resid_post' of .* has 32: make them for",
+        ),
+        (plane(), {"dose": float("nan")}, "lesion dose is nan, expected a finite number"),
+        (SOME, {"dose": float("inf")}, "lesion dose is inf, expected a finite number"),
+    ],
+)
+def test_more_lesions_that_cannot_be_made(
+    tiny: Model, cut: Neurons | Directions, options: dict[str, Any], message: str
+):
+    with pytest.raises(LesionError, match=message), lesion(tiny, cut, **options):
+        pytest.fail("the lesion opened")
+
+
+def test_directions_of_a_layer_that_is_not_there(tiny: Model):
+    with pytest.raises(ModelError, match="layer 7 does not exist"), lesion(tiny, plane(layer=7)):
+        pytest.fail("the lesion opened")
+
+
+def test_an_unknown_place_is_an_error(tiny: Model):
+    with pytest.raises(LesionError, match="lesion where is 'here', expected one of every, scored"):
+        edits_of(tiny, SOME, Manner(where="here"))
+
+
 def test_an_unknown_value_is_an_error_at_dose_0_too(tiny: Model):
     with (
         pytest.raises(LesionError, match="'nothing'"),
         lesion(tiny, SOME, value="nothing", dose=0.0),
     ):
         pytest.fail("the lesion opened")
-
-
-# The battery --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def corpus(tiny: Model, bank: Treebank) -> Corpus:
-    return prepare(tiny, bank)
-
-
-def conditions() -> list[Condition]:
-    rng = np.random.default_rng(1)
-
-    def draw(n: int, layers: Sequence[int]) -> Neurons:
-        rows = [(int(rng.choice(layers)), int(i)) for i in rng.permutation(48)[:n]]
-        return units(*rows, mean=rng.normal(size=n).tolist())
-
-    return [
-        Condition("NOUN", 0, draw(6, [0, 1])),
-        Condition("VERB", 0, draw(3, [0])),
-        Condition("NOUN", 1, draw(6, [1])),
-        Condition("VERB", 1, units()),
-        Condition("ADJ", 0, draw(9, [0, 1])),
-    ]
-
-
-def battery(
-    model: Model,
-    corpus: Corpus,
-    chosen: Sequence[Condition],
-    *,
-    width: int = 200,
-    value: str = "mean",
-    dose: float = 1.0,
-    **options: Any,
-) -> Outcomes:
-    manner = Manner(value, dose)
-    chosen = [replace(c, manner=manner) for c in chosen]
-    return run_battery(
-        model,
-        corpus.alignment,
-        corpus.batches(width),
-        corpus.read("next"),
-        fit_lexicon(model, corpus),
-        chosen,
-        **options,
-    )
-
-
-ARRAYS = ("nll", "tag_loss", "lexical_loss", "tag_probability")
-
-
-def assert_same_outcomes(got: Outcomes, want: Outcomes, tolerance: float = 1e-5) -> None:
-    np.testing.assert_array_equal(got.word, want.word)
-    np.testing.assert_array_equal(got.label, want.label)
-    np.testing.assert_array_equal(got.sentence, want.sentence)
-    np.testing.assert_array_equal(got.top_label, want.top_label)
-    for name in ARRAYS:
-        np.testing.assert_allclose(getattr(got, name), getattr(want, name), rtol=0, atol=tolerance)
-    assert got.seen_mass == pytest.approx(want.seen_mass, abs=tolerance)
-
-
-@pytest.mark.parametrize("value", ["zero", "mean"])
-@pytest.mark.parametrize("dose", [1.0, 0.5, -1.0])
-def test_stacked_rows_equal_lesions_one_by_one(
-    tiny: Model, corpus: Corpus, value: str, dose: float
-):
-    """One sentence and one lesion at a time, through the context manager."""
-    chosen = conditions()
-    got = battery(tiny, corpus, chosen, value=value, dose=dose)
-    assert got.conditions == tuple(replace(c, manner=Manner(value, dose)) for c in chosen)
-    lexicon = fit_lexicon(tiny, corpus)
-    tables = DeviceLexicon.of(lexicon, 400, device_of(tiny))
-    codes, found = corpus.read("next"), corpus.alignment
-    assert got.word.tolist() == np.flatnonzero(codes >= 0).tolist()
-    everything = [Condition("", 0, units()), *chosen]
-    for row, condition in enumerate(everything):
-        with lesion(tiny, condition.neurons, value=value, dose=dose):
-            for sentence, ids in enumerate(found.token_ids):
-                words = np.flatnonzero((found.sentence == sentence) & (codes >= 0))
-                times = torch.from_numpy(found.time("next")[words])
-                out = next_token_logits(tiny, torch.from_numpy(ids)[None], times)
-                losses = split_losses(
-                    out,
-                    torch.from_numpy(found.first_token[words]),
-                    torch.from_numpy(codes[words]),
-                    tables,
-                )
-                place = np.searchsorted(got.word, words)
-                for name in ("nll", "tag_loss", "lexical_loss"):
-                    # float32 logits near 5, from products of another shape
-                    np.testing.assert_allclose(
-                        getattr(got, name)[row, place], getattr(losses, name).numpy(), atol=1e-5
-                    )
-                chances = losses.tag_probability.numpy()
-                np.testing.assert_array_equal(got.top_label[row, place], chances.argmax(1))
-                if row in got.probed:
-                    probed = got.probed.index(row)
-                    np.testing.assert_allclose(
-                        got.tag_probability[probed, place], chances, atol=1e-5
-                    )
-    assert got.probed == (0, 1, 2, 5)
-    change = np.abs(got.nll[1:] - got.nll[:1]).max(1)
-    assert (change[[0, 1, 2, 4]] > 0.01).all(), "lesions matter"
-
-
-def test_conditions_without_neurons_change_nothing_at_all(tiny: Model, corpus: Corpus):
-    outcomes = battery(tiny, corpus, conditions())
-    empty = battery(tiny, corpus, conditions(), dose=0.0)
-    for result, rows in ((outcomes, [4]), (empty, [1, 2, 3, 4, 5])):
-        for name in ("nll", "tag_loss", "lexical_loss", "top_label"):
-            values = getattr(result, name)
-            for row in rows:
-                np.testing.assert_array_equal(values[row], values[0])
-    np.testing.assert_array_equal(empty.tag_probability[1:], empty.tag_probability[[0, 0, 0]])
-
-
-def test_neurons_without_outgoing_weight_cost_nothing(
-    tiny_hf: Callable[[], Any], tiny_tokenizer: Any, bank: Treebank
-):
-    hf = tiny_hf()
-    chosen = conditions()
-    with torch.no_grad():
-        for layer, unit in chosen[0].neurons:
-            hf.model.layers[layer].mlp.down_proj.weight[:, unit] = 0
-    model = load_model(hf, tokenizer=tiny_tokenizer)
-    outcomes = battery(model, prepare(model, bank), chosen[:2], dose=2.0)
-    np.testing.assert_allclose(outcomes.nll[1], outcomes.nll[0], atol=1e-6)
-    assert np.abs(outcomes.nll[2] - outcomes.nll[0]).max() > 0.01
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_change_of_nll_is_the_sum_of_its_parts(
-    tiny_hf: Callable[[], Any], tiny_tokenizer: Any, bank: Treebank, dtype: torch.dtype
-):
-    """Exact whatever the model's precision, because the split itself is made in float64."""
-    model = load_model(tiny_hf(), tokenizer=tiny_tokenizer, dtype=dtype)
-    corpus = prepare(model, bank)
-    outcomes = battery(model, corpus, conditions())
-    assert outcomes.identity_error() < 1e-10
-    gold = corpus.alignment.first_token[outcomes.word]
-    share = np.log(fit_lexicon(model, corpus).probability[gold, outcomes.label])
-    whole = outcomes.tag_loss + outcomes.lexical_loss + share
-    np.testing.assert_allclose(outcomes.nll, whole, atol=1e-10, rtol=0)
-    change = outcomes.nll - outcomes.nll[:1]
-    parts = outcomes.tag_loss + outcomes.lexical_loss
-    np.testing.assert_allclose(change, parts - parts[:1], atol=1e-10, rtol=0)
-    assert np.abs(change[1]).max() > 0.01
-
-
-@pytest.mark.parametrize(("width", "budget"), [(200, 4096), (200, 1), (64, 300), (1, 40)])
-def test_budgets_do_not_change_the_outcomes(tiny: Model, corpus: Corpus, width: int, budget: int):
-    done: list[int] = []
-    want = battery(tiny, corpus, conditions())
-    got = battery(
-        tiny, corpus, conditions(), width=width, token_budget=budget, progress=done.append
-    )
-    assert_same_outcomes(got, want)
-    assert sum(done) == corpus.alignment.n_tokens * (len(conditions()) + 1)
-
-
-def test_the_order_of_conditions_does_not_matter(tiny: Model, corpus: Corpus):
-    chosen = conditions()
-    want = battery(tiny, corpus, chosen, token_budget=900)
-    got = battery(tiny, corpus, chosen[::-1], token_budget=900)
-    back = [0, *range(len(chosen), 0, -1)]
-    probed = [got.probed.index(back[row]) for row in want.probed]
-    restored = replace(
-        got,
-        **{name: getattr(got, name)[back] for name in (*ARRAYS[:3], "top_label")},
-        tag_probability=got.tag_probability[probed],
-    )
-    assert_same_outcomes(restored, want)
-    for condition in chosen:
-        row = want.row(condition.label, condition.replicate)
-        assert back[row] == got.row(condition.label, condition.replicate)
-
-
-def test_without_conditions_the_intact_model_is_scored(tiny: Model, corpus: Corpus):
-    outcomes = battery(tiny, corpus, [])
-    assert outcomes.nll.shape == (1, len(outcomes.word))
-    assert outcomes.identity_error() == 0.0
-    assert 0 < outcomes.seen_mass < 1
-
-
-def test_conditions_at_a_residual_site(tiny: Model, corpus: Corpus):
-    """Units of the residual stream are cut there, not the neurons of the same number."""
-    chosen = units((0, 4), (1, 30), site="resid_post", mean=[0.3, -2.0])
-    outcomes = battery(tiny, corpus, [Condition("NOUN", 0, chosen)])
-    found, codes = corpus.alignment, corpus.read("next")
-    (batch,) = token_batches(found, 10_000)
-    words, where = batch.locate(found, "next", codes >= 0)
-    with lesion(tiny, chosen):
-        out = next_token_logits(tiny, batch.token_ids, torch.from_numpy(where))
-    gold = torch.from_numpy(found.first_token[words])
-    nll = -out.double().log_softmax(1).gather(1, gold[:, None])[:, 0].numpy()
-    place = np.searchsorted(outcomes.word, words)
-    np.testing.assert_allclose(outcomes.nll[1, place], nll, atol=1e-5)
-
-
-@contextmanager
-def at_most(model: Model, tokens: int) -> Iterator[list[int]]:
-    """The model runs out of memory on more tokens than these; yields how many it was given."""
-    given: list[int] = []
-
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        given.append(inputs[0].shape[0] * inputs[0].shape[1])
-        if given[-1] > tokens:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    handle = model.original_model.model.layers[1].register_forward_pre_hook(hook)
-    try:
-        yield given
-    finally:
-        handle.remove()
-
-
-@pytest.mark.parametrize("tokens", [400, 120, 30])
-def test_out_of_memory_splits_conditions_then_sentences(tiny: Model, corpus: Corpus, tokens: int):
-    done: list[int] = []
-    want = battery(tiny, corpus, conditions())
-    with at_most(tiny, tokens) as given:
-        got = battery(tiny, corpus, conditions(), progress=done.append)
-    assert max(given) > tokens
-    assert sum(n > tokens for n in given) < 12, "it learns how much fits"
-    assert_same_outcomes(got, want)
-    assert sum(done) == corpus.alignment.n_tokens * (len(conditions()) + 1)
-
-
-def test_a_single_sentence_that_does_not_fit(tiny: Model, corpus: Corpus):
-    with (
-        at_most(tiny, 3),
-        pytest.raises(ActivationError, match=r"one sentence of \d+ tokens does not fit in memory"),
-    ):
-        battery(tiny, corpus, conditions())
-    assert not any(point.fwd_hooks for point in tiny.hook_dict.values())
-
-
-def test_other_errors_of_a_battery_pass_through(tiny: Model, corpus: Corpus):
-    bad = [Condition("NOUN", 0, replace(SOME, mean=None))]
-    with pytest.raises(LesionError, match="is not known: choose the neurons from scores"):
-        battery(tiny, corpus, bad)
-
-    def hook(_module: nn.Module, _inputs: Any) -> None:
-        raise RuntimeError("something else")
-
-    handle = tiny.original_model.model.layers[1].register_forward_pre_hook(hook)
-    try:
-        with pytest.raises(RuntimeError, match="something else"):
-            battery(tiny, corpus, conditions())
-    finally:
-        handle.remove()
-
-
-def test_batteries_skip_bos_as_lesions_do(tiny: Model, corpus: Corpus):
-    """Cutting BOS would change every word: activations there are unlike all others."""
-    assert corpus.alignment.has_bos
-    ids = torch.from_numpy(corpus.alignment.token_ids[0])[None]
-    intact = activations(tiny, ids)[1][0, 0, 5]
-    seen: list[Tensor] = []
-
-    def spy(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0][..., 5].clone())
-
-    # within the bridge's own module, so that it sees what the lesion has left
-    down = tiny.original_model.model.layers[1].mlp.down_proj.original_component
-    handle = down.register_forward_pre_hook(spy)
-    try:
-        battery(tiny, corpus, [Condition("NOUN", 0, units((1, 5), mean=[9.0]))])
-    finally:
-        handle.remove()
-    for values in seen:
-        half = len(values) // 2
-        torch.testing.assert_close(values[:, 0], intact.expand(len(values)), atol=1e-6, rtol=1e-5)
-        assert (values[half:, 1:] == 9).all()
-        assert (values[:half] != 9).all()
-    assert seen

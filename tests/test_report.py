@@ -19,13 +19,16 @@ from test_figures import (
     made_controls,
     made_course,
     made_curve,
+    made_extended,
     made_moments,
     made_null,
     made_probe,
     made_study,
 )
+from typer.testing import CliRunner
 
 from grammar_lens import figures
+from grammar_lens.cli import app
 from grammar_lens.contrasts import Adjusted
 from grammar_lens.controls import SelectionControls
 from grammar_lens.dissociation import LesionStudy
@@ -33,6 +36,8 @@ from grammar_lens.evidence import Evidence
 from grammar_lens.moments import Moments
 from grammar_lens.probing import ProbeResult
 from grammar_lens.report import render, write_figures, write_report
+from grammar_lens.report.lesions import COMMAND, missing
+from grammar_lens.report.lesions import sentences as sentences_of
 from grammar_lens.report.pictures import script_json
 from grammar_lens.report.trust import Finding, findings, rule_in_words
 from grammar_lens.selection import KeyNeurons, select
@@ -112,7 +117,7 @@ def made_run(labels: tuple[str, ...] = LABELS, model: str = "m", **changes: Any)
             made_adjusted(scores),
         )
     run = MadeRun(
-        *(RECORD, SUMMARY, results, made_study(labels, model=model)),
+        *(RECORD, SUMMARY, results, made_extended(labels, model=model)),
         course=made_course(labels, model=model),
         curves={"word": made_curve()},
     )
@@ -247,6 +252,8 @@ def test_figures_of_the_page_are_those_of_the_results(made: MadeRun, page: Page)
         ),
         *("data-course-word-1", "data-course-word-2", "data-course-word-3", "data-curve-word"),
         *("data-lesion-matrix-1", "data-lesion-matrix-2", "data-lesion-null"),
+        *("data-doses-1", "data-doses-2", "data-doses-3", "data-doses-4"),
+        *("data-damage-matched", "data-values", "data-sufficiency", "data-bias"),
     }
     expected = figures.layer_neuron_heatmap(made.at("next").scores, "VERB")
     assert data["data-heatmap-next-2"] == json.loads(expected.to_json())
@@ -415,7 +422,7 @@ def test_time_course_and_curve_stand_where_they_were_read(made: MadeRun, page: P
 
 
 def test_a_run_without_the_newer_results_has_a_page(tmp_path: Path) -> None:
-    run = made_run(course=None, curves={})
+    run = made_run(course=None, curves={}, study=made_study())
     for position, r in run.results.items():
         probe = made_probe(position=position)
         run.results[position] = replace(
@@ -469,7 +476,7 @@ def test_markup_from_outside_does_nothing(tmp_path: Path) -> None:
     assert "alert(1)</script>" not in html
     assert "img" not in {tag for tag, _ in page.tags}
     assert f"Which neurons of {HOSTILE}<!-- carry" in page.text
-    assert len(page.data()) == 25
+    assert len(page.data()) == 33
     chosen = [a for tag, a in page.tags if tag == "div" and "heatmap" in str(a.get("id"))]
     assert HOSTILE in str(chosen[0]["aria-label"])
 
@@ -540,6 +547,116 @@ def test_steps_not_yet_run_are_named(tmp_path: Path) -> None:
     assert "data-lesion-matrix-2" not in no_shams.data()
 
 
+def test_lesions_of_two_tags_have_a_page_without_chance(tmp_path: Path) -> None:
+    three = made_study()
+    squares = ("matrix", "nll_matrix", "auroc_fall", "bias")
+    rows = ("auroc", "n_words", "output_ratio", "damage_ratio")
+    two = replace(
+        three,
+        labels=LABELS[:2],
+        crossed_pairs=(),
+        sham=three.sham[:, :2, :2],
+        accuracy=three.accuracy[:3],
+        **{name: getattr(three, name)[:2, :2] for name in squares},
+        **{name: getattr(three, name)[:2] for name in rows},
+    )
+    page = Page(report(made_run(study=two, results={}), tmp_path))
+    assert "Two tags cannot tell" in page.text
+    assert "so there is no picture of chance: study three tags or more" in page.text
+    assert "data-lesion-null" not in page.data()
+    names = {
+        f.name
+        for f in write_figures(made_run(study=two, results={}, course=None), tmp_path / "figures")
+    }
+    assert "lesion-matrix-minus-shams.html" in names
+    assert "lesion-null.html" not in names
+
+
+def test_every_part_of_the_lesion_study_is_shown(made: MadeRun, page: Page) -> None:
+    study, data = made.study, page.data()
+    assert study is not None
+    assert study.matched is not None
+    for name, figure in (
+        ("damage-matched", figures.damage_matched(study)),
+        ("doses-1", figures.dose_response(study)),
+        ("doses-3", figures.dose_response(study, "VERB")),
+        ("values", figures.value_ladder(study)),
+        ("sufficiency", figures.sufficiency(study)),
+        ("bias", figures.bias_and_auroc(study)),
+    ):
+        assert data[f"data-{name}"] == json.loads(figure.to_json())
+    own = figures.number(study.matrix[2, 2], 3, plus=True)
+    turned = figures.number(-study.matrix[2, 2], 3, plus=True)
+    twice = figures.number(2 * study.matrix[2, 2], 3, plus=True)
+    for part in (
+        f"ADJ {own} {twice} {turned} no",
+        "VERB +0.300 < .001 yes yes +0.020 0.048",
+        "ADJ +0.000 0.500 no no",
+        f"NOUN +2.000 {figures.number(study.rest.sham_own[:, 0].mean(), 3, plus=True)} +4.000 0.50",
+        "ADJ 0.97 0.70 \N{EN DASH} 31",
+        # by ordinary shams alone, and by damage-matched ones alone
+        "NOUN and VERB 0.001 1.50 0.90 confirmed \N{EN DASH} \N{EN DASH}",
+        "NOUN and ADJ \N{EN DASH} 1.20 \N{EN DASH} possibly a bias shift 0.004 0.30",
+        "Damage-matched shams (nats)",
+    ):
+        assert part in page.text
+    described = {a["id"]: a["data-description"] for a, _ in page.scripts if "id" in a}
+    assert "2 of 3 tags agree in sign" in str(described["data-values"])
+    assert study.matched.in_words() in str(described["data-damage-matched"])
+
+
+def test_verdict_is_a_list_of_sentences(made: MadeRun, html: str) -> None:
+    assert made.study is not None
+    found = sentences_of(made.study.verdict())
+    assert " ".join(found) == made.study.verdict()
+    assert found[0].startswith("Cutting a tag's 6 key neurons raises its own tag loss by 0.4")
+    assert found[0].endswith(".")
+    assert [s for s in found if s.startswith("Over doses") and "It grows faster" in s]
+    shown = re.search(r'id="verdict">(.*?)</div>', html, re.DOTALL)
+    assert shown
+    assert shown[1].count("<li>") == len(found) - 1
+
+
+def test_a_point_in_a_number_ends_no_sentence() -> None:
+    assert sentences_of("A loss of 0.5 nats (p = 0.048). 2 of 3 agree. Not so.") == [
+        "A loss of 0.5 nats (p = 0.048).",
+        "2 of 3 agree.",
+        "Not so.",
+    ]
+
+
+def test_lesions_not_measured_are_told_with_their_options(made: MadeRun, tmp_path: Path) -> None:
+    bare, whole = made_study(), made_extended()
+
+    def options(study: LesionStudy) -> list[str]:
+        return [m.option.split()[0] for m in missing(study)]
+
+    assert options(bare) == ["--damage-matched", "--doses", "--values", "--sufficiency"]
+    assert options(made_study(n_shams=0))[0] == "--shams"
+    assert "--damage-matched" not in options(made_study(n_shams=0))
+    assert options(whole) == ["--other-shams"]  # "resample" has no shams
+    assert options(replace(whole, others=whole.others[:1])) == []
+    assert "so they may do" in missing(bare)[0].why
+    weak = replace(bare, output_ratio=np.array([0.95, 0.6, 0.97]))
+    assert "so they may do" not in missing(weak)[0].why
+
+    page = Page(report(made_run(study=bare, results={}), tmp_path))
+    assert "grammar-lens lesion RUN --damage-matched 20 --values zero,resample" in page.text
+    kinds = {name.removeprefix("data-") for name in page.data()}
+    assert kinds.isdisjoint({"damage-matched", "doses-1", "values", "sufficiency"})
+    assert "bias" in kinds
+    assert "Does it hang on the manner" not in page.text
+    complete = made_run(study=replace(whole, others=whole.others[:1]), results={})
+    assert "What was not measured" not in Page(report(complete, tmp_path)).text
+
+
+def test_the_command_for_what_is_missing_is_one_that_exists(tmp_path: Path) -> None:
+    words = COMMAND.replace("RUN", str(tmp_path)).split()
+    assert words[0] == "grammar-lens"
+    result = CliRunner().invoke(app, words[1:])
+    assert "it has no run.json" in result.output  # the options were understood
+
+
 def test_other_labels_name_the_question(tmp_path: Path) -> None:
     run = made_run()
     for position, r in run.results.items():
@@ -577,6 +694,8 @@ def test_figures_lie_beside_one_plotly_js(tmp_path: Path) -> None:
     assert {"lesion-matrix.html", "lesion-matrix-minus-shams.html", "lesion-null.html"} <= set(
         names
     )
+    assert {"damage-matched.html", "dose-response.html", "dose-response-01-a-b.html"} <= set(names)
+    assert {"value-ladder.html", "sufficiency.html", "bias-and-auroc.html"} <= set(names)
     for file in files:
         if file.suffix == ".html":
             html = file.read_text("utf-8")
@@ -630,8 +749,8 @@ def opened(browser: Any, hostile: Path) -> Iterator[Any]:
 
 @pytest.mark.browser
 def test_browser_draws_all_figures_and_hostile_names(opened: Any) -> None:
-    assert opened.locator(".plot").count() == 18
-    assert opened.locator(".plot .main-svg .xy, .plot .main-svg .subplot").count() >= 18
+    assert opened.locator(".plot").count() == 23
+    assert opened.locator(".plot .main-svg .xy, .plot .main-svg .subplot").count() >= 23
     assert HOSTILE in opened.locator("h1").inner_text()
     # the label stands in the matrix as it was written
     ticks = opened.locator("#plot-lesion-matrix .ytick text").all_text_contents()
@@ -701,6 +820,43 @@ def test_browser_sorts_and_filters_the_table(opened: Any) -> None:
     assert "1.17" in column(2)
     assert set(column(2)) == {"1.17"}
     assert opened.locator("#keys-word-count").text_content() == f"{len(column(2))} of 30 rows"
+
+
+@pytest.mark.browser
+def test_browser_shows_the_doses_of_one_tag(opened: Any) -> None:
+    plot = opened.locator("#plot-doses")
+    assert "all tags" in opened.locator("#choose-doses option").first.text_content()
+    opened.select_option("#choose-doses", index=3)
+    opened.wait_for_function(
+        "document.querySelector('#plot-doses .gtitle').textContent.includes('<script>')"
+    )
+    assert plot.locator(".scatterlayer .trace").count() == 4
+
+
+@pytest.mark.browser
+def test_browser_cuts_no_title_off_on_a_telephone(browser: Any, tmp_path: Path) -> None:
+    """From a wide window to a narrow one: titles are broken into lines anew."""
+    run = made_run(results={}, study=made_extended(model="a-model-of-some-length"))
+    path = write_report(run, tmp_path / "r.html")
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    faults: list[str] = []
+    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
+    titles = "document.querySelector('#plot-doses .g-gtitle').querySelectorAll('.line').length"
+    before = page.evaluate(titles)
+    page.set_viewport_size({"width": 390, "height": 900})
+    page.wait_for_timeout(3000)  # the window settles, then figures are drawn anew
+    assert page.evaluate(titles) > before
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    beyond = page.locator(".plot").evaluate_all(
+        """all => all.filter(plot => [...plot.querySelectorAll('.g-gtitle, .g-xtitle')].some(
+        t => t.getBoundingClientRect().right > plot.getBoundingClientRect().right + 1)
+        ).map(plot => plot.id)"""
+    )
+    page.close()
+    assert beyond == []
+    assert faults == []
 
 
 @pytest.mark.browser

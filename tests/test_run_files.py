@@ -12,20 +12,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_batteries import LABELS as STUDIED
+from made_batteries import battery, extended, planted, study_of, unshared
 from typer.testing import CliRunner
 
 import grammar_lens as gl
 from grammar_lens import steps
 from grammar_lens.cli import app
 from grammar_lens.controls import SelectionControls, selection_controls, with_effects
+from grammar_lens.dissociation import LesionStudy
 from grammar_lens.evidence import Attribution, Evidence
 from grammar_lens.model import Model
 from grammar_lens.moments import Origin
+from grammar_lens.outcomes import Manner, Outcomes
 from grammar_lens.probing import CurvePoint, ProbeCurve
 from grammar_lens.run import (
     ATTRIBUTIONS,
     RunError,
     load_run,
+    outcome_table,
     save_attributions,
     save_collected,
     save_controls,
@@ -33,9 +38,10 @@ from grammar_lens.run import (
     save_curves,
     save_keys,
     save_scores,
+    save_study,
 )
 from grammar_lens.run.arrays import read_attributions, read_evidence, read_scores
-from grammar_lens.run.tables import read_controls, read_course, read_curves, read_keys
+from grammar_lens.run.tables import read_controls, read_course, read_curves, read_keys, read_study
 from grammar_lens.selection import select
 from grammar_lens.steps import Config, work
 from grammar_lens.study import Collected, Corpus, prepare
@@ -526,3 +532,85 @@ def test_a_score_that_lacks_its_sample_costs_nothing(stored: Path):
         steps.run_step("score", Config.of(run, score="auroc", show_progress=False), run, print)
     after = {p.name: p.read_bytes() for p in stored.iterdir() if p.is_file()}
     assert after == before
+
+
+def whole_study() -> tuple[Outcomes, LesionStudy]:
+    """A lesion study with every part: doses, a value, damage-matched shams, and sufficiency."""
+    damage = planted(n_shams=20) + 0.3 * np.eye(6) * (np.arange(21) == 0)[:, None, None]
+    made = battery(damage, STUDIED, n_sentences=8)
+    made = extended(made, damage[:1] / 2, STUDIED, manner=Manner("mean", 0.5))
+    made = extended(made, -damage / 2, STUDIED, manner=Manner("zero"))
+    made = extended(made, damage[1:] * 3, STUDIED, kind="matched", first=1, size=4)
+    made = unshared(extended(made, damage, STUDIED, kind="rest"))
+    return made, study_of(made, STUDIED)
+
+
+def test_a_lesion_study_is_read_back_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gc.collect", lambda *_: 0)  # statsmodels calls it at every turn
+    outcomes, study = whole_study()
+    assert study.matched is not None
+    assert study.rest is not None
+    assert study.doses is not None
+    assert len(study.others) == 2
+    assert study.crossed_pairs
+    assert np.isnan(study.doses.sham_own).any()
+    words = outcome_table(outcomes, tuple("abcdefg" * 8))
+    save_study(tmp_path, "lesion_matrix.json", study, words)
+    data = json.loads((tmp_path / "lesion_matrix.json").read_text())
+    assert (data["value"], data["dose"], data["verdict"]) == ("mean", 1.0, study.verdict())
+    assert data["p_value"] == study.p_value
+    again = read_study(data)
+    assert_same(again, replace(study, outcomes=None))
+    assert again.verdict() == study.verdict()
+    plain = study_of(outcomes.only(Manner()), STUDIED)
+    save_study(tmp_path, "lesion_matrix.json", plain, words)
+    again = read_study(json.loads((tmp_path / "lesion_matrix.json").read_text()))
+    assert_same(again, replace(plain, outcomes=None))
+
+
+def test_a_study_without_shams_is_read_back_equal(tmp_path: Path):
+    made = battery(planted(n_shams=0), STUDIED, n_sentences=8)
+    rest = extended(made, planted(n_shams=0), STUDIED, kind="rest")
+    made = extended(rest, planted(n_shams=0), STUDIED, manner=Manner("mean", 0.5))
+    study = study_of(made, STUDIED)
+    assert study.n_shams == 0
+    save_study(tmp_path, "lesion_matrix.json", study, pd.DataFrame())
+    again = read_study(json.loads((tmp_path / "lesion_matrix.json").read_text()))
+    assert_same(again, replace(study, outcomes=None))
+
+
+def test_a_lesion_study_of_an_older_version_is_named():
+    with pytest.raises(RunError, match="stored by an older version, without the manner of its le"):
+        read_study({"labels": ["NOUN"], "value": "mean", "dose": 1.0})
+
+
+def test_the_outcome_table_has_a_row_for_what_was_scored():
+    outcomes, _ = whole_study()
+    forms = tuple("abcdefg" * 8)
+    table = outcome_table(outcomes, forms)
+    assert len(table) == np.isfinite(outcomes.nll).sum() < outcomes.nll.size
+    intact = table[table["lesion"] == ""]
+    assert len(intact) == 56
+    assert intact[["kind", "value", "where"]].eq("").to_numpy().all()
+    assert (intact["dose"] == 0).all()
+    assert "".join(intact["form"]) == "abcdefg" * 8
+    row = next(
+        i
+        for i, c in enumerate(outcomes.conditions, 1)
+        if (c.label, c.replicate, c.kind) == ("VERB", 3, "rest")
+    )
+    mine = table[
+        (table["lesion"] == "VERB") & (table["replicate"] == 3) & (table["kind"] == "rest")
+    ]
+    assert len(mine) == outcomes.shared.sum() == 48
+    np.testing.assert_array_equal(mine["word"], np.flatnonzero(outcomes.shared))
+    losses = outcomes.tag_loss[row, outcomes.shared].astype(np.float32)
+    np.testing.assert_array_equal(mine["tag_loss"], losses)
+    assert set(zip(table["value"], table["dose"], table["kind"], strict=True)) == {
+        ("", 0.0, ""),
+        ("mean", 1.0, "set"),
+        ("mean", 0.5, "set"),
+        ("zero", 1.0, "set"),
+        ("mean", 1.0, "matched"),
+        ("mean", 1.0, "rest"),
+    }

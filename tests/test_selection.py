@@ -11,7 +11,7 @@ from scipy import stats
 
 from grammar_lens.exchange import Null
 from grammar_lens.moments import Origin, UnitStatistics
-from grammar_lens.selection import KeyNeurons, Neurons, SelectionError, select
+from grammar_lens.selection import KeyNeurons, Neurons, SelectionError, all_neurons, select
 from grammar_lens.selectivity import Scores
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
@@ -279,6 +279,20 @@ class TestNeurons:
         assert (np.diff(np.abs(layer.score)) <= 0).all()
         assert (layer.name, layer.site) == ("VERB", "neuron")
 
+    def test_without_others(self) -> None:
+        keys = select(small_scores(3), 9)
+        nouns, verbs = keys["NOUN"], keys["VERB"]
+        rest = nouns.without(verbs)
+        assert list(rest) == [at for at in nouns if at not in set(verbs)]
+        assert 0 < len(rest) < 9
+        assert rest.mean is not None
+        assert rest.mean.tolist() == [layer * 5 + index for layer, index in rest]
+        assert len(nouns.without(nouns)) == 0
+        assert list(nouns.without(verbs.top(0))) == list(nouns)
+        # the same address in reverse is another neuron
+        turned = replace(verbs, layer=verbs.index % 3, index=verbs.layer)
+        assert list(nouns.without(turned)) == [at for at in nouns if at not in set(turned)]
+
     def test_means_may_be_unknown(self) -> None:
         one = np.array([1])
         assert Neurons("x", "neuron", one, one, np.array([0.5])).top(1).mean is None
@@ -305,6 +319,26 @@ class TestKeyNeurons:
         keys = KeyNeurons({}, "correlation", "none", 5, 3, None, ORIGIN)
         assert keys.union().shape == (0, 2)
         assert keys.k == 0
+
+    def test_all_neurons_of_some_layers(self) -> None:
+        keys = select(small_scores(), 2)
+        whole = all_neurons(keys)
+        assert list(whole) == [(layer, index) for layer in range(3) for index in range(5)]
+        assert whole.mean is not None
+        assert whole.mean.tolist() == list(range(15))
+        assert (whole.name, whole.site, whole.score.any()) == ("all", "neuron", False)
+        some = all_neurons(keys, [2, 0, 2])
+        assert list(some) == [(layer, index) for layer in (0, 2) for index in range(5)]
+        assert some.name == "layers 0, 2"
+        assert len(all_neurons(keys, [])) == 0
+        assert all_neurons(replace(keys, units=None)).mean is None
+        assert len(whole.without(keys["NOUN"])) == 13
+
+    @pytest.mark.parametrize("layer", [3, -1])
+    def test_layers_that_are_not_there(self, layer: int) -> None:
+        message = f"layer {layer} does not exist: there are layers 0 to 2"
+        with pytest.raises(SelectionError, match=message):
+            all_neurons(select(small_scores(), 2), [0, layer])
 
     def test_it_is_a_mapping(self) -> None:
         keys = select(small_scores(), 4)

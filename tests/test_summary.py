@@ -1,10 +1,17 @@
 """The terminal's table: the numbers of summary.json beside what they are compared with."""
 
 import io
+import json
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pytest
 from rich.console import Console
+from test_figures import LABELS, made_extended, made_study
 
+from grammar_lens.run import to_json
+from grammar_lens.steps.summing import lesion_summary
 from grammar_lens.summary import summary_table
 
 SELECTION = {
@@ -61,3 +68,89 @@ def test_a_probe_without_random_neurons_has_a_row() -> None:
     text = shown({"probe": PROBE})
     assert "0.900 with 20 neurons (top 10 per label)" in text
     assert "random neurons \N{EN DASH}, word alone 0.800" in text
+
+
+def summary_of(study: Any) -> dict[str, Any]:
+    return to_json(lesion_summary(study))
+
+
+def test_lesion_summary_has_every_key_and_keeps_the_old_ones() -> None:
+    study = made_extended()
+    lesion = summary_of(study)
+    assert study.doses is not None
+    old = (
+        *("value", "k", "labels", "matrix", "sham_mean", "diagonal_mean", "off_diagonal_mean"),
+        *("p_value", "crossed_pairs", "base_tag_loss", "tag_entropy", "n_shams", "words"),
+        *("dose", "position", "identity_error", "verdict"),
+    )
+    assert set(old) <= set(lesion)
+    assert lesion["output_ratio"] == 0.93
+    assert lesion["damage_ratio"] == 0.7
+    assert lesion["damage_matched"] == {
+        "n_shams": 20,
+        "p_value": study.matched.p_value,
+        "crossed_pairs": [["NOUN", "ADJ", False]],
+        "damage_ratio": 0.95,
+    }
+    doses = lesion["doses"]
+    assert doses["doses"] == [-1, 0, 0.25, 0.5, 1, 1.5]
+    np.testing.assert_allclose(doses["own"], 0.7 / 3 * np.array(doses["doses"]))
+    np.testing.assert_allclose(doses["others"], 0.07 / 3 * np.array(doses["doses"]))
+    assert doses["trend"] == 2
+    mean = study.diagonal_mean
+    third = study.matrix[2, 2]
+    assert lesion["values"] == pytest.approx(
+        {"mean": mean, "zero": 2 * mean, "resample": mean - 2 * third / 3}
+    )
+    assert lesion["sign_agreement"] == [2, 3]
+    rest = lesion["sufficiency"]
+    assert rest["own"] == 2
+    assert rest["sham_own"] == pytest.approx(study.rest.sham_own.mean())
+    assert rest["p_value"] == 0.05
+    assert rest["everything"] is rest["saved"] is None  # unknown for one label
+    assert (lesion["n_possible_pairs"], lesion["confirmed_pairs"]) == (3, 1)
+    json.dumps(lesion, allow_nan=False)
+
+
+def test_lesion_summary_of_what_was_not_measured_is_null() -> None:
+    lesion = summary_of(replace(made_study(n_shams=0), damage_ratio=np.full(3, np.nan)))
+    missing = (
+        *("damage_matched", "doses", "values", "sign_agreement", "sufficiency"),
+        *("damage_ratio", "output_ratio", "p_value"),
+    )
+    assert [lesion[name] for name in missing] == [None] * len(missing)
+    assert lesion["confirmed_pairs"] == 0
+
+
+def test_lesion_rows_stand_beside_what_they_are_compared_with() -> None:
+    study = made_extended()
+    text = shown({"lesion": summary_of(study)})
+    p = study.matched.p_value
+    for part in (
+        "20 sham replicates of 0.93 of the output or more, 4,300 fresh words",
+        f"beyond mere damage \N{BOX DRAWINGS LIGHT VERTICAL} p = {p:.3f}",
+        "20 damage-matched shams doing 0.95 of the damage or more; 1 pairs against them",
+        "own tag loss rises for 2 of 3 tags",
+        "at dose 1 +0.233 nats, other tags +0.023",
+        "2 of 3 tags agree in sign",
+        f"zero {2 * study.diagonal_mean:+.3f}",
+        "+2.000 nats (p = 0.050)",
+        f"a sham kept {study.rest.sham_own.mean():+.3f}",
+    ):
+        assert part in text
+
+
+def test_lesion_rows_of_older_summaries_and_of_two_tags() -> None:
+    lesion = summary_of(made_study())
+    new = ("output_ratio", "damage_matched", "doses", "values", "sign_agreement", "sufficiency")
+    older = shown({"lesion": {k: v for k, v in lesion.items() if k not in new}})
+    assert "20 sham replicates, 4,300 fresh words" in older
+    for part in ("beyond mere damage", "doses", "values of the lesion", "only its own set"):
+        assert part not in older
+    two = {**lesion, "p_value": None, "labels": list(LABELS[:2])}
+    assert "no p: two tags" in shown({"lesion": two})
+    assert "no shams" in shown({"lesion": {**two, "n_shams": 0}})
+    matched = {"n_shams": 5, "p_value": None, "crossed_pairs": [], "damage_ratio": None}
+    assert "5 damage-matched shams; 0 pairs against them" in shown(
+        {"lesion": {**two, "damage_matched": matched}}
+    )

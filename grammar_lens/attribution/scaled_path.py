@@ -180,7 +180,7 @@ Scaled = tuple[dict[int, Tensor], Tensor]
 
 def reused(path: ScaledPath, part: Recorded) -> Iterator[Scaled]:
     """Recomputes the scored token of each word, layer by layer, on its prefix's keys and values."""
-    onward = Continuation(path.model, part.prefix(), part.place)
+    onward = Continuation(path.model, part.prefix(), part.place[:, None])
     if path.joint:
         yield _reused_jointly(path, part, onward)
         return

@@ -1,7 +1,9 @@
 """Results as plotly figures: each from a result object in one call, all in one style."""
 
+from grammar_lens.figures.checks import bias_and_auroc, calibration, redundancy, sufficiency
 from grammar_lens.figures.course import time_course
-from grammar_lens.figures.damage import lesion_matrix, lesion_null
+from grammar_lens.figures.damage import damage_matched, lesion_matrix, lesion_null
+from grammar_lens.figures.doses import dose_response, value_ladder
 from grammar_lens.figures.neurons import (
     bin_width,
     layer_neuron_heatmap,
@@ -27,9 +29,13 @@ __all__ = [
     "STYLE",
     "FigureError",
     "accuracy_against_k",
+    "bias_and_auroc",
     "bin_width",
+    "calibration",
     "confusion",
+    "damage_matched",
     "decimals",
+    "dose_response",
     "grammar_or_vocabulary",
     "layer_neuron_heatmap",
     "layer_profile",
@@ -39,9 +45,12 @@ __all__ = [
     "overlap_matrix",
     "plotly_js",
     "probe_accuracy",
+    "redundancy",
     "score_name",
     "selection_controls",
     "strongest",
+    "sufficiency",
     "time_course",
     "unit_name",
+    "value_ladder",
 ]

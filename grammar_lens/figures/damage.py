@@ -1,10 +1,14 @@
-"""What lesions cost: the label by label matrix, and its null."""
+"""What lesions cost: the label by label matrix, and its nulls."""
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
+from plotly.subplots import make_subplots
 
 from grammar_lens.dissociation import LesionStudy
+from grammar_lens.dissociation.words import ENOUGH
 from grammar_lens.figures.style import (
+    ACCENT,
     CONTRAST,
     DIVERGING,
     GREY,
@@ -81,11 +85,12 @@ def _stars(study: LesionStudy) -> dict[tuple[int, int], str]:
 def lesion_null(study: LesionStudy) -> go.Figure:
     """S* of every sham replicate, with that of the real lesions.
 
-    Raises FigureError for a study without shams.
+    Raises FigureError for a study without shams, and for one of two labels.
     """
-    shams = study.s_star_sham
+    shams, p = study.s_star_sham, study.p_value
     if len(shams) == 0:
         raise FigureError("this study has no shams, so S* has no null distribution: use shams=20")
+    _check_labels(study.labels, p)
     counts, edges = np.histogram(shams, bins=min(max(5, round(len(shams) ** 0.5) * 2), 40))
     figure = go.Figure()
     figure.add_bar(
@@ -117,7 +122,6 @@ def lesion_null(study: LesionStudy) -> go.Figure:
         name="real lesions",
         hovertemplate="real lesions: S* %{x:.3f}<extra></extra>",
     )
-    p = study.p_value
     finish(
         figure,
         f"Is the damage selective? p = {p:.3f}",
@@ -131,4 +135,124 @@ def lesion_null(study: LesionStudy) -> go.Figure:
         bargap=0,
         hovermode="closest",
         yaxis_range=[-0.1 * counts.max(), counts.max() * 1.25],
+    )
+
+
+def _check_labels(labels: tuple[str, ...], p: float | None) -> None:
+    """Raises FigureError where S* can tell nothing."""
+    if p is None:
+        raise FigureError(
+            f"S* of {len(labels)} labels ({', '.join(labels)}) has no p-value, as it is 1 or -1 "
+            "whatever the damage: study 3 labels or more"
+        )
+
+
+def damage_matched(study: LesionStudy) -> go.Figure:
+    """S* of ordinary and of damage-matched shams with the real one, and how much damage they do.
+
+    Below, each label's shams: their damage in all as a share of that of the real set, to compare
+    with 1 (as much) and 0.9 (the least that counts as matched).
+    Raises FigureError for a study without damage-matched shams, and for one of two labels.
+    """
+    matched = study.matched
+    if matched is None:
+        raise FigureError(
+            "this study has no damage-matched shams: use damage_matched=20 (--damage-matched 20)"
+        )
+    _check_labels(study.labels, matched.p_value)
+    height = 340 + 24 * max(len(study.labels), 4)
+    figure = make_subplots(rows=2, cols=1, vertical_spacing=150 / (height - 130))
+    ordinary = (f"{study.n_shams} ordinary", study.s_star_sham, GREY)
+    grown = (f"{matched.n_shams} damage-<br>matched", matched.s_star_sham, ACCENT)
+    rows = [row for row in (ordinary, grown) if len(row[1])]
+    for name, s_star, colour in rows:
+        _add_ticks(figure, name, s_star, colour)
+    figure.add_annotation(
+        x=matched.s_star,
+        y=1,
+        xref="x",
+        yref="y domain",
+        yanchor="bottom",
+        text=f"<b>real {number(matched.s_star)}</b>",
+        font={"color": CONTRAST},
+        showarrow=False,
+    )
+    figure.add_vline(x=matched.s_star, row=1, col=1, line={"color": CONTRAST, "width": 3})  # pyright: ignore[reportArgumentType]
+    _add_damage(figure, study)
+    figure.update_xaxes(row=1, col=1, title_text="S* (no unit)")
+    figure.update_yaxes(
+        row=1, col=1, range=[len(rows) - 0.5, -0.5], domain=[1 - 100 / (height - 130), 1]
+    )
+    figure.update_yaxes(row=2, col=1, domain=[0, 1 - 215 / (height - 130)])
+    finish(
+        figure,
+        f"Selective, or only more damage? p = {matched.p_value:.3f}",
+        about(
+            study.origin,
+            f"shams of {matched.size.mean():,.0f} neurons in the mean, {plain(study.fresh)}",
+        ),
+        height=height,
+    )
+    return figure.update_layout(
+        hovermode="closest",
+        legend={"orientation": "h", "y": 1 - 205 / (height - 130), "yanchor": "bottom", "x": 0},
+    )
+
+
+def _add_ticks(
+    figure: go.Figure, name: str, s_star: Float[np.ndarray, " replicate"], colour: str
+) -> None:
+    """S* of every sham of one kind."""
+    figure.add_scatter(
+        row=1,
+        col=1,
+        x=s_star,
+        y=[name] * len(s_star),
+        mode="markers",
+        marker={"symbol": "line-ns-open", "size": 18, "color": colour, "line": {"width": 1.5}},
+        name=name.replace("<br>", ""),
+        showlegend=False,
+        hovertemplate="sham: S* %{x:.3f}<extra></extra>",
+    )
+
+
+def _add_damage(figure: go.Figure, study: LesionStudy) -> None:
+    """Each label's shams: their damage as a share of the real set's."""
+    matched, names = study.matched, [plain(x) for x in study.labels]
+    assert matched is not None
+    kinds = (
+        ("ordinary shams", study.damage_ratio, "circle-open", GREY),
+        ("damage-matched shams", matched.damage_ratio, "circle", ACCENT),
+    )
+    for name, ratio, symbol, colour in kinds:
+        if np.isnan(ratio).all():
+            continue
+        figure.add_scatter(
+            row=2,
+            col=1,
+            x=ratio,
+            y=names,
+            mode="markers",
+            marker={"symbol": symbol, "size": 9, "color": colour, "line": {"width": 2}},
+            name=name,
+            hovertemplate=f"{name}: %{{x:.2f}} of the damage<extra></extra>",
+        )
+    for x, dash in ((1.0, "solid"), (ENOUGH, "dot")):
+        figure.add_vline(
+            x=x,
+            row=2,  # pyright: ignore[reportArgumentType]
+            col=1,  # pyright: ignore[reportArgumentType]
+            layer="below",
+            line={"color": GREY, "width": 1.2, "dash": dash},
+        )
+    figure.update_xaxes(row=2, col=1, title_text="shams' damage / real damage (dotted: 0.9)")
+    figure.update_yaxes(
+        row=2,
+        col=1,
+        type="category",
+        categoryorder="array",
+        categoryarray=names,
+        range=[len(names) - 0.5, -0.5],
+        dtick=1,
+        title_text="neurons cut of",
     )

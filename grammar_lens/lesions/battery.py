@@ -1,121 +1,71 @@
-"""Lesions: chosen units held at another value during the forward pass, and batteries of them."""
+"""A battery: many lesions over one corpus, the intact model read once."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from grammar_lens.activations import ActivationError, is_out_of_memory
-from grammar_lens.alignment import Alignment, TokenBatch
+from grammar_lens.alignment import Alignment, TokenBatch, token_batches
+from grammar_lens.lesions.donors import Donors
+from grammar_lens.lesions.edits import edits_of
+from grammar_lens.lesions.passes import BarePasses, HookedPasses, Lesion, Passes, Scored
+from grammar_lens.lesions.store import Store, battery_key
 from grammar_lens.lexicon import DeviceLexicon, Lexicon, split_losses
-from grammar_lens.model import (
-    Model,
-    device_of,
-    hook_name,
-    hooked,
-    mid_reaches_residual,
-    next_token_logits,
-    site_width,
-    watch_tokens,
-)
-from grammar_lens.outcomes import VALUES, Condition, Manner, Outcomes
-from grammar_lens.selection import Neurons
+from grammar_lens.model import Model, bare_model, model_name
+from grammar_lens.outcomes import Condition, Outcomes
 
-
-class LesionError(ValueError):
-    """A lesion that cannot be made."""
-
-
-@dataclass(frozen=True)
-class _Edit:
-    """The units of one layer, the value they are moved towards, and how far."""
-
-    index: Int[Tensor, " unit"]
-    target: Float[Tensor, " unit"]
-    dose: float
-
-
-@contextlib.contextmanager
-def lesion(
-    model: Model, neurons: Neurons, *, value: str = "mean", dose: float = 1.0
-) -> Iterator[Model]:
-    """While open, the neurons of `model` are lesioned; afterwards nothing of the lesion remains.
-
-    A unit's activation a becomes (1 - dose) a + dose v at every token except BOS and padding, with
-    v = 0 ("zero") or the unit's mean over words at the study's position ("mean"). A dose of 0 or an
-    empty set changes nothing at all; a negative dose amplifies what sets the unit apart from v.
-    Works under generation and nests. Yields the model.
-    Raises LesionError for an unknown value, a mean lesion of neurons whose mean is not known, units
-    that do not exist, and `resid_mid` where editing it would not reach the residual stream.
-    """
-    edits = _edits(model, neurons, Manner(value, float(dose)))
-    if not edits:
-        yield model
-        return
-    special = _special_tokens(model)
-    seen: list[Tensor] = []
-
-    def see(token_ids: Tensor) -> None:
-        seen[:] = [torch.isin(token_ids, special.to(token_ids.device))]
-
-    def cut(edit: _Edit) -> Callable[..., Tensor]:
-        def hook(activation: Tensor, **_: object) -> Tensor:
-            part = activation[..., edit.index.to(activation.device)]
-            target = edit.target.to(activation.device, activation.dtype)
-            moved = (1 - dose) * part + dose * target
-            if seen and seen[0].shape == activation.shape[:2]:
-                moved = torch.where(seen[0].to(activation.device)[..., None], part, moved)
-            out = activation.clone()
-            out[..., edit.index.to(activation.device)] = moved
-            return out
-
-        return hook
-
-    hooks = [(name, cut(edit)) for name, edit in edits.items()]
-    with watch_tokens(model, see), hooked(model, hooks):
-        yield model
+STACK = 8
+"""Lesions that a full batch leaves room for in one forward pass: sentences of like length are few."""
 
 
 def run_battery(
     model: Model,
     alignment: Alignment,
-    batches: Sequence[TokenBatch],
     classes: Int[np.ndarray, " all_words"],
     lexicon: Lexicon,
     conditions: Sequence[Condition],
     *,
+    shared: Bool[np.ndarray, " all_words"] | None = None,
+    donors: Donors | None = None,
+    seed: int = 0,
     token_budget: int = 4096,
+    folder: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcomes:
     """Losses of every scored word, intact and under each condition.
 
     A word is scored when its class is not negative; the caller leaves out what cannot be scored.
-    Conditions stand as rows of one forward pass, as many as fit into `token_budget`, which is halved
-    whenever memory runs out.
-    `progress` is told the tokens times conditions done. Batches must be padded on the right.
+    Shams are scored at the `shared` words only (by default at all), and are NaN elsewhere.
+    Lesions stand as rows of one forward pass, as many as fit into `token_budget`, which is halved
+    whenever memory runs out; they begin at the first layer they touch. With a `folder`, what is
+    finished survives there, and the same call goes on with it. `seed` draws the donors.
+    `progress` is told the tokens times conditions done.
     """
-    wanted = classes >= 0
-    numbers = np.flatnonzero(wanted)
+    numbers = np.flatnonzero(classes >= 0)
+    common = np.ones(len(numbers), bool) if shared is None else shared[numbers]
     rows = len(conditions) + 1
-    probed = (0, *(i + 1 for i, c in enumerate(conditions) if c.replicate == 0))
-    store = _Store(rows, len(numbers), len(lexicon.labels), probed)
-    place = np.full(len(classes), -1)
-    place[numbers] = np.arange(len(numbers))
-    edits = [{}, *(_edits(model, c.neurons, c.manner) for c in conditions)]
-    active = [i for i in range(rows) if i == 0 or edits[i]]
-    battery = _Battery(
-        model, alignment, classes, lexicon, edits, place, store, token_budget, progress
+    probed = (0, *(i + 1 for i, c in enumerate(conditions) if _is_probed(c)))
+    lesions = _lesions(model, alignment, classes, conditions, donors, seed)
+    key = battery_key(
+        alignment,
+        classes,
+        common,
+        lexicon,
+        conditions,
+        None if donors is None else donors.word,
+        (model_name(model), seed, token_budget),
     )
-    for batch in batches:
-        battery.run(batch, active)
-        if progress:
-            progress(batch.n_tokens * (rows - len(active)))
-    for i in set(range(rows)) - set(active):
-        store.copy_intact(i)
+    store = Store(rows, len(numbers), len(lexicon.labels), probed, folder=folder, key=key)
+    battery = _Battery(
+        model, alignment, classes, lexicon, lesions, probed, common, store, token_budget, progress
+    )
+    battery.run()
     return Outcomes(
         conditions=tuple(conditions),
         labels=lexicon.labels,
@@ -128,179 +78,187 @@ def run_battery(
         top_label=store.top_label,
         tag_probability=store.tag_probability,
         probed=probed,
-        shared=np.ones(len(numbers), bool),
+        shared=common,
         seen_mass=float(store.seen_mass.mean()) if len(numbers) else 0.0,
     )
 
 
-class _Store:
-    """The outcome arrays, filled batch by batch."""
+def _is_probed(condition: Condition) -> bool:
+    return condition.replicate == 0 and condition.kind == "set"
 
-    def __init__(self, rows: int, n_words: int, n_labels: int, probed: Sequence[int]) -> None:
-        self.nll = np.zeros((rows, n_words))
-        self.tag_loss = np.zeros((rows, n_words))
-        self.lexical_loss = np.zeros((rows, n_words))
-        self.top_label = np.zeros((rows, n_words), np.int16)
-        self.tag_probability = np.zeros((len(probed), n_words, n_labels), np.float32)
-        self.seen_mass = np.zeros(n_words)
-        self._probed = {row: i for i, row in enumerate(probed)}
 
-    def put(self, row: int, at: np.ndarray, losses: dict[str, np.ndarray]) -> None:
-        self.nll[row, at] = losses["nll"]
-        self.tag_loss[row, at] = losses["tag_loss"]
-        self.lexical_loss[row, at] = losses["lexical_loss"]
-        self.top_label[row, at] = losses["tag_probability"].argmax(1)
-        if row in self._probed:
-            self.tag_probability[self._probed[row], at] = losses["tag_probability"]
-        if row == 0:
-            self.seen_mass[at] = losses["seen_mass"]
+def _lesions(
+    model: Model,
+    alignment: Alignment,
+    classes: Int[np.ndarray, " all_words"],
+    conditions: Sequence[Condition],
+    donors: Donors | None,
+    seed: int,
+) -> list[Lesion]:
+    """The intact model and the conditions, as edits; every resampling lesion has the same donors."""
+    assigned: dict[str, Int[np.ndarray, " token"]] = {}
+    lesions = [Lesion((), "every", None)]
+    for condition in conditions:
+        manner = condition.manner
+        edits = edits_of(model, condition.neurons, manner, donors)
+        if edits and manner.value.startswith("resample") and manner.value not in assigned:
+            assert donors is not None
+            assigned[manner.value] = _assigned(alignment, classes, donors, manner.value, seed)
+        lesions.append(Lesion(edits, manner.where, assigned.get(manner.value)))
+    return lesions
 
-    def copy_intact(self, row: int) -> None:
-        for array in (self.nll, self.tag_loss, self.lexical_loss, self.top_label):
-            array[row] = array[0]
-        if row in self._probed:
-            self.tag_probability[self._probed[row]] = self.tag_probability[0]
+
+def _assigned(
+    alignment: Alignment,
+    classes: Int[np.ndarray, " all_words"],
+    donors: Donors,
+    value: str,
+    seed: int,
+) -> Int[np.ndarray, " token"]:
+    """A donor for every token of the corpus."""
+    n_tokens, start = alignment.n_tokens, _starts(alignment)
+    word, label = np.full(n_tokens, -1), np.full(n_tokens, -1)
+    read = np.flatnonzero(alignment.readable(donors.position) & (classes >= 0))
+    place = start[alignment.sentence[read]] + alignment.time(donors.position)[read]
+    word[place], label[place] = read, classes[read]
+    rng = np.random.default_rng([seed, 0 if value == "resample" else 1])
+    return donors.choose(word, label, rng, within=value == "resample_within")
+
+
+def _starts(alignment: Alignment) -> Int[np.ndarray, " sentence"]:
+    """Number of every sentence's first token in the corpus."""
+    return np.cumsum([0, *(len(ids) for ids in alignment.token_ids)])[:-1]
 
 
 @dataclass
 class _Battery:
-    """Runs groups of conditions as stacked rows; remembers how many rows fit."""
+    """Goes through the batches; remembers how many tokens fit."""
 
     model: Model
     alignment: Alignment
     classes: Int[np.ndarray, " all_words"]
     lexicon: Lexicon
-    edits: list[dict[str, _Edit]]
-    place: Int[np.ndarray, " all_words"]
-    store: _Store
+    lesions: list[Lesion]
+    probed: tuple[int, ...]
+    shared: Bool[np.ndarray, " word"]
+    store: Store
     token_budget: int
     progress: Callable[[int], None] | None
     tables: DeviceLexicon | None = None
 
-    def run(self, batch: TokenBatch, rows: Sequence[int]) -> None:
-        """Scores one batch under all conditions, in groups that fit into the token budget."""
-        assert batch.mask is None, "lesion batteries read right-padded batches"
-        waiting = list(rows)
-        while waiting:
-            if batch.token_ids.numel() > self.token_budget and len(batch.sentences) > 1:
-                for half in batch.halves():
-                    self.run(half, waiting)
-                return
-            size = max(1, self.token_budget // batch.token_ids.numel())
-            group = waiting[:size]
-            try:
-                self._run_group(batch, group)
-            except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._shrink(batch, len(group), error)
-                continue
-            waiting = waiting[size:]
+    def run(self) -> None:
+        first = 1 if self.alignment.has_bos else 0
+        bare = bare_model(self.model)
+        self.passes: Passes = (
+            HookedPasses(self.model, first) if bare is None else BarePasses(self.model, bare, first)
+        )
+        self.numbers = np.flatnonzero(self.classes >= 0)
+        self.start = _starts(self.alignment)
+        self.length = np.array([len(ids) for ids in self.alignment.token_ids], np.int64)
+        self.active = [i for i, lesion in enumerate(self.lesions) if i > 0 and lesion.edits]
+        self.active.sort(key=lambda i: (str(self.passes.group(self.lesions[i])), i))
+        batches = self._batches()
+        for number, batch in enumerate(batches):
+            if number not in self.store.finished:
+                self._batch(batch)
+                self.store.finish(number)
             if self.progress:
-                self.progress(batch.n_tokens * len(group))
+                told = self.length[batch.sentences].sum() * len(self.lesions)
+                self.progress(int(told))
+        for i in set(range(1, len(self.lesions))) - set(self.active):
+            words = np.ones(len(self.numbers), bool) if i in self.probed else self.shared
+            self.store.copy_intact(i, words)
+        unread = sum(self.length) - sum(int(self.length[b.sentences].sum()) for b in batches)
+        if self.progress and unread:
+            self.progress(int(unread) * len(self.lesions))
 
-    def _shrink(self, batch: TokenBatch, n_conditions: int, error: BaseException) -> None:
-        if n_conditions == 1 and len(batch.sentences) < 2:
-            raise ActivationError(
-                f"one sentence of {batch.token_ids.shape[1]} tokens does not fit in memory"
-            ) from error
-        self.token_budget = max(1, batch.token_ids.numel() * n_conditions // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def _batches(self) -> list[TokenBatch]:
+        """Sentences with scored words, without the tokens after the last scored one."""
+        times = self.alignment.time("next")[self.numbers]
+        until = np.zeros(len(self.length), np.int64)
+        np.maximum.at(until, self.alignment.sentence[self.numbers], times + 1)
+        chosen = np.flatnonzero(until)
+        width = max(1, self.token_budget // STACK)
+        return token_batches(self.alignment, width, sentences=chosen, until=until)
 
-    def _run_group(self, batch: TokenBatch, group: Sequence[int]) -> None:
-        device = device_of(self.model)
-        words, where = batch.locate(self.alignment, "next", self.classes >= 0)
-        if len(words) == 0:
+    def _batch(self, batch: TokenBatch) -> None:
+        """Scores one batch under all conditions, in halves if it does not fit."""
+        try:
+            self._whole(batch)
             return
-        n_rows, width = batch.token_ids.shape
-        ids = batch.token_ids.to(device).repeat(len(group), 1)
-        offsets = np.arange(len(group)) * n_rows * width
-        flat = torch.from_numpy((offsets[:, None] + where[None]).ravel()).to(device)
-        with hooked(self.model, self._hooks(group, n_rows)):
-            logits = next_token_logits(self.model, ids, flat)
-        gold = torch.from_numpy(self.alignment.first_token[words]).to(logits.device)
-        label = torch.from_numpy(self.classes[words]).to(logits.device)
+        except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch.sentences) < 2:
+                raise ActivationError(
+                    f"one sentence of {batch.token_ids.shape[1]} tokens does not fit in memory"
+                ) from error
+        # not in `except`: the traceback would hold what the failed pass has made
+        self._spare(batch.token_ids.numel() // 2)
+        for half in batch.halves():
+            self._batch(half)
+
+    def _whole(self, batch: TokenBatch) -> None:
+        if batch.token_ids.numel() > self.token_budget and len(batch.sentences) > 1:
+            for half in batch.halves():
+                self._batch(half)
+            return
+        words, where = batch.locate(self.alignment, "next", self.classes >= 0)
+        token = self.start[batch.sentences][:, None] + np.arange(batch.token_ids.shape[1])
+        token = np.minimum(token, self.alignment.n_tokens - 1)
+        logits = self.passes.intact(
+            Scored(batch, where, token), [self.lesions[i] for i in self.active]
+        )
+        every = np.arange(len(words))
+        self._put([0], words, every, logits)
+        some = every[self.shared[np.searchsorted(self.numbers, words)]]
+        for key, rows in groupby(self.active, key=self._stack):
+            which = every if key[0] else some
+            if len(which):
+                self._rows(batch, words, list(rows), which)
+
+    def _stack(self, i: int) -> tuple[object, ...]:
+        """Rows of equal value can stand in one forward pass, scored at the same words."""
+        return (i in self.probed, *self.passes.group(self.lesions[i]))
+
+    def _rows(
+        self,
+        batch: TokenBatch,
+        words: Int[np.ndarray, " word"],
+        waiting: list[int],
+        which: Int[np.ndarray, " chosen"],
+    ) -> None:
+        """Scores conditions that can stand in one pass, as many at once as fit."""
+        while waiting:
+            rows = waiting[: max(1, self.token_budget // batch.token_ids.numel())]
+            try:
+                logits = self.passes.lesioned([self.lesions[i] for i in rows], which)
+                self._put(rows, words, which, logits)
+            except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or len(rows) == 1:
+                    raise
+                self._spare(batch.token_ids.numel() * len(rows) // 2)
+                continue
+            waiting = waiting[len(rows) :]
+
+    def _put(
+        self,
+        rows: Sequence[int],
+        words: Int[np.ndarray, " word"],
+        which: Int[np.ndarray, " chosen"],
+        logits: Tensor,
+    ) -> None:
         if self.tables is None:
             self.tables = DeviceLexicon.of(self.lexicon, logits.shape[1], logits.device)
-        for i, row in enumerate(group):
-            mine = logits[i * len(words) : (i + 1) * len(words)]
-            losses = split_losses(mine, gold, label, self.tables)
-            self.store.put(
-                row,
-                self.place[words],
-                {name: tensor.cpu().numpy() for name, tensor in vars(losses).items()},
-            )
+        chosen = words[which]
+        gold = torch.from_numpy(self.alignment.first_token[chosen]).to(logits.device)
+        label = torch.from_numpy(self.classes[chosen]).to(logits.device)
+        at = np.searchsorted(self.numbers, chosen)
+        for i, row in enumerate(rows):
+            mine = logits[i * len(chosen) : (i + 1) * len(chosen)]
+            self.store.put(row, at, split_losses(mine, gold, label, self.tables))
 
-    def _hooks(self, group: Sequence[int], n_rows: int) -> list[tuple[str, Callable[..., Tensor]]]:
-        first = 1 if self.alignment.has_bos else 0
-        hooks = []
-        for name in sorted({name for row in group for name in self.edits[row]}):
-            blocks = [
-                (slice(i * n_rows, (i + 1) * n_rows), self.edits[row][name])
-                for i, row in enumerate(group)
-                if name in self.edits[row]
-            ]
-            hooks.append((name, _cut_blocks(blocks, first)))
-        return hooks
-
-
-def _cut_blocks(blocks: Sequence[tuple[slice, _Edit]], first: int) -> Callable[..., Tensor]:
-    """A hook that lesions each block of rows in its own way, from the position `first` on."""
-
-    def hook(activation: Tensor, **_: object) -> Tensor:
-        for rows, edit in blocks:
-            block = activation[rows, first:]
-            index = edit.index.to(activation.device)
-            target = edit.target.to(activation.device, activation.dtype)
-            if edit.dose == 1:
-                block[..., index] = target
-            else:
-                block[..., index] = (1 - edit.dose) * block[..., index] + edit.dose * target
-        return activation
-
-    return hook
-
-
-def _edits(model: Model, neurons: Neurons, manner: Manner) -> dict[str, _Edit]:
-    """The edit at every hook that holds some of the neurons; none where nothing would change."""
-    value, dose = manner.value, manner.dose
-    if value not in VALUES:
-        raise LesionError(f"lesion value is {value!r}, expected one of {', '.join(VALUES)}")
-    if dose == 0 or len(neurons) == 0:
-        return {}
-    if value == "mean" and neurons.mean is None:
-        raise LesionError(
-            f"the mean activation of {neurons.name!r} is not known: choose the neurons from scores "
-            "(gl.select), or use value='zero'"
-        )
-    if neurons.site == "resid_mid" and not mid_reaches_residual(model):
-        raise LesionError(
-            "a lesion at 'resid_mid' would reach the MLP but not the residual stream in a "
-            "TransformerBridge: lesion 'resid_pre', 'attn_out' or 'resid_post'"
-        )
-    width = site_width(model, neurons.site)
-    outside = np.flatnonzero((neurons.index < 0) | (neurons.index >= width))
-    if len(outside):
-        layer, index = neurons.layer[outside[0]], neurons.index[outside[0]]
-        raise LesionError(
-            f"neuron {layer}.{index} does not exist: a layer has units 0 to {width - 1}"
-        )
-    edits = {}
-    for layer in np.unique(neurons.layer):
-        rows = neurons.layer == layer
-        mean = neurons.mean[rows] if value == "mean" and neurons.mean is not None else None
-        target = np.zeros(int(rows.sum())) if mean is None else mean
-        edits[hook_name(model, neurons.site, int(layer))] = _Edit(
-            torch.from_numpy(neurons.index[rows].copy()),
-            torch.from_numpy(target.astype(np.float32)),
-            dose,
-        )
-    return edits
-
-
-def _special_tokens(model: Model) -> Int[Tensor, " token"]:
-    """Ids of BOS and padding, which no lesion touches."""
-    names = ("bos_token_id", "pad_token_id")
-    ids = [getattr(model.tokenizer, name, None) for name in names]
-    return torch.tensor([i for i in ids if i is not None], dtype=torch.int64)
+    def _spare(self, budget: int) -> None:
+        self.token_budget = max(1, budget)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

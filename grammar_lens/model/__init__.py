@@ -23,9 +23,9 @@ from grammar_lens.model.about import (
     supported_architectures,
     vocabulary_size,
 )
+from grammar_lens.model.bare import BareModel, KeysValues, Reading
 from grammar_lens.model.continuation import (
     Continuation,
-    KeysValues,
     can_continue,
     key_value_hooks,
     keys_and_values,
@@ -40,16 +40,20 @@ from grammar_lens.model.forward import (
     watch_tokens,
 )
 from grammar_lens.model.loading import REFERENCE_MODEL, load_model, locate
+from grammar_lens.model.twin import bare_model
 from grammar_lens.model.weights import output_contrast, output_norms, output_weight, unembedding
 
 __all__ = [
     "GATE",
     "REFERENCE_MODEL",
     "SITES",
+    "BareModel",
     "Continuation",
     "KeysValues",
     "Model",
     "ModelError",
+    "Reading",
+    "bare_model",
     "can_continue",
     "check_head",
     "context_length",

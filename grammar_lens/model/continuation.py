@@ -1,6 +1,5 @@
 """Single layers on versions of one token, given its prefix's keys and values."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from grammar_lens.model.about import Model, ModelError, model_name
+from grammar_lens.model.bare import BareModel, KeysValues, ReadOnlyCache
 
 
 def key_value_hooks(model: Model) -> list[str]:
@@ -26,27 +26,16 @@ def key_value_hooks(model: Model) -> list[str]:
     return names
 
 
-KeysValues = Sequence[tuple[Tensor, Tensor]]
-"""Every layer's keys and values, [row head time d_head]."""
-
-
-class _ReadOnlyCache:
-    """Puts the prefix's keys and values before the new ones, as a cache does, and stores nothing."""
-
-    def __init__(self, prefix: KeysValues) -> None:
-        self._prefix = prefix
-
-    def update(
-        self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
-        old_keys, old_values = self._prefix[layer_idx]
-        return torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
-
-
 def can_continue(model: Model) -> bool:
-    """Whether single layers can be run on a prefix's keys and values (see `Continuation`)."""
-    body = getattr(getattr(model, "original_model", None), "base_model", None)
-    return all(hasattr(body, part) for part in ("layers", "rotary_emb", "norm"))
+    """Whether single layers can be run on a prefix's keys and values (see `Continuation`).
+
+    Not where layers rotate positions in different ways (Gemma 3).
+    """
+    body: Any = getattr(getattr(model, "original_model", None), "base_model", None)
+    if not all(hasattr(body, part) for part in ("layers", "rotary_emb", "norm")):
+        return False
+    rotary = getattr(body.rotary_emb, "original_component", body.rotary_emb)
+    return not hasattr(rotary, "layer_types")
 
 
 @torch.no_grad()
@@ -57,7 +46,7 @@ def keys_and_values(
     from transformers import DynamicCache
 
     cache = DynamicCache()  # without a config, lest sliding layers keep only their window
-    out = model.original_model.base_model(token_ids, past_key_values=cache, use_cache=True)
+    out = _body(model)(token_ids, past_key_values=cache, use_cache=True)
     layers: Any = cache.layers
     return out.last_hidden_state, [(layer.keys, layer.values) for layer in layers]
 
@@ -65,26 +54,27 @@ def keys_and_values(
 class Continuation:
     """Runs single layers on several versions of one token of each row, given the row's prefix.
 
-    A row's versions stand along time but all at the row's own position: each sees the `length`
-    tokens of the prefix and itself, not the other versions. So the prefix is read once for all.
+    A row's versions stand along time, each at its own position: it sees the first `length` tokens of
+    the row and itself, not the other versions. So the prefix is read once for all.
     """
 
-    def __init__(self, model: Model, prefix: KeysValues, length: Int[Tensor, " row"]) -> None:
-        self._body = model.original_model.base_model
+    def __init__(
+        self, model: Model | BareModel, prefix: KeysValues, length: Int[Tensor, "row version"]
+    ) -> None:
+        self._body = _body(model)
         self._prefix = prefix
         self._length = length
-        self._cache = _ReadOnlyCache(prefix)
+        self._cache = ReadOnlyCache(prefix)
 
     def layer(
         self, layer: int, hidden: Float[Tensor, "row version d_model"]
     ) -> Float[Tensor, "row version d_model"]:
         """The residual stream after `layer`, given that before it."""
         n = hidden.shape[1]
-        length = self._length.to(hidden.device)
-        ids = length[:, None].expand(-1, n)
+        ids = self._length.to(hidden.device).expand(-1, n)
         out = self._body.layers[layer](
             hidden,
-            attention_mask=self._mask(n, hidden),
+            attention_mask=self._mask(n, hidden, _window(self._body.config, layer)),
             position_ids=ids,
             position_embeddings=self._body.rotary_emb(hidden, position_ids=ids),
             past_key_values=self._cache,
@@ -98,15 +88,29 @@ class Continuation:
         """What the head reads, given the residual stream after the last layer."""
         return self._body.norm(hidden)
 
-    def _mask(self, n: int, hidden: Tensor) -> Float[Tensor, "row one version key"]:
+    def _mask(
+        self, n: int, hidden: Tensor, window: int | None
+    ) -> Float[Tensor, "row one version key"]:
         length = self._length.to(hidden.device)
         width = self._prefix[0][0].shape[2]
-        before = torch.arange(width, device=hidden.device) < length[:, None]
+        key = torch.arange(width, device=hidden.device)
+        before = key < length[..., None]
+        if window is not None:
+            before &= key > length[..., None] - window
         own = torch.eye(n, dtype=torch.bool, device=hidden.device)
-        sees = torch.cat(
-            [before[:, None].expand(-1, n, -1), own.expand(len(length), -1, -1)], dim=2
-        )
+        sees = torch.cat([before.expand(-1, n, -1), own.expand(len(length), -1, -1)], dim=2)
         hidden_from = torch.finfo(hidden.dtype).min
         return torch.zeros(sees.shape, dtype=hidden.dtype, device=hidden.device).masked_fill_(
             ~sees, hidden_from
         )[:, None]
+
+
+def _window(config: Any, layer: int) -> int | None:
+    """How many tokens a layer sees, itself counted; None for all."""
+    kinds = getattr(config, "layer_types", None)
+    slides = kinds is None or kinds[layer] == "sliding_attention"
+    return getattr(config, "sliding_window", None) if slides else None
+
+
+def _body(model: Model | BareModel) -> Any:
+    return model.body if isinstance(model, BareModel) else model.original_model.base_model

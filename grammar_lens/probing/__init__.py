@@ -25,6 +25,7 @@ from grammar_lens.probing.curves import (
     round_robin,
 )
 from grammar_lens.probing.evaluation import ProbeResult, evaluate
+from grammar_lens.probing.fitted import FittedProbe
 from grammar_lens.probing.fitting import (
     Probe,
     Standardised,
@@ -41,6 +42,7 @@ __all__ = [
     "Classifier",
     "Columns",
     "CurvePoint",
+    "FittedProbe",
     "Probe",
     "ProbeCurve",
     "ProbeError",

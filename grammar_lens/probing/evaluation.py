@@ -20,6 +20,7 @@ from grammar_lens.probing.baselines import (
     word_answers,
 )
 from grammar_lens.probing.code_length import online_code_length, uniform_code_length
+from grammar_lens.probing.fitted import FittedProbe, fitted_probe
 from grammar_lens.probing.fitting import Standardised, fit, standardise
 from grammar_lens.probing.words import Columns, ProbeError, ProbeWords, check_words
 
@@ -67,6 +68,8 @@ class ProbeResult:
     code_length: float | None = None
     """Bits to send the training words' labels online (Voita & Titov 2020)."""
     uniform_code_length: float | None = None
+    fitted: FittedProbe | None = None
+    """The probe itself, where the addresses of its units were given; kept apart from the numbers."""
 
     @property
     def position(self) -> str:
@@ -118,9 +121,11 @@ def evaluate(
     dropped_duplicates: int,
     fresh_name: str,
     origin: Origin,
+    addresses: Int[np.ndarray, "column two"] | None = None,
 ) -> ProbeResult:
     """Fits the probe and every baseline on `train` and judges them on `fresh`.
 
+    `addresses` are the (layer, index) of the features; with them the result keeps the fitted probe.
     Raises ProbeError without words, with a single label among the training words, or without key
     neurons.
     """
@@ -132,7 +137,8 @@ def evaluate(
         )
     features = standardise(train.features, fresh.features)
     key = features.units(columns.key)
-    predicted = fit(key.train, train.classes).predict(key.fresh)
+    probe = fit(key.train, train.classes)
+    predicted = probe.predict(key.fresh)
     right = predicted == fresh.classes
     random = tuple(_accuracy(features, draw, train, fresh) for draw in columns.random)
     control = control_labels(train, fresh, len(labels), rng)
@@ -173,6 +179,11 @@ def evaluate(
         accuracy_high=high,
         code_length=online_code_length(key.train, train.classes, train.groups, len(labels), rng),
         uniform_code_length=uniform_code_length(len(train.classes), len(labels)),
+        fitted=None
+        if addresses is None
+        else fitted_probe(
+            probe, train.columns(columns.key), addresses[columns.key], tuple(labels), origin
+        ),
     )
 
 

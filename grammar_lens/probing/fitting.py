@@ -76,18 +76,37 @@ def standardise(
     # some units at a time: the sums are float64, and a float64 copy of everything may not fit
     for start in range(0, train.shape[1], 256):
         block = slice(start, start + 256)
-        values = train[:, block].astype(np.float64)
-        mean, sd = values.mean(0), values.std(0)
-        if not np.isfinite(sd).all():
-            raise ProbeError(
-                "some activations are not finite: collect them in float32 or bfloat16 (--dtype)"
-            )
-        # below float32's resolution of the mean there is only rounding
-        varies = sd > np.finfo(np.float32).eps * np.abs(mean)
-        scale = np.where(varies, 1 / np.where(varies, sd, 1), 0)
-        done.train[block] = ((values - mean) * scale).T
-        done.fresh[block] = ((fresh[:, block] - mean) * scale).T
+        mean, sd = mean_and_sd(train[:, block])
+        done.train[block] = in_sd(train[:, block], mean, sd)
+        done.fresh[block] = in_sd(fresh[:, block], mean, sd)
     return done
+
+
+def mean_and_sd(
+    features: Float[np.ndarray, "word unit"],
+) -> tuple[Float[np.ndarray, " unit"], Float[np.ndarray, " unit"]]:
+    """Mean and standard deviation of every unit in float64; sd 0 for a unit that does not vary.
+
+    Raises ProbeError for features that are not finite.
+    """
+    values = features.astype(np.float64)
+    mean, sd = values.mean(0), values.std(0)
+    if not np.isfinite(sd).all():
+        raise ProbeError(
+            "some activations are not finite: collect them in float32 or bfloat16 (--dtype)"
+        )
+    # below float32's resolution of the mean there is only rounding
+    return mean, np.where(sd > np.finfo(np.float32).eps * np.abs(mean), sd, 0.0)
+
+
+def in_sd(
+    features: Float[np.ndarray, "word unit"],
+    mean: Float[np.ndarray, " unit"],
+    sd: Float[np.ndarray, " unit"],
+) -> Float[np.ndarray, "unit word"]:
+    """Features less `mean` in units of `sd`, a row per unit, in float32; 0 where sd is 0."""
+    scale = np.where(sd > 0, 1 / np.where(sd > 0, sd, 1), 0)
+    return ((features.astype(np.float64) - mean) * scale).T.astype(np.float32)
 
 
 def fit(features: Float[np.ndarray, "unit word"], classes: Int[np.ndarray, " word"]) -> Probe:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grammar_lens import figures
+from grammar_lens.dissociation import LesionStudy
 from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
 from grammar_lens.run import write_text
 
@@ -40,12 +41,29 @@ def _all_figures(run: RunLike) -> Iterator[tuple[str, Any]]:
             yield f"confusion-{where}", figures.confusion(probe)
     if run.course is not None and run.course.labels:
         yield f"time-course-{run.course.origin.position}", figures.time_course(run.course)
-    study = run.study
-    if study is not None:
-        yield "lesion-matrix", figures.lesion_matrix(study)
-        if study.n_shams:
-            yield "lesion-matrix-minus-shams", figures.lesion_matrix(study, corrected=True)
-            yield "lesion-null", figures.lesion_null(study)
+    if run.study is not None:
+        yield from _lesion_figures(run.study)
+
+
+def _lesion_figures(study: LesionStudy) -> Iterator[tuple[str, Any]]:
+    """Every part of the lesion study that was measured."""
+    yield "lesion-matrix", figures.lesion_matrix(study)
+    if study.n_shams:
+        yield "lesion-matrix-minus-shams", figures.lesion_matrix(study, corrected=True)
+    if study.p_value is not None:
+        yield "lesion-null", figures.lesion_null(study)
+    if study.matched is not None and study.matched.p_value is not None:
+        yield "damage-matched", figures.damage_matched(study)
+    if study.doses is not None:
+        yield "dose-response", figures.dose_response(study)
+        for i, label in enumerate(study.doses.labels):
+            name = f"dose-response-{i + 1:02d}-{_slug(label)}"
+            yield name, figures.dose_response(study, label)
+    if len(study.ladder) > 1:
+        yield "value-ladder", figures.value_ladder(study)
+    if study.rest is not None:
+        yield "sufficiency", figures.sufficiency(study)
+    yield "bias-and-auroc", figures.bias_and_auroc(study)
 
 
 def _figures_at(results: ResultsLike) -> Iterator[tuple[str, Any]]:

@@ -2,22 +2,21 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from grammar_lens import __version__, figures
-from grammar_lens.dissociation import LesionStudy
 from grammar_lens.probing import ProbeResult
 from grammar_lens.report import pictures, tables
+from grammar_lens.report.lesions import Bar, lesion_contents, signed
 from grammar_lens.report.pictures import Picture
 from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
 from grammar_lens.report.tables import TOP, Table
@@ -36,7 +35,6 @@ PERCEPTION = {
     "word": "at the word: the model has just read it",
     "next": "before the word: the model is about to say it",
 }
-LESION_NAMES = {"mean": "their mean over words", "zero": "zero"}
 
 
 @dataclass(frozen=True)
@@ -67,15 +65,6 @@ class Section:
     probe_table: Table | None
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A number with its name, and its size beside the others as a share in [0, 1]."""
-
-    name: str
-    text: str
-    share: float
-
-
 def write_report(run: RunLike, path: str | Path) -> Path:
     """The run as one HTML file that needs no network; steps not yet done are named as missing."""
     target = Path(path)
@@ -94,7 +83,7 @@ def render(run: RunLike) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters["signed"] = _signed
+    page.filters["signed"] = signed
     page.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     return page.get_template("page.html.jinja").render(
         **_contents(run),
@@ -134,22 +123,7 @@ def _contents(run: RunLike) -> dict[str, Any]:
         "score_methods": SCORES,
         "unit_name": figures.unit_name,
         "top": TOP,
-        **_study_contents(study),
-    }
-
-
-def _study_contents(study: LesionStudy | None) -> dict[str, Any]:
-    """What the template shows of the lesion study."""
-    shams = study is not None and study.n_shams > 0
-    return {
-        "study": study,
-        "lesion_value": LESION_NAMES.get(study.value, study.value) if study else "",
-        "lesion_bars": _lesion_bars(study) if study else [],
-        "p_bars": _p_bars(study) if study and shams else [],
-        "lesion_pictures": pictures.lesion_pictures(study) if study else [],
-        "null_picture": pictures.null_picture(study) if study and shams else None,
-        "pair_table": tables.pair_table(study) if study else None,
-        "lesion_table": tables.lesion_table(study) if study else None,
+        **lesion_contents(study),
     }
 
 
@@ -198,34 +172,6 @@ def _probe_bars(probe: ProbeResult) -> list[Bar]:
         ("majority label", probe.majority_accuracy),
     )
     return [Bar(name, f"{x:.3f}", x) for name, x in numbers if x is not None]
-
-
-def _lesion_bars(study: LesionStudy) -> list[Bar]:
-    numbers = [("its own words", study.diagonal_mean), ("other words", study.off_diagonal_mean)]
-    if study.n_shams:
-        numbers.append(("own words, shams", float(np.diag(study.sham_mean).mean())))
-    return _bars(numbers)
-
-
-def _p_bars(study: LesionStudy) -> list[Bar]:
-    return _bars(
-        [
-            ("S* of the real lesions", study.s_star),
-            ("largest of the shams", float(study.s_star_sham.max())),
-            ("mean of the shams", float(study.s_star_sham.mean())),
-        ]
-    )
-
-
-def _bars(numbers: Iterable[tuple[str, float]]) -> list[Bar]:
-    """Bars on the scale of the largest; what is below zero has no length."""
-    listed = list(numbers)
-    most = max(1e-12, *(x for _, x in listed))
-    return [Bar(name, _signed(x), max(x, 0) / most) for name, x in listed]
-
-
-def _signed(value: float) -> str:
-    return figures.number(value, 3, plus=True)
 
 
 def _day(started: object) -> str:

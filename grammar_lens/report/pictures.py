@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from grammar_lens import figures
 from grammar_lens.controls import SelectionControls
-from grammar_lens.dissociation import LesionStudy
 from grammar_lens.probing import ProbeResult
 from grammar_lens.report.files import accuracy_curve
 from grammar_lens.report.protocols import ResultsLike
@@ -155,30 +154,6 @@ def confusion_picture(probe: ProbeResult) -> Picture:
             f"{probe.labels[j]}."
         )
     return picture(f"confusion-{probe.position}", figures.confusion(probe), words)
-
-
-def lesion_pictures(study: LesionStudy) -> list[Picture]:
-    """The lesion matrix as measured, and minus the shams' mean where there are shams."""
-    words = (
-        "Matrix of the rise in tag loss of every label's words under every lesion. Mean on the "
-        f"diagonal {study.diagonal_mean:.3f} nats, off it {study.off_diagonal_mean:.3f}."
-    )
-    raw = figures.lesion_matrix(study)
-    found = [picture("lesion-matrix", raw, words, choice="as measured")]
-    if study.n_shams:
-        less = figures.lesion_matrix(study, corrected=True)
-        words = f"{words} Here the mean of the shams is subtracted."
-        found.append(picture("lesion-matrix", less, words, choice="minus the shams' mean"))
-    return found
-
-
-def null_picture(study: LesionStudy) -> Picture:
-    """S* of the shams and of the real lesions."""
-    words = (
-        f"Histogram of S* of {study.n_shams} shams, from {study.s_star_sham.min():.2f} to "
-        f"{study.s_star_sham.max():.2f}; the real lesions have {study.s_star:.2f}."
-    )
-    return picture("lesion-null", figures.lesion_null(study), words)
 
 
 def picture(name: str, figure: Any, description: str, *, choice: str = "") -> Picture:

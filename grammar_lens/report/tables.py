@@ -53,9 +53,9 @@ def key_table(scores: Scores, keys: KeyNeurons, adjusted: Adjusted | None) -> Ta
                 (label, label),
                 (str(record["rank"]), int(record["rank"])),
                 (f"{layer}.{index}", layer * keys.n_units + index),
-                _measured(record["score"], digits, plus=True),
+                measured(record["score"], digits, plus=True),
                 *(
-                    _small(record[c]) if c == "q" else _measured(record[c], 3, plus=True)
+                    small(record[c]) if c == "q" else measured(record[c], 3, plus=True)
                     for c in effects
                 ),
                 (also, also),
@@ -151,20 +151,20 @@ def _cell(column: str, value: Any, digits: int) -> Cell:
     if column in ("share", "expected_share") or column.endswith("_retained"):
         return (share(float(value)), float(value))
     if column == "p_value":
-        return _small(value)
+        return small(value)
     if column in ("ambiguous_forms", "words") or "by_" in column:
         return (f"{value:,.0f}" if value == round(value) else f"{value:,.1f}", float(value))
-    return _measured(float(value), digits)
+    return measured(float(value), digits)
 
 
-def _small(value: Any) -> Cell:
+def small(value: Any) -> Cell:
     """A p or q value, or a dash where it is missing."""
     if value is None or np.isnan(value):
         return (DASH, None)
     return ("<\N{NO-BREAK SPACE}.001" if value < 0.001 else f"{value:.3f}", float(value))
 
 
-def _measured(value: Any, digits: int, *, plus: bool = False) -> Cell:
+def measured(value: Any, digits: int, *, plus: bool = False) -> Cell:
     """A number, or a dash where it is missing."""
     if value is None or np.isnan(value):
         return (DASH, None)
@@ -188,45 +188,6 @@ def probe_table(probe: ProbeResult) -> Table:
             ]
         )
     return Table(("Tag", "Fresh words", "Precision", "Recall", "F1"), rows)
-
-
-def pair_table(study: LesionStudy) -> Table:
-    """The crossed pairs."""
-    rows = [
-        [
-            (f"{p.first} and {p.second}", f"{p.first} {p.second}"),
-            (f"{p.p:.2g}", p.p),
-            (f"{p.margin:.2f}", p.margin),
-            (f"{p.threshold:.2f}", p.threshold),
-            ("confirmed" if p.confirmed else "possibly a bias shift", str(p.confirmed)),
-        ]
-        for p in study.crossed_pairs
-    ]
-    return Table(("Pair", "p (Holm)", "Margin", "Shams' 95th percentile", "By AUROC"), rows)
-
-
-def lesion_table(study: LesionStudy) -> Table:
-    """All numbers of the lesion matrix."""
-    rows = []
-    for record in study.to_frame().to_dict("records"):
-        cut, label, n_words = str(record["lesion"]), str(record["label"]), int(record["n_words"])
-        names = ("tag_loss_change", "sham_mean", "nll_change", "auroc_fall", "bias")
-        numbers = [float(record[name]) for name in names]
-        rows.append(
-            [
-                (cut, cut),
-                (label, label),
-                (f"{n_words:,}", n_words),
-                *((figures.number(x, 3, plus=True), x) for x in numbers),
-            ]
-        )
-    return Table(
-        (
-            *("Neurons cut of", "Words tagged", "Words", "Tag loss (nats)", "Shams (nats)"),
-            *("NLL (nats)", "Fall in AUROC", "Bias"),
-        ),
-        rows,
-    )
 
 
 def skipped_table(alignment: Mapping[str, Any], study: LesionStudy | None) -> Table:

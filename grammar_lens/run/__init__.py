@@ -4,11 +4,17 @@ Arrays are safetensors, tables CSV and Parquet, the rest JSON. Every file is wri
 temporary name and renamed, so a file that is there is whole.
 """
 
-from grammar_lens.run.arrays import save_attributions, save_collected, save_scores
+from grammar_lens.run.arrays import (
+    save_attributions,
+    save_collected,
+    save_fitted,
+    save_scores,
+)
 from grammar_lens.run.directory import (
     ATTRIBUTIONS,
     CONTROLS,
     CURVES,
+    FITTED,
     STEPS,
     Results,
     Run,
@@ -48,6 +54,7 @@ __all__ = [
     "ATTRIBUTIONS",
     "CONTROLS",
     "CURVES",
+    "FITTED",
     "STEPS",
     "DiskError",
     "Results",
@@ -69,6 +76,7 @@ __all__ = [
     "save_controls",
     "save_course",
     "save_curves",
+    "save_fitted",
     "save_keys",
     "save_probes",
     "save_scores",

@@ -1,4 +1,4 @@
-"""Moments, nulls, samples, attributions and scores as safetensors.
+"""Moments, nulls, samples, attributions, scores and fitted probes as safetensors.
 
 Every array of a result is stored under the result's path and the field's name; what is not an array
 stands in the file's metadata.
@@ -15,6 +15,7 @@ from grammar_lens.contrasts import Adjusted
 from grammar_lens.evidence import Attribution, Evidence, Sample
 from grammar_lens.exchange import Null
 from grammar_lens.moments import Moments, Origin
+from grammar_lens.probing import FittedProbe
 from grammar_lens.run.files import read_tensors, save_tensors
 from grammar_lens.selectivity import Scores
 from grammar_lens.study import Collected
@@ -116,6 +117,19 @@ def read_scores(
         units, null = evidence.moments.units(), known.null(about["method"])
         scores[position] = _join(Scores, position, {**about, "units": units, "null": null}, arrays)
     return scores
+
+
+def save_fitted(path: Path, probes: Mapping[str, FittedProbe]) -> None:
+    """Writes the fitted probes of every position, so that they can tag new words."""
+    arrays: Arrays = {}
+    about = {position: _split(position, probe, arrays) for position, probe in probes.items()}
+    save_tensors(path, arrays, {"probes": about})
+
+
+def read_fitted(path: Path) -> dict[str, FittedProbe]:
+    """What `save_fitted` wrote."""
+    arrays, metadata = read_tensors(path)
+    return {p: _join(FittedProbe, p, about, arrays) for p, about in metadata["probes"].items()}
 
 
 def _split(

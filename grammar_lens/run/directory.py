@@ -14,8 +14,13 @@ from grammar_lens.controls import SelectionControls
 from grammar_lens.dissociation import LesionStudy
 from grammar_lens.evidence import Attribution, Evidence
 from grammar_lens.moments import Moments
-from grammar_lens.probing import ProbeResult
-from grammar_lens.run.arrays import read_attributions, read_evidence, read_scores
+from grammar_lens.probing import FittedProbe, ProbeResult
+from grammar_lens.run.arrays import (
+    read_attributions,
+    read_evidence,
+    read_fitted,
+    read_scores,
+)
 from grammar_lens.run.files import RunError, make_folder, read_json, write_json
 from grammar_lens.run.provenance import checkout_commit, library_versions
 from grammar_lens.run.tables import (
@@ -44,6 +49,7 @@ STEPS = {
 ATTRIBUTIONS = "attributions.safetensors"
 CONTROLS = "controls.json"
 CURVES = "probe_curve.csv"
+FITTED = "probe.safetensors"
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,26 @@ class Run:
     def _probes(self) -> dict[str, ProbeResult]:
         stored = read_json(self.require("probe"))
         return {name: read_probe(data) for name, data in stored.items()}
+
+    def fitted_at(self, position: str) -> FittedProbe:
+        """The fitted probe of one position, to read the labels of other words with.
+
+        Raises RunError where the run has none, naming the command that makes it.
+        """
+        self.require("probe")
+        path = self.path / FITTED
+        if not path.is_file():
+            raise RunError(
+                f"{self.path} has no {FITTED}, as it was made before probes were kept: first "
+                f"`grammar-lens probe {self.path}`"
+            )
+        probes = read_fitted(path)
+        if position not in probes:
+            raise RunError(
+                f"{self.path} has no probe at {position!r}, only at {', '.join(probes)}: make a run "
+                "with `grammar-lens run --position both`"
+            )
+        return probes[position]
 
     @property
     def curves(self) -> dict[str, pd.DataFrame]:

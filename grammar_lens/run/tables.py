@@ -9,9 +9,15 @@ import numpy as np
 import pandas as pd
 
 from grammar_lens.controls import SelectionControls
-from grammar_lens.dissociation import CrossedPair, LesionStudy
+from grammar_lens.dissociation import (
+    CrossedPair,
+    DamageMatched,
+    DoseResponse,
+    LesionStudy,
+    Sufficiency,
+)
 from grammar_lens.moments import Origin, UnitStatistics
-from grammar_lens.outcomes import Outcomes
+from grammar_lens.outcomes import Manner, Outcomes
 from grammar_lens.probing import ProbeCurve, ProbeResult
 from grammar_lens.run.files import RunError, read_json, to_json, write_file, write_json, write_text
 from grammar_lens.selection import KeyNeurons, Neurons
@@ -147,8 +153,11 @@ def read_curves(path: Path) -> dict[str, pd.DataFrame]:
 
 
 def save_probes(path: Path, probes: Mapping[str, ProbeResult]) -> None:
-    """Writes everything of the probes, by position."""
-    write_json(path, probes)
+    """Writes all numbers of the probes, by position; the fitted probes go to `save_fitted`."""
+    written = to_json(probes)
+    for probe in written.values():
+        del probe["fitted"]
+    write_json(path, written)
 
 
 def read_probe(data: dict[str, Any]) -> ProbeResult:
@@ -167,12 +176,6 @@ def read_probe(data: dict[str, Any]) -> ProbeResult:
     )
 
 
-_STUDY_ARRAYS = (
-    *("matrix", "nll_matrix", "sham", "auroc", "auroc_fall", "bias", "accuracy", "n_words"),
-    *("s_star_sham", "output_ratio"),
-)
-
-
 def save_study(folder: Path, name: str, study: LesionStudy, words: pd.DataFrame) -> None:
     """Writes lesions.parquet, the losses word by word, and then the statistics."""
     write_file(
@@ -180,48 +183,95 @@ def save_study(folder: Path, name: str, study: LesionStudy, words: pd.DataFrame)
         lambda p: words.to_parquet(p, index=False, compression="zstd"),
     )
     data = to_json(dataclasses.replace(study, outcomes=None))
-    data |= {"p_value": study.p_value, "dominance": study.dominance, "verdict": study.verdict()}
+    data |= {"value": study.value, "dose": study.dose, "p_value": study.p_value}
+    data |= {"dominance": study.dominance, "verdict": study.verdict()}
     write_json(folder / name, data)
 
 
 def read_study(data: dict[str, Any]) -> LesionStudy:
-    """The lesion study, without its outcomes word by word."""
+    """The lesion study, without its outcomes word by word.
+
+    Raises RunError for the file of a version that did not write the manner of the lesion.
+    """
+    if "manner" not in data:
+        raise RunError(
+            "this lesion study was stored by an older version, without the manner of its lesions: "
+            "lesion again with `grammar-lens lesion`"
+        )
     n = len(data["labels"])
-    arrays = {name: np.array(data[name]) for name in _STUDY_ARRAYS}
-    arrays["sham"] = arrays["sham"].astype(float).reshape(-1, n, n)
-    arrays["s_star_sham"] = arrays["s_star_sham"].astype(float)
-    fields = {f.name for f in dataclasses.fields(LesionStudy)}
-    return LesionStudy(
-        **{
-            **{k: v for k, v in data.items() if k in fields},
-            **arrays,
-            "labels": tuple(data["labels"]),
-            "crossed_pairs": tuple(CrossedPair(**p) for p in data["crossed_pairs"]),
-            "origin": Origin(**data["origin"]),
-        }
+    matched, rest, doses = (data[name] for name in ("matched", "rest", "doses"))
+    return _from_json(
+        LesionStudy,
+        data,
+        n,
+        manner=Manner(**data["manner"]),
+        crossed_pairs=_pairs(data),
+        origin=Origin(**data["origin"]),
+        others=tuple(read_study(other) for other in data["others"]),
+        matched=matched and _from_json(DamageMatched, matched, n, crossed_pairs=_pairs(matched)),
+        rest=rest and _from_json(Sufficiency, rest, n),
+        doses=doses and _from_json(DoseResponse, doses, n),
     )
 
 
-def outcome_table(outcomes: Outcomes, forms: tuple[str, ...]) -> pd.DataFrame:
-    """A row per word and condition: the losses (nats) of every scored word.
+def _pairs(data: dict[str, Any]) -> tuple[CrossedPair, ...]:
+    return tuple(CrossedPair(**pair) for pair in data["crossed_pairs"])
 
-    `lesion` is empty for the intact model; `replicate` is 0 for the real set and numbers the shams.
+
+_COUNTS = ("n_words", "size")
+_MATRICES = ("sham",)
+
+
+def _from_json(kind: type, data: dict[str, Any], n_labels: int, **made: Any) -> Any:
+    """A dataclass of arrays and plain values; missing numbers were null."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        name, value = field.name, data[field.name]
+        if name in made:
+            values[name] = made[name]
+        elif name == "labels":
+            values[name] = tuple(value)
+        elif isinstance(value, list):
+            array = np.array(value, np.int64 if name in _COUNTS else np.float64)
+            if name in _MATRICES:
+                array = array.reshape(-1, n_labels, n_labels)
+            elif name in ("sham_slope", "size"):
+                array = array.reshape(-1, n_labels)
+            values[name] = array
+        else:
+            values[name] = value
+    return kind(**values)
+
+
+def outcome_table(outcomes: Outcomes, forms: tuple[str, ...]) -> pd.DataFrame:
+    """A row per word and condition: the losses (nats) of every word scored under it.
+
+    `lesion`, `kind`, `value` and `where` are empty and `dose` is 0 for the intact model; `replicate`
+    is 0 for the real set and numbers the shams.
     Losses are float32 here; the identity dNLL = dL_tag + dL_lex was checked in float64.
     """
     n_rows, n_words = outcomes.nll.shape
-    cut = ["", *(c.label for c in outcomes.conditions)]
-    replicate = np.array([0, *(c.replicate for c in outcomes.conditions)], np.int16)
-    names = sorted(set(cut))
-    codes = np.array([names.index(x) for x in cut])
+    conditions = outcomes.conditions
+    replicate = np.array([0, *(c.replicate for c in conditions)], np.int16)
+    dose = np.array([0.0, *(c.manner.dose for c in conditions)], np.float32)
     words = np.array([forms[w] for w in outcomes.word], object)
 
     def per_word(values: np.ndarray) -> np.ndarray:
         return np.tile(values, n_rows)
 
-    return pd.DataFrame(
+    def per_row(names: list[str]) -> pd.Categorical:
+        there = sorted({"", *names})
+        codes = np.array([there.index(name) for name in ["", *names]])
+        return pd.Categorical.from_codes(np.repeat(codes, n_words), pd.Index(there))
+
+    table = pd.DataFrame(
         {
-            "lesion": pd.Categorical.from_codes(np.repeat(codes, n_words), pd.Index(names)),
+            "lesion": per_row([c.label for c in conditions]),
             "replicate": np.repeat(replicate, n_words),
+            "kind": per_row([c.kind for c in conditions]),
+            "value": per_row([c.manner.value for c in conditions]),
+            "dose": np.repeat(dose, n_words),
+            "where": per_row([c.manner.where for c in conditions]),
             "sentence": per_word(outcomes.sentence).astype(np.int32),
             "word": per_word(outcomes.word).astype(np.int32),
             "form": pd.Categorical(per_word(words)),
@@ -234,3 +284,5 @@ def outcome_table(outcomes: Outcomes, forms: tuple[str, ...]) -> pd.DataFrame:
             ),
         }
     )
+    scored = np.isfinite(outcomes.nll).ravel()
+    return table if scored.all() else table.loc[scored].reset_index(drop=True)

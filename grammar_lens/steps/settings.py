@@ -1,12 +1,13 @@
 """The settings of a run, and what can be told of them before any work."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from grammar_lens.exchange import MIN_REPLICATES
-from grammar_lens.outcomes import VALUES
+from grammar_lens.outcomes import VALUES, WHERE, Manner
 from grammar_lens.run import (
     Run,
     RunError,
@@ -46,7 +47,16 @@ class Config:
     lesion: str = "mean"
     lesion_labels: tuple[str, ...] = ()
     dose: float = 1.0
+    lesion_at: str = "every"
     shams: int = 20
+    values: tuple[str, ...] = ("zero", "resample")
+    """Further values that the same neurons are cut to."""
+    doses: tuple[float, ...] = (0.25, 0.5, 0.75)
+    other_shams: int = 0
+    """Shams of the further values and doses, and of sufficiency."""
+    damage_matched: int | None = None
+    """Shams that grow until they do as much damage; by default as many as shams, where needed."""
+    sufficiency: bool = False
     max_fresh_sentences: int = 1000
     max_train_words: int = 50_000
     seed: int = 0
@@ -64,6 +74,11 @@ class Config:
         needs = SCORES[chosen].needs
         at_next_only = needs in ("attribution", "integrated_gradients")
         return DEFAULT_SCORES[position] if at_next_only and position != "next" else chosen
+
+    def other_manners(self) -> list[Manner]:
+        """The further lesions of the same neurons: other doses, other values."""
+        doses = [Manner(self.lesion, dose, self.lesion_at) for dose in self.doses]
+        return doses + [Manner(value, self.dose, self.lesion_at) for value in self.values]
 
     def stored(self) -> dict[str, Any]:
         """What run.json keeps and a resumed run must agree with."""
@@ -86,6 +101,9 @@ def check_settings(c: Config) -> None:
     _one_of("rule", c.rule, RULES)
     _one_of("sign", c.sign, SIGNS)
     _one_of("lesion", c.lesion, (*VALUES, "none"))
+    _one_of("lesion-at", c.lesion_at, WHERE)
+    for value in c.values:
+        _one_of("values", value, VALUES)
     _check_choice(c)
     for name in (
         *("top_k", "probe_k", "token_budget", "max_fresh_sentences", "max_train_words"),
@@ -94,8 +112,17 @@ def check_settings(c: Config) -> None:
         given = getattr(c, name)
         if given is not None and given < 1:
             raise RunError(f"--{name.replace('_', '-')} is {given}, expected 1 or more")
-    if c.shams < 0:
-        raise RunError(f"--shams is {c.shams}, expected 0 or more")
+    for name in ("shams", "other_shams", "damage_matched"):
+        given = getattr(c, name)
+        if given is not None and given < 0:
+            raise RunError(f"--{name.replace('_', '-')} is {given}, expected 0 or more")
+    if c.other_shams > c.shams:
+        raise RunError(
+            f"--other-shams is {c.other_shams} and --shams {c.shams}: the further values and doses "
+            "have some of the same shams, so give no more of them"
+        )
+    if not all(math.isfinite(dose) for dose in (c.dose, *c.doses)):
+        raise RunError(f"doses are {c.dose}, {c.doses}, expected finite numbers")
 
 
 def check_top_k(c: Config, model: Mapping[str, Any]) -> None:

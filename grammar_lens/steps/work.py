@@ -1,5 +1,6 @@
 """What each step does: it reads what earlier steps stored and stores its own result."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from grammar_lens.run import (
     ATTRIBUTIONS,
     CONTROLS,
     CURVES,
+    FITTED,
     STEPS,
     Run,
     forget,
@@ -27,6 +29,7 @@ from grammar_lens.run import (
     save_controls,
     save_course,
     save_curves,
+    save_fitted,
     save_keys,
     save_probes,
     save_scores,
@@ -53,6 +56,8 @@ from grammar_lens.study import (
 CURVE_KS = (1, 2, 5, 10, 20)
 """Key neurons per label at which the probe is fitted for the curve of accuracy."""
 CURVE_WORDS = 20_000
+UNFINISHED = "lesions.unfinished"
+"""What an interrupted battery has finished, until the step is done."""
 
 
 def run_collect(bench: Workbench, run: Run) -> None:
@@ -195,6 +200,7 @@ def run_probe(bench: Workbench, run: Run) -> None:
             dropped_duplicates=dropped,
         )
     save_curves(run.path / CURVES, {p: _curve(bench, run, p, fresh) for p in run.positions})
+    save_fitted(run.path / FITTED, {p: r.fitted for p, r in probes.items() if r.fitted})
     save_probes(run.path / STEPS["probe"], probes)
     forget(run, "_probes")
 
@@ -239,15 +245,22 @@ def run_lesion(bench: Workbench, run: Run) -> None:
         lexicon=bench.lexicon,
         value=c.lesion,
         dose=c.dose,
+        where=c.lesion_at,
         shams=c.shams,
+        others=c.other_manners(),
+        other_shams=c.other_shams,
+        damage_matched=c.damage_matched,
+        sufficiency=c.sufficiency,
         labels=c.lesion_labels or None,
         seed=c.seed,
         token_budget=c.token_budget,
+        folder=run.path / UNFINISHED,
         show_progress=c.show_progress,
     )
     assert study.outcomes is not None
     table = outcome_table(study.outcomes, corpus.forms)
     save_study(run.path, STEPS["lesion"], study, table)
+    shutil.rmtree(run.path / UNFINISHED, ignore_errors=True)
     forget(run, "_study")
 
 

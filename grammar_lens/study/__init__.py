@@ -18,21 +18,24 @@ from grammar_lens.study.corpus import (
 )
 from grammar_lens.study.course import time_course
 from grammar_lens.study.directions import erasure, key_subspaces
-from grammar_lens.study.lesioning import LESION_STACK, LESION_TAGS, lesion_study
+from grammar_lens.study.lesion_checks import calibrate, find_again
+from grammar_lens.study.lesioning import LESION_TAGS, donors, lesion_study
 from grammar_lens.study.probes import probe, probe_curve, probe_layers
 
 __all__ = [
-    "LESION_STACK",
     "LESION_TAGS",
     "TOKEN_BUDGET",
     "Collected",
     "Corpus",
     "CorpusError",
     "attribute",
+    "calibrate",
     "collect",
     "collect_labels",
     "default_budget",
+    "donors",
     "erasure",
+    "find_again",
     "fit_lexicon",
     "fresh_corpus",
     "key_subspaces",

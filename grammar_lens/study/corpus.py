@@ -230,11 +230,18 @@ def fresh_corpus(
                 f"{', '.join(bank.labels)}) than the training data {train.bank.name} "
                 f"({train.label}: {', '.join(train.labels)}): give the treebank instead"
             )
-        return bank, 0
+        return fewer(model, bank, max_sentences), 0
     kept, dropped = require_fresh(bank, train.bank)
     if max_sentences is not None:
         kept = kept.head(max_sentences, seed=0)
     return aligned(model, kept, train.label, train.labels), dropped
+
+
+def fewer(model: Model, corpus: Corpus, max_sentences: int | None) -> Corpus:
+    """The corpus, or at most `max_sentences` of its sentences, drawn with a fixed seed."""
+    if max_sentences is None or len(corpus.bank) <= max_sentences:
+        return corpus
+    return aligned(model, corpus.bank.head(max_sentences, seed=0), corpus.label, corpus.labels)
 
 
 def sampled(

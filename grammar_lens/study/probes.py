@@ -73,6 +73,7 @@ def probe(
         dropped_duplicates=dropped + dropped_duplicates,
         fresh_name=new.bank.name,
         origin=corpus.origin(position, keys.origin.site),
+        addresses=addresses,
     )
 
 

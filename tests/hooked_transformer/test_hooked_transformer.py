@@ -240,7 +240,6 @@ def test_battery(ours: Model, theirs: Model, bank: Treebank, keys: KeyNeurons):
         return run_battery(
             model,
             corpus.alignment,
-            corpus.batches(200),
             corpus.read("next"),
             fit_lexicon(model, train),
             chosen,

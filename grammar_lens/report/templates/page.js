@@ -5,10 +5,49 @@
 const CONFIG = {responsive: true, displaylogo: false, plotlyServerURL: ""};
 const waiting = Array.from(document.querySelectorAll(".plot"));
 
-function draw(plot) {
-  const spec = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
+function wrap(text, most) {
+  const lines = [];
+  for (const part of text.split("<br>")) {
+    let line = "";
+    for (const word of part.split(" ")) {
+      if (line && line.length + 1 + word.length > most) {
+        lines.push(line);
+        line = word;
+      } else {
+        line = line ? `${line} ${word}` : word;
+      }
+    }
+    lines.push(line);
+  }
+  return lines;
+}
+
+// Titles of figures and axes do not wrap by themselves and would be cut off on a telephone.
+function fit(layout, width) {
+  const title = layout.title;
+  const first = wrap(title.text, Math.floor((width - 20) / 9.8));
+  const second = wrap(title.subtitle.text, Math.floor((width - 20) / 6.9));
+  const grown = 22 * (first.length - 1) + 17 * (second.length - 1);
+  title.text = first.join("<br>");
+  title.subtitle.text = second.join("<br>");
+  layout.margin = {...layout.margin};
+  layout.margin.t = (layout.margin.t || layout.template.layout.margin.t) + grown;
+  layout.height += grown;
+  for (const [name, axis] of Object.entries(layout)) {
+    if (!name.startsWith("xaxis") || !axis.title || !axis.title.text) continue;
+    const [from, to] = axis.domain || [0, 1];
+    const most = Math.floor(((width - 110) * (to - from)) / 7.6);
+    axis.title.text = wrap(axis.title.text, most).join("<br>");
+  }
+}
+
+function draw(plot, width = null) {
+  const block = document.getElementById(plot.dataset.figure);
+  const spec = JSON.parse(block.textContent);
+  fit(spec.layout, width || plot.clientWidth);
+  if (width) spec.layout.width = width;
   plot.style.minHeight = spec.layout.height + "px";
-  plot.setAttribute("aria-label", document.getElementById(plot.dataset.figure).dataset.description);
+  plot.setAttribute("aria-label", block.dataset.description);
   return Plotly.react(plot, spec.data, spec.layout, CONFIG);
 }
 
@@ -23,14 +62,31 @@ async function drawNext() {
 }
 
 // a printed page is narrower than the window, and tells nobody
+const PRINTED = 640;
+function drawAll(width) {
+  for (const plot of document.querySelectorAll(".plot")) draw(plot, width);
+}
 window.addEventListener("beforeprint", () => {
-  while (waiting.length) draw(waiting.shift());
-  for (const plot of document.querySelectorAll(".plot")) Plotly.relayout(plot, {width: 640});
+  waiting.length = 0;
+  drawAll(PRINTED);
 });
 window.addEventListener("afterprint", () => {
   for (const plot of document.querySelectorAll(".plot")) {
     Plotly.relayout(plot, {width: null, autosize: true});
+    draw(plot);
   }
+});
+
+// lines of titles are broken anew when the window's width changes
+let shown = window.innerWidth;
+let later = 0;
+window.addEventListener("resize", () => {
+  clearTimeout(later);
+  later = setTimeout(() => {
+    if (window.innerWidth === shown || !document.documentElement.dataset.drawn) return;
+    shown = window.innerWidth;
+    drawAll(null);
+  }, 200);
 });
 
 for (const select of document.querySelectorAll("select[data-plot]")) {

@@ -1,0 +1,18 @@
+"""Certification: what the whole chain finds, and wrongly finds, where the truth is known.
+
+Planted worlds go through the functions that users call: `collect`, `attribute`, `score`, `select`,
+`lesion_study`. Their errors are counted, with binomial bounds, and held against limits.
+"""
+
+from grammar_lens.certification.many import CertificationError, certify
+from grammar_lens.certification.measures import Certification, Measure
+from grammar_lens.certification.one import WorldResult, run_world
+
+__all__ = [
+    "Certification",
+    "CertificationError",
+    "Measure",
+    "WorldResult",
+    "certify",
+    "run_world",
+]

@@ -1,0 +1,121 @@
+"""What lesions changed at the words of the studied labels: the arrays that every statistic reads."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from grammar_lens.outcomes import Manner, Outcomes
+
+
+class StudyError(ValueError):
+    """A lesion study that cannot be carried out."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Rise of the tag loss (nats) of every word of a studied label, real lesions and shams apart.
+
+    Lesions stand in the order of `labels`; `column` is the number of a word's own label in it.
+    """
+
+    labels: tuple[str, ...]
+    place: Int[np.ndarray, " word"]
+    """Where the words stand among all scored ones."""
+    column: Int[np.ndarray, " word"]
+    sentence: Int[np.ndarray, " word"]
+    real: Float[np.ndarray, "label word"]
+    sham: Float[np.ndarray, "replicate label word"]
+
+    def matrix(self) -> Float[np.ndarray, "label label"]:
+        """Mean rise by lesion (row) and by the words' label (column)."""
+        return self.means(self.real)
+
+    def sham_matrices(self) -> Float[np.ndarray, "replicate label label"]:
+        return self.means(self.sham)
+
+    def means(self, change: Float[np.ndarray, "*row word"]) -> Float[np.ndarray, "*row column"]:
+        """Means over the words of each label."""
+        own = (self.column[:, None] == np.arange(len(self.labels))).astype(float)
+        return change @ (own / own.sum(0))
+
+    def against(self, shams: Outcomes) -> "Changes":
+        """The same real lesions, against other shams."""
+        return replace(self, sham=_sham_rises(shams, self.labels, self.place))
+
+    @property
+    def n_words(self) -> Int[np.ndarray, " label"]:
+        return np.bincount(self.column, minlength=len(self.labels))
+
+
+def replicates(outcomes: Outcomes) -> list[int]:
+    """The numbers of the shams, in order."""
+    return sorted({c.replicate for c in outcomes.conditions} - {0})
+
+
+def changes(outcomes: Outcomes, labels: tuple[str, ...]) -> Changes:
+    """The changes under the lesions of one manner and kind.
+
+    Raises KeyError when a lesion is missing, StudyError when no word has one of the labels.
+    """
+    number = [outcomes.labels.index(label) for label in labels]
+    words = np.flatnonzero(np.isin(outcomes.label, number))
+    column = np.array([number.index(x) for x in outcomes.label[words].tolist()], np.int64)
+    for n, label in enumerate(labels):
+        if not (column == n).any():
+            raise StudyError(f"no scored word is {label!r}: leave it out or use other fresh data")
+    return Changes(
+        labels=labels,
+        place=words,
+        column=column,
+        sentence=outcomes.sentence[words],
+        real=_rises(outcomes, labels, 0, words),
+        sham=_sham_rises(outcomes, labels, words),
+    )
+
+
+def _rises(
+    outcomes: Outcomes, labels: tuple[str, ...], replicate: int, words: Int[np.ndarray, " word"]
+) -> Float[np.ndarray, "label word"]:
+    rows = [outcomes.row(label, replicate) for label in labels]
+    return outcomes.tag_loss[rows][:, words] - outcomes.tag_loss[0, words]
+
+
+def _sham_rises(
+    outcomes: Outcomes, labels: tuple[str, ...], words: Int[np.ndarray, " word"]
+) -> Float[np.ndarray, "replicate label word"]:
+    rises = [_rises(outcomes, labels, r, words) for r in replicates(outcomes)]
+    return np.array(rises, np.float64).reshape(-1, len(labels), len(words))
+
+
+def total_damage(
+    outcomes: Outcomes, labels: tuple[str, ...], replicate: int
+) -> Float[np.ndarray, " label"]:
+    """Mean rise of the loss (nats) over all words that every condition scored, by lesion."""
+    rows = [outcomes.row(label, replicate) for label in labels]
+    return (outcomes.nll[rows] - outcomes.nll[0])[:, outcomes.shared].mean(1)
+
+
+def check(outcomes: Outcomes, labels: tuple[str, ...]) -> None:
+    """Raises StudyError for losses that are not finite where they must be.
+
+    A sham may be NaN at words that are neither shared nor of a studied label.
+    """
+    studied = np.isin(outcomes.label, [outcomes.labels.index(x) for x in labels])
+    missing = ~(outcomes.shared | studied)
+    measured = np.isfinite(outcomes.tag_loss) & np.isfinite(outcomes.nll)
+    allowed = np.ones(len(measured), bool)
+    allowed[list(outcomes.probed)] = False
+    finite = (measured | (allowed[:, None] & missing)).all(1)
+    if finite.all():
+        return
+    row = int(finite.argmin())
+    where = "in the intact model"
+    if row:
+        c = outcomes.conditions[row - 1]
+        where = f"under the lesion of {c.label!r}, replicate {c.replicate}"
+        where += "" if (c.manner, c.kind) == (Manner(), "set") else f" ({c.manner}, {c.kind})"
+    raise StudyError(
+        f"losses are NaN or infinite {where}: load the model in a wider dtype (--dtype bfloat16 or "
+        "float32), or leave out labels the lexicon lacks"
+    )

@@ -1,0 +1,246 @@
+"""The result of a lesion study, and what it says in words."""
+
+import html
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from grammar_lens.dissociation.changes import StudyError
+from grammar_lens.dissociation.doses import DoseResponse
+from grammar_lens.dissociation.keeping import Sufficiency
+from grammar_lens.dissociation.matched import DamageMatched
+from grammar_lens.dissociation.matrices import LEAST_LABELS, chance
+from grammar_lens.dissociation.pairs import CrossedPair
+from grammar_lens.dissociation.words import (
+    ENOUGH,
+    least,
+    pairs_told,
+    significance,
+    why_no_p,
+)
+from grammar_lens.moments import Origin
+from grammar_lens.outcomes import Manner, Outcomes
+
+
+@dataclass(frozen=True)
+class LesionStudy:
+    """The tag-by-tag lesion matrix with its shams, its p-value and its crossed pairs.
+
+    Row i is the lesion of label i, column j the words of label j; nats. `sham` has one matrix per
+    replicate; `auroc_fall` is the intact minus the lesioned one-vs-rest AUROC of P(j | context);
+    `bias` the mean change of P(j | context) over words of other labels.
+    `n_words` counts the scored words of each column's label.
+    `others` are the same statistics for further manners of the lesion, `matched` those against
+    damage-matched shams, `rest` those of cutting everything but the sets, `doses` the dose-response;
+    empty or None where the battery holds no such lesions.
+    """
+
+    labels: tuple[str, ...]
+    manner: Manner
+    k: int
+    matrix: Float[np.ndarray, "label label"]
+    nll_matrix: Float[np.ndarray, "label label"]
+    sham: Float[np.ndarray, "replicate label label"]
+    auroc: Float[np.ndarray, " label"]
+    auroc_fall: Float[np.ndarray, "label label"]
+    bias: Float[np.ndarray, "label label"]
+    accuracy: Float[np.ndarray, " row"]
+    """Top-1 tag accuracy: intact, then under each lesion."""
+    n_words: Int[np.ndarray, " label"]
+    s_star: float
+    s_star_sham: Float[np.ndarray, " replicate"]
+    crossed_pairs: tuple[CrossedPair, ...]
+    output_ratio: Float[np.ndarray, " label"]
+    """Expected output of the shams over that of the real set; 1 is a perfect match."""
+    damage_ratio: Float[np.ndarray, " label"]
+    """Rise of the loss over all words under the shams over that under the real set; NaN without
+    shams, and where the real set does no damage."""
+    base_tag_loss: float
+    base_nll: float
+    tag_entropy: float
+    seen_mass: float
+    identity_error: float
+    skipped: dict[str, int]
+    fresh: str
+    outcomes: Outcomes | None
+    """The losses word by word, of the whole battery; None in a study loaded from its files and in
+    `others`."""
+    origin: Origin
+    others: tuple["LesionStudy", ...] = ()
+    matched: DamageMatched | None = None
+    rest: Sufficiency | None = None
+    doses: DoseResponse | None = None
+
+    @property
+    def value(self) -> str:
+        return self.manner.value
+
+    @property
+    def dose(self) -> float:
+        return self.manner.dose
+
+    @property
+    def n_shams(self) -> int:
+        return len(self.sham)
+
+    @property
+    def sham_mean(self) -> Float[np.ndarray, "label label"]:
+        """The shams' mean matrix; zeros without shams."""
+        return self.sham.mean(0) if len(self.sham) else np.zeros_like(self.matrix)
+
+    @property
+    def corrected(self) -> Float[np.ndarray, "label label"]:
+        """The matrix minus the shams' mean."""
+        return self.matrix - self.sham_mean
+
+    @property
+    def diagonal_mean(self) -> float:
+        return float(np.diag(self.matrix).mean())
+
+    @property
+    def off_diagonal_mean(self) -> float:
+        return float(self.matrix[~np.eye(len(self.labels), dtype=bool)].mean())
+
+    @property
+    def dominance(self) -> float:
+        """S, the mean diagonal minus the mean off-diagonal (nats): the effect size.
+
+        Its size alone does not tell selective from merely larger damage; `p_value` does.
+        """
+        return self.diagonal_mean - self.off_diagonal_mean
+
+    @property
+    def p_value(self) -> float | None:
+        """(1 + shams with S* at least the real one) / (1 + shams).
+
+        None without shams, and with two labels, whose S* is always 1 or -1.
+        """
+        return None if len(self.labels) < LEAST_LABELS else chance(self.s_star, self.s_star_sham)
+
+    @property
+    def is_weakly_matched(self) -> bool:
+        """Whether a set's shams carry less than 0.9 of its output, so that p needs damage-matched shams."""
+        return bool(self.n_shams and (self.output_ratio < ENOUGH).any())
+
+    @property
+    def ladder(self) -> tuple["LesionStudy", ...]:
+        """The studies that differ from this one in the lesion's value alone, itself first."""
+        same = (self.manner.dose, self.manner.where)
+        return (self, *(s for s in self.others if (s.manner.dose, s.manner.where) == same))
+
+    @property
+    def sign_agreement(self) -> tuple[bool, ...]:
+        """Per label, whether its own loss changes in the same direction under every value."""
+        signs = np.sign([np.diag(s.matrix) for s in self.ladder])
+        return tuple(((signs == signs[0]) & (signs != 0)).all(0).tolist())
+
+    def at(
+        self, *, value: str | None = None, dose: float | int | None = None, where: str | None = None
+    ) -> "LesionStudy":
+        """The statistics for another manner of the lesion; what is not given stays as it is.
+
+        Raises StudyError naming the manners that were measured.
+        """
+        main = self.manner
+        wanted = Manner(
+            main.value if value is None else value,
+            main.dose if dose is None else float(dose),
+            main.where if where is None else where,
+        )
+        for study in (self, *self.others):
+            if study.manner == wanted:
+                return study
+        there = "; ".join(str(study.manner) for study in (self, *self.others))
+        raise StudyError(f"no lesion of the manner {wanted} was measured: there are {there}")
+
+    def verdict(self) -> str:
+        """What the numbers say, in a few sentences, and what they lack."""
+        size = (
+            f"Cutting a tag's {self.k} key neurons raises its own tag loss by "
+            f"{self.diagonal_mean:.3f} nats and that of other tags by {self.off_diagonal_mean:.3f}."
+        )
+        parts = [size, *self._against_chance(), *self._of_further_lesions(), self._lacking()]
+        return " ".join(part for part in parts if part)
+
+    def _against_chance(self) -> list[str]:
+        if self.p_value is None:
+            return [why_no_p(len(self.labels), self.n_shams)]
+        told = [
+            significance(self.p_value, self.n_shams, "matched shams"),
+            pairs_told(
+                len(self.labels), [pair.confirmed for pair in self.crossed_pairs], self.p_value
+            ),
+        ]
+        if self.is_weakly_matched:
+            damage = least(self.damage_ratio)
+            done = "" if np.isnan(damage) else f" and do as little as {damage:.2f} of their damage"
+            rests = (
+                "the conclusion rests on damage-matched shams"
+                if self.matched
+                else "part of the difference may be damage as such: damage-matched shams are lacking"
+            )
+            told.append(
+                f"The shams carry as little as {self.output_ratio.min():.2f} of the real sets' "
+                f"output{done}, so {rests}."
+            )
+        if self.matched:
+            told.append(self.matched.in_words())
+        return told
+
+    def _of_further_lesions(self) -> list[str]:
+        told = [part.in_words() for part in (self.doses, self.rest) if part]
+        if len(self.ladder) > 1:
+            values = ", ".join(study.value for study in self.ladder)
+            told.insert(
+                1 if self.doses else 0,
+                f"The own tag loss of {sum(self.sign_agreement)} of {len(self.labels)} tags changes "
+                f"in the same direction under every value ({values}).",
+            )
+        return told
+
+    def _lacking(self) -> str:
+        missing = [
+            name
+            for name, there in (
+                ("the dose-response", self.doses),
+                ("other values of the lesion", len(self.ladder) > 1),
+                ("sufficiency", self.rest),
+            )
+            if not there
+        ]
+        return f"Not measured: {', '.join(missing)}." if missing else ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per lesion and label: change of losses, shams, AUROC fall and bias.
+
+        With damage-matched shams also their mean.
+        """
+        n = len(self.labels)
+        table = {
+            "lesion": np.repeat(np.array(self.labels, object), n),
+            "label": np.tile(np.array(self.labels, object), n),
+            "tag_loss_change": self.matrix.ravel(),
+            "nll_change": self.nll_matrix.ravel(),
+            "sham_mean": self.sham_mean.ravel(),
+            "auroc_fall": self.auroc_fall.ravel(),
+            "bias": self.bias.ravel(),
+            "n_words": np.tile(self.n_words, n),
+        }
+        if self.matched:
+            table["matched_mean"] = self.matched.sham_mean.ravel()
+        return pd.DataFrame(table)
+
+    def __repr__(self) -> str:
+        return f"LesionStudy on {self.fresh} ({self.manner}): {self.verdict()}"
+
+    def _repr_html_(self) -> str:
+        table = pd.DataFrame(self.matrix, index=self.labels, columns=self.labels)  # pyright: ignore[reportArgumentType]
+        table = table.rename_axis("lesion of / words of")
+        parts = [f"<p>{html.escape(repr(self))}</p>", table.round(3).to_html()]
+        if self.doses:
+            parts.append(self.doses.trend_frame().round(3).to_html(index=False))
+        if self.rest:
+            parts.append(self.rest.to_frame().round(3).to_html(index=False))
+        return "".join(parts)

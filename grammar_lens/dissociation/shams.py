@@ -1,0 +1,193 @@
+"""Sham sets: other neurons for key neurons, matched one by one or grown to a target of damage."""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import isotonic_regression
+
+from grammar_lens.dissociation.changes import StudyError
+from grammar_lens.moments import UnitStatistics
+from grammar_lens.outcomes import Condition, Outcomes
+from grammar_lens.selection import KeyNeurons, Neurons
+
+N_NEAREST = 10
+"""A sham neuron is drawn among this many nearest in expected output."""
+WHOLE = 1e-9
+"""An interpolated size this little above a whole number is that number."""
+
+
+def matched_keys(
+    keys: KeyNeurons,
+    output: Float[np.ndarray, "layer unit"],
+    n_replicates: int,
+    rng: np.random.Generator,
+    units: UnitStatistics,
+    *,
+    avoid: KeyNeurons | None = None,
+) -> list[KeyNeurons]:
+    """Sham sets of every label, once per replicate: a map from the key neurons to others.
+
+    Each key neuron of the union goes to another neuron of its layer that is key to no label (nor
+    stands in `avoid`), drawn among the 10 nearest in log expected output that are still free;
+    neurons without output go to neurons without output. The map is injective and the same for all
+    sets, so shared neurons stay shared. `output` is mean |a| times ||w_out||.
+    Raises StudyError naming the layer that has too few other neurons.
+    """
+    union = keys.union()
+    barred = union if avoid is None else np.concatenate([union, avoid.union()])
+    shams = []
+    for replicate in range(1, n_replicates + 1):
+        mapped = np.full((keys.n_layers, keys.n_units), -1)
+        for layer in np.unique(union[:, 0]).tolist():
+            chosen = union[union[:, 0] == layer, 1]
+            free = np.ones(keys.n_units, bool)
+            free[barred[barred[:, 0] == layer, 1]] = False
+            mapped[layer, chosen] = _map_layer(layer, chosen, free, output[layer], rng)
+        sets = {
+            label: _renamed(real, f"{label} sham {replicate}", mapped, units)
+            for label, real in keys.items()
+        }
+        shams.append(replace(keys, sets=sets))
+    return shams
+
+
+def _renamed(
+    real: Neurons, name: str, mapped: Int[np.ndarray, "layer unit"], units: UnitStatistics
+) -> Neurons:
+    index = mapped[real.layer, real.index]
+    mean = units.mean[real.layer, index]
+    return Neurons(name, real.site, real.layer, index, real.score, mean)
+
+
+def sham_sets(
+    keys: KeyNeurons,
+    output: Float[np.ndarray, "layer unit"],
+    n_replicates: int,
+    rng: np.random.Generator,
+    units: UnitStatistics,
+    *,
+    avoid: KeyNeurons | None = None,
+) -> list[Condition]:
+    """Sham lesions of the usual manner, one per replicate and label, from `matched_keys`."""
+    shams = matched_keys(keys, output, n_replicates, rng, units, avoid=avoid)
+    return [
+        Condition(label, replicate, sham[label])
+        for replicate, sham in enumerate(shams, 1)
+        for label in keys.labels
+    ]
+
+
+def _map_layer(
+    layer: int,
+    chosen: Int[np.ndarray, " key"],
+    free: Bool[np.ndarray, " unit"],
+    output: Float[np.ndarray, " unit"],
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " key"]:
+    """A random injective map of one layer's key neurons to its free neurons."""
+    free = free.copy()
+    log_output = np.log(np.where(output > 0, output, 1.0))
+    drawn = np.full(len(chosen), -1)
+    # the largest first: large neurons are rare, and few others come near them
+    for i in np.lexsort((rng.random(len(chosen)), -output[chosen])):
+        unit = chosen[i]
+        candidates = np.flatnonzero(free & ((output > 0) == (output[unit] > 0)))
+        if len(candidates) == 0:
+            raise StudyError(
+                f"layer {layer} has too few other neurons to match {len(chosen)} key neurons of "
+                f"{len(output)}: use a smaller k"
+            )
+        distance = np.abs(log_output[candidates] - log_output[unit])
+        nearest = candidates[np.argsort(distance, kind="stable")[:N_NEAREST]]
+        drawn[i] = rng.choice(nearest)
+        free[drawn[i]] = False
+    return drawn
+
+
+def growing_sham(
+    real: Neurons,
+    union: Int[np.ndarray, "key two"],
+    n_layers: int,
+    n_units: int,
+    mean: Float[np.ndarray, "layer unit"],
+    rng: np.random.Generator,
+) -> Neurons:
+    """All units outside `union` in a random order whose every beginning has the layers of `real`.
+
+    The first `len(real)` have exactly as many in each layer as `real`, later ones as nearly as
+    whole units allow; a layer without units left drops out, and the layers that `real` does not use
+    come last. `mean` is every unit's mean activation. Scores are 0: the order is random.
+    Raises StudyError naming a layer with fewer free units than `real` has there.
+    """
+    free = np.ones((n_layers, n_units), bool)
+    free[union[:, 0], union[:, 1]] = False
+    there = np.bincount(real.layer, minlength=n_layers)
+    short = np.flatnonzero(free.sum(1) < there)
+    if len(short):
+        raise StudyError(
+            f"layer {short[0]} has {free[short[0]].sum()} neurons that are key to no label, "
+            f"needs at least {there[short[0]]}: use a smaller k"
+        )
+    layer, index = np.nonzero(free)
+    # unit j of a layer comes at (j + 1/2) / share, the order of Webster's apportionment
+    turn = np.concatenate([rng.permutation(n) for n in free.sum(1)]) + 0.5
+    due = np.divide(turn, there[layer], out=np.full(len(turn), np.inf), where=there[layer] > 0)
+    order = np.lexsort((rng.random(len(due)), due))
+    layer, index = layer[order], index[order]
+    name = f"{real.name} growing sham"
+    return Neurons(name, real.site, layer, index, np.zeros(len(layer)), mean[layer, index])
+
+
+def size_for(
+    target: float,
+    sizes: Int[np.ndarray, " trial"],
+    damages: Float[np.ndarray, " trial"],
+) -> int:
+    """The smallest size at which a sham of growing size does the target's damage.
+
+    Damage measured at some sizes is made to rise with size (isotonic regression, through 0 at size
+    0) and interpolated; a target beyond the largest damage gives the largest size measured, one of
+    0 or less gives 1.
+    Raises StudyError without a trial, or for sizes or damages that are not numbers from 1 up.
+    """
+    if len(sizes) == 0 or (sizes < 1).any() or not np.isfinite(damages).all():
+        raise StudyError(
+            f"sizes {sizes.tolist()} did damage {damages.tolist()}: expected one size or more, each "
+            "of at least 1 neuron, with finite damage"
+        )
+    order = np.argsort(sizes, kind="stable")
+    size = np.concatenate([[0], sizes[order]])
+    fitted = np.maximum(isotonic_regression(damages[order]).x, 0.0)
+    damage = np.concatenate([[0.0], fitted])
+    reached = np.flatnonzero(damage >= target)
+    if len(reached) == 0:
+        return int(size[-1])
+    at = int(reached[0])
+    if at == 0:
+        return 1
+    part = (target - damage[at - 1]) / (damage[at] - damage[at - 1])
+    return max(1, int(np.ceil(size[at - 1] + part * (size[at] - size[at - 1]) - WHOLE)))
+
+
+def output_ratio(
+    outcomes: Outcomes, keys: KeyNeurons, output: Float[np.ndarray, "layer unit"]
+) -> Float[np.ndarray, " label"]:
+    """Summed expected output of the shams over that of the real set, mean over replicates.
+
+    Sets without output have shams without output: a ratio of 1, as without shams.
+    """
+
+    def total(neurons: Neurons) -> float:
+        return float(output[neurons.layer, neurons.index].sum())
+
+    ratios = np.ones(len(keys))
+    for i, (label, real) in enumerate(keys.items()):
+        shams = [
+            total(c.neurons)
+            for c in outcomes.conditions
+            if c.label == label and c.replicate > 0 and isinstance(c.neurons, Neurons)
+        ]
+        if shams and total(real) > 0:
+            ratios[i] = np.mean(shams) / total(real)
+    return ratios

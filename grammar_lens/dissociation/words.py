@@ -1,0 +1,62 @@
+"""Numbers of a lesion study in words."""
+
+import numpy as np
+from jaxtyping import Float
+
+from grammar_lens.dissociation.matrices import LEAST_LABELS, LEAST_SHAMS
+
+ENOUGH = 0.9
+"""Shams that carry less than this share of the real sets' output, or damage, are too weak."""
+
+
+def significance(p: float, n_shams: int, what: str, where: str = "") -> str:
+    """Whether the real sets are more selective than shams: one sentence."""
+    against = f"{n_shams} {what}{where}"
+    if p <= 0.05:
+        return f"The damage is more selective than that of {against} (p = {p:.3f})."
+    if n_shams < LEAST_SHAMS:
+        return (
+            f"{against} are too few: p = {p:.3f} cannot fall below {1 / (1 + n_shams):.3f}, and "
+            f"{LEAST_SHAMS} are needed for 0.05."
+        )
+    return (
+        f"The damage is not shown to be more selective than that of {against} (p = {p:.3f}): the "
+        "evidence for selective damage is lacking."
+    )
+
+
+def pairs_told(n_labels: int, confirmed: list[bool], p: float) -> str:
+    """How many pairs of labels dissociate doubly, in a matrix of which `p` is that of S*."""
+    n_pairs = n_labels * (n_labels - 1) // 2
+    if not confirmed:
+        return f"None of {counted(n_pairs, 'pair')} of tags dissociates doubly."
+    told = (
+        f"{len(confirmed)} of {counted(n_pairs, 'pair')} of tags "
+        f"{'dissociates' if len(confirmed) == 1 else 'dissociate'} doubly, {sum(confirmed)} of them "
+        "also by AUROC."
+    )
+    if p > 0.05:
+        told += " The matrix as a whole is not shown to be selective, so pairs may be accidents."
+    return told
+
+
+def why_no_p(n_labels: int, n_shams: int) -> str:
+    """Why nothing can be said about chance."""
+    if n_labels < LEAST_LABELS:
+        return (
+            f"With {n_labels} tags the pattern of damage can only be 1 or -1: at least "
+            f"{LEAST_LABELS} are needed to say whether it is selective."
+        )
+    assert n_shams == 0
+    return "Without sham lesions nothing can be said about chance."
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, in the plural where it must be."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def least(values: Float[np.ndarray, " label"]) -> float:
+    """The smallest of what is known; NaN if nothing is."""
+    known = values[np.isfinite(values)]
+    return float(known.min()) if len(known) else float("nan")

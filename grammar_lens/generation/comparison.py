@@ -1,0 +1,167 @@
+"""What a model writes with and without a lesion, and the tags of the words it writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grammar_lens.generation.shares import count_tags, tag_shares
+from grammar_lens.generation.tagging import POSITION, Tagger
+from grammar_lens.generation.writing import GenerationError, Written, write_on
+from grammar_lens.lesions import Donors, lesion, record_donors
+from grammar_lens.model import Model, load_model
+from grammar_lens.probing import ProbeResult
+from grammar_lens.run import Run, load_run
+from grammar_lens.selection import Neurons
+from grammar_lens.steps import Config, Workbench
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Texts by prompt and sample, intact and under the lesion, and the tags of their words.
+
+    `tags` is the table of `tag_shares`. The tags are a probe's, right as often as `probe` says on
+    fresh words. `unread` counts the words of both that it could not read.
+    """
+
+    prompts: tuple[str, ...]
+    intact: tuple[tuple[str, ...], ...]
+    lesioned: tuple[tuple[str, ...], ...]
+    label: str
+    n_neurons: int
+    value: str
+    dose: float
+    temperature: float
+    seed: int
+    tags: pd.DataFrame
+    unread: int
+    probe: ProbeResult
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.intact[0])
+
+    @property
+    def lesion_name(self) -> str:
+        return f"{self.n_neurons} {self.label} neurons, {self.value}, dose {self.dose:g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        low_high = self.probe.accuracy_interval
+        return {
+            "lesion": {
+                "label": self.label,
+                "n_neurons": self.n_neurons,
+                "value": self.value,
+                "dose": self.dose,
+            },
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "texts": [
+                {"prompt": prompt, "intact": list(intact), "lesioned": list(lesioned)}
+                for prompt, intact, lesioned in zip(
+                    self.prompts, self.intact, self.lesioned, strict=True
+                )
+            ],
+            "tags": self.tags.to_dict("records"),
+            "words": {
+                "intact": int(self.tags.n_intact.sum()),
+                "lesioned": int(self.tags.n_lesioned.sum()),
+                "unread": self.unread,
+            },
+            "tagger": {
+                "accuracy": self.probe.accuracy,
+                "accuracy_interval": None if low_high is None else list(low_high),
+                "fresh": self.probe.fresh,
+                "n_fresh_words": self.probe.n_fresh_words,
+            },
+        }
+
+
+def with_and_without(
+    path: Path,
+    label: str,
+    *,
+    prompts: Sequence[str],
+    dose: float = 1.0,
+    value: str = "mean",
+    top_k: int | None = None,
+    tokens: int = 40,
+    temperature: float = 0.0,
+    samples: int = 1,
+    seed: int = 0,
+    device: str | None = None,
+) -> Comparison:
+    """Continuations with and without the lesion of a run's key neurons, and their words' tags.
+
+    The probe that the run stored at the position `word` reads the tags of both texts from the
+    intact model. `value` "resample" draws from words of the run's training data.
+    Raises RunError for a run without key neurons or without a stored probe.
+    """
+    run = load_run(path)
+    probe = run.fitted_at(POSITION)
+    key = run.keys[label]
+    key = key if top_k is None else key.top(top_k)
+    if not len(key):
+        raise GenerationError(f"{label!r} has no key neurons in {path}: there is nothing to cut")
+    model = load_model(run.config["model"], dtype=run.config["dtype"], device=device)
+    settings = {"tokens": tokens, "temperature": temperature, "samples": samples, "seed": seed}
+    donors = _donors(run, model, key, seed) if value == "resample" else None
+    intact = write_on(model, prompts, **settings)
+    with lesion(model, key, value=value, dose=dose, donors=donors, seed=seed):
+        lesioned = write_on(model, prompts, **settings)
+    tags, unread = compare_tags(Tagger(model, probe), intact, lesioned, seed=seed)
+    return Comparison(
+        prompts=tuple(prompts),
+        intact=_texts(intact),
+        lesioned=_texts(lesioned),
+        label=label,
+        n_neurons=len(key),
+        value=value,
+        dose=dose,
+        temperature=temperature,
+        seed=seed,
+        tags=tags,
+        unread=unread,
+        probe=run.probe_at(POSITION),
+    )
+
+
+def compare_tags(
+    tagger: Tagger,
+    intact: Sequence[Sequence[Written]],
+    lesioned: Sequence[Sequence[Written]],
+    *,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, int]:
+    """The table of `tag_shares` of texts by prompt and sample, and how many words were not read."""
+    prompt = np.repeat(np.arange(len(intact)), [len(samples) for samples in intact])
+    counts, unread = [], 0
+    for texts in (intact, lesioned):
+        flat = [written for samples in texts for written in samples]
+        found, missing = count_tags(
+            flat, tagger.tag([written.text for written in flat]), tagger.probe.labels
+        )
+        counts.append(found)
+        unread += missing
+    rng = np.random.default_rng(seed)
+    return tag_shares(counts[0], counts[1], tagger.probe.labels, prompt, rng), unread
+
+
+def _donors(run: Run, model: Model, key: Neurons, seed: int) -> Donors:
+    """What the key neurons do at words of the run's training data."""
+    bench = Workbench(Config.of(run), lambda _text: None)
+    bench.model = model
+    position = run.keys.origin.position
+    corpus = bench.train
+    rng = np.random.default_rng(seed)
+    return record_donors(
+        model, corpus.alignment, corpus.read(position), [key], position=position, rng=rng
+    )
+
+
+def _texts(written: Sequence[Sequence[Written]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(sample.text for sample in samples) for samples in written)

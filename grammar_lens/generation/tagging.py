@@ -1,0 +1,68 @@
+"""Tags of the words of free text, read by a run's probe from the intact model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.alignment import Alignment, align, token_batches
+from grammar_lens.generation.words import find_words
+from grammar_lens.model import Model, context_length
+from grammar_lens.probing import FittedProbe
+from grammar_lens.study.corpus import default_budget
+
+POSITION = "word"
+
+
+@dataclass(frozen=True)
+class TaggedWord:
+    """A word of a text, [start, end) of its characters, and its tag.
+
+    The tag is None where the word cannot be read: one of its tokens runs beyond it, or it stands
+    beyond the model's context.
+    """
+
+    form: str
+    start: int
+    end: int
+    tag: str | None
+
+
+@dataclass(frozen=True)
+class Tagger:
+    """Reads the tags of words from a model's activations with a fitted probe."""
+
+    model: Model
+    probe: FittedProbe
+
+    def tag(self, texts: Sequence[str]) -> list[tuple[TaggedWord, ...]]:
+        """The words of every text with their tags (`find_words` says what a word is).
+
+        The model reads as it is now, so no lesion may be open. A text is one sentence to it.
+        """
+        spans = [find_words(text) for text in texts]
+        placed = align(texts, spans, self.model.tokenizer, max_length=context_length(self.model))
+        tags = iter(self._tags(placed))
+        return [
+            tuple(TaggedWord(text[a:b], a, b, next(tags)) for a, b in words)
+            for text, words in zip(texts, spans, strict=True)
+        ]
+
+    def _tags(self, placed: Alignment) -> list[str | None]:
+        """The tag of every word, None where it cannot be read."""
+        wanted = placed.readable(POSITION)
+        numbers = np.flatnonzero(wanted)
+        tags: list[str | None] = [None] * placed.n_words
+        if not len(numbers):
+            return tags
+        row = np.full(placed.n_words, -1)
+        row[numbers] = np.arange(len(numbers))
+        reader = FeatureReader(len(numbers), self.probe.addresses)
+        tap = Tap(self.probe.origin.site, POSITION, wanted, row, reader, layers=reader.layers)
+        sentences = np.unique(placed.sentence[numbers])
+        batches = token_batches(placed, default_budget(self.model), sentences=sentences)
+        stream(self.model, placed, batches, [tap])
+        for number, code in zip(numbers, self.probe.predict(reader.values), strict=True):
+            tags[number] = self.probe.labels[code]
+        return tags

@@ -1,0 +1,88 @@
+"""A lesion as a context manager, for interactive use and for generation."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from grammar_lens.directions import Directions
+from grammar_lens.lesions.donors import Donors, LesionError
+from grammar_lens.lesions.edits import Edit, edits_of
+from grammar_lens.model import Model, hook_name, hooked, watch_tokens
+from grammar_lens.outcomes import Manner
+from grammar_lens.selection import Neurons
+
+
+@contextlib.contextmanager
+def lesion(
+    model: Model,
+    units: Neurons | Directions,
+    *,
+    value: str = "mean",
+    dose: float = 1.0,
+    donors: Donors | None = None,
+    seed: int = 0,
+) -> Iterator[Model]:
+    """While open, the units of `model` are lesioned; afterwards nothing of the lesion remains.
+
+    A unit's activation a becomes (1 - dose) a + dose v at every token except BOS and padding, with
+    v = 0 ("zero"), the unit's mean over words at the study's position ("mean"), or what all the units
+    do at one other word, drawn anew for every token with `seed` ("resample", from `donors`). A dose of 0 or an
+    empty set changes nothing at all; a negative dose amplifies what sets the unit apart from v.
+    Works under generation and nests. Yields the model.
+    Raises LesionError for an unknown value, a mean lesion of neurons whose mean is not known, units
+    that do not exist, and `resid_mid` where editing it would not reach the residual stream.
+    """
+    if value == "resample_within":
+        raise LesionError(
+            "a lesion of value 'resample_within' must know each word's label: run it over a "
+            "treebank (gl.lesion_study), or use value='resample'"
+        )
+    edits = edits_of(model, units, Manner(value, float(dose)), donors)
+    if not edits:
+        yield model
+        return
+    seen = _Seen(_special_tokens(model), donors if value == "resample" else None, seed)
+    hooks = [(hook_name(model, e.site, e.layer), _cut(e, seen)) for e in edits]
+    with watch_tokens(model, seen.look), hooked(model, hooks):
+        yield model
+
+
+class _Seen:
+    """What the current forward pass reads: which of its tokens are spared, and their donors."""
+
+    def __init__(self, special: Int[Tensor, " token"], donors: Donors | None, seed: int) -> None:
+        self._special = special
+        self._donors = donors
+        self._rng = np.random.default_rng(seed)
+        self.spared: Tensor | None = None
+        self.donor: Tensor | None = None
+
+    def look(self, token_ids: Int[Tensor, "row time"]) -> None:
+        self.spared = torch.isin(token_ids, self._special.to(token_ids.device))
+        if self._donors is not None:
+            drawn = self._rng.integers(self._donors.n_any, size=tuple(token_ids.shape))
+            self.donor = torch.from_numpy(drawn).to(token_ids.device)
+
+
+def _cut(edit: Edit, seen: _Seen) -> Callable[..., Tensor]:
+    def hook(activation: Tensor, **_: object) -> Tensor:
+        out = activation.clone()
+        donor = None if seen.donor is None else seen.donor.to(out.device)
+        edit.to(out).change(out, donor)
+        spared = seen.spared
+        if spared is not None and spared.shape == out.shape[:2]:
+            out = torch.where(spared.to(out.device)[..., None], activation, out)
+        return out
+
+    return hook
+
+
+def _special_tokens(model: Model) -> Int[Tensor, " token"]:
+    """Ids of BOS and padding, which no lesion touches."""
+    names = ("bos_token_id", "pad_token_id")
+    ids = [getattr(model.tokenizer, name, None) for name in names]
+    return torch.tensor([i for i in ids if i is not None], dtype=torch.int64)

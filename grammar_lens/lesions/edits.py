@@ -1,0 +1,160 @@
+"""What a lesion does to the activations of one layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from grammar_lens.directions import Directions
+from grammar_lens.lesions.donors import Donors, LesionError
+from grammar_lens.model import Model, hook_name, mid_reaches_residual, model_name, site_width
+from grammar_lens.outcomes import VALUES, WHERE, Manner
+from grammar_lens.selection import Neurons
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Units of one layer, the values they are moved towards, and how far.
+
+    A coordinate is a unit's activation or, given a `basis`, the extent along a direction. `target`
+    has one value per coordinate, or a row per donor.
+    """
+
+    site: str
+    layer: int
+    index: Int[Tensor, " unit"]
+    target: Float[Tensor, "*donor coordinate"]
+    dose: float
+    basis: Float[Tensor, "d_model coordinate"] | None = None
+
+    def to(self, like: Tensor) -> "Edit":
+        """The same on the device and in the precision of an activation."""
+        return replace(
+            self,
+            index=self.index.to(like.device),
+            target=self.target.to(like.device, like.dtype),
+            basis=None if self.basis is None else self.basis.to(like.device, like.dtype),
+        )
+
+    def change(
+        self, activation: Float[Tensor, "*place unit"], donor: Int[Tensor, "*place"] | None
+    ) -> None:
+        """Moves the coordinates in place; `donor` numbers the row of `target` at every place."""
+        target = self.target if donor is None else self.target[donor]
+        if self.basis is not None:
+            now = activation @ self.basis
+            activation += self.dose * (target - now) @ self.basis.T
+        elif self.dose == 1:
+            activation[..., self.index] = target.expand(*activation.shape[:-1], -1)
+        else:
+            part = activation[..., self.index]
+            activation[..., self.index] = (1 - self.dose) * part + self.dose * target
+
+
+def edits_of(
+    model: Model, units: Neurons | Directions, manner: Manner, donors: Donors | None = None
+) -> tuple[Edit, ...]:
+    """The edit of every layer that holds some of the units, lowest first; none where nothing would change.
+
+    Raises LesionError for an unknown manner, values that are not known, and units that do not exist.
+    """
+    _check(model, units, manner, donors)
+    if manner.dose == 0 or len(units) == 0:
+        return ()
+    dose = float(manner.dose)
+    if isinstance(units, Directions):
+        basis = torch.from_numpy(units.basis.T.astype(np.float32))
+        target = torch.from_numpy(_towards_directions(units, manner, donors).astype(np.float32))
+        everything = torch.arange(basis.shape[0])
+        return (Edit(units.site, units.layer, everything, target, dose, basis),)
+    edits = []
+    for layer in np.unique(units.layer).tolist():
+        some = units.in_layer(layer)
+        target = torch.from_numpy(_towards(some, layer, manner, donors).astype(np.float32))
+        edits.append(Edit(units.site, layer, torch.from_numpy(some.index.copy()), target, dose))
+    return tuple(edits)
+
+
+def _towards(
+    units: Neurons, layer: int, manner: Manner, donors: Donors | None
+) -> Float[np.ndarray, "..."]:
+    if manner.value == "zero":
+        return np.zeros(len(units))
+    if manner.value == "mean":
+        assert units.mean is not None
+        return units.mean
+    assert donors is not None
+    return donors.of(units.site, layer, units.index)
+
+
+def _towards_directions(
+    units: Directions, manner: Manner, donors: Donors | None
+) -> Float[np.ndarray, "..."]:
+    if manner.value == "zero":
+        return np.zeros(len(units))
+    if manner.value == "mean":
+        assert units.mean is not None
+        return units.basis @ units.mean
+    assert donors is not None
+    whole = donors.of(units.site, units.layer, np.arange(units.basis.shape[1]))
+    return whole @ units.basis.T
+
+
+def _check(
+    model: Model, units: Neurons | Directions, manner: Manner, donors: Donors | None
+) -> None:
+    _one_of("value", manner.value, VALUES)
+    _one_of("where", manner.where, WHERE)
+    if manner.dose == 0 or len(units) == 0:
+        return
+    if not np.isfinite(manner.dose):
+        raise LesionError(f"lesion dose is {manner.dose}, expected a finite number")
+    if manner.value == "mean" and units.mean is None:
+        raise LesionError(
+            f"the mean activation of {units.name!r} is not known: choose the neurons from scores "
+            "(gl.select), or use value='zero'"
+        )
+    if manner.value.startswith("resample") and donors is None:
+        raise LesionError(
+            f"a lesion of value {manner.value!r} needs the activations of other words: record them "
+            "with gl.donors(model, treebank, units)"
+        )
+    if units.site == "resid_mid" and not mid_reaches_residual(model):
+        raise LesionError(
+            "a lesion at 'resid_mid' would reach the MLP but not the residual stream in a "
+            "TransformerBridge: lesion 'resid_pre', 'attn_out' or 'resid_post'"
+        )
+    _exist(model, units)
+
+
+def _exist(model: Model, units: Neurons | Directions) -> None:
+    width = site_width(model, units.site)
+    layers = [units.layer] if isinstance(units, Directions) else np.unique(units.layer).tolist()
+    for layer in layers:
+        hook_name(model, units.site, layer)
+    if isinstance(units, Directions):
+        if units.site == "neuron":
+            raise LesionError(
+                f"{units.name!r} has directions of neurons, and only the residual stream's can be "
+                "lesioned: choose the site 'resid_pre', 'attn_out', 'mlp_out' or 'resid_post'"
+            )
+        if units.basis.shape[1] != width:
+            raise LesionError(
+                f"{units.name!r} has directions of {units.basis.shape[1]} dimensions and "
+                f"{units.site!r} of {model_name(model)} has {width}: make them for this model"
+            )
+        return
+    outside = np.flatnonzero((units.index < 0) | (units.index >= width))
+    if len(outside):
+        layer, index = units.layer[outside[0]], units.index[outside[0]]
+        raise LesionError(
+            f"neuron {layer}.{index} does not exist: a layer has units 0 to {width - 1}"
+        )
+
+
+def _one_of(what: str, got: str, known: Sequence[str]) -> None:
+    if got not in known:
+        raise LesionError(f"lesion {what} is {got!r}, expected one of {', '.join(known)}")

@@ -1,0 +1,224 @@
+"""The layers of a bridged model without the bridge: the same weights, no hook points, fast attention.
+
+A `TransformerBridge` passes every activation through a hook point and computes attention in steps.
+A lesion needs a few places only, and many passes that differ from one layer on. So the Hugging Face
+model inside is built once more around the same weight tensors, and its layers are run one by one.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+SITES = ("neuron", "resid_pre", "resid_post", "attn_out", "mlp_out")
+"""The sites at which the bare layers can be read and edited."""
+
+_CACHING = ("past_key_values", "use_cache")
+Change = Callable[[Tensor], Tensor]
+"""What is done to an activation on its way."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a pass of the intact model leaves for passes that begin between its layers.
+
+    `kept` has the activations that were asked for, by (site, layer); `told` what every layer was
+    called with beside the residual stream; `prefix` the keys and values of the first tokens.
+    """
+
+    kept: dict[tuple[str, int], Tensor]
+    told: tuple[Mapping[str, Any], ...]
+    prefix: "KeysValues | None"
+
+
+KeysValues = Sequence[tuple[Tensor, Tensor]]
+"""Every layer's keys and values, [row head time d_head]."""
+
+
+class ReadOnlyCache:
+    """Puts the prefix's keys and values before the new ones, as a cache does, and stores nothing."""
+
+    def __init__(self, prefix: KeysValues) -> None:
+        self._prefix = prefix
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        old_keys, old_values = self._prefix[layer_idx]
+        return torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
+
+
+class BareModel:
+    """Runs single layers of a model on any residual stream, changing activations on the way."""
+
+    def __init__(self, twin: nn.Module) -> None:
+        self._twin: Any = twin
+        self.body: Any = twin.base_model
+        self.n_layers = len(self.body.layers)
+
+    def read(
+        self,
+        token_ids: Int[Tensor, "row time"],
+        keep: Mapping[str, Sequence[int]],
+        n_prefix: int = 0,
+    ) -> Reading:
+        """A pass over tokens that keeps activations of some layers, by site.
+
+        "resid_pre" of layer `n_layers` is what leaves the last. The first `n_prefix` tokens, which must be the
+        same in every row, need not be run again.
+        """
+        from transformers import DynamicCache
+
+        kept: dict[tuple[str, int], Tensor] = {}
+        told: list[Mapping[str, Any]] = [{}] * self.n_layers
+
+        def keeping(site: str, layer: int) -> Change:
+            def change(x: Tensor) -> Tensor:
+                kept[site, layer] = x
+                return x
+
+            return change
+
+        def tell(layer: int) -> Callable[..., None]:
+            def hook(_module: nn.Module, _args: Any, options: dict[str, Any]) -> None:
+                told[layer] = {k: v for k, v in options.items() if k not in _CACHING}
+
+            return hook
+
+        changes = {(s, la): keeping(s, la) for s, layers in keep.items() for la in layers}
+        cache = DynamicCache()  # without a config, lest sliding layers keep only their window
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.changed(changes))
+            for layer, module in enumerate(self.body.layers):
+                handle = module.register_forward_pre_hook(tell(layer), with_kwargs=True)
+                stack.callback(handle.remove)
+            caching = {"past_key_values": cache, "use_cache": True} if n_prefix else {}
+            self.body(token_ids, **{"use_cache": False, **caching})
+        layers: Any = cache.layers
+        prefix = [(x.keys[:1, :, :n_prefix], x.values[:1, :, :n_prefix]) for x in layers]
+        return Reading(kept, tuple(told), prefix if n_prefix else None)
+
+    def run(
+        self,
+        hidden: Float[Tensor, "row time d_model"],
+        begin: int,
+        reading: Reading,
+        where: Int[Tensor, " word"],
+        repeats: int = 1,
+    ) -> Float[Tensor, "word d_model"]:
+        """The residual stream after the last layer at some places, given that before layer `begin`.
+
+        `where` indexes the flattened (row, time). The rows of the reading stand here `repeats` times,
+        without its prefix, and may end earlier.
+        """
+        n_rows, first = hidden.shape[0] // repeats, _width(reading.prefix)
+        times = slice(first, first + hidden.shape[1])
+        cached: dict[str, Any] = {"use_cache": False}
+        if reading.prefix is not None:
+            whole = [
+                (k.expand(len(hidden), -1, -1, -1), v.expand(len(hidden), -1, -1, -1))
+                for k, v in reading.prefix
+            ]
+            cached = {"past_key_values": ReadOnlyCache(whole), "use_cache": True}
+        for layer in range(begin, self.n_layers):
+            options = {
+                name: _repeated(_between(name, value, times), n_rows, repeats)
+                for name, value in reading.told[layer].items()
+            }
+            if first and options.get("attention_mask") is None:
+                options["attention_mask"] = _causal(times, hidden.device)
+            with self._last_at(where) if layer == self.n_layers - 1 else contextlib.nullcontext():
+                out = self.body.layers[layer](hidden, **options, **cached)
+            hidden = out[0] if isinstance(out, tuple) else out
+        return hidden.flatten(0, 1).index_select(0, where)
+
+    @contextlib.contextmanager
+    def _last_at(self, where: Int[Tensor, " word"]) -> Iterator[None]:
+        """While open, the last layer's MLP sees some places only, and adds nothing at the others."""
+        mlp, given = self.body.layers[-1].mlp, []
+
+        def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            given[:] = [args[0]]
+            return (args[0].flatten(0, 1).index_select(0, where)[None], *args[1:])
+
+        def after(_module: nn.Module, _args: Any, out: Any) -> Any:
+            values = out[0] if isinstance(out, tuple) else out
+            whole = torch.zeros_like(given[0])
+            whole.flatten(0, 1)[where] = values[0]
+            return (whole, *out[1:]) if isinstance(out, tuple) else whole
+
+        handles = [mlp.register_forward_pre_hook(before), mlp.register_forward_hook(after)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def logits(self, hidden: Float[Tensor, "word d_model"]) -> Float[Tensor, "word vocab"]:
+        """The head on rows of the residual stream after the last layer."""
+        return self._twin.get_output_embeddings()(self.body.norm(hidden[None]))[0]
+
+    @contextlib.contextmanager
+    def changed(self, changes: Mapping[tuple[str, int], Change]) -> Iterator[None]:
+        """While open, activations pass through their change; by site and layer."""
+        handles = []
+        try:
+            for (site, layer), change in changes.items():
+                handles.append(self._attach(site, layer, change))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _attach(self, site: str, layer: int, change: Change) -> Any:
+        if site == "resid_pre" and layer == self.n_layers:
+            site, layer = "resid_post", layer - 1
+        block = self.body.layers[layer]
+        if site in ("neuron", "resid_pre"):
+            module = block.mlp.down_proj if site == "neuron" else block
+
+            def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+                return (change(args[0]), *args[1:])
+
+            return module.register_forward_pre_hook(before)
+        module = {"attn_out": block.self_attn, "mlp_out": block.mlp, "resid_post": block}[site]
+
+        def after(_module: nn.Module, _args: Any, out: Any) -> Any:
+            return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+
+        return module.register_forward_hook(after)
+
+
+def _width(prefix: KeysValues | None) -> int:
+    return 0 if prefix is None else prefix[0][0].shape[2]
+
+
+def _causal(times: slice, device: torch.device) -> Bool[Tensor, "one one time key"]:
+    """Which keys each of some times sees."""
+    n = times.stop - times.start
+    sees = torch.ones(n, times.stop, dtype=torch.bool, device=device)
+    return sees.tril(times.start)[None, None]
+
+
+def _between(name: str, value: Any, times: slice) -> Any:
+    """What a layer was told about times, for some of them."""
+    if name == "position_embeddings":
+        return tuple(v[..., times, :] for v in value)
+    if not isinstance(value, Tensor):
+        return value
+    if name == "attention_mask":
+        return value[..., times, : times.stop]
+    return value[..., times] if name in ("position_ids", "cache_position") else value
+
+
+def _repeated(value: Any, n_rows: int, repeats: int) -> Any:
+    """What a layer was told about rows, for the same rows several times over."""
+    if isinstance(value, tuple):
+        return tuple(_repeated(v, n_rows, repeats) for v in value)
+    if isinstance(value, Tensor) and value.dim() > 1 and 1 < n_rows == value.shape[0]:
+        return value.repeat(repeats, *[1] * (value.dim() - 1))
+    return value

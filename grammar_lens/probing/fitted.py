@@ -1,0 +1,44 @@
+"""A fitted probe with all it takes to read the label of words it has never seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from grammar_lens.moments import Origin
+from grammar_lens.probing.fitting import Probe, in_sd, mean_and_sd
+
+
+@dataclass(frozen=True)
+class FittedProbe:
+    """A linear probe on raw activations of the units at `addresses`, (layer, index).
+
+    Activations less `mean` in units of `sd` are its features (0 where sd is 0), its logits
+    `weight @ features + bias`, one for each of `labels`: those that training words had.
+    """
+
+    labels: tuple[str, ...]
+    addresses: Int[np.ndarray, "unit two"]
+    mean: Float[np.ndarray, " unit"]
+    sd: Float[np.ndarray, " unit"]
+    weight: Float[np.ndarray, "label unit"]
+    bias: Float[np.ndarray, " label"]
+    origin: Origin
+
+    def predict(self, activations: Float[np.ndarray, "word unit"]) -> Int[np.ndarray, " word"]:
+        """The number in `labels` of every word's most probable label."""
+        probe = Probe(self.weight, self.bias, np.arange(len(self.labels)))
+        return probe.predict(in_sd(activations, self.mean, self.sd))
+
+
+def fitted_probe(
+    probe: Probe,
+    train: Float[np.ndarray, "word unit"],
+    addresses: Int[np.ndarray, "unit two"],
+    labels: tuple[str, ...],
+    origin: Origin,
+) -> FittedProbe:
+    """The probe that was fitted on these training activations, in units of their sd."""
+    mean, sd = mean_and_sd(train)
+    known = tuple(labels[code] for code in probe.classes)
+    return FittedProbe(known, addresses, mean, sd, probe.weight, probe.bias, origin)

@@ -1,0 +1,234 @@
+"""What the page shows of the lesion study: numbers, pictures, tables, and what was not measured."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grammar_lens import figures
+from grammar_lens.dissociation import LesionStudy
+from grammar_lens.report import lesion_tables
+from grammar_lens.report.pictures import Picture, picture
+
+VALUE_NAMES = {
+    "mean": "their mean over words",
+    "zero": "zero",
+    "resample": "what they do at a random other word",
+    "resample_within": "what they do at another word of the same tag",
+}
+COMMAND = (
+    "grammar-lens lesion RUN --damage-matched 20 --values zero,resample "
+    "--doses 0.25,0.5,0.75 --other-shams 10 --sufficiency"
+)
+"""Measures everything that the page can show."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A number with its name, and its size beside the others as a share in [0, 1]."""
+
+    name: str
+    text: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that was not measured, why it matters, and the option that measures it."""
+
+    name: str
+    why: str
+    option: str
+
+
+def lesion_contents(study: LesionStudy | None) -> dict[str, Any]:
+    """What the template shows of the lesion study."""
+    if study is None:
+        return {"study": None, "sentences": [], "p_bars": []}
+    shams = study.n_shams > 0
+    return {
+        "study": study,
+        "sentences": sentences(study.verdict()),
+        "lesion_value": VALUE_NAMES.get(study.value, study.value),
+        "lesion_bars": _lesion_bars(study),
+        "p_bars": _p_bars(study) if shams and study.p_value is not None else [],
+        "lesion_pictures": _matrices(study),
+        "null_picture": _null(study),
+        "matched_picture": _matched(study),
+        "dose_pictures": _doses(study),
+        "ladder_picture": _ladder(study),
+        "rest_picture": _rest(study),
+        "bias_picture": _bias(study),
+        "pair_table": lesion_tables.pair_table(study),
+        "match_table": lesion_tables.match_table(study),
+        "dose_table": lesion_tables.dose_table(study),
+        "value_table": lesion_tables.value_table(study),
+        "rest_table": lesion_tables.rest_table(study),
+        "lesion_table": lesion_tables.lesion_table(study),
+        "n_possible": len(study.labels) * (len(study.labels) - 1) // 2,
+        "missing": missing(study),
+        "command": COMMAND,
+    }
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a verdict, those that point back to the one before together with it.
+
+    A point within a number ends no sentence.
+    """
+    found: list[str] = []
+    for sentence in re.split(r"(?<=[.?!]) (?=[A-Z0-9])", text):
+        if found[1:] and sentence.startswith(_POINTING_BACK):
+            found[-1] = f"{found[-1]} {sentence}"
+        else:
+            found.append(sentence)
+    return found
+
+
+_POINTING_BACK = ("It ", "That ", "These ", "So few ", "Against them", "The sets suffice")
+
+
+def missing(study: LesionStudy) -> list[Missing]:
+    """What this study lacks, in the order in which the page would show it."""
+    found = []
+    if not study.n_shams:
+        why = "without them nothing can be said about chance"
+        found.append(Missing("Sham lesions", why, "--shams 20"))
+    if study.n_shams and not study.matched:
+        why = "they tell selective damage from damage that is merely larger"
+        if not study.is_weakly_matched:
+            why += "; here the ordinary shams carry 0.9 of the output or more, so they may do"
+        found.append(Missing("Damage-matched shams", why, "--damage-matched 20"))
+    if not study.doses:
+        why = "an effect of the neurons should grow with the dose"
+        found.append(Missing("Doses", why, "--doses 0.25,0.5,0.75"))
+    if len(study.ladder) < 2:
+        why = "a finding should not hang on what the neurons are set to"
+        found.append(Missing("Other values", why, "--values zero,resample"))
+    if not study.rest:
+        why = "whether the sets alone are enough to predict their tags"
+        found.append(Missing("Sufficiency", why, "--sufficiency"))
+    if _lacks_further_shams(study):
+        why = "doses, values and sufficiency have nothing to be compared with"
+        found.append(Missing("Shams of further lesions", why, "--other-shams 10"))
+    return found
+
+
+def _lacks_further_shams(study: LesionStudy) -> bool:
+    """Whether something was measured beside the main lesions without shams of its own."""
+    counts = [part.n_shams for part in (study.doses, study.rest) if part]
+    counts += [rung.n_shams for rung in study.ladder[1:]]
+    return 0 in counts
+
+
+def _lesion_bars(study: LesionStudy) -> list[Bar]:
+    numbers = [("its own words", study.diagonal_mean), ("other words", study.off_diagonal_mean)]
+    if study.n_shams:
+        numbers.append(("own words, shams", float(np.diag(study.sham_mean).mean())))
+    return bars(numbers)
+
+
+def _p_bars(study: LesionStudy) -> list[Bar]:
+    return bars(
+        [
+            ("S* of the real lesions", study.s_star),
+            ("largest of the shams", float(study.s_star_sham.max())),
+            ("mean of the shams", float(study.s_star_sham.mean())),
+        ]
+    )
+
+
+def bars(numbers: Iterable[tuple[str, float]]) -> list[Bar]:
+    """Bars on the scale of the largest; what is below zero has no length."""
+    listed = list(numbers)
+    most = max(1e-12, *(x for _, x in listed))
+    return [Bar(name, signed(x), max(x, 0) / most) for name, x in listed]
+
+
+def signed(value: float) -> str:
+    """A number with its sign and three decimals."""
+    return figures.number(value, 3, plus=True)
+
+
+def _matrices(study: LesionStudy) -> list[Picture]:
+    """The lesion matrix as measured, and minus the shams' mean where there are shams."""
+    words = (
+        "Matrix of the rise in tag loss of every label's words under every lesion. Mean on the "
+        f"diagonal {study.diagonal_mean:.3f} nats, off it {study.off_diagonal_mean:.3f}."
+    )
+    raw = figures.lesion_matrix(study)
+    found = [picture("lesion-matrix", raw, words, choice="as measured")]
+    if study.n_shams:
+        less = figures.lesion_matrix(study, corrected=True)
+        words = f"{words} Here the mean of the shams is subtracted."
+        found.append(picture("lesion-matrix", less, words, choice="minus the shams' mean"))
+    return found
+
+
+def _null(study: LesionStudy) -> Picture | None:
+    """S* of the shams and of the real lesions; None where it tells nothing."""
+    if study.p_value is None:
+        return None
+    words = (
+        f"Histogram of S* of {study.n_shams} shams, from {study.s_star_sham.min():.2f} to "
+        f"{study.s_star_sham.max():.2f}; the real lesions have {study.s_star:.2f}."
+    )
+    return picture("lesion-null", figures.lesion_null(study), words)
+
+
+def _matched(study: LesionStudy) -> Picture | None:
+    if study.matched is None or study.matched.p_value is None:
+        return None
+    words = (
+        "S* of ordinary and of damage-matched shams, and below the damage they do as a share of the "
+        f"real set's, label by label. {study.matched.in_words()}"
+    )
+    return picture("damage-matched", figures.damage_matched(study), words)
+
+
+def _doses(study: LesionStudy) -> list[Picture]:
+    """All labels, then each label with its shams; empty for a study of one dose."""
+    if study.doses is None:
+        return []
+    whole = f"Lines of the tag loss against the dose, one for each tag. {study.doses.in_words()}"
+    found = [picture("doses", figures.dose_response(study), whole, choice="all tags")]
+    last = len(study.doses.dose) - 1
+    for i, label in enumerate(study.doses.labels):
+        words = (
+            f"Tag loss against the dose of the lesion of {label}: at dose "
+            f"{study.doses.dose[last]:g} its own words cost {study.doses.own[i, last]:+.3f} nats, "
+            f"others {study.doses.other[i, last]:+.3f}."
+        )
+        figure = figures.dose_response(study, label)
+        found.append(picture("doses", figure, words, choice=label))
+    return found
+
+
+def _ladder(study: LesionStudy) -> Picture | None:
+    if len(study.ladder) < 2:
+        return None
+    means = ", ".join(f"{rung.value} {rung.diagonal_mean:+.3f}" for rung in study.ladder)
+    words = (
+        f"Dots of each tag's own change of loss under every value; means in nats: {means}. "
+        f"{sum(study.sign_agreement)} of {len(study.labels)} tags agree in sign."
+    )
+    return picture("values", figures.value_ladder(study), words)
+
+
+def _rest(study: LesionStudy) -> Picture | None:
+    if study.rest is None:
+        return None
+    return picture("sufficiency", figures.sufficiency(study), study.rest.in_words())
+
+
+def _bias(study: LesionStudy) -> Picture:
+    own = float(np.diag(study.auroc_fall).mean())
+    n = len(study.labels)
+    other = (float(study.auroc_fall.sum()) - n * own) / max(n * (n - 1), 1)
+    words = (
+        f"Dots for every lesion: the AUROC of its own tag falls by {own:.4f} in the mean, that of "
+        f"others by {other:.4f}; beside it the mean shift of P(tag) at words of other tags."
+    )
+    return picture("bias", figures.bias_and_auroc(study), words)

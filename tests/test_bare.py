@@ -1,0 +1,263 @@
+"""The bare layers are the bridge's model, or they are not taken."""
+
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from lesion_bench import SIZE, llama, n_hooks, units
+from torch import Tensor
+
+from grammar_lens.lesions import lesion
+from grammar_lens.model import (
+    BareModel,
+    Model,
+    Reading,
+    bare_model,
+    can_continue,
+    forward_body,
+    hook_name,
+    hooked,
+    load_model,
+    twin,
+)
+
+IDS = torch.randint(3, 60, (3, 13), generator=torch.Generator().manual_seed(3))
+IDS[:, 0] = 0
+SITES = ("neuron", "resid_pre", "resid_post", "attn_out", "mlp_out")
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 0.25}
+"""Of values near 1; the bridge works out norms and attention in float32 whatever the dtype."""
+
+
+def activations(model: Model, ids: Tensor) -> dict[tuple[str, int], Tensor]:
+    seen: dict[tuple[str, int], Tensor] = {}
+
+    def look(at: tuple[str, int]) -> tuple[str, Callable[..., None]]:
+        return hook_name(model, *at), lambda x, **_: seen.update({at: x.clone()})
+
+    places = [(site, layer) for site in SITES for layer in range(model.cfg.n_layers)]
+    with hooked(model, [look(at) for at in places]):
+        forward_body(model, ids)
+    return seen
+
+
+def run(bare: BareModel, ids: Tensor, begin: int, n_prefix: int, repeats: int) -> Tensor:
+    """Logits of the last repeat of all rows, from layer `begin` on."""
+    return rerun(bare, bare.read(ids, {"resid_pre": [begin]}, n_prefix), begin, n_prefix, repeats)
+
+
+def rerun(bare: BareModel, reading: Reading, begin: int, n_prefix: int, repeats: int) -> Tensor:
+    start = reading.kept["resid_pre", begin][:, n_prefix:]
+    n = start.shape[0] * start.shape[1]
+    with torch.no_grad():
+        out = bare.run(
+            start.repeat(repeats, 1, 1), begin, reading, torch.arange(n * repeats), repeats
+        )
+        return bare.logits(out[-n:]).reshape(*start.shape[:2], -1)
+
+
+def assert_same(bare: BareModel, model: Model, ids: Tensor, tolerance: float) -> None:
+    n_layers = model.cfg.n_layers
+    with torch.no_grad():
+        want = model(ids)
+        reading = bare.read(ids, {site: range(n_layers) for site in SITES})
+    for at, values in activations(model, ids).items():
+        torch.testing.assert_close(reading.kept[at], values, atol=tolerance, rtol=tolerance)
+    for begin in range(n_layers + 1):
+        for n_prefix, repeats in ((0, 1), (1, 3)):
+            if n_prefix < ids.shape[1]:
+                got = run(bare, ids, begin, n_prefix, repeats)
+                assert got.dtype == want.dtype
+                torch.testing.assert_close(
+                    got, want[:, n_prefix:], atol=5 * tolerance, rtol=tolerance
+                )
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_a_llama(
+    tiny_tokenizer: Any, shaken: Callable[..., None], dtype: torch.dtype, kv_heads: int
+):
+    hf = llama(len(tiny_tokenizer), shaken, num_key_value_heads=kv_heads).to(dtype)
+    model = load_model(hf, tokenizer=tiny_tokenizer, dtype=dtype)
+    hooks = n_hooks(model)
+    bare = bare_model(model)
+    assert bare is not None
+    assert bare.n_layers == 3
+    for ids in (IDS, IDS[:1], IDS[:2, :1]):  # several rows, one row, sentences of one token
+        assert_same(bare, model, ids, TOLERANCE[dtype])
+    model(IDS)
+    assert n_hooks(model) - hooks in (0, 6), "the bridge's own capture hooks come with a first pass"
+
+
+def test_weights_are_shared_not_copied(make_tiny: Callable[[], Model]):
+    model = make_tiny()
+    bare = bare_model(model)
+    assert bare is not None
+    before = run(bare, IDS, 0, 1, 1)
+    with torch.no_grad():
+        for layer in range(2):
+            model.blocks[layer].mlp.W_out.mul_(0.5)
+    assert_same(bare, model, IDS, 1e-5)
+    assert (run(bare, IDS, 0, 1, 1) - before).abs().max() > 0.1
+
+
+def test_changes_are_made_where_they_are_told(tiny: Model):
+    """At every site and layer, against the bridge's hook of that name."""
+    bare = bare_model(tiny)
+    assert bare is not None
+
+    def halve(x: Tensor, **_: object) -> Tensor:
+        return x / 2
+
+    reading = bare.read(IDS, {"resid_pre": [0]})
+    for site in SITES:
+        for layer in range(2):
+            with torch.no_grad():
+                with hooked(tiny, [(hook_name(tiny, site, layer), halve)]):
+                    want = tiny(IDS)
+                with bare.changed({(site, layer): halve}):
+                    got = rerun(bare, reading, 0, 0, 2)
+            torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    assert (run(bare, IDS, 0, 0, 1) - want).abs().max() > 0.01
+    with pytest.raises(ZeroDivisionError), bare.changed({("neuron", 0): lambda x: x * (1 / 0)}):
+        run(bare, IDS, 0, 1, 1)
+    torch.testing.assert_close(run(bare, IDS, 0, 0, 1), tiny(IDS), atol=1e-5, rtol=1e-5)
+
+
+# Architectures ------------------------------------------------------------------------------
+
+HEADS = {"head_dim": 8}
+LIKE_LLAMA = {
+    "Mistral": {"sliding_window": 4},
+    "Qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "Qwen3": HEADS,
+    "Phi3": {},
+    "SmolLM3": {},
+    "StableLm": {},
+    "Cohere": {"logit_scale": 1.0},
+}
+UNLIKE = {
+    "Gemma2": HEADS | {"sliding_window": 4},
+    "Gemma3": HEADS | {"sliding_window": 4},
+    "Olmo2": {},
+    "Granite": {"residual_multiplier": 0.5},
+    "Glm4": HEADS,
+}
+"""Between their MLPs and the residual stream stands a norm or a factor, or logits are capped."""
+
+
+def loaded(name: str, options: dict[str, Any], tokenizer: Any, shake: Callable[..., None]) -> Model:
+    config = getattr(transformers, f"{name}TextConfig", None)
+    config = config or getattr(transformers, f"{name}Config")
+    hf = getattr(transformers, f"{name}ForCausalLM")(
+        config(vocab_size=len(tokenizer), **SIZE, **options)
+    ).eval()
+    shake(hf)
+    return load_model(hf, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("name", LIKE_LLAMA)
+def test_architectures_whose_layers_are_taken(
+    tiny_tokenizer: Any, shaken: Callable[..., None], name: str
+):
+    model = loaded(name, LIKE_LLAMA[name], tiny_tokenizer, shaken)
+    bare = bare_model(model)
+    assert bare is not None
+    assert_same(bare, model, IDS, 1e-4 if name == "StableLm" else 2e-5)
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_architectures_whose_layers_are_not_taken(
+    tiny_tokenizer: Any, shaken: Callable[..., None], name: str
+):
+    model = loaded(name, UNLIKE[name], tiny_tokenizer, shaken)
+    hooks = n_hooks(model)
+    assert bare_model(model) is None
+    model(IDS)
+    bridges_own = n_hooks(model) - hooks
+    assert bare_model(model) is None
+    assert n_hooks(model) - hooks == bridges_own
+    assert can_continue(model) == (name != "Gemma3"), "whose layers rotate in two ways"
+
+
+# When the bare layers would be another model ------------------------------------------------
+
+
+def test_none_for_other_models(tiny: Model, make_tiny: Callable[[], Model]):
+    class Hooked:
+        """Like a HookedTransformer: no Hugging Face model inside."""
+
+        cfg, hook_dict, blocks = tiny.cfg, tiny.hook_dict, ()
+
+    assert bare_model(Hooked()) is None
+    parted = make_tiny()
+    assert bare_model(parted) is not None
+    parted.original_model.model.layers[1].mlp.to("meta")
+    assert bare_model(parted) is None, "weights on two devices"
+
+
+def test_none_where_the_bridge_computes_something_else(make_tiny: Callable[[], Model]):
+    model = make_tiny()
+    model.original_model.model.layers[1].mlp.forward = lambda x, *_, **__: 0 * x
+    assert bare_model(model) is None
+
+
+def test_none_where_neurons_do_not_write_by_their_weights(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+):
+    """A lesion of neurons is made in the residual stream, by their output weights."""
+    weights = twin.output_weight
+    monkeypatch.setattr(twin, "output_weight", lambda model, layer: 0.5 * weights(model, layer))
+    assert bare_model(tiny) is None
+
+
+def test_an_error_on_the_way_is_not_passed_on(tiny: Model, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("another make")
+
+    monkeypatch.setattr(BareModel, "run", fail)
+    hooks = n_hooks(tiny)
+    assert bare_model(tiny) is None
+    assert n_hooks(tiny) == hooks
+
+
+@pytest.mark.parametrize("where", ["hook point", "lesion", "tiny lesion", "wrapper", "embedding"])
+def test_none_while_hooks_are_on_the_model(tiny: Model, where: str):
+    """The bare layers pass by them; a comparison of a few tokens would miss a small effect."""
+    body = tiny.original_model.model
+
+    def look(*_: object, **__: object) -> None:
+        """Changes nothing at all."""
+
+    handles = []
+    if where == "hook point":
+        opened: Any = tiny.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", look)])
+    elif where == "lesion":
+        opened = lesion(tiny, units((0, 3), (1, 7)), value="zero")
+    elif where == "tiny lesion":
+        opened = lesion(tiny, units((1, 7), mean=[1e-9]), value="mean", dose=1e-7)
+    elif where == "wrapper":
+        opened = nullcontext()
+        handles.append(body.layers[1].register_forward_pre_hook(look))
+    else:
+        opened = nullcontext()
+        handles.append(body.embed_tokens.register_forward_hook(look))
+    try:
+        with opened:
+            assert bare_model(tiny) is None
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert bare_model(tiny) is not None
+
+
+def test_the_configuration_is_left_alone(make_tiny: Callable[[], Model]):
+    model = make_tiny()
+    before = copy.deepcopy(model.original_model.config.to_dict())
+    assert bare_model(model) is not None
+    assert model.original_model.config.to_dict() == before
+    assert model.original_model.config._attn_implementation == "eager"

@@ -1,0 +1,595 @@
+"""The lesion study and the lesions by layer run at tiny sizes, go on after Ctrl-C, and refuse bad files."""
+
+import importlib.util
+import json
+import re
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import grammar_lens as gl
+from grammar_lens.lesions.store import Store
+from grammar_lens.moments import Origin
+from grammar_lens.steps import read_source
+from grammar_lens.study import damage, fresh_corpus, prepare
+
+ROOT = Path(__file__).parents[1]
+TAGS = ("NOUN", "VERB", "PRON")
+TABLES = (
+    "studies",
+    "manners",
+    "matrix",
+    "pairs",
+    "values",
+    "doses",
+    "sufficiency",
+    "calibration",
+    "redundancy",
+    "key_neurons",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def import_page(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        f"page_{name}", ROOT / "experiments" / f"{name}.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_round() -> Iterator[None]:
+    """Damage need not be matched well here, and trying sizes takes longest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(damage, "ROUNDS", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole() -> ModuleType:
+    return import_page("lesion_study")
+
+
+@pytest.fixture(scope="module")
+def by_layer() -> ModuleType:
+    return import_page("lesion_by_layer")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with few-train, few-test, and few-dev, which has no pronouns."""
+    folder = tmp_path_factory.mktemp("few")
+    embedded = files("grammar_lens") / "embedded" / "treebank"
+    train, test = (
+        (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
+        for split in ("train", "test")
+    )
+    others = [block for block in test[20:] if "\tPRON\t" not in block]
+    for split, blocks in (("train", train[:60]), ("test", test[:8]), ("dev", others[:5])):
+        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks) + "\n\n", "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_hf: Callable[[], Any], tiny_tokenizer: Any
+) -> Path:
+    """A random model of two layers of 48 neurons, as a folder."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_hf().save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sources(words: Path, tiny_folder: Path) -> dict[str, Any]:
+    """Model and words."""
+    return {
+        "model": str(tiny_folder),
+        "train": f"{words}:train",
+        "fresh": f"{words}:test",
+        "cut": ",".join(TAGS),
+    }
+
+
+@pytest.fixture(scope="module")
+def flags(words: Path, sources: dict[str, Any]) -> dict[str, Any]:
+    """Settings of lesion_study that take seconds."""
+    return {
+        **sources,
+        "domains": f"{words}:dev",
+        "k": 3,
+        "shams": 2,
+        "values": "zero,resample_within",
+        "doses": "0.5,2",
+        "other_shams": 1,
+        "damage_matched": 1,
+        "domain_shams": 1,
+        "single_neurons": 5,
+        "rounds": 2,
+        "round_words": 100,
+        "check_sentences": 5,
+        "token_budget": 500,
+    }
+
+
+@pytest.fixture(scope="module")
+def done(
+    whole: ModuleType, flags: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The results of a study that was not interrupted."""
+    out = tmp_path_factory.mktemp("done") / "deep" / "results"
+    whole.main(whole.Config(**flags, out=out))
+    return out
+
+
+def run_script(
+    monkeypatch: pytest.MonkeyPatch, script: str, flags: dict[str, Any]
+) -> int | str | None:
+    """Runs a script as `python script --flag value` would, and gives its exit code."""
+    given = []
+    for name, value in flags.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            given.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            given += [f"--{option}", str(value)]
+    monkeypatch.setattr(sys, "argv", [script, *given])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "experiments" / script), run_name="__main__")
+    return ended.value.code
+
+
+def refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    script: str,
+    flags: dict[str, Any],
+) -> str:
+    """What a script says when it ends with code 2, in a line and no traceback."""
+    assert run_script(monkeypatch, script, flags) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    return told
+
+
+class TestLesionStudy:
+    def test_every_score_and_domain_has_its_row(self, done: Path) -> None:
+        studies = pd.read_csv(done / "studies.csv")
+        scores = ["attribution_contrast", "correlation"]
+        assert studies.score.tolist() == [scores[0]] * 2 + [scores[1]] * 2
+        assert studies.domain.tolist() == ["fresh", "domain-1"] * 2
+        assert studies.labels[0] == "NOUN VERB PRON"
+        assert studies.labels[1] == "NOUN VERB", "the domain has no pronouns"
+        assert studies.shams.tolist() == [2, 1, 2, 1]
+        assert studies.p[[0, 2]].between(1 / 3 - 1e-9, 1).all()
+        assert studies.p[[1, 3]].isna().all(), "two labels have no pattern"
+        np.testing.assert_allclose(studies.S, studies.diagonal - studies.off_diagonal, rtol=1e-9)
+        assert (studies.identity_error < 1e-9).all()
+        main = studies[studies.domain == "fresh"]
+        assert (main.matched_shams == 1).all()
+        assert main[["matched_p", "slope_p", "sufficiency_p"]].notna().all(axis=None)
+        assert studies[studies.domain == "domain-1"].matched_p.isna().all()
+
+    def test_tables_agree_with_each_other(self, done: Path) -> None:
+        table = {name: pd.read_csv(done / f"{name}.csv") for name in TABLES}
+        matrix = table["matrix"].query("value == 'mean' and dose == 1 and where == 'every'")
+        own = matrix.query("lesion == label").groupby(["score", "domain"]).tag_loss_change.mean()
+        found = table["studies"].set_index(["score", "domain"]).diagonal
+        np.testing.assert_allclose(own[found.index], found, rtol=1e-9)
+        manners = table["manners"].query("score == 'correlation' and domain == 'fresh'")
+        assert list(zip(manners.value, manners.dose, manners["where"], strict=True)) == [
+            ("mean", 1.0, "every"),
+            ("zero", 1.0, "every"),
+            ("resample_within", 1.0, "every"),
+            ("mean", 0.5, "every"),
+            ("mean", 2.0, "every"),
+            ("mean", 1.0, "scored"),
+        ]
+        assert manners.shams.tolist() == [2, 1, 1, 1, 1, 1]
+        n = 2 * len(TAGS)
+        assert len(table["doses"]) == n * 4, "doses 0, .5, 1 and 2"
+        assert table["doses"].query("dose == 0").own.eq(0).all()
+        assert len(table["values"]) == n * 3
+        assert len(table["sufficiency"]) == n
+        assert len(table["calibration"]) == n
+        assert len(table["redundancy"]) == n * 2
+        assert table["key_neurons"].groupby(["by", "label"]).size().eq(3).all()
+        assert list(table["pairs"])[:5] == ["score", "domain", "shams", "first", "second"]
+
+    def test_verdicts_stand_side_by_side(self, done: Path) -> None:
+        lines = (done / "verdicts.md").read_text("utf-8").splitlines()
+        assert lines[2] == "|  | attribution_contrast | correlation |"
+        assert len(lines) == 8, "a heading, two studies, two checks"
+        for line, told in zip(
+            lines[4:], ("Cutting", "Cutting", "Over 5", "Cut again"), strict=True
+        ):
+            cells = line.split(" | ")
+            assert len(cells) == 3
+            assert all(cell.startswith(told) for cell in cells[1:])
+
+    def test_the_page_opens_without_a_network(self, done: Path) -> None:
+        page = (done / "lesion_study.html").read_text("utf-8")
+        assert not re.search(r"<script[^>]*src=", page)
+        for score in ("attribution_contrast", "correlation"):
+            shown = re.findall(rf'<div id="{score}-([\w-]+)"', page)
+            study = ["matrix", "null", "damage-matched", "doses", "values", "auroc", "sufficiency"]
+            assert [f"fresh-{name}" for name in study] == [x for x in shown if "fresh" in x]
+            assert [x for x in shown if "domain" in x] == [
+                f"domain-1-{name}" for name in ("matrix", "auroc")
+            ]
+            assert shown[-2:] == ["calibration", "redundancy"]
+
+    def test_run_json_and_the_words_of_real_lesions(self, done: Path) -> None:
+        record = json.loads((done / "run.json").read_text("utf-8"))
+        assert record["experiment"] == "lesion_study"
+        assert record["finished"] is True
+        assert record["model"]["name"] == "tiny"
+        assert set(record["treebank"]) == {"train", "fresh", "check", "domain-1"}
+        assert record["treebank"]["check"]["sentences"] == 5
+        assert len(record["seconds"]) == 8
+        folder = done / "correlation" / "fresh"
+        lesions = pd.read_parquet(folder / "lesions.parquet")
+        assert lesions.replicate.eq(0).all()
+        assert not (folder / "battery").exists()
+        matrix = pd.read_csv(done / "matrix.csv").query(
+            "score == 'correlation' and domain == 'fresh' and value == 'zero' and lesion == 'VERB'"
+        )
+        loss = lesions.query("label == 'PRON'")
+        cut = loss.query("lesion == 'VERB' and value == 'zero'").tag_loss.mean()
+        intact = loss.query("kind == ''").tag_loss.mean()
+        stored = matrix.set_index("label").tag_loss_change["PRON"]
+        np.testing.assert_allclose(cut - intact, stored, atol=1e-5)  # the words are float32
+
+    def test_resumed_after_interruptions_it_gives_the_same_tables(
+        self,
+        whole: ModuleType,
+        flags: dict[str, Any],
+        done: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        out = tmp_path / "out"
+        shutil.copytree(done, out)
+        for part in ("fresh", "redundancy"):
+            shutil.rmtree(out / "attribution_contrast" / part)
+        for name in TABLES:
+            (out / f"{name}.csv").unlink()
+        config = whole.Config(**flags, out=out, resume=True)
+        battery = out / "attribution_contrast" / "fresh" / "battery"
+        finish, batches = Store.finish, []
+
+        def counted(store: Store, batch: int) -> None:
+            finish(store, batch)
+            if store._folder == battery:
+                batches.append(batch)
+                if len(batches) == 2:
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr(Store, "finish", counted)
+        monkeypatch.setattr(whole, "page", lambda _found: "")  # drawing is tested above
+        with pytest.raises(KeyboardInterrupt):
+            whole.main(config)
+        assert (battery / "done.json").is_file()
+        assert not (out / "studies.csv").exists()
+
+        find_again = gl.find_again
+        monkeypatch.setattr(gl, "find_again", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            whole.main(config)
+        assert len(batches) == len(set(batches)) > 2, "no batch of the battery was read twice"
+        monkeypatch.setattr(gl, "find_again", find_again)
+        capsys.readouterr()
+
+        whole.main(config)
+        told = capsys.readouterr().out
+        assert "part 2 of 8: attribution_contrast, calibration (done before)" in told
+        assert "part 3 of 8: attribution_contrast, redundancy\n" in told
+        for name in TABLES:
+            assert (out / f"{name}.csv").read_text() == (done / f"{name}.csv").read_text(), name
+        assert (out / "verdicts.md").read_text() == (done / "verdicts.md").read_text()
+
+    def test_ctrl_c_says_how_to_go_on(
+        self,
+        flags: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr(gl, "lesion_study", interrupt)
+        assert run_script(monkeypatch, "lesion_study.py", {**flags, "out": tmp_path / "o"}) == 130
+        assert "run again with --resume" in capsys.readouterr().err
+        assert json.loads((tmp_path / "o" / "run.json").read_text())["finished"] is False
+
+    def test_a_study_is_not_begun_over_another(
+        self, whole: ModuleType, flags: dict[str, Any], done: Path, tmp_path: Path, words: Path
+    ) -> None:
+        def again(**other: Any) -> None:
+            whole.main(whole.Config(**{**flags, **other}, out=done))
+
+        with pytest.raises(ValueError, match="holds a study already: add --resume to go on"):
+            again()
+        with pytest.raises(ValueError, match="was begun with k 3, not 4: choose another --out"):
+            again(resume=True, k=4)
+        changed = tmp_path / "few-dev.conllu"
+        changed.write_text((words / "few-test.conllu").read_text("utf-8"), "utf-8")
+        before = (words / "few-dev.conllu").read_text("utf-8")
+        try:
+            (words / "few-dev.conllu").write_text(changed.read_text("utf-8"), "utf-8")
+            with pytest.raises(ValueError, match="was begun with another treebank"):
+                again(resume=True)
+        finally:
+            (words / "few-dev.conllu").write_text(before, "utf-8")
+        (tmp_path / "thesis.txt").write_text("precious")
+        with pytest.raises(ValueError, match="holds something else: choose another --out"):
+            whole.main(whole.Config(**flags, out=tmp_path))
+
+    @pytest.mark.parametrize(
+        ("bad", "message"),
+        [
+            ({"rounds": 1}, "rounds is 1, expected 0 (skip it) or 2 and more"),
+            ({"single_neurons": 2}, "single_neurons is 2, expected 0 (skip it) or 3 and more"),
+            ({"scores": "auroc"}, "scores: 'auroc' is not one of correlation"),
+            ({"scores": ""}, "scores: none is named"),
+            ({"values": "zero,nought"}, "value: 'nought' is not one of zero, mean"),
+            ({"other_where": "nowhere"}, "where: 'nowhere' is not one of every, scored"),
+            ({"doses": "half"}, "--doses is 'half', expected numbers by commas"),
+            ({"cut": "NOUN,ZZZ"}, "--cut has 'ZZZ'"),
+            ({"cut": "NOUN,PRON"}, "has words of 1 of the values to cut, needs 2 or more"),
+            ({"fresh": "nowhere.conllu"}, "no treebank at"),
+        ],
+    )
+    def test_bad_settings_are_told_before_the_work(
+        self,
+        bad: dict[str, Any],
+        message: str,
+        flags: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        given = {**flags, **bad, "out": tmp_path / "out"}
+        assert message in refused(monkeypatch, capsys, "lesion_study.py", given)
+        assert not (tmp_path / "out").exists()
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+class TestConfigurationFile:
+    def test_flags_beat_the_file_and_the_file_beats_the_defaults(
+        self,
+        sources: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        file = tmp_path / "study.toml"
+        file.write_text(
+            f'cut = {json.dumps(TAGS)}\ndoses = [0.5, 2]\nvalues = ""\nk = 4\ndose = 2\nshams = 1\n'
+            f'sufficiency = false\nscores = "correlation"\nout = "{tmp_path / "wrong"}"\n'
+        )
+        monkeypatch.setattr(gl, "lesion_study", interrupt)
+        given = {x: sources[x] for x in ("model", "train", "fresh")}
+        given |= {"k": 3, "out": tmp_path / "right", "config": file}
+        assert run_script(monkeypatch, "lesion_study.py", given) == 130
+        assert not (tmp_path / "wrong").exists()
+        config = json.loads((tmp_path / "right" / "run.json").read_text("utf-8"))["config"]
+        assert config["k"] == 3, "the flag"
+        assert (config["shams"], config["dose"], config["sufficiency"]) == (1, 2.0, False)
+        assert (config["cut"], config["doses"], config["values"]) == (",".join(TAGS), "0.5,2", "")
+        assert config["rounds"] == 3, "the default"
+        assert config["config"] == str(file)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("k = 3\nsham = 5\n", "study.toml:2: 'sham' is no setting: did you mean 'shams'?"),
+            ("# k\n\n[lesion]\nk = 3\n", "study.toml:3: 'lesion' is no setting"),
+            ("resume = true\n", "study.toml:1: 'resume' is no setting"),
+            ('seed = 1\nk = "ten"\n', "study.toml:2: k is 'ten', expected a whole number"),
+            ("k = 3.5\n", "study.toml:1: k is 3.5, expected a whole number"),
+            ("k = true\n", "study.toml:1: k is True, expected a whole number"),
+            ("dose = true\n", "study.toml:1: dose is True, expected a number"),
+            ("sufficiency = 1\n", "study.toml:1: sufficiency is 1, expected true or false"),
+            ('model = ["a", "b"]\n', "study.toml:1: model is ['a', 'b'], expected a text"),
+            ("cut = 3\n", "study.toml:1: cut is 3, expected a text or a list"),
+            ("cut = [true]\n", "study.toml:1: cut is [True], expected a text or a list"),
+            ("k = 3\nshams =\n", "study.toml is no TOML: Invalid value (at line 2"),
+        ],
+    )
+    def test_what_is_wrong_in_a_file_is_told_with_its_line(
+        self,
+        text: str,
+        message: str,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (tmp_path / "study.toml").write_text(text)
+        given = {"config": tmp_path / "study.toml", "out": tmp_path / "out"}
+        assert message in refused(monkeypatch, capsys, "lesion_study.py", given)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_missing_file_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = {"config": tmp_path / "none.toml"}
+        assert "none.toml" in refused(monkeypatch, capsys, "lesion_study.py", given)
+
+    @pytest.mark.parametrize("name", ["ewt", "quick"])
+    def test_the_files_that_come_with_the_project_are_sound(
+        self, whole: ModuleType, name: str
+    ) -> None:
+        path = ROOT / "experiments" / "configs" / f"{name}.toml"
+        config = whole.Config(**whole.read_config(path))
+        whole.check(config)
+        if name == "ewt":
+            assert (config.k, config.shams, config.domain_shams) == (100, 100, 19)
+            assert config.cut == "NOUN,VERB,ADJ,ADV,PRON,DET,ADP,AUX"
+            assert [m.dose for m in config.others] == [1, 1, 1, 0.25, 0.5, 0.75, -1, 2, 1]
+
+    @pytest.mark.slow
+    def test_the_quick_study(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        path = ROOT / "experiments" / "configs" / "quick.toml"
+        given = {"config": path, "out": tmp_path / "out"}
+        assert run_script(monkeypatch, "lesion_study.py", given) == 0
+        studies = pd.read_csv(tmp_path / "out" / "studies.csv").set_index("score")
+        assert (studies.S > 0.05).all()
+        assert studies.p["attribution_contrast"] == pytest.approx(0.05)
+
+
+class TestLesionByLayer:
+    @pytest.fixture
+    def few(self, sources: dict[str, Any]) -> dict[str, Any]:
+        return {**sources, "k": 10, "shams": 2, "score": "correlation"}
+
+    def test_numbers_and_figure_are_written(
+        self, by_layer: ModuleType, few: dict[str, Any], tmp_path: Path, capsys: Any
+    ) -> None:
+        out = tmp_path / "deep" / "results"
+        layers = by_layer.main(by_layer.Config(**few, out=out))
+        assert "layer 1: " in capsys.readouterr().out
+        assert list(layers.layer) == [0, 1]
+        assert layers.key_neurons.sum() == 10 * len(TAGS)
+        assert (layers.n_directions == len(TAGS) - 1).all()
+        assert layers.p.between(1 / 3 - 1e-9, 1).all()
+        stored = pd.read_csv(out / "layers.csv")
+        pd.testing.assert_frame_equal(stored, layers, check_dtype=False, rtol=1e-12)
+        lesions = pd.read_csv(out / "lesions.csv")
+        assert len(lesions) == 2 * (len(TAGS) + 2) * len(TAGS)
+        own = lesions[lesions.lesion == lesions.label].groupby("layer")
+        np.testing.assert_allclose(own.tag_loss_change.mean(), layers.own, rtol=1e-9)
+        np.testing.assert_allclose(own.sham_mean.mean(), layers.sham_own, rtol=1e-9)
+        record = json.loads((out / "run.json").read_text("utf-8"))
+        assert record["experiment"] == "lesion_by_layer"
+        assert record["labels"] == list(TAGS)
+        page = (out / "lesion_by_layer.html").read_text("utf-8")
+        assert "random directions" in page
+        assert not re.search(r"<script[^>]*src=", page), "the figure opens without a network"
+
+    def test_losses_equal_those_of_a_study_of_the_layer(
+        self, by_layer: ModuleType, few: dict[str, Any], tmp_path: Path
+    ) -> None:
+        by_layer.main(by_layer.Config(**few, out=tmp_path))
+        lesions = pd.read_csv(tmp_path / "lesions.csv")
+        model = gl.load_model(few["model"])
+        train = prepare(model, read_source(few["train"], "upos"), min_words=2)
+        fresh, _ = fresh_corpus(model, read_source(few["fresh"], "upos"), train)
+        moments = gl.collect(model, train, show_progress=False)["neuron"]
+        keys = gl.select(gl.score(moments, "correlation"), 10)
+        study = gl.lesion_study(
+            model,
+            fresh,
+            by_layer.in_layer(keys, 1),
+            lexicon=gl.fit_lexicon(model, train),
+            labels=TAGS,
+            shams=0,
+            show_progress=False,
+        )
+        table = lesions.query("layer == 1").pivot(
+            index="lesion", columns="label", values="tag_loss_change"
+        )
+        found = table.loc[list(TAGS), list(TAGS)].to_numpy()
+        np.testing.assert_allclose(found, study.matrix, atol=1e-6)  # float32 forward passes
+        assert np.abs(study.matrix).max() > 1e-3
+        everything = gl.all_neurons(keys, [1])
+        with gl.lesion(model, everything):
+            np.testing.assert_allclose(
+                table.loc["whole layer", list(TAGS)] + base(study),
+                base(
+                    gl.lesion_study(
+                        model,
+                        fresh,
+                        keys,
+                        lexicon=gl.fit_lexicon(model, train),
+                        labels=TAGS,
+                        shams=0,
+                        show_progress=False,
+                    )
+                ),
+                atol=1e-5,
+            )
+
+    def test_a_layer_with_the_neurons_of_two_labels_has_no_p(
+        self, by_layer: ModuleType, few: dict[str, Any], tmp_path: Path
+    ) -> None:
+        given = {**few, "k": 1, "cut": "NOUN,VERB,PRON"}
+        layers = by_layer.main(by_layer.Config(**given, out=tmp_path))
+        assert (layers.key_neurons < 3).any()
+        assert layers.p[layers.key_neurons < 3].isna().all()
+        assert (layers.own[layers.key_neurons == 0] == 0).all()
+
+    def test_directions_span_the_differences_of_the_means(self, by_layer: ModuleType) -> None:
+        rng = np.random.default_rng(0)
+        moments = gl.Moments(
+            labels=("A", "B", "C"),
+            count=np.array([5.0, 5.0, 5.0]),
+            mean=rng.standard_normal((3, 2, 6)),
+            m2=np.ones((3, 2, 6)),
+            fired=np.zeros((3, 2, 6)),
+            mean_abs=np.ones((2, 6)),
+            origin=Origin("model", "bank", "upos", "next", "resid_post"),
+        )
+        real, *random = by_layer.subspaces(moments, ("A", "C"), 1, 3, rng)
+        gap = moments.mean[2, 1] - moments.mean[0, 1]
+        np.testing.assert_allclose(np.abs(real.basis @ gap), np.linalg.norm(gap), rtol=1e-12)
+        assert {len(x) for x in (real, *random)} == {1}
+        assert all(abs((x.basis @ real.basis.T).item()) < 0.99 for x in random)
+        np.testing.assert_allclose(random[0].mean, moments.mean[:, 1].mean(0), rtol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("bad", "message"),
+        [
+            ({"cut": "NOUN,ZZZ"}, "no key neurons"),
+            ({"k": 97}, "k is 97"),
+            ({"score": "magic"}, "unknown score 'magic'"),
+        ],
+    )
+    def test_bad_input_is_one_line_and_code_2(
+        self,
+        bad: dict[str, Any],
+        message: str,
+        few: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        given = {**few, **bad, "out": tmp_path / "out"}
+        assert message in refused(monkeypatch, capsys, "lesion_by_layer.py", given)
+
+
+def base(study: gl.LesionStudy) -> np.ndarray:
+    """The intact tag loss of each label's words."""
+    outcomes = study.outcomes
+    assert outcomes is not None
+    return np.array(
+        [
+            outcomes.tag_loss[0, outcomes.label == outcomes.labels.index(label)].mean()
+            for label in study.labels
+        ]
+    )

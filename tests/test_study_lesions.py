@@ -1,0 +1,373 @@
+"""The further lesions of a study: other manners, damage-matched shams, everything but a set."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lesion_bench import by_hand
+
+import grammar_lens.lesions.battery as module
+from grammar_lens.dissociation import EVERYTHING, LesionStudy, StudyError
+from grammar_lens.lesions import LesionError
+from grammar_lens.model import Model
+from grammar_lens.outcomes import Condition, Manner, Outcomes
+from grammar_lens.selection import KeyNeurons, all_neurons, select
+from grammar_lens.selectivity import score
+from grammar_lens.study import Corpus, collect, damage, fit_lexicon, lesion_study, prepare
+from grammar_lens.study.damage import grown_shams
+from grammar_lens.study.lesioning import Battery, scored_classes
+from grammar_lens.treebank import Treebank
+
+QUIET = {"show_progress": False}
+TAGS = ("NOUN", "VERB", "PRON")
+OTHERS = (
+    Manner("mean", 0.5),
+    Manner("zero"),
+    Manner(),  # the study's own: not measured twice
+    Manner("resample_within"),
+    Manner("zero"),
+    Manner("mean", 1.0, "scored"),
+)
+
+
+@pytest.fixture(scope="session")
+def keys(many: KeyNeurons) -> KeyNeurons:
+    return many.top(12)
+
+
+@pytest.fixture(scope="session")
+def many(reference: Model, bank: Treebank) -> KeyNeurons:
+    """Enough neurons that cutting them does damage."""
+    return select(score(collect(reference, bank["train"], **QUIET)["neuron"]), k=60)
+
+
+@pytest.fixture(scope="session")
+def fresh(reference: Model, bank: Treebank) -> Corpus:
+    """Few sentences, with labels in another order than the lexicon's."""
+    return prepare(reference, bank["test"], labels=("PRON", "VERB", "NOUN", "DET"))
+
+
+@pytest.fixture(scope="session")
+def run(
+    reference: Model, bank: Treebank, keys: KeyNeurons, fresh: Corpus
+) -> Callable[..., LesionStudy]:
+    lexicon = fit_lexicon(reference, bank["train"])
+
+    def made(**options: Any) -> LesionStudy:
+        given = {"shams": 2, "labels": TAGS, **QUIET, **options}
+        return lesion_study(reference, fresh, keys, lexicon=lexicon, **given)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def plain(run: Callable[..., LesionStudy]) -> LesionStudy:
+    return run()
+
+
+@pytest.fixture(scope="session")
+def full(run: Callable[..., LesionStudy]) -> LesionStudy:
+    return run(others=OTHERS, other_shams=1, sufficiency=True)
+
+
+def test_by_default_there_is_nothing_more(plain: LesionStudy):
+    assert plain.manner == Manner("mean", 1.0, "every")
+    assert (plain.others, plain.matched, plain.rest) == ((), None, None)
+    assert plain.outcomes is not None
+    assert {c.kind for c in plain.outcomes.conditions} == {"set"}
+    assert len(plain.outcomes.conditions) == 3 * 3
+
+
+def test_further_lesions_leave_the_main_ones_as_they_are(plain: LesionStudy, full: LesionStudy):
+    np.testing.assert_allclose(full.matrix, plain.matrix, atol=1e-6)
+    np.testing.assert_allclose(full.sham, plain.sham, atol=1e-6)
+    assert full.n_shams == 2
+    assert full.identity_error < 1e-6
+
+
+def test_other_manners(full: LesionStudy, keys: KeyNeurons):
+    manners = [study.manner for study in full.others]
+    assert manners == [OTHERS[0], OTHERS[1], OTHERS[3], OTHERS[5]]
+    outcomes = full.outcomes
+    assert outcomes is not None
+    for study in full.others:
+        rows = outcomes.only(study.manner)
+        assert study.n_shams == 1
+        first = [c for c in rows.conditions if c.replicate == 1]
+        main = [c for c in outcomes.only(Manner()).conditions if c.replicate == 1]
+        assert [list(c.neurons) for c in first] == [list(c.neurons) for c in main]
+        for i, tag in enumerate(TAGS):
+            change = rows.tag_loss[rows.row(tag, 0)] - rows.tag_loss[0]
+            mine = [rows.label == rows.labels.index(other) for other in TAGS]
+            np.testing.assert_allclose(study.matrix[i], [change[m].mean() for m in mine])
+            assert list(rows.conditions[i].neurons) == list(keys[tag])
+        assert np.abs(study.matrix - full.matrix).max() > 1e-4
+
+
+def test_a_resampled_word_takes_the_place_of_one_of_its_label(
+    run: Callable[..., LesionStudy], monkeypatch: pytest.MonkeyPatch
+):
+    """Also where the fresh words number their labels in another way than the lexicon."""
+    drawn: list[tuple[np.ndarray, np.ndarray]] = []
+    assigned = module._assigned
+
+    def spying(alignment: Any, classes: Any, donors: Any, value: str, seed: int) -> Any:
+        chosen = assigned(alignment, classes, donors, value, seed)
+        read = np.flatnonzero(alignment.scorable() & (classes >= 0))
+        place = module._starts(alignment)[alignment.sentence[read]] + alignment.time("next")[read]
+        drawn.append(
+            (classes[read], np.where(classes >= 0, classes, -1)[donors.word[chosen[place]]])
+        )
+        return chosen
+
+    monkeypatch.setattr(module, "_assigned", spying)
+    run(value="resample_within", shams=0)
+    ((words, donors),) = drawn
+    assert len(np.unique(words)) == 4
+    assert (np.bincount(words)[words] > 1).all()
+    np.testing.assert_array_equal(donors, words)
+
+
+def test_everything_but_a_set(full: LesionStudy, keys: KeyNeurons):
+    outcomes, rest = full.outcomes, full.rest
+    assert outcomes is not None
+    assert rest is not None
+    rows = outcomes.only(Manner(), "rest")
+    assert rows.conditions[0].label == EVERYTHING
+    assert len(rows.conditions[0].neurons) == 8 * 896
+    assert rest.n_shams == 1
+    for condition in rows.conditions[1:]:
+        kept = (
+            keys[condition.label]
+            if condition.replicate == 0
+            else outcomes.conditions[outcomes.row(condition.label, 1) - 1].neurons
+        )
+        assert len(condition.neurons) == 8 * 896 - 12
+        assert not set(kept) & set(condition.neurons)
+    for i, tag in enumerate(TAGS):
+        for row, want in ((rows.row(tag, 0), rest.kept[i]), (rows.row(tag, 1), rest.sham[0, i])):
+            change = rows.tag_loss[row] - rows.tag_loss[0]
+            means = [change[rows.label == rows.labels.index(other)].mean() for other in TAGS]
+            np.testing.assert_allclose(want, means)
+    assert (rest.everything > 0.1).any()
+
+
+def test_everything_but_a_set_by_hand(full: LesionStudy, reference: Model, fresh: Corpus):
+    """The largest lesion of all, one sentence at a time."""
+    outcomes = full.outcomes
+    assert outcomes is not None
+    condition = outcomes.only(Manner(), "rest").conditions[1]
+    row = outcomes.conditions.index(condition) + 1
+    want = by_hand(reference, fresh, condition)
+    there = np.isfinite(outcomes.nll[row])
+    np.testing.assert_array_equal(there, outcomes.shared)
+    np.testing.assert_allclose(outcomes.nll[row, there], want[there], atol=2e-5)
+
+
+def test_lesions_at_the_scored_token_are_a_manner_like_others(
+    run: Callable[..., LesionStudy], full: LesionStudy
+):
+    study = run(where="scored")
+    assert study.manner.where == "scored"
+    np.testing.assert_allclose(study.matrix, full.others[-1].matrix, atol=1e-5)
+    np.testing.assert_allclose(study.sham[0], full.others[-1].sham[0], atol=1e-5)
+
+
+def test_a_study_goes_on_where_it_stopped(
+    run: Callable[..., LesionStudy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Stop(BaseException):
+        pass
+
+    monkeypatch.setattr(damage, "ROUNDS", 1)
+    options: dict[str, Any] = {
+        "shams": 1,
+        "labels": TAGS[:2],
+        "others": OTHERS[:1],
+        "damage_matched": 1,
+        "token_budget": 100,
+        "folder": tmp_path / "battery",
+    }
+    whole = module._Battery._whole
+    seen: list[int] = []
+
+    def interrupted(self: Any, batch: Any) -> None:
+        if self.store._folder is not None:
+            seen.append(int(batch.sentences[0]))
+            if len(seen) == 3:
+                raise Stop
+        whole(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Battery, "_whole", interrupted)
+        with pytest.raises(Stop):
+            run(**options)
+        again = run(**options)
+    assert seen[2] == seen[3], "the batch that was interrupted is the first to be run"
+    assert sorted(set(seen)) == sorted({*seen[:2], *seen[3:]})
+    assert len(seen) == len(set(seen)) + 1
+    straight = run(**options | {"folder": None})
+    assert again.outcomes is not None
+    assert straight.outcomes is not None
+    np.testing.assert_array_equal(again.outcomes.nll, straight.outcomes.nll)
+    np.testing.assert_array_equal(again.matrix, straight.matrix)
+    assert again.s_star == straight.s_star
+    assert again.matched is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"shams": -1}, StudyError, "shams is -1, expected 0 or more"),
+        ({"other_shams": -2}, StudyError, "other_shams is -2, expected 0 or more"),
+        ({"damage_matched": -3}, StudyError, "damage_matched is -3, expected 0 or more"),
+        ({"value": "half"}, LesionError, "lesion value is 'half', expected one of zero"),
+        ({"where": "there"}, LesionError, "lesion where is 'there', expected one of every, sc"),
+        ({"others": [Manner("nought")]}, LesionError, "lesion value is 'nought'"),
+        ({"others": [Manner("zero", float("nan"))]}, LesionError, "lesion dose is nan"),
+    ],
+)
+def test_studies_that_cannot_be_made(
+    run: Callable[..., LesionStudy], options: dict[str, Any], error: type[Exception], message: str
+):
+    with pytest.raises(error, match=message):
+        run(**options)
+
+
+# Shams that grow ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def ready(reference: Model, bank: Treebank, keys: KeyNeurons) -> Battery:
+    corpus = prepare(reference, bank)
+    lexicon = fit_lexicon(reference, corpus)
+    codes, _ = scored_classes(corpus, lexicon)
+    shared = np.isin(codes, [lexicon.labels.index(tag) for tag in TAGS])
+    return Battery(reference, corpus, codes, shared, lexicon, "next", 0, 1024, False)
+
+
+def rises(battery: Battery, conditions: list[Condition]) -> np.ndarray:
+    nll = battery.run(conditions, codes=np.where(battery.shared, battery.codes, -1)).nll
+    return (nll[1:] - nll[:1]).mean(1)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Outcomes]:
+    seen: list[Outcomes] = []
+    whole = Battery.run
+
+    def counting(self: Battery, *args: Any, **options: Any) -> Outcomes:
+        seen.append(whole(self, *args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(Battery, "run", counting)
+    return seen
+
+
+def test_they_do_as_much_damage(ready: Battery, many: KeyNeurons, monkeypatch: pytest.MonkeyPatch):
+    manner = Manner("mean", 2.0)
+    sets = many.top(40).only(TAGS)
+    batteries = counted(monkeypatch)
+    grown = grown_shams(ready, sets, manner, 2, np.random.default_rng(0))
+    assert 2 <= len(batteries) <= damage.ROUNDS
+    assert [(c.label, c.replicate) for c in grown] == [(t, r) for r in (1, 2) for t in TAGS]
+    union = {tuple(row) for row in sets.union().tolist()}
+    for condition in grown:
+        assert (condition.kind, condition.manner) == ("matched", manner)
+        assert not union & set(condition.neurons)
+        assert len(set(condition.neurons)) == len(condition.neurons)
+        assert many.units is not None
+        there = many.units.mean[condition.neurons.layer, condition.neurons.index]
+        np.testing.assert_array_equal(condition.neurons.mean, there)
+    real = rises(ready, [Condition(tag, 0, sets[tag], manner) for tag in TAGS])
+    ratio = rises(ready, grown).reshape(2, 3) / real
+    reachable = real > 0.1  # on so few words, a single neuron may do a tenth of a nat
+    assert reachable.any()
+    assert (np.abs(ratio[:, reachable] - 1) < 0.2).all()
+    assert len({len(c.neurons) for c in grown}) > 3
+
+
+def test_sets_that_do_no_damage_get_one_neuron(
+    ready: Battery, keys: KeyNeurons, monkeypatch: pytest.MonkeyPatch
+):
+    """Lesions that lower the loss, by being the other way round."""
+    sets, manner = keys.only(TAGS), Manner("mean", -0.3)
+    real = rises(ready, [Condition(tag, 0, sets[tag], manner) for tag in TAGS])
+    assert (real < 0).any()
+    batteries = counted(monkeypatch)
+    only = sets.only([tag for tag, rise in zip(TAGS, real, strict=True) if rise < 0])
+    grown = grown_shams(ready, only, manner, 3, np.random.default_rng(0))
+    assert {len(c.neurons) for c in grown} == {1}
+    assert len(batteries) == 1, "the first trial says that there is nothing to match"
+
+
+def test_damage_that_no_sham_can_do(
+    ready: Battery, keys: KeyNeurons, monkeypatch: pytest.MonkeyPatch
+):
+    """Rises that never reach the target end the search at the largest size, or after the rounds."""
+    tried: list[list[int]] = []
+
+    def little(_battery: Battery, conditions: list[Condition], *_: Any) -> np.ndarray:
+        sizes = [len(c.neurons) for c in conditions if c.kind == "matched"]
+        tried.append(sizes)
+        return np.array([1e-9 * len(c.neurons) if c.kind == "matched" else 5.0 for c in conditions])
+
+    monkeypatch.setattr(damage, "_rises", little)
+    sets = keys.only(TAGS)
+    grown = grown_shams(ready, sets, Manner(), 1, np.random.default_rng(0))
+    free = 8 * 896 - len(sets.union())
+    assert [len(c.neurons) for c in grown] == [free] * 3
+    assert len(tried) <= damage.ROUNDS
+    assert tried[0] == [12 * damage.GROWTH] * 3
+    small = replace(sets, sets={tag: sets[tag].top(1) for tag in TAGS})
+    tried.clear()
+    grown = grown_shams(ready, small, Manner(), 1, np.random.default_rng(0))
+    assert len(tried) == damage.ROUNDS
+    assert [len(c.neurons) for c in grown] == [damage.GROWTH**damage.ROUNDS] * 3
+
+
+def test_damage_that_jumps_is_searched_for_so_long_and_no_longer(
+    ready: Battery, keys: KeyNeurons, monkeypatch: pytest.MonkeyPatch
+):
+    """Damage that does not rise with size: the size that came nearest is taken, none untried."""
+    rng = np.random.default_rng(2)
+    tried: dict[int, float] = {}
+
+    def noise(_battery: Battery, conditions: list[Condition], *_: Any) -> np.ndarray:
+        out = np.ones(len(conditions))
+        for i, condition in enumerate(conditions):
+            if condition.kind == "matched":
+                out[i] = float(rng.uniform(0, 3))
+                tried[len(condition.neurons)] = out[i]
+        return out
+
+    monkeypatch.setattr(damage, "_rises", noise)
+    sets = keys.only(TAGS)
+    sets = replace(sets, sets={"NOUN": sets["NOUN"]})
+    (grown,) = grown_shams(ready, sets, Manner(), 1, np.random.default_rng(0))
+    assert len(tried) <= damage.ROUNDS
+    assert len(grown.neurons) == min(tried, key=lambda size: abs(tried[size] - 1))
+
+
+def test_as_many_as_shams_where_those_carry_too_little(
+    run: Callable[..., LesionStudy], plain: LesionStudy, monkeypatch: pytest.MonkeyPatch
+):
+    """None decides by the share of output that the shams carry."""
+    path = "grammar_lens.study.lesioning.WELL_MATCHED"
+    monkeypatch.setattr(damage, "ROUNDS", 1)
+    weakest = float(plain.output_ratio.min())
+    monkeypatch.setattr(path, weakest - 0.01)
+    assert run(damage_matched=None).matched is None
+    monkeypatch.setattr(path, weakest + 0.01)
+    study = run(damage_matched=None)
+    assert study.matched is not None
+    assert study.matched.n_shams == study.n_shams == 2
+    assert run(damage_matched=None, shams=0).matched is None
+
+
+def test_all_neurons_are_those_of_the_model(keys: KeyNeurons):
+    whole = all_neurons(keys)
+    assert keys.units is not None
+    np.testing.assert_array_equal(whole.mean, keys.units.mean.ravel())
