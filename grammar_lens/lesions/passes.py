@@ -6,7 +6,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -159,7 +159,8 @@ class BarePasses:
         start = self._kept["resid_pre", entry][:, inner].repeat(n, 1, 1)
         for i, lesion in enumerate(lesions):
             block, donor = start[i * n_rows : (i + 1) * n_rows], donors[i]
-            self._enter(lesion.edits[0], block, None if donor is None else donor[:, inner], inner)
+            mine = None if donor is None else donor[:, inner]
+            self._enter(lesion.edits[0], block, mine, (slice(None), inner))
         later = [self._later(lesion) for lesion in lesions]
         places = _stacked(row * width + time - self._first, n, n_rows * width).to(start.device)
         changes = {}
@@ -183,14 +184,17 @@ class BarePasses:
         done = lesion.edits[0].site in ("neuron", "resid_pre", "resid_post")
         return lesion.edits[1:] if done else lesion.edits
 
-    def _enter(self, edit: Edit, block: Tensor, donor: Tensor | None, times: slice) -> None:
-        """Makes the lowest edit in the residual stream at the entry, in place."""
+    def _enter(self, edit: Edit, block: Tensor, donor: Tensor | None, at: tuple[Any, Any]) -> None:
+        """Makes the lowest edit in the residual stream at the entry, in place.
+
+        `at` indexes the rows and times of the batch that the block has.
+        """
         edit = edit.to(block)
         if edit.site != "neuron":
             if edit.site in ("resid_pre", "resid_post"):
                 edit.change(block, donor)
             return
-        before = self._kept["neuron", edit.layer][:, times][..., edit.index]
+        before = self._kept["neuron", edit.layer][at][..., edit.index]
         target = edit.target if donor is None else edit.target[donor]
         block += (edit.dose * (target - before)) @ self._writes(edit.layer)[edit.index]
 
@@ -216,7 +220,7 @@ class BarePasses:
             every = _donors(lesion, self._scored)
             donors.append(None if every is None else every.to(device)[pick, times])
             block = start[i * n_rows : (i + 1) * n_rows]
-            self._enter_versions(lesion.edits[0], block, donors[i], (pick, times))
+            self._enter(lesion.edits[0], block, donors[i], (pick, times))
         later = _by_place([self._later(lesion) for lesion in lesions])
         changes = {at: _change(blocks, n_rows, 0, donors) for at, blocks in later.items()}
         prefix = [(k.repeat(n, 1, 1, 1), v.repeat(n, 1, 1, 1)) for k, v in self._prefix]
@@ -226,18 +230,6 @@ class BarePasses:
                 start = onward.layer(layer, start)
         places = _stacked(row * times.shape[1] + version, n, n_rows * times.shape[1])
         return self._bare.logits(start.flatten(0, 1).index_select(0, places.to(device)))
-
-    def _enter_versions(
-        self, edit: Edit, block: Tensor, donor: Tensor | None, at: tuple[Tensor, Tensor]
-    ) -> None:
-        """As `_enter`, at one chosen time per version."""
-        if edit.site != "neuron":
-            self._enter(edit, block, donor, slice(None))
-            return
-        edit = edit.to(block)
-        before = self._kept["neuron", edit.layer][at][..., edit.index]
-        target = edit.target if donor is None else edit.target[donor]
-        block += (edit.dose * (target - before)) @ self._writes(edit.layer)[edit.index]
 
 
 def _no_single_layers(model: Model) -> LesionError:
