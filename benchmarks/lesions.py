@@ -72,7 +72,9 @@ class Setting:
         codes = self.corpus.read("next")
         self.codes = np.where(self.lexicon.prior[codes] > 0, codes, -1)
         moments = gl.collect(self.model, train, show_progress=False)["neuron"]
-        found = gl.attribute(self.model, train, moments=moments, lexicon=self.lexicon, show_progress=False)
+        found = gl.attribute(
+            self.model, train, moments=moments, lexicon=self.lexicon, show_progress=False
+        )
         evidence = Evidence(moments, attribution=found)
         keys = gl.select(gl.score(evidence, "attribution_contrast"), config.k)
         keys = keys.only([tag for tag in LESION_TAGS if tag in keys])

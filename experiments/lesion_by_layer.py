@@ -66,7 +66,7 @@ from grammar_lens.selection import KeyNeurons
 from grammar_lens.selectivity import SCORES
 from grammar_lens.steps import read_source
 from grammar_lens.study import Corpus, default_budget, fresh_corpus, prepare
-from grammar_lens.study.lesioning import Battery, lesioned_labels, scored_classes
+from grammar_lens.study.batteries import Battery, lesioned_labels, scored_classes
 
 NAME = "lesion_by_layer"
 WHOLE, SUBSPACE = "whole layer", "directions"

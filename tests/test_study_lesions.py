@@ -17,8 +17,8 @@ from grammar_lens.outcomes import Condition, Manner, Outcomes
 from grammar_lens.selection import KeyNeurons, all_neurons, select
 from grammar_lens.selectivity import score
 from grammar_lens.study import Corpus, collect, damage, fit_lexicon, lesion_study, prepare
+from grammar_lens.study.batteries import Battery, scored_classes
 from grammar_lens.study.damage import grown_shams
-from grammar_lens.study.lesioning import Battery, scored_classes
 from grammar_lens.treebank import Treebank
 
 QUIET = {"show_progress": False}

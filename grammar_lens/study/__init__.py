@@ -5,6 +5,7 @@ the arithmetic.
 """
 
 from grammar_lens.study.attributing import attribute
+from grammar_lens.study.batteries import LESION_TAGS, donors
 from grammar_lens.study.collecting import Collected, collect, collect_labels
 from grammar_lens.study.corpus import (
     TOKEN_BUDGET,
@@ -19,7 +20,7 @@ from grammar_lens.study.corpus import (
 from grammar_lens.study.course import time_course
 from grammar_lens.study.directions import erasure, key_subspaces
 from grammar_lens.study.lesion_checks import calibrate, find_again
-from grammar_lens.study.lesioning import LESION_TAGS, donors, lesion_study
+from grammar_lens.study.lesioning import lesion_study
 from grammar_lens.study.probes import probe, probe_curve, probe_layers
 
 __all__ = [

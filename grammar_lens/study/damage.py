@@ -1,7 +1,6 @@
 """Shams that grow until they do as much damage as the real lesions."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,9 +8,7 @@ from jaxtyping import Float, Int
 from grammar_lens.dissociation import growing_sham, size_for
 from grammar_lens.outcomes import Condition, Manner
 from grammar_lens.selection import KeyNeurons, Neurons
-
-if TYPE_CHECKING:
-    from grammar_lens.study.lesioning import Battery
+from grammar_lens.study.batteries import Battery
 
 SENTENCES = 100
 """Sentences on which the sizes are found; the damage achieved is measured on all."""
@@ -23,7 +20,7 @@ NEAR = 0.1
 
 
 def grown_shams(
-    battery: "Battery",
+    battery: Battery,
     sets: KeyNeurons,
     manner: Manner,
     n_replicates: int,
@@ -98,7 +95,7 @@ def _interpolated(tried: dict[int, float], target: float) -> int:
     return size_for(target, np.array(list(tried)), np.array(list(tried.values())))
 
 
-def _few(battery: "Battery", rng: np.random.Generator) -> Int[np.ndarray, " word"]:
+def _few(battery: Battery, rng: np.random.Generator) -> Int[np.ndarray, " word"]:
     """The scored words of some sentences, of the labels studied alone."""
     sentence = battery.corpus.alignment.sentence
     there = np.unique(sentence[battery.shared])
@@ -107,7 +104,7 @@ def _few(battery: "Battery", rng: np.random.Generator) -> Int[np.ndarray, " word
 
 
 def _rises(
-    battery: "Battery",
+    battery: Battery,
     conditions: Sequence[Condition],
     codes: Int[np.ndarray, " word"],
     step: int,

@@ -22,8 +22,8 @@ from grammar_lens.outcomes import Condition, Manner, Outcomes
 from grammar_lens.selection import KeyNeurons, Neurons, all_neurons, select
 from grammar_lens.selectivity import Scores, score
 from grammar_lens.study.attributing import attribute
+from grammar_lens.study.batteries import Battery, lesioned_labels, materials, scored_classes
 from grammar_lens.study.corpus import Corpus, default_budget, prepare
-from grammar_lens.study.lesioning import Battery, lesioned_labels, materials, scored_classes
 from grammar_lens.treebank import Treebank
 
 
