@@ -225,6 +225,18 @@ def test_an_error_on_the_way_is_not_passed_on(tiny: Model, monkeypatch: pytest.M
     assert n_hooks(tiny) == hooks
 
 
+def test_hidden_states_that_were_once_asked_for_do_not_matter(
+    tiny_hf: Callable[[], Any], tiny_tokenizer: Any
+):
+    """Hugging Face leaves its recording hooks on the model."""
+    model = load_model(tiny_hf(), tokenizer=tiny_tokenizer)
+    model.original_model(torch.tensor([[0, 5, 6]]), output_hidden_states=True)
+    modules = model.original_model.modules()
+    owners = {hook.__module__ for m in modules for hook in m._forward_hooks.values()}
+    assert any(owner.startswith("transformers.") for owner in owners)
+    assert bare_model(model) is not None
+
+
 @pytest.mark.parametrize("where", ["hook point", "lesion", "tiny lesion", "wrapper", "embedding"])
 def test_none_while_hooks_are_on_the_model(tiny: Model, where: str):
     """The bare layers pass by them; a comparison of a few tokens would miss a small effect."""

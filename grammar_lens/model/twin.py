@@ -35,7 +35,11 @@ def bare_model(model: Model) -> BareModel | None:
 
 
 def _has_hooks(model: Model) -> bool:
-    """Whether anyone's hooks are on the model; the bridge's own do not count."""
+    """Whether anyone's hooks are on the model.
+
+    The bridge's own do not count, nor those with which Hugging Face records hidden states, which stay
+    on a model once it has been asked for them.
+    """
     if any(point.fwd_hooks for point in model.hook_dict.values()):
         return True
     modules = list(model.original_model.modules())
@@ -43,7 +47,7 @@ def _has_hooks(model: Model) -> bool:
         h for m in modules for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
     ]
     owners = [getattr(hook, "__module__", None) or "" for hook in hooks]
-    return any(not owner.startswith("transformer_lens.") for owner in owners)
+    return any(not owner.startswith(("transformer_lens.", "transformers.")) for owner in owners)
 
 
 def _twin(model: Model) -> BareModel | None:

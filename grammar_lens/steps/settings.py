@@ -54,8 +54,8 @@ class Config:
     doses: tuple[float, ...] = (0.25, 0.5, 0.75)
     other_shams: int = 0
     """Shams of the further values and doses, and of sufficiency."""
-    damage_matched: int | None = None
-    """Shams that grow until they do as much damage; by default as many as shams, where needed."""
+    damage_matched: int | None = 0
+    """Shams that grow until they do as much damage; None: as many as shams, where these write less."""
     sufficiency: bool = False
     max_fresh_sentences: int = 1000
     max_train_words: int = 50_000
