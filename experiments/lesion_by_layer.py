@@ -65,8 +65,8 @@ from grammar_lens.run import (
 from grammar_lens.selection import KeyNeurons
 from grammar_lens.selectivity import SCORES
 from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, default_budget, fresh_corpus, prepare
-from grammar_lens.study.batteries import Battery, lesioned_labels, scored_classes
+from grammar_lens.study import Corpus, fresh_corpus, prepare
+from grammar_lens.study.batteries import Battery, ready
 
 NAME = "lesion_by_layer"
 WHOLE, SUBSPACE = "whole layer", "directions"
@@ -169,21 +169,9 @@ def made_ready(
     model: Model, fresh: Corpus, keys: KeyNeurons, lexicon: Lexicon, config: Config
 ) -> tuple[Battery, tuple[str, ...]]:
     """The battery of the words of the labels studied, and those labels."""
-    codes, _ = scored_classes(fresh, lexicon)
-    cut = lesioned_labels(fresh, keys, codes, lexicon, listed(config.cut) or None)
-    shared = np.isin(codes, [lexicon.labels.index(label) for label in cut])
-    battery = Battery(
-        model=model,
-        corpus=fresh,
-        codes=np.where(shared, codes, -1),
-        shared=shared,
-        lexicon=lexicon,
-        position=keys.origin.position,
-        seed=config.seed,
-        token_budget=default_budget(model),
-        show_progress=True,
-    )
-    return battery, cut
+    labels = listed(config.cut) or None
+    battery, cut, _ = ready(model, fresh, keys, lexicon, labels, None, config.seed, None, True)
+    return replace(battery, codes=battery.studied), cut
 
 
 def in_layer(keys: KeyNeurons, layer: int) -> KeyNeurons:

@@ -89,10 +89,14 @@ class Alignment:
     @cached_property
     def first_token(self) -> Int[np.ndarray, " word"]:
         """Vocabulary id of each word's first token, -1 where it has none."""
-        starts = np.cumsum([0, *(len(ids) for ids in self.token_ids)])[:-1]
         flat = np.concatenate([*self.token_ids, np.zeros(0, np.int64)])
-        where = np.where(self.first >= 0, starts[self.sentence] + self.first, 0)
+        where = np.where(self.first >= 0, self.token_start[self.sentence] + self.first, 0)
         return np.where(self.first >= 0, flat[where] if len(flat) else -1, -1)
+
+    @cached_property
+    def token_start(self) -> Int[np.ndarray, " sentence"]:
+        """Number of each sentence's first token, through all sentences."""
+        return np.cumsum([0, *(len(ids) for ids in self.token_ids)])[:-1]
 
     @cached_property
     def sentence_start(self) -> Int[np.ndarray, " sentence_plus_one"]:

@@ -117,7 +117,7 @@ def test_a_resampled_word_takes_the_place_of_one_of_its_label(
     def spying(alignment: Any, classes: Any, donors: Any, value: str, seed: int) -> Any:
         chosen = assigned(alignment, classes, donors, value, seed)
         read = np.flatnonzero(alignment.scorable() & (classes >= 0))
-        place = module._starts(alignment)[alignment.sentence[read]] + alignment.time("next")[read]
+        place = alignment.token_start[alignment.sentence[read]] + alignment.time("next")[read]
         drawn.append(
             (classes[read], np.where(classes >= 0, classes, -1)[donors.word[chosen[place]]])
         )

@@ -116,18 +116,13 @@ def _assigned(
     seed: int,
 ) -> Int[np.ndarray, " token"]:
     """A donor for every token of the corpus."""
-    n_tokens, start = alignment.n_tokens, _starts(alignment)
+    n_tokens, start = alignment.n_tokens, alignment.token_start
     word, label = np.full(n_tokens, -1), np.full(n_tokens, -1)
     read = np.flatnonzero(alignment.readable(donors.position) & (classes >= 0))
     place = start[alignment.sentence[read]] + alignment.time(donors.position)[read]
     word[place], label[place] = read, classes[read]
     rng = np.random.default_rng([seed, 0 if value == "resample" else 1])
     return donors.choose(word, label, rng, within=value == "resample_within")
-
-
-def _starts(alignment: Alignment) -> Int[np.ndarray, " sentence"]:
-    """Number of every sentence's first token in the corpus."""
-    return np.cumsum([0, *(len(ids) for ids in alignment.token_ids)])[:-1]
 
 
 @dataclass
@@ -153,7 +148,7 @@ class _Battery:
             HookedPasses(self.model, first) if bare is None else BarePasses(self.model, bare, first)
         )
         self.numbers = np.flatnonzero(self.classes >= 0)
-        self.start = _starts(self.alignment)
+        self.start = self.alignment.token_start
         self.length = np.array([len(ids) for ids in self.alignment.token_ids], np.int64)
         self.active = [i for i, lesion in enumerate(self.lesions) if i > 0 and lesion.edits]
         self.active.sort(key=lambda i: (str(self.passes.group(self.lesions[i])), i))

@@ -49,6 +49,11 @@ class Battery:
     token_budget: int
     show_progress: bool
 
+    @property
+    def studied(self) -> Int[np.ndarray, " word"]:
+        """The classes of the scored words of the labels studied, -1 for the others."""
+        return np.where(self.shared, self.codes, -1)
+
     def run(
         self,
         conditions: Sequence[Condition],
@@ -91,6 +96,28 @@ class Battery:
             self.seed,
             self.token_budget,
         )
+
+
+def ready(
+    model: Model,
+    fresh: Treebank | Corpus,
+    keys: KeyNeurons,
+    lexicon: Treebank | Corpus | Lexicon,
+    labels: Sequence[str] | None,
+    max_sentences: int | None,
+    seed: int,
+    token_budget: int | None,
+    show_progress: bool,
+) -> tuple[Battery, tuple[str, ...], dict[str, int]]:
+    """A battery on some fresh sentences, the labels studied, and the words that are not scored."""
+    corpus, tables = materials(model, fresh, keys, lexicon, max_sentences)
+    codes, skipped = scored_classes(corpus, tables)
+    cut = lesioned_labels(corpus, keys, codes, tables, labels)
+    shared = np.isin(codes, [tables.labels.index(label) for label in cut])
+    budget = token_budget or default_budget(model)
+    where = keys.origin.position
+    made = Battery(model, corpus, codes, shared, tables, where, seed, budget, show_progress)
+    return made, cut, skipped
 
 
 def donors(

@@ -60,7 +60,7 @@ class Corpus:
         """
         ids = self.alignment.token_ids
         flat = np.concatenate([*ids, np.zeros(0, np.int64)])
-        start = np.cumsum([0, *(len(row) for row in ids)])[self.alignment.sentence]
+        start = self.alignment.token_start[self.alignment.sentence]
         read = self.alignment.readable(position)
         place = np.where(read, self.alignment.time(position), 0)
         token = flat[np.where(read, start + place, 0)]

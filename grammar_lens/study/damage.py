@@ -100,7 +100,7 @@ def _few(battery: Battery, rng: np.random.Generator) -> Int[np.ndarray, " word"]
     sentence = battery.corpus.alignment.sentence
     there = np.unique(sentence[battery.shared])
     chosen = rng.permutation(there)[:SENTENCES]
-    return np.where(battery.shared & np.isin(sentence, chosen), battery.codes, -1)
+    return np.where(np.isin(sentence, chosen), battery.studied, -1)
 
 
 def _rises(

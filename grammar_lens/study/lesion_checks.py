@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from grammar_lens.dissociation import (
     Calibration,
@@ -22,8 +22,8 @@ from grammar_lens.outcomes import Condition, Manner, Outcomes
 from grammar_lens.selection import KeyNeurons, Neurons, all_neurons, select
 from grammar_lens.selectivity import Scores, score
 from grammar_lens.study.attributing import attribute
-from grammar_lens.study.batteries import Battery, lesioned_labels, materials, scored_classes
-from grammar_lens.study.corpus import Corpus, default_budget, prepare
+from grammar_lens.study.batteries import ready
+from grammar_lens.study.corpus import Corpus, prepare
 from grammar_lens.treebank import Treebank
 
 
@@ -51,7 +51,7 @@ def calibrate(
     Raises StudyError where `attribution` is of other labels or of another number of neurons.
     """
     rng = np.random.default_rng([seed, 11])
-    battery, cut = _ready(
+    battery, cut, _ = ready(
         model, fresh, keys, lexicon, labels, max_sentences, seed, token_budget, show_progress
     )
     everything = all_neurons(keys)
@@ -72,7 +72,7 @@ def calibrate(
     conditions = [
         Condition(f"{n}", 1, everything.take(np.array([n])), manner) for n in chosen.tolist()
     ]
-    outcomes = battery.run(conditions, codes=_studied(battery), what="single neurons")
+    outcomes = battery.run(conditions, codes=battery.studied, what="single neurons")
     rows = [attribution.labels.index(label) for label in cut]
     return calibration(
         cut,
@@ -108,7 +108,7 @@ def find_again(
     if rounds < 2:
         raise StudyError(f"rounds is {rounds}, expected 2 or more: redundancy compares rounds")
     corpus = prepare(model, train, label=keys.origin.label)
-    battery, cut = _ready(
+    battery, cut, _ = ready(
         model, fresh, keys, corpus, labels, max_sentences, seed, token_budget, show_progress
     )
 
@@ -143,36 +143,10 @@ def find_again(
         for r in range(rounds)
         for label in cut
     ]
-    outcomes = battery.run(conditions, codes=_studied(battery), what="rounds of lesions")
+    outcomes = battery.run(conditions, codes=battery.studied, what="rounds of lesions")
     rises = _own_rises(outcomes, cut).reshape(len(cut), rounds, len(cut))
     own = np.einsum("lrl->rl", rises)
     return redundancy(cut, [Round(keys.k * (r + 1), own[r], again[r]) for r in range(rounds)])
-
-
-def _ready(
-    model: Model,
-    fresh: Treebank | Corpus,
-    keys: KeyNeurons,
-    lexicon: Treebank | Corpus | Lexicon,
-    labels: Sequence[str] | None,
-    max_sentences: int | None,
-    seed: int,
-    token_budget: int | None,
-    show_progress: bool,
-) -> tuple[Battery, tuple[str, ...]]:
-    """A battery on some fresh sentences, and the labels studied."""
-    corpus, tables = materials(model, fresh, keys, lexicon, max_sentences)
-    codes, _ = scored_classes(corpus, tables)
-    cut = lesioned_labels(corpus, keys, codes, tables, labels)
-    shared = np.isin(codes, [tables.labels.index(label) for label in cut])
-    budget = token_budget or default_budget(model)
-    where = keys.origin.position
-    return Battery(model, corpus, codes, shared, tables, where, seed, budget, show_progress), cut
-
-
-def _studied(battery: Battery) -> Int[np.ndarray, " word"]:
-    """The scored words of the labels studied."""
-    return np.where(battery.shared, battery.codes, -1)
 
 
 def _own_rises(outcomes: Outcomes, labels: tuple[str, ...]) -> Float[np.ndarray, "label lesion"]:

@@ -17,10 +17,9 @@ from grammar_lens.lexicon import Lexicon
 from grammar_lens.model import Model, output_norms
 from grammar_lens.outcomes import Condition, Manner
 from grammar_lens.selection import KeyNeurons, Neurons, all_neurons
-from grammar_lens.study.batteries import Battery, lesioned_labels, materials, scored_classes
+from grammar_lens.study.batteries import ready
 from grammar_lens.study.corpus import (
     Corpus,
-    default_budget,
 )
 from grammar_lens.study.damage import grown_shams
 from grammar_lens.treebank import Treebank
@@ -66,18 +65,13 @@ def lesion_study(
     _check(keys, shams, other_shams, damage_matched)
     units = keys.units
     assert units is not None
-    corpus, tables = materials(model, fresh, keys, lexicon, max_sentences)
-    codes, skipped = scored_classes(corpus, tables)
-    cut = lesioned_labels(corpus, keys, codes, tables, labels)
+    battery, cut, skipped = ready(
+        model, fresh, keys, lexicon, labels, max_sentences, seed, token_budget, show_progress
+    )
     sets = keys.only(cut)
     output = units.mean_abs * output_norms(model)
     drawn = matched_keys(sets, output, shams, rng, units)
     manner = Manner(value, float(dose), where)
-    budget = token_budget or default_budget(model)
-    shared = np.isin(codes, [tables.labels.index(label) for label in cut])
-    battery = Battery(
-        model, corpus, codes, shared, tables, keys.origin.position, seed, budget, show_progress
-    )
     conditions = _conditions(sets, drawn, manner)
     for other in dict.fromkeys(others):
         if other != manner:
@@ -92,9 +86,9 @@ def lesion_study(
         battery.run(conditions, folder=folder),
         sets,
         output,
-        tag_entropy=tables.entropy,
+        tag_entropy=battery.lexicon.entropy,
         skipped=skipped,
-        fresh=corpus.bank.name,
+        fresh=battery.corpus.bank.name,
         rng=rng,
     )
 
