@@ -56,6 +56,7 @@ bench: setup-test  ## speed and memory against the bare forward pass and against
 	$(BIN)/python benchmarks/attribution.py
 	$(BIN)/python benchmarks/scores.py
 	$(BIN)/python benchmarks/probes.py
+	$(BIN)/python benchmarks/growth.py
 
 clean:  ## remove what make made
 	rm -rf $(VENV) $(VENV)-ht build dist *.egg-info .pytest_cache .ruff_cache

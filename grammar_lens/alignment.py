@@ -1,7 +1,9 @@
 """Words and tokens: which token ends a word, which token announces it, and batches to read both.
 
-A sentence is tokenised once, as a whole, and a word owns the tokens that overlap its characters
+A text is tokenised once, as a whole, and a word owns the tokens that overlap its characters
 (white space at a token's ends does not count). What cannot be aligned is counted by its reason.
+A text is a sentence or, where sentences are read in their documents, a window of several
+(`windows.py`); either way its tokens are a row of a batch.
 """
 
 from collections.abc import Sequence
@@ -35,12 +37,15 @@ class AlignmentError(ValueError):
 class Alignment:
     """Where every word of a treebank stands in the model's tokens.
 
-    Words are numbered through the treebank in reading order. `first` and `last` are token positions
-    within the sentence, -1 where the word has none; `reason[position]` indexes `REASONS`.
+    Words are numbered through the treebank in reading order. `row` numbers the `token_ids` that a
+    word stands in: what the model reads at once. `sentence`, the unit of statistics, is the same
+    where sentences are read alone. `first` and `last` are token positions within the row, -1 where
+    the word has none; `reason[position]` indexes `REASONS`.
     """
 
     token_ids: tuple[Int[np.ndarray, "..."], ...]
     sentence: Int[np.ndarray, " word"]
+    row: Int[np.ndarray, " word"]
     first: Int[np.ndarray, " word"]
     last: Int[np.ndarray, " word"]
     reason: dict[str, Int8[np.ndarray, " word"]]
@@ -62,11 +67,15 @@ class Alignment:
         """The token position at which each word is read; meaningless where it is not aligned."""
         return self.last if _known(position) == "word" else self.first - 1
 
+    def place(self, position: str) -> Int[np.ndarray, " word"]:
+        """As `time`, counted within the sentence, as if it were read alone."""
+        return self.time(position) - self._begin[self.sentence]
+
     def scorable(self) -> Bool[np.ndarray, " word"]:
         """Words whose prediction can be scored: aligned at `next` with a real token before them.
 
-        A sentence's first word has only BOS before it. Every sentence gives the same vector there,
-        so it says nothing about the word and is neither collected nor scored.
+        A row's first word has only BOS before it. Every row gives the same vector there, so it says
+        nothing about the word and is neither collected nor scored.
         """
         return self.aligned("next") & (self.first - 1 >= (1 if self.has_bos else 0))
 
@@ -79,7 +88,7 @@ class Alignment:
         length = np.array([len(ids) for ids in self.token_ids], np.int64)
         there = self.time(position) + offset
         begin = 1 if self.has_bos else 0
-        return self.readable(position) & (there >= begin) & (there < length[self.sentence])
+        return self.readable(position) & (there >= begin) & (there < length[self.row])
 
     def skipped(self, position: str) -> dict[str, int]:
         """How many words were skipped at `position`, by reason; reasons without words are left out."""
@@ -90,27 +99,43 @@ class Alignment:
     def first_token(self) -> Int[np.ndarray, " word"]:
         """Vocabulary id of each word's first token, -1 where it has none."""
         flat = np.concatenate([*self.token_ids, np.zeros(0, np.int64)])
-        where = np.where(self.first >= 0, self.token_start[self.sentence] + self.first, 0)
+        where = np.where(self.first >= 0, self.token_start[self.row] + self.first, 0)
         return np.where(self.first >= 0, flat[where] if len(flat) else -1, -1)
 
     @cached_property
-    def token_start(self) -> Int[np.ndarray, " sentence"]:
-        """Number of each sentence's first token, through all sentences."""
+    def token_start(self) -> Int[np.ndarray, " row"]:
+        """Number of each row's first token, through all rows."""
         return np.cumsum([0, *(len(ids) for ids in self.token_ids)])[:-1]
 
     @cached_property
-    def sentence_start(self) -> Int[np.ndarray, " sentence_plus_one"]:
-        """Number of each sentence's first word; the last entry is the number of words."""
-        return np.searchsorted(self.sentence, np.arange(len(self.token_ids) + 1))
+    def row_start(self) -> Int[np.ndarray, " row_plus_one"]:
+        """Number of each row's first word; the last entry is the number of words."""
+        return np.searchsorted(self.row, np.arange(len(self.token_ids) + 1))
+
+    def sentences_of(self, rows: Int[np.ndarray, " row"]) -> Int[np.ndarray, " sentence"]:
+        """The sentences of some rows, row after row; those without words are left out."""
+        words = [self.sentence[self.row_start[r] : self.row_start[r + 1]] for r in rows]
+        return np.concatenate([*map(np.unique, words), np.zeros(0, np.int64)])
+
+    @cached_property
+    def _begin(self) -> Int[np.ndarray, " sentence"]:
+        """How many tokens of its row stand before each sentence, BOS not counted."""
+        begin = np.full(int(self.sentence.max(initial=-1)) + 1, 2**62)
+        there = self.first >= 0
+        np.minimum.at(begin, self.sentence[there], self.first[there] - int(self.has_bos))
+        # a row's first sentence begins with it, even if its first word has no token of its own
+        begin[self.sentence[self.row_start[:-1][np.diff(self.row_start) > 0]]] = 0
+        return begin
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Some sentences as one rectangle of tokens, and where their words are read."""
+    """Some rows of tokens as one rectangle, and where their words are read."""
 
     token_ids: Int[Tensor, "row time"]
     mask: Bool[Tensor, "row time"] | None
-    sentences: Int[np.ndarray, " row"]
+    rows: Int[np.ndarray, " row"]
+    """Their numbers in the alignment."""
     lengths: Int[np.ndarray, " row"]
     shift: Int[np.ndarray, " row"]
     """Padding before each row's first token (0 under right padding)."""
@@ -131,26 +156,27 @@ class TokenBatch:
 
         `offset` reads so many tokens after that; the caller sees to it that they are there.
         """
-        start = alignment.sentence_start
-        times = alignment.time(position)
-        width = self.token_ids.shape[1]
-        words, where = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for row, sentence in enumerate(self.sentences):
-            numbers = np.arange(int(start[sentence]), int(start[sentence + 1]))
-            numbers = numbers[wanted[numbers]]
-            words.append(numbers)
-            where.append(row * width + self.shift[row] + times[numbers] + offset)
-        return np.concatenate(words), np.concatenate(where)
+        begin, end = alignment.row_start[self.rows], alignment.row_start[self.rows + 1]
+        count = end - begin
+        row = np.repeat(np.arange(len(count)), count)
+        words = np.arange(len(row)) + np.repeat(begin - np.cumsum(count) + count, count)
+        kept = wanted[words]
+        words, row = words[kept], row[kept]
+        place = row * self.token_ids.shape[1] + self.shift[row]
+        # not `time`, which would go through all words of the corpus for every batch
+        if _known(position) == "word":
+            return words, place + alignment.last[words] + offset
+        return words, place + alignment.first[words] - 1 + offset
 
     def halves(self) -> tuple["TokenBatch", "TokenBatch"]:
         """The upper and the lower rows as two batches, for when memory runs out."""
-        middle = (len(self.sentences) + 1) // 2
-        return self._rows(slice(0, middle)), self._rows(slice(middle, None))
+        middle = (len(self.rows) + 1) // 2
+        return self._part(slice(0, middle)), self._part(slice(middle, None))
 
-    def _rows(self, rows: slice) -> "TokenBatch":
-        mask = None if self.mask is None else self.mask[rows]
+    def _part(self, part: slice) -> "TokenBatch":
+        mask = None if self.mask is None else self.mask[part]
         return TokenBatch(
-            self.token_ids[rows], mask, self.sentences[rows], self.lengths[rows], self.shift[rows]
+            self.token_ids[part], mask, self.rows[part], self.lengths[part], self.shift[part]
         )
 
 
@@ -161,9 +187,10 @@ def align(
     *,
     max_length: int | None = None,
 ) -> Alignment:
-    """Token positions of every word, given each sentence's text and its words' character spans.
+    """Token positions of every word, given each text and its words' character spans.
 
-    A word without characters of its own has the span None. `tokenizer` is a fast Hugging Face tokenizer; its own BOS is added when it adds one. Tokens
+    A text is taken for a sentence, and is a row. A word without characters of its own has the span
+    None. `tokenizer` is a fast Hugging Face tokenizer; its own BOS is added when it adds one. Tokens
     beyond `max_length` are cut off and words that need them are counted as beyond the context.
     Raises AlignmentError if the tokenizer cannot give character offsets.
     """
@@ -183,6 +210,7 @@ def align(
     return Alignment(
         token_ids=tuple(ids[:limit] for ids in token_ids),
         sentence=sentence,
+        row=sentence,
         first=np.where(first < limit, first, -1),
         last=np.where(last < limit, last, -1),
         reason={
@@ -199,15 +227,15 @@ def token_batches(
     alignment: Alignment,
     token_budget: int = 4096,
     *,
-    sentences: Int[np.ndarray, " chosen"] | None = None,
-    until: Int[np.ndarray, " sentence"] | None = None,
+    rows: Int[np.ndarray, " chosen"] | None = None,
+    until: Int[np.ndarray, " row"] | None = None,
     padding: str = "right",
     pad_id: int = 0,
 ) -> list[TokenBatch]:
-    """Sentences in batches of at most `token_budget` tokens, padding counted, longest first.
+    """Rows in batches of at most `token_budget` tokens, padding counted, longest first.
 
-    Sentences of like length stand together, so little is padding; a sentence longer than the budget
-    is a batch by itself. `sentences` restricts to some of them, `until` each to so many of its first tokens. `padding="left"` puts the padding first and gives each batch a mask.
+    Rows of like length stand together, so little is padding; one longer than the budget is a batch
+    by itself. `rows` restricts to some of them, `until` each to so many of its first tokens. `padding="left"` puts the padding first and gives each batch a mask.
     """
     if token_budget < 1:
         raise AlignmentError(f"token budget is {token_budget}, expected 1 or more")
@@ -215,15 +243,15 @@ def token_batches(
         raise AlignmentError(f"padding is {padding!r}, expected 'left' or 'right'")
     lengths = np.array([len(ids) for ids in alignment.token_ids], np.int64)
     lengths = lengths if until is None else np.minimum(lengths, until)
-    chosen = np.arange(len(lengths)) if sentences is None else np.sort(sentences)
+    chosen = np.arange(len(lengths)) if rows is None else np.sort(rows)
     chosen = chosen[lengths[chosen] > 0]
     order = chosen[np.argsort(-lengths[chosen], kind="stable")]
     batches, begin = [], 0
     while begin < len(order):
         width = int(lengths[order[begin]])
-        rows = order[begin : begin + max(1, token_budget // width)]
-        batches.append(_pad(alignment, rows, lengths[rows], padding == "left", pad_id))
-        begin += len(rows)
+        some = order[begin : begin + max(1, token_budget // width)]
+        batches.append(_pad(alignment, some, lengths[some], padding == "left", pad_id))
+        begin += len(some)
     return batches
 
 
@@ -238,17 +266,25 @@ def _pad(
     ids = np.full((len(rows), width), pad_id, np.int64)
     mask = np.zeros((len(rows), width), bool)
     shift = width - lengths if left else np.zeros(len(rows), np.int64)
-    for row, sentence in enumerate(rows):
-        here = slice(shift[row], shift[row] + lengths[row])
-        ids[row, here] = alignment.token_ids[sentence][: lengths[row]]
-        mask[row, here] = True
+    for i, row in enumerate(rows):
+        here = slice(shift[i], shift[i] + lengths[i])
+        ids[i, here] = alignment.token_ids[row][: lengths[i]]
+        mask[i, here] = True
     return TokenBatch(
         token_ids=torch.from_numpy(ids),
         mask=torch.from_numpy(mask) if left else None,
-        sentences=rows,
+        rows=rows,
         lengths=mask.sum(1),
         shift=shift,
     )
+
+
+def count_tokens(texts: Sequence[str], tokenizer: Any) -> Int[np.ndarray, " text"]:
+    """How many tokens each text has, BOS and the like counted."""
+    if not texts:
+        return np.zeros(0, np.int64)
+    coded = tokenizer(list(texts), return_attention_mask=False, verbose=False)
+    return np.array([len(ids) for ids in coded["input_ids"]], np.int64)
 
 
 def _tokenise(

@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer.core
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+SECONDS_TO_SPEAK = 2.0
 
 
 @contextmanager
@@ -23,6 +25,9 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, OSError) as error:
         # raised on purpose: by this package, or by the system about a file
         if isinstance(error, OSError) or type(error).__module__.startswith("grammar_lens."):
+            if _is_other_process():
+                # if all have it, the main process says so, and this one is stopped meanwhile
+                time.sleep(SECONDS_TO_SPEAK)
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from None
         raise
@@ -123,6 +128,15 @@ MinWordsOption = Annotated[
 SignOption = Annotated[str, typer.Option(help="Rank by absolute, positive or negative score.")]
 TopKOption = Annotated[int, typer.Option(help="Key neurons per label.")]
 ProbeKOption = Annotated[int, typer.Option(help="Key neurons per label that the probe reads.")]
+ContextOption = Annotated[
+    str,
+    typer.Option(
+        help="What is read before a word: sentence (its own alone) or document (those before it too)."
+    ),
+]
+WindowOption = Annotated[
+    int, typer.Option(help="Tokens of a document that are read together; for --context document.")
+]
 LesionOption = Annotated[
     str,
     typer.Option(
@@ -165,6 +179,15 @@ BudgetOption = Annotated[
 ]
 WordsColumn = Annotated[str, typer.Option(help="hf: column of words.")]
 LabelColumn = Annotated[str, typer.Option(help="hf: column of labels.")]
+DeviceMapOption = Annotated[
+    str, typer.Option(help="auto: spread a model larger than one GPU over all there are.")
+]
+CheckpointOption = Annotated[
+    int,
+    typer.Option(
+        help="Batches between checkpoints of a pass, for --resume; 0: as often as costs little."
+    ),
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Complete an existing run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print summary.json, nothing else.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no notes.")]
@@ -207,6 +230,10 @@ def run(
     device: DeviceOption = "",
     dtype: DtypeOption = "",
     token_budget: BudgetOption = 0,
+    context: ContextOption = "sentence",
+    window: WindowOption = 512,
+    device_map: DeviceMapOption = "",
+    checkpoint_every: CheckpointOption = 0,
     words_column: WordsColumn = "",
     label_column: LabelColumn = "",
     out: Annotated[Path, typer.Option(help="The run directory to make.")] = Path("runs/latest"),
@@ -256,12 +283,105 @@ def run(
         token_budget=token_budget or None,
         words_column=words_column or None,
         label_column=label_column or None,
+        context=context,
+        window=window,
+        device_map=device_map or None,
+        checkpoint_every=checkpoint_every or None,
         out=out,
         device=device or None,
         show_progress=not quiet and not as_json,
     )
     done = steps.run_all(config, resume=resume, say=_say(quiet or as_json))
     _show(done, as_json)
+
+
+@app.command()
+def plan(
+    model: ModelOption = "reference-9m",
+    train: TrainOption = "embedded:train",
+    fresh: FreshOption = "embedded:test",
+    label: LabelOption = "upos",
+    labels: LabelsOption = "",
+    position: PositionOption = "both",
+    site: SiteOption = ["neuron"],  # noqa: B006
+    min_words: MinWordsOption = 0,
+    score: ScoreOption = "",
+    attribution: AttributionOption = "own",
+    replicates: ReplicatesOption = 100,
+    sample: SampleOption = 0,
+    lesion: LesionOption = "mean",
+    lesion_labels: CutOption = "",
+    lesion_at: LesionAtOption = "every",
+    shams: ShamsOption = 20,
+    values: ValuesOption = "zero,resample",
+    doses: DosesOption = "0.25,0.5,0.75",
+    other_shams: OtherShamsOption = 0,
+    damage_matched: DamageOption = 0,
+    sufficiency: SufficiencyOption = False,
+    max_fresh_sentences: MostOption = 1000,
+    device: DeviceOption = "",
+    dtype: DtypeOption = "",
+    token_budget: BudgetOption = 0,
+    context: ContextOption = "sentence",
+    window: WindowOption = 512,
+    device_map: DeviceMapOption = "",
+    words_column: WordsColumn = "",
+    label_column: LabelColumn = "",
+    meta: Annotated[
+        bool, typer.Option("--meta", help="Read config.json alone, no weights: nothing is timed.")
+    ] = False,
+    memory_gib: Annotated[
+        float, typer.Option(help="Compare with a device of so many GiB; 0: with the one there is.")
+    ] = 0.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print bytes and seconds as JSON.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Says how much memory and time a run with these options will need, before it starts.
+
+    Example: grammar-lens plan --model meta-llama/Meta-Llama-3-8B --meta --train UD_English-EWT:train
+    """
+    import json
+
+    from grammar_lens import steps
+    from grammar_lens.run import to_json
+
+    config = steps.Config(
+        model=model,
+        train=train,
+        fresh=fresh,
+        label=label,
+        labels=listed(labels),
+        positions=_positions(position),
+        sites=tuple(site),
+        min_words=min_words or None,
+        score=score,
+        attribution=attribution,
+        replicates=replicates,
+        sample=sample or None,
+        lesion=lesion,
+        lesion_labels=listed(lesion_labels),
+        lesion_at=lesion_at,
+        shams=shams,
+        values=listed(values),
+        doses=_numbers("doses", doses),
+        other_shams=other_shams,
+        damage_matched=None if damage_matched == -1 else damage_matched,
+        sufficiency=sufficiency,
+        max_fresh_sentences=max_fresh_sentences,
+        dtype=dtype or None,
+        token_budget=token_budget or None,
+        words_column=words_column or None,
+        label_column=label_column or None,
+        context=context,
+        window=window,
+        device_map=device_map or None,
+        device=device or None,
+        show_progress=False,
+    )
+    found = steps.forecast(config, _say(quiet or as_json), meta=meta, memory_gib=memory_gib)
+    _tell(json.dumps(to_json(found), indent=1) if as_json else "\n".join(found.lines()))
 
 
 @app.command()
@@ -282,11 +402,22 @@ def collect(
     device: DeviceOption = "",
     dtype: DtypeOption = "",
     token_budget: BudgetOption = 0,
+    context: ContextOption = "sentence",
+    window: WindowOption = 512,
+    device_map: DeviceMapOption = "",
+    checkpoint_every: CheckpointOption = 0,
     words_column: WordsColumn = "",
     label_column: LabelColumn = "",
+    shard: Annotated[
+        str, typer.Option(help="I/N: only the I-th of N shares, for a job array; then `merge`.")
+    ] = "",
+    resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Makes a run directory and collects moments of all units in one pass over --train."""
+    """Makes a run directory and collects moments of all units in one pass over --train.
+
+    Job arrays: grammar-lens collect RUN --shard 2/8, and when all are done grammar-lens merge RUN
+    """
     from grammar_lens import steps
 
     config = steps.Config(
@@ -306,12 +437,30 @@ def collect(
         token_budget=token_budget or None,
         words_column=words_column or None,
         label_column=label_column or None,
+        context=context,
+        window=window,
+        device_map=device_map or None,
+        checkpoint_every=checkpoint_every or None,
         out=out,
         device=device or None,
         show_progress=not quiet,
     )
-    made = steps.run_step("collect", config, None, _say(quiet))
-    typer.echo(repr(made.moments))
+    if shard:
+        from grammar_lens.distributed import Shard
+
+        path = steps.collect_shard(config, Shard.parse(shard), _say(quiet))
+        typer.echo(f"{path}: done; when all shards are, `grammar-lens merge {out}`")
+        return
+    made = steps.run_step("collect", config, None, _say(quiet), resume=resume)
+    _tell(repr(made.moments))
+
+
+@app.command()
+def merge(run: RunArgument, quiet: QuietOption = False) -> None:
+    """Puts together what the jobs of a job array have collected (`collect --shard`)."""
+    from grammar_lens import steps
+
+    typer.echo(repr(steps.merge_shards(run, _say(quiet)).moments))
 
 
 @app.command()
@@ -321,6 +470,7 @@ def score(
     attribution: AttributionOption = "own",
     attribution_words: AttributionWordsOption = 20_000,
     device: DeviceOption = "",
+    device_map: DeviceMapOption = "",
     quiet: QuietOption = False,
 ) -> None:
     """Scores every neuron for every label, from attributions too where the score needs them."""
@@ -332,9 +482,10 @@ def score(
         attribution=attribution,
         attribution_words=attribution_words,
         device=device or None,
+        device_map=device_map or None,
     )
     for position in done.positions:
-        typer.echo(repr(done.scores_at(position)))
+        _tell(repr(done.scores_at(position)))
 
 
 @app.command()
@@ -349,13 +500,22 @@ def select(
     """Chooses the key neurons of every label, and measures how far the choice can be trusted."""
     done = _step("select", run, quiet, rule=rule, top_k=top_k, alpha=alpha, sign=sign)
     for position in done.positions:
-        typer.echo(repr(done.keys_at(position)))
+        _tell(repr(done.keys_at(position)))
 
 
 @app.command()
-def course(run: RunArgument, device: DeviceOption = "", quiet: QuietOption = False) -> None:
+def course(
+    run: RunArgument,
+    device: DeviceOption = "",
+    device_map: DeviceMapOption = "",
+    quiet: QuietOption = False,
+) -> None:
     """Measures selectivity at tokens around the word, on fresh words: its time course."""
-    typer.echo(_step("course", run, quiet, device=device or None).course.to_frame().to_string())
+    _tell(
+        _step("course", run, quiet, device=device or None, device_map=device_map or None)
+        .course.to_frame()
+        .to_string()
+    )
 
 
 @app.command()
@@ -365,6 +525,7 @@ def probe(
     max_train_words: Annotated[int, typer.Option(help="Words the probe is fitted on.")] = 50_000,
     seed: SeedOption = 0,
     device: DeviceOption = "",
+    device_map: DeviceMapOption = "",
     quiet: QuietOption = False,
 ) -> None:
     """Fits a probe on the key neurons and tests it, with its baselines, on the fresh words."""
@@ -376,9 +537,10 @@ def probe(
         max_train_words=max_train_words,
         seed=seed,
         device=device or None,
+        device_map=device_map or None,
     )
     for position in done.positions:
-        typer.echo(repr(done.probe_at(position)))
+        _tell(repr(done.probe_at(position)))
 
 
 @app.command()
@@ -397,6 +559,7 @@ def lesion(
     max_fresh_sentences: MostOption = 1000,
     seed: SeedOption = 0,
     device: DeviceOption = "",
+    device_map: DeviceMapOption = "",
     quiet: QuietOption = False,
 ) -> None:
     """Cuts each label's key neurons and measures every label's loss, against sham lesions."""
@@ -417,8 +580,9 @@ def lesion(
         max_fresh_sentences=max_fresh_sentences,
         seed=seed,
         device=device or None,
+        device_map=device_map or None,
     )
-    typer.echo(repr(done.study))
+    _tell(repr(done.study))
 
 
 @app.command()
@@ -540,7 +704,20 @@ def _step(step: str, path: Path, quiet: bool, **changes: Any) -> Any:
     return steps.run_step(step, config, stored, _say(quiet))
 
 
+def _tell(text: str) -> None:
+    """Prints a result, once where several processes have it."""
+    if not _is_other_process():
+        typer.echo(text)
+
+
+def _is_other_process() -> bool:
+    """Whether torchrun has started this process beside a main one, which speaks."""
+    return os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def _show(run: Any, as_json: bool) -> None:
+    if _is_other_process():
+        return
     if as_json:
         typer.echo((run.path / "summary.json").read_text("utf-8"), nl=False)
         return

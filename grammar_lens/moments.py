@@ -7,12 +7,16 @@ resuming and sharding give the same numbers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from grammar_lens.readers import Seen, State
+from grammar_lens.reduction import Workspace, reduction_for
 
 
 class MomentsError(ValueError):
@@ -151,80 +155,109 @@ def pool(
 
 
 class MomentAccumulator:
-    """Running moments of every layer at one site, on the device.
+    """Running moments of every layer at one site, each layer's on the device that computes it.
 
-    A batch is centred in float32, on its mean and then on its labels' means, and merged in float64:
-    sums of squares of raw values would lose the variance of units whose mean, or whose labels'
-    means, are many standard deviations from zero.
-    What a batch adds waits until `commit`, so that a batch that ran out of memory half-way can be
-    read again after `discard`.
+    A batch's moments by class (`reduction`, on a CUDA GPU the kernels of `fused`) are merged in
+    float64. What a batch adds waits until `commit`, so that a batch that ran out of memory half-way
+    can be read again after `discard`.
     """
 
     def __init__(
         self, labels: Sequence[str], n_layers: int, n_units: int, device: torch.device
     ) -> None:
-        shape = (len(labels), n_layers, n_units)
         self.labels = tuple(labels)
-        self.count = torch.zeros(len(labels), n_layers, dtype=torch.float64, device=device)
-        self.mean = torch.zeros(shape, dtype=torch.float64, device=device)
-        self.m2 = torch.zeros(shape, dtype=torch.float64, device=device)
-        self.fired = torch.zeros(shape, dtype=torch.float64, device=device)
-        self.sum_abs = torch.zeros(shape[1:], dtype=torch.float64, device=device)
-        self._waiting: list[tuple[int, Tensor, Tensor, Tensor, Tensor, Tensor]] = []
+        self._n_units = n_units
+        self._layers = [self._empty(device) for _ in range(n_layers)]
+        self._waiting: list[tuple[int, Any, Any]] = []
+        self._known: tuple[Tensor, Tensor | None, Any] | None = None
+        self._space = Workspace()
 
-    def add(
-        self,
-        layer: int,
-        values: Float[Tensor, "word unit"],
-        fires: Bool[Tensor, "word unit"],
-        words: Int[Tensor, " word"],
-    ) -> Bool[Tensor, ""]:
+    def _empty(self, device: torch.device) -> State:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        n, n_units = len(self.labels), self._n_units
+        by_class = {name: zeros(n, n_units) for name in ("mean", "m2", "fired")}
+        return {"count": zeros(n), **by_class, "sum_abs": zeros(n_units)}
+
+    def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]:
         """Takes one batch's activations in one layer; returns whether all of them were finite.
 
-        A batch holds one word or more.
+        A batch holds one word or more; `words` are their classes.
         """
-        x = values.float()
-        classes = words.to(x.device)
-        one_hot = torch.nn.functional.one_hot(classes, len(self.labels)).T.float()
-        n = one_hot.sum(1)
-        centre = x.mean(0)
-        sum_abs = x.abs().sum(0)
-        z = x - centre
-        shift = (one_hot @ z) / n.clamp(min=1)[:, None]
-        z -= shift.index_select(0, classes)
-        m2 = one_hot @ z.square_()
-        fired = one_hot @ fires.to(x.dtype)
-        mean = centre.double() + shift.double()
-        self._waiting.append((layer, n.double(), mean, m2.double(), fired, sum_abs))
-        return torch.isfinite(centre).all() & torch.isfinite(m2).all()
+        reduce = reduction_for(seen.flat)
+        batch = self._batch(seen, words, reduce)
+        found = reduce.moments(seen, batch, self._space)
+        self._waiting.append((layer, reduce, found))
+        return found.good
+
+    def _batch(self, seen: Seen, words: Tensor, reduce: Any) -> Any:
+        """The batch's words by class, kept for the layers to come."""
+        device, known = seen.flat.device, self._known
+        if (
+            known is None
+            or known[0] is not words
+            or known[1] is not seen.where
+            or known[2].where.device != device
+        ):
+            where = torch.arange(len(words)) if seen.where is None else seen.where
+            batch = reduce.batch(where.to(device), words.to(device), len(self.labels))
+            known = self._known = (words, seen.where, batch)
+        return known[2]
 
     def commit(self) -> None:
         """Merges what has been added since the last commit."""
-        for layer, n, mean, m2, fired, sum_abs in self._waiting:
-            ours, theirs = self.count[:, layer, None], n[:, None]
-            total = (ours + theirs).clamp(min=1)
-            gap = torch.where(theirs > 0, mean - self.mean[:, layer], 0.0)
-            self.mean[:, layer] += gap * (theirs / total)
-            self.m2[:, layer] += m2 + gap**2 * (ours * theirs / total)
-            self.count[:, layer] += n
-            self.fired[:, layer] += fired
-            self.sum_abs[layer] += sum_abs
-        self._waiting.clear()
+        for layer, reduce, found in self._waiting:
+            state = self._layers[layer]
+            if state["mean"].device != found.mean.device:
+                state = {name: t.to(found.mean.device) for name, t in state.items()}
+                self._layers[layer] = state
+            reduce.merge(found, state)
+        self.discard()
 
     def discard(self) -> None:
         """Forgets what has been added since the last commit."""
         self._waiting.clear()
+        self._known = None
+
+    def state(self) -> list[State]:
+        """What was committed, a piece for every layer."""
+        return self._layers
+
+    def load(self, pieces: Sequence[State]) -> None:
+        """Takes the place of what was committed."""
+        devices = [layer["mean"].device for layer in self._layers]
+        self._layers = [
+            {name: t.to(device) for name, t in piece.items()}
+            for piece, device in zip(pieces, devices, strict=True)
+        ]
+
+    def merge(self, first: State, second: State) -> State:
+        """One layer's moments over the words of both."""
+        ours, theirs = first["count"][:, None], second["count"][:, None]
+        share = theirs / (ours + theirs).clamp(min=1)
+        gap = torch.where(theirs > 0, second["mean"] - first["mean"], 0.0)
+        return {
+            "count": first["count"] + second["count"],
+            "mean": first["mean"] + gap * share,
+            "m2": first["m2"] + second["m2"] + gap**2 * (ours * share),
+            "fired": first["fired"] + second["fired"],
+            "sum_abs": first["sum_abs"] + second["sum_abs"],
+        }
 
     def moments(self, origin: Origin) -> Moments:
         """The moments of everything committed, on the host."""
-        count = self.count[:, 0].cpu().numpy()
-        assert bool((self.count == self.count[:, :1]).all()), "layers saw different words"
+        counts = [layer["count"].cpu().numpy() for layer in self._layers]
+        assert all((n == counts[0]).all() for n in counts), "layers saw different words"
         return Moments(
             labels=self.labels,
-            count=count,
-            mean=self.mean.cpu().numpy(),
-            m2=self.m2.cpu().numpy(),
-            fired=self.fired.cpu().numpy(),
-            mean_abs=(self.sum_abs / max(count.sum(), 1)).cpu().numpy(),
+            count=counts[0],
+            mean=self._stacked("mean", 1),
+            m2=self._stacked("m2", 1),
+            fired=self._stacked("fired", 1),
+            mean_abs=self._stacked("sum_abs", 0) / max(counts[0].sum(), 1),
             origin=origin,
         )
+
+    def _stacked(self, name: str, axis: int) -> Float[np.ndarray, "..."]:
+        return np.stack([layer[name].cpu().numpy() for layer in self._layers], axis)

@@ -122,7 +122,7 @@ def by_hand(
     donors: Donors | None = None,
     assigned: np.ndarray | None = None,
 ) -> np.ndarray:
-    """NLL of every scored word: one sentence at a time, one word at a time if cut only there.
+    """NLL of every scored word: one row at a time, one word at a time if cut only there.
 
     `assigned` numbers the donor of every token of the corpus.
     """
@@ -130,10 +130,10 @@ def by_hand(
     begin = np.cumsum([0, *map(len, found.token_ids)])
     first = 1 if found.has_bos else 0
     nll = np.full(len(codes), np.nan)
-    for sentence, ids in enumerate(found.token_ids):
-        words = np.flatnonzero((found.sentence == sentence) & (codes >= 0))
+    for row, ids in enumerate(found.token_ids):
+        words = np.flatnonzero((found.row == row) & (codes >= 0))
         places = found.time("next")[words]
-        donor = None if assigned is None else assigned[begin[sentence] : begin[sentence + 1]]
+        donor = None if assigned is None else assigned[begin[row] : begin[row + 1]]
         if condition.manner.where == "every":
             runs = [(words, places, np.arange(first, len(ids)))]
         else:

@@ -9,17 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from grammar_lens.activations import (
-    ActivationError,
-    FeatureReader,
-    SampleReader,
-    Tap,
-    is_out_of_memory,
-    stream,
-)
+from grammar_lens.activations import Tap, stream
 from grammar_lens.alignment import Alignment, align, token_batches
 from grammar_lens.model import SITES, Model, embedding, load_model, site_width
 from grammar_lens.moments import MomentAccumulator, Moments, Origin
+from grammar_lens.passing import ActivationError, is_out_of_memory
+from grammar_lens.readers import FeatureReader, SampleReader, Seen
 from grammar_lens.treebank import Treebank
 
 PLACES = {
@@ -155,7 +150,8 @@ def test_batches_do_not_change_the_numbers(tiny: Model, bank: Treebank, budget: 
             tiny, bank, sites=sites, positions=positions, budget=budget, padding=padding
         )
         for key, want in whole.items():
-            assert_same(want, parts[key])
+            # under a mask attention takes another kernel, which rounds float32 in another order
+            assert_same(want, parts[key], sd=3e-6)
 
 
 def test_batches_do_not_change_the_embedded_model_either(reference: Model, bank: Treebank):
@@ -277,8 +273,8 @@ def test_samples_that_are_not_finite_are_flagged():
     reader = SampleReader(2, 1, 3)
     x = torch.tensor([[1.0, 2, 3], [4, np.inf, 6]])
     numbers = torch.tensor([1, 0])
-    assert bool(reader.add(0, x[:1], x[:1] > 0, numbers[:1]))
-    assert not bool(reader.add(0, x, x > 0, numbers))
+    assert bool(reader.add(0, Seen(x[:1]), numbers[:1]))
+    assert not bool(reader.add(0, Seen(x), numbers))
     np.testing.assert_array_equal(reader.values[:, 0], x.flip(0))
 
 
@@ -374,7 +370,7 @@ def test_a_single_sentence_that_does_not_fit(tiny: Model, bank: Treebank):
         failing(embedding(tiny), SHORT_OF_MEMORY["cuda"], never),
         pytest.raises(
             ActivationError,
-            match=f"one sentence of {longest} tokens does not fit in memory: use a smaller dtype",
+            match=f"one row of {longest} tokens does not fit in memory: use a smaller dtype",
         ),
     ):
         moments(tiny, bank)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.activations import Tap, stream
 from grammar_lens.alignment import (
     POSITIONS,
     REASONS,
@@ -23,6 +23,7 @@ from grammar_lens.alignment import (
     token_batches,
 )
 from grammar_lens.model import Model
+from grammar_lens.readers import FeatureReader
 from grammar_lens.treebank import Treebank, load_treebank
 
 Span = tuple[int, int]
@@ -278,7 +279,7 @@ def test_without_bos_the_first_word_has_no_token_before_it(tiny_tokenizer: Any):
     assert found.skipped("next") == {"no token before it": 1}
     assert found.scorable().tolist() == [False, True]
     assert len(found.token_ids[1]) == 0
-    assert [b.sentences.tolist() for b in token_batches(found)] == [[0]], "nothing to run"
+    assert [b.rows.tolist() for b in token_batches(found)] == [[0]], "nothing to run"
 
 
 def test_nothing_to_align(tiny: Model):
@@ -314,6 +315,7 @@ def of_lengths(lengths: list[int]) -> Alignment:
     return Alignment(
         token_ids=tuple(np.full(length, 7 + i) for i, length in enumerate(lengths)),
         sentence=np.arange(n),
+        row=np.arange(n),
         first=np.array(lengths, np.int64) - 1,
         last=np.array(lengths, np.int64) - 1,
         reason={p: np.zeros(n, np.int8) for p in POSITIONS},
@@ -329,7 +331,7 @@ def of_lengths(lengths: list[int]) -> Alignment:
 def test_batches_hold_every_sentence_once(lengths: list[int], budget: int, padding: str):
     found = of_lengths(lengths)
     batches = token_batches(found, budget, padding=padding, pad_id=3)
-    rows = [(int(s), b, row) for b in batches for row, s in enumerate(b.sentences)]
+    rows = [(int(s), b, row) for b in batches for row, s in enumerate(b.rows)]
     assert sorted(s for s, _, _ in rows) == [i for i, n in enumerate(lengths) if n]
     assert [lengths[s] for s, _, _ in rows] == sorted((n for n in lengths if n), reverse=True)
     assert sum(b.n_tokens for b in batches) == sum(lengths)
@@ -343,8 +345,8 @@ def test_batches_hold_every_sentence_once(lengths: list[int], budget: int, paddi
             assert batch.mask is not None
             np.testing.assert_array_equal(batch.mask[row].numpy(), ids != 3)
     for batch in batches:
-        assert batch.token_ids.numel() <= budget or len(batch.sentences) == 1
-        assert batch.token_ids.shape[1] == max(lengths[s] for s in batch.sentences)
+        assert batch.token_ids.numel() <= budget or len(batch.rows) == 1
+        assert batch.token_ids.shape[1] == max(lengths[s] for s in batch.rows)
 
 
 @given(
@@ -361,13 +363,13 @@ def test_batches_of_sentence_beginnings(
     until = np.array(data.draw(st.lists(st.integers(0, 35), min_size=n, max_size=n)), np.int64)
     chosen = np.array(data.draw(st.lists(st.integers(0, n - 1), unique=True)), np.int64)
     found, short = of_lengths(lengths), of_lengths(np.minimum(lengths, until).tolist())
-    options = {"sentences": chosen, "padding": padding, "pad_id": 3}
+    options = {"rows": chosen, "padding": padding, "pad_id": 3}
     got = token_batches(found, budget, until=until, **options)
     want = token_batches(short, budget, **options)
     assert len(got) == len(want)
     for mine, other in zip(got, want, strict=True):
         np.testing.assert_array_equal(mine.token_ids.numpy(), other.token_ids.numpy())
-        for name in ("sentences", "lengths", "shift"):
+        for name in ("rows", "lengths", "shift"):
             np.testing.assert_array_equal(getattr(mine, name), getattr(other, name))
         assert (mine.mask is None) == (other.mask is None) == (padding == "right")
         if mine.mask is not None and other.mask is not None:
@@ -381,13 +383,13 @@ def test_halves_and_chosen_sentences(lengths: list[int], data: st.DataObject):
         data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=2, unique=True)), np.int64
     )
     everything = np.ones(len(lengths), bool)
-    (batch,) = token_batches(found, 1000, sentences=chosen, padding="left")
-    assert sorted(batch.sentences.tolist()) == sorted(chosen.tolist())
+    (batch,) = token_batches(found, 1000, rows=chosen, padding="left")
+    assert sorted(batch.rows.tolist()) == sorted(chosen.tolist())
     halves = batch.halves()
     assert sum(h.n_tokens for h in halves) == batch.n_tokens == sum(lengths[i] for i in chosen)
     for part in (batch, *halves):
         words, where = part.locate(found, "word", everything)
-        np.testing.assert_array_equal(words, part.sentences)
+        np.testing.assert_array_equal(words, part.rows)
         # the token read is the word's own, and it is the sentence's last
         np.testing.assert_array_equal(part.token_ids.flatten().numpy()[where], 7 + words)
         assert ((where + 1) % part.token_ids.shape[1] == 0).all()
@@ -399,6 +401,40 @@ def test_only_wanted_words_are_located():
     words, where = batch.locate(found, "next", np.array([True, False, True]))
     assert words.tolist() == [2, 0]
     assert where.tolist() == [5 + 2, 10 + 1]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 6), min_size=1, max_size=12),
+    padding=st.sampled_from(["left", "right"]),
+    position=st.sampled_from(POSITIONS),
+    offset=st.integers(-1, 1),
+    data=st.data(),
+)
+def test_words_are_located_as_row_by_row(
+    sizes: list[int], padding: str, position: str, offset: int, data: st.DataObject
+):
+    """Reference: a loop over the rows of the batch, in its order. Rows may have no words at all."""
+    row, n = np.repeat(np.arange(len(sizes)), sizes), sum(sizes)
+    first = np.concatenate([*(2 * np.arange(size) for size in sizes), np.zeros(0, np.int64)])
+    found = replace(
+        of_lengths([2 * size + 1 for size in sizes]),
+        sentence=np.arange(n),
+        row=row,
+        first=first,
+        last=first + 1,
+        reason={p: np.zeros(n, np.int8) for p in POSITIONS},
+    )
+    wanted = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), bool)
+    for batch in token_batches(found, 30, padding=padding):
+        words, where = [], []
+        for i, r in enumerate(batch.rows):
+            for word in np.flatnonzero((row == r) & wanted):
+                words.append(word)
+                time = first[word] + 1 if position == "word" else first[word] - 1
+                where.append(i * batch.token_ids.shape[1] + batch.shift[i] + time + offset)
+        got = batch.locate(found, position, wanted, offset)
+        assert (got[0].tolist(), got[1].tolist()) == (words, where)
+        assert got[0].dtype == got[1].dtype == np.int64
 
 
 @pytest.mark.parametrize("position", ["word", "next"])
@@ -429,7 +465,7 @@ def test_words_are_read_some_tokens_away(tiny: Model, bank: Treebank, position: 
 
 def test_without_bos_the_first_token_can_be_read(tiny: Model, bank: Treebank):
     found = align([s.text for s in bank], [[w.span for w in s.words] for s in bank], tiny.tokenizer)
-    second = found.sentence_start[:-1] + 1
+    second = found.row_start[:-1] + 1
     back = found.first[second] - found.first[second - 1]
     one = second[back == 1]
     assert len(one) > 3

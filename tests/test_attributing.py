@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import grammar_lens as gl
-from grammar_lens.activations import SampleReader
 from grammar_lens.attribution import (
     AttributionError,
     attribute_all,
@@ -18,6 +17,7 @@ from grammar_lens.attribution import (
 from grammar_lens.evidence import Attribution, Evidence
 from grammar_lens.model import Model
 from grammar_lens.moments import Moments
+from grammar_lens.readers import SampleReader
 from grammar_lens.study import Corpus, CorpusError, collect, prepare
 from grammar_lens.treebank import Treebank
 

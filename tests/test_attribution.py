@@ -12,13 +12,14 @@ from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from grammar_lens.activations import ActivationError
 from grammar_lens.alignment import Alignment, TokenBatch, align, token_batches
 from grammar_lens.attribution import AttributionError, attribute_all, attribute_own, first_order
 from grammar_lens.lesions import lesion
 from grammar_lens.lexicon import Lexicon, build_lexicon
 from grammar_lens.model import Model, ModelError, hooked, load_model, vocabulary_size, watch_tokens
 from grammar_lens.moments import MomentAccumulator, Origin
+from grammar_lens.passing import ActivationError
+from grammar_lens.readers import Seen, State
 from grammar_lens.selection import Neurons
 from grammar_lens.treebank import Treebank
 
@@ -61,8 +62,9 @@ class Kept:
         self.commits = 0
         self._waiting: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
-    def add(self, layer: int, values: Tensor, fires: Tensor, words: Tensor) -> Tensor:
-        self._waiting.append((layer, values, fires, words))
+    def add(self, layer: int, seen: Seen, words: Tensor) -> Tensor:
+        values = seen.values()
+        self._waiting.append((layer, values, seen.fires(), words))
         return torch.isfinite(values).all()
 
     def commit(self) -> None:
@@ -75,6 +77,15 @@ class Kept:
 
     def discard(self) -> None:
         self._waiting.clear()
+
+    def state(self) -> list[State]:
+        return []
+
+    def load(self, pieces: Sequence[State]) -> None:
+        raise AssertionError("nothing is kept here")
+
+    def merge(self, first: State, second: State) -> State:
+        raise AssertionError("nothing is kept here")
 
 
 def own(
@@ -392,7 +403,7 @@ class TestMemory:
         self, tiny: Model, some: Words, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         _short_of_memory_above(monkeypatch, 0, [])
-        with pytest.raises(ActivationError, match=r"one sentence of \d+ tokens does not fit"):
+        with pytest.raises(ActivationError, match=r"one row of \d+ tokens does not fit"):
             own(tiny, some)
 
 
@@ -494,9 +505,9 @@ def _short_of_memory_above(monkeypatch: pytest.MonkeyPatch, most: int, rows: lis
     plain = first_order._Job.slopes
     forward = first_order._Job.forward
 
-    def counted(self: Any, batch: TokenBatch, *rest: Any) -> Any:
-        rows.append(len(batch.sentences))
-        return forward(self, batch, *rest)
+    def counted(self: Any, run: Any, batch: TokenBatch, *rest: Any) -> Any:
+        rows.append(len(batch.lengths))
+        return forward(self, run, batch, *rest)
 
     def slopes(self: Any, words: Any, hidden: Tensor) -> Tensor:
         out = plain(self, words, hidden)

@@ -20,6 +20,7 @@ from grammar_lens.attribution import (
     integrated_gradients,
 )
 from grammar_lens.model import Model, ModelError, hooked
+from grammar_lens.readers import Seen
 from grammar_lens.treebank import Treebank, load_treebank
 
 
@@ -184,7 +185,7 @@ class TestIntegratedGradients:
     def test_some_sentences_only(self, tiny: Model, few: Words) -> None:
         whole, _ = gradients(tiny, few, steps=2)
         done: list[int] = []
-        one, _ = gradients(tiny, few, steps=2, sentences=np.array([3]), progress=done.append)
+        one, _ = gradients(tiny, few, steps=2, rows=np.array([3]), progress=done.append)
         mine = few.alignment.sentence == 3
         np.testing.assert_allclose(one[mine], whole[mine], atol=1e-6)
         assert np.isnan(one[~mine]).all()
@@ -220,7 +221,7 @@ class TestIntegratedGradients:
         rows: list[int] = []
 
         def counted(path: Any, batch: TokenBatch, *rest: Any) -> Any:
-            rows.append(len(batch.sentences))
+            rows.append(len(batch.rows))
             return record(path, batch, *rest)
 
         def short(scaled: Any, *rest: Any) -> Any:
@@ -329,7 +330,7 @@ def counted(
             for rows in (slice(0, 2), slice(2, None)):
                 if len(part[rows]):
                     x = part[rows, layer]
-                    assert bool(reader.add(layer, x, x > 0, codes[rows]))
+                    assert bool(reader.add(layer, Seen(x), codes[rows]))
         reader.commit()
         begin += size
     return reader.frequency()
@@ -363,11 +364,11 @@ class TestTopShare:
     def test_what_is_discarded_does_not_count(self) -> None:
         reader = TopShareReader(3, 1, 4, 0.25)
         x = torch.tensor([[1.0, 3, 2, 0]])
-        reader.add(0, x, x > 0, torch.tensor([1]))
+        reader.add(0, Seen(x), torch.tensor([1]))
         reader.discard()
         reader.commit()
         assert not reader.frequency().any()
-        reader.add(0, x, x > 0, torch.tensor([1]))
+        reader.add(0, Seen(x), torch.tensor([1]))
         reader.commit()
         assert reader.frequency()[1, 0].tolist() == [0, 1, 0, 0]
 
@@ -390,6 +391,6 @@ class TestTopShare:
     def test_a_layer_that_was_not_read(self) -> None:
         reader = TopShareReader(3, 2, 4)
         x = torch.ones(1, 4)
-        reader.add(0, x, x > 0, torch.tensor([1]))
+        reader.add(0, Seen(x), torch.tensor([1]))
         with pytest.raises(AttributionError, match="layer 1 was not read: ranking a word's units"):
             reader.commit()

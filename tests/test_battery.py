@@ -36,13 +36,13 @@ from transformers import (
 )
 
 import grammar_lens.lesions.battery as module
-from grammar_lens.activations import ActivationError
 from grammar_lens.directions import Directions, directions
 from grammar_lens.lesions import Donors, LesionError, lesion, record_donors, run_battery
 from grammar_lens.lexicon import DeviceLexicon, split_losses
 from grammar_lens.model import Model, device_of, load_model, next_token_logits
 from grammar_lens.moments import Origin
 from grammar_lens.outcomes import Condition, Manner
+from grammar_lens.passing import ActivationError
 from grammar_lens.selection import KeyNeurons, Neurons, all_neurons
 from grammar_lens.study import Corpus, fit_lexicon, prepare
 from grammar_lens.treebank import Treebank

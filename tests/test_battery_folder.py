@@ -74,7 +74,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     whole = module._Battery._whole
 
     def counting(self: Any, batch: Any) -> None:
-        seen.append(int(batch.sentences[0]))
+        seen.append(int(batch.rows[0]))
         whole(self, batch)
 
     monkeypatch.setattr(module._Battery, "_whole", counting)

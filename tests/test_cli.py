@@ -4,11 +4,13 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -181,6 +183,44 @@ def test_resume_redoes_only_what_is_missing(made: Path, files: tuple[Path, Path]
     assert call("run", *options)[0] == 2
 
 
+def test_a_run_made_before_there_was_a_context_goes_on(made: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(made, old)
+    record = json.loads((old / "run.json").read_text("utf-8"))
+    for name in ("context", "window"):
+        del record["config"][name]
+    (old / "run.json").write_text(json.dumps(record), "utf-8")
+    train, fresh = made.parent / "train.conllu", made.parent / "fresh.conllu"
+    options = ("--train", train, "--fresh", fresh, "--out", old, *SMALL, "--resume")
+    assert call("run", *options)[0] == 0
+    code, _, err = call("run", *options, "--context", "document")
+    assert code == 2
+    assert "context: it was 'sentence', now 'document'" in err
+    assert call("select", old, "--top-k", "8", "--quiet")[0] == 0
+    assert json.loads((old / "run.json").read_text("utf-8"))["config"]["context"] == "sentence"
+
+
+def test_a_run_on_documents(files: tuple[Path, Path], tmp_path: Path) -> None:
+    train, fresh = files
+    document = conllu(SENTENCES[:3])
+    train.write_text(f"# newdoc\n{conllu(SENTENCES[3:])}# newdoc\n{document}", "utf-8")
+    code, _, err = call(
+        "run", "--train", train, "--fresh", fresh, "--out", tmp_path / "run", *SMALL[:-1],
+        "--context", "document", "--window", 200, "--max-fresh-sentences", 2, "--values", "",
+        "--doses", "",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "fresh: no documents are told apart, so all sentences are read as one" in err
+    assert "train: no documents" not in err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
+    assert (summary["treebank"]["context"], summary["treebank"]["window"]) == ("document", 200)
+    # the first words of two documents, as each fits into a window
+    assert summary["alignment"]["not_read"]["next"] == {"first of its window": 2}
+    assert summary["collect"]["words"] == N_WORDS - 2
+    # the first two sentences of the only fresh document
+    assert summary["lesion"]["words"] == sum(len(s.split()) for s in FRESH[:2]) - 1
+
+
 def test_json_prints_the_summary_alone(made: Path) -> None:
     code, out, _ = call("report", made, "--json", "--quiet")
     assert code == 0
@@ -194,6 +234,64 @@ def test_generate_writes_with_and_without(made: Path) -> None:
     assert out.count("In the morning we") == 2
     code, _, err = call("generate", "--run", made, "--lesion", "ZZZ")
     assert (code, "no key neurons of 'ZZZ'" in err) == (2, True)
+
+
+def test_plan_tells_memory_and_times_before_a_run(made: Path) -> None:
+    train, fresh = made.parent / "train.conllu", made.parent / "fresh.conllu"
+    options = ("--train", train, "--fresh", fresh, "--shams", "3")
+    code, out, err = call("plan", *options)
+    assert code == 0, err
+    for part in ("parameters", "statistics, moments", "expected peak", "it fits", "measured"):
+        assert part in out
+    code, out, _ = call("plan", *options, "--json", "--device", "cpu")
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["model"]["n_parameters"] == 9_179_392
+    assert plan["fits"] is True
+    assert plan["memory"]["peak"] < plan["free"]
+    assert plan["passes"]["collect"]["tokens"] == _stored(made)["collect"]["tokens"]
+    assert plan["times"]["lesion"]["measured"] is True
+    # as many as the run has made, beside the intact model
+    import pandas as pd
+
+    lesions = pd.read_parquet(made / "lesions.parquet")
+    names = ["lesion", "replicate", "kind", "value", "dose"]
+    there = lesions[lesions.lesion != ""][names].drop_duplicates()
+    assert plan["lesions"] == len(there)
+
+
+def test_plan_without_weights_or_room(files: tuple[Path, Path]) -> None:
+    options = ("plan", "--train", files[0], "--fresh", files[1], "--meta")
+    code, out, err = call(*options, "--device", "cpu", "--memory-gib", "0.01")
+    assert code == 0, err
+    assert "WARNING: it does not fit" in out
+    assert "not measured" in out
+    code, out, _ = call(*options, "--json", "--dtype", "bfloat16")
+    assert json.loads(out)["memory"]["parameters"] == 2 * 9_179_392
+    assert (json.loads(out)["free"], json.loads(out)["times"]) == (None, {})
+    code, _, err = call("plan", "--train", files[0], "--fresh", files[1], "--score", "chi")
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_a_run_begins_with_its_plan(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grammar_lens.steps import planning
+
+    options = ("--train", files[0], "--fresh", files[1], "--lesion", "none", *SMALL[:-1])
+    code, _, err = call("run", *options, "--out", tmp_path / "first")
+    assert code == 0, err
+    assert err.count("plan: ") == 2
+    assert "WARNING" not in err
+    monkeypatch.setattr(planning, "free_memory", lambda _devices: 2**20)
+    code, _, err = call("run", *options, "--out", tmp_path / "second")
+    assert code == 0
+    assert "plan: WARNING, this does not fit: " in err
+    assert call("run", *options, "--out", tmp_path / "third", "--quiet")[2] == ""
+
+
+def _stored(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text("utf-8"))
 
 
 def test_info_names_versions_and_embedded_data() -> None:
@@ -283,6 +381,8 @@ def test_more_key_neurons_than_there_are(files: tuple[Path, Path], tmp_path: Pat
         ("--model", "./nowhere", "config.json"),
         ("--shams", -1, "0 or more"),
         ("--labels", "NOUN,ZZZ", "ZZZ"),
+        ("--context", "book", "sentence, document"),
+        ("--window", 15, "16 tokens or more"),
     ],
 )
 def test_unknown_settings(

@@ -19,6 +19,7 @@ from grammar_lens.exchange import (
     exchange,
 )
 from grammar_lens.moments import MomentAccumulator, Moments, Origin
+from grammar_lens.readers import Seen
 from grammar_lens.selection import select
 from grammar_lens.selectivity import SCORES, score
 from grammar_lens.sums import SumAccumulator, label_rows
@@ -270,12 +271,12 @@ def accumulated(values: np.ndarray, text: Text, exchanged: Exchange) -> tuple[Mo
     sums = SumAccumulator(label_rows(exchanged.codes, 6, CPU), n * 6, 1, n_units, CPU)
     for batch in np.array_split(np.flatnonzero(exchanged.taking_part), 5):
         x = torch.from_numpy(values[batch].astype(np.float32))
-        moments.add(0, x, x > 0, torch.from_numpy(text.classes[batch]))
-        sums.add(0, x, x > 0, torch.from_numpy(batch))
+        moments.add(0, Seen(x), torch.from_numpy(text.classes[batch]))
+        sums.add(0, Seen(x), torch.from_numpy(batch))
         moments.commit()
         sums.commit()
     observed = moments.moments(ORIGIN)
-    means = sums.sums(np.tile(observed.count, n)).reshape(n, 6, 1, n_units)
+    means = sums.sums().reshape(n, 6, 1, n_units)
     return observed, means / observed.count[None, :, None, None]
 
 

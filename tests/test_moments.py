@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grammar_lens.moments import MomentAccumulator, Moments, MomentsError, Origin, pool
+from grammar_lens.readers import Seen
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
 LABELS = ("NOUN", "VERB", "ADJ")
@@ -58,7 +59,7 @@ def _add(accumulator: MomentAccumulator, values: np.ndarray, classes: np.ndarray
     finite = []
     for layer in range(values.shape[1]):
         x = torch.from_numpy(values[:, layer].copy())
-        finite.append(bool(accumulator.add(layer, x, x > 0, torch.from_numpy(classes))))
+        finite.append(bool(accumulator.add(layer, Seen(x), torch.from_numpy(classes))))
     return all(finite)
 
 
@@ -196,7 +197,7 @@ class TestDevice:
         accumulator = MomentAccumulator(LABELS, 1, 32, torch.device(device))
         for x, c in zip(np.split(values, 6), np.split(classes, 6), strict=True):
             x = torch.from_numpy(x[:, 0]).to(device)
-            assert accumulator.add(0, x, x > 0, torch.from_numpy(c))
+            assert accumulator.add(0, Seen(x), torch.from_numpy(c))
             accumulator.commit()
         got, expected = accumulator.moments(ORIGIN), two_pass(values, classes)
         # float32 eps is 6e-8: 1,000 words summed at a distance of `apart` sd err by some 1e-6 of it
@@ -234,7 +235,7 @@ class TestDevice:
         _add(accumulator, values[:20], classes[:20])
         accumulator.commit()
         x = torch.from_numpy(values[20:, 0])  # memory runs out after the first layer
-        accumulator.add(0, x * 1e6, x > 0, torch.from_numpy(classes[20:]))
+        accumulator.add(0, Seen(x * 1e6), torch.from_numpy(classes[20:]))
         accumulator.discard()
         for half in (slice(20, 30), slice(30, 40)):
             _add(accumulator, values[half], classes[half])
@@ -261,8 +262,9 @@ class TestDevice:
     def test_fired_is_what_the_caller_says(self) -> None:
         """At a gated neuron the gate's sign decides, not the activation's."""
         accumulator = MomentAccumulator(LABELS, 1, 2, CPU)
-        fires = torch.tensor([[True, False], [True, False]])
-        accumulator.add(0, torch.tensor([[-1.0, 1.0]] * 2), fires, torch.tensor([0, 1]))
+        gate = torch.tensor([[0.5, -1.0], [2.0, 0.0]])
+        seen = Seen(torch.tensor([[-1.0, 1.0]] * 2), gate)
+        accumulator.add(0, seen, torch.tensor([0, 1]))
         accumulator.commit()
         np.testing.assert_array_equal(
             accumulator.moments(ORIGIN).fired[:, 0], [[1, 0], [1, 0], [0, 0]]
@@ -281,7 +283,7 @@ class TestDevice:
         x = torch.randn(400, 5, generator=torch.Generator().manual_seed(1)).add(30).bfloat16()
         classes = torch.arange(400) % 3
         accumulator = MomentAccumulator(LABELS, 1, 5, CPU)
-        accumulator.add(0, x, x > 0, classes)
+        accumulator.add(0, Seen(x), classes)
         accumulator.commit()
         expected = two_pass(x.double().numpy()[:, None], classes.numpy())
         assert_same(accumulator.moments(ORIGIN), expected, 1e-5, 0)
@@ -289,7 +291,7 @@ class TestDevice:
     def test_activations_are_left_as_they_were(self) -> None:
         x = torch.randn(10, 3)
         before = x.clone()
-        MomentAccumulator(LABELS, 1, 3, CPU).add(0, x, x > 0, torch.zeros(10, dtype=torch.int64))
+        MomentAccumulator(LABELS, 1, 3, CPU).add(0, Seen(x), torch.zeros(10, dtype=torch.int64))
         assert torch.equal(x, before)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -305,7 +307,7 @@ class TestDevice:
     def test_layers_must_see_the_same_words(self) -> None:
         accumulator = MomentAccumulator(LABELS, 2, 3, CPU)
         x = torch.ones(4, 3)
-        accumulator.add(1, x, x > 0, torch.zeros(4, dtype=torch.int64))
+        accumulator.add(1, Seen(x), torch.zeros(4, dtype=torch.int64))
         accumulator.commit()
         with pytest.raises(AssertionError, match="layers saw different words"):
             accumulator.moments(ORIGIN)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.activations import Tap, stream
 from grammar_lens.dissociation import LesionStudy, StudyError
 from grammar_lens.lexicon import build_lexicon
 from grammar_lens.model import Model, output_norms
+from grammar_lens.readers import FeatureReader
 from grammar_lens.selection import KeyNeurons, Neurons, SelectionError, select
 from grammar_lens.selectivity import score
 from grammar_lens.study import (
@@ -61,7 +62,7 @@ TAGS = ("NOUN", "VERB", "PRON")
 def test_the_first_word_of_a_sentence_is_not_read_at_next(
     reference: Model, bank: Treebank, train: Corpus, collected: Collected
 ):
-    firsts = train.alignment.sentence_start[:-1]
+    firsts = train.alignment.row_start[:-1]
     assert (train.read("next")[firsts] == -1).all()
     assert (train.read("word")[firsts] >= 0).all()
     assert train.skipped("next")["first of its sentence"] == len(bank["train"]) == 13
@@ -91,7 +92,7 @@ def test_words_without_a_label_are_counted(reference: Model, bank: Treebank):
     )
     corpus = prepare(reference, Treebank("holes", sentences))
     readable = corpus.alignment.readable("word")
-    missing = int(readable[corpus.alignment.sentence_start[:-1] + 1].sum())
+    missing = int(readable[corpus.alignment.row_start[:-1] + 1].sum())
     assert corpus.skipped("word")["label missing"] == missing > 10, "each skipped word counts once"
     assert (corpus.read("word") >= 0).sum() == readable.sum() - missing
 

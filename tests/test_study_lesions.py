@@ -196,7 +196,7 @@ def test_a_study_goes_on_where_it_stopped(
 
     def interrupted(self: Any, batch: Any) -> None:
         if self.store._folder is not None:
-            seen.append(int(batch.sentences[0]))
+            seen.append(int(batch.rows[0]))
             if len(seen) == 3:
                 raise Stop
         whole(self, batch)

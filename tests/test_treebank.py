@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,9 +115,46 @@ def test_sentences_without_ids_are_numbered_and_a_bare_newdoc_ends_a_document(
     read = load(tmp_path, DOGS + "# newdoc\n" + line("1", "Hi") + "\n" + line("1", "Ho"))
     assert [(s.id, s.document) for s in read] == [
         ("kennel-1", "kennel"),
-        ("file-2", None),
-        ("file-3", None),
+        ("file-2", "file:13"),
+        ("file-3", "file:13"),
     ]
+    assert read.documents().tolist() == [0, 1, 1]
+
+
+def test_gaps_to_the_next_sentence(tmp_path: Path) -> None:
+    """SpaceAfter=No of the last token, also of a multiword one; a paragraph begins a line."""
+    blocks = [
+        line("1", "Hi") + line("2", "!", "SpaceAfter=No"),
+        line("1-2", "don't", "SpaceAfter=No") + line("1", "do") + line("2", "n't"),
+        line("1", "no", "SpaceAfter=No") + line("2", "space"),
+        "# newpar\n" + line("1", "Ho", "SpaceAfter=No"),
+        "# newpar id = p2\n" + line("1", "He"),
+        line("1", "Ha"),
+    ]
+    read = load(tmp_path, "\n".join(blocks))
+    assert [s.gap for s in read] == ["", "", "\n", "\n", " ", " "]
+    assert read.documents().tolist() == [0] * 6
+
+
+def test_documents_are_runs_of_one_file(tmp_path: Path) -> None:
+    """Where no document is told, a file is one; a new document need not have an id."""
+    hi = line("1", "Hi")
+    (tmp_path / "a-ud-train.conllu").write_text(f"{hi}\n{hi}\n# newdoc\n{hi}\n# newdoc\n{hi}")
+    (tmp_path / "a-ud-dev.conllu").write_text(f"{hi}\n{hi}\n# newdoc id = x\n{hi}\n{hi}")
+    read = load_treebank(tmp_path)
+    assert read.documents().tolist() == [0, 0, 1, 2, 3, 3, 4, 4]
+    assert read["dev"].documents().tolist() == [0, 0, 1, 1]
+    assert [s.document is None for s in read] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert Treebank("none", ()).documents().tolist() == []
 
 
 def test_spaces_that_only_text_knows_are_taken_from_it_and_noted(tmp_path: Path) -> None:
@@ -357,6 +395,8 @@ def test_fingerprints_see_texts_spans_labels_and_order_and_nothing_else() -> Non
     assert base.fingerprint() == one("ab", (0, 1), {"xpos": "Y", "upos": "X"}).fingerprint()
     assert bank("a", "b").fingerprint() != bank("b", "a").fingerprint()
     renamed = Treebank("other", base.sentences, {"train": (0, 1)}, ("note",))
+    moved = [replace(s, document="d", gap="\n", source="g:7") for s in base]
+    assert Treebank("n", tuple(moved)).fingerprint() == base.fingerprint()
     assert renamed.fingerprint() == base.fingerprint()
 
 
@@ -380,6 +420,59 @@ def test_a_head_is_a_seeded_subset_in_corpus_order() -> None:
     assert whole.head(10, seed=1) is whole
     with pytest.raises(TreebankError, match="expected 1 sentence or more, got 0"):
         whole.head(0, seed=1)
+
+
+def told(lengths: str) -> Treebank:
+    """Documents of so many sentences, whose texts are a1, a2, b1 ..."""
+    texts = [
+        (f"{d}{i + 1}", d) for d, n in zip("abcdef", lengths, strict=False) for i in range(int(n))
+    ]
+    sentences = [
+        replace(s, document=d)
+        for s, (_, d) in zip(bank(*(t for t, _ in texts)), texts, strict=True)
+    ]
+    return Treebank("told", tuple(sentences), {"train": (0, 3), "test": (3, len(sentences))})
+
+
+def test_a_head_of_documents_keeps_what_stands_before() -> None:
+    whole = told("23421")
+    seen = set()
+    for seed in range(40):
+        part = whole.head_of_documents(6, seed=seed)
+        texts = [s.text for s in part]
+        seen.add(tuple(texts))
+        assert len(texts) == 6
+        assert texts == sorted(texts)
+        assert part == whole.head_of_documents(6, seed=seed)
+        assert [s.text for s in part["train"]] + [s.text for s in part["test"]] == texts
+        sizes = {d: sum(s.document == d for s in part) for d in "abcde"}
+        assert all(f"{d}{i + 1}" in texts for d, n in sizes.items() for i in range(n)), (
+            "its beginning"
+        )
+        cut = [d for d, n in sizes.items() if 0 < n < sum(s.document == d for s in whole)]
+        assert len(cut) <= 1
+    assert len(seen) > 5
+    assert whole.head_of_documents(12, seed=1) is whole
+    one = told("9")
+    assert [s.text for s in one.head_of_documents(2, seed=3)] == ["a1", "a2"]
+    with pytest.raises(TreebankError, match="expected 1 sentence or more, got 0"):
+        whole.head_of_documents(0, seed=1)
+
+
+def test_every_document_is_as_likely_in_a_head() -> None:
+    """1,500 draws of one document of three: each 500 times, sd 18; three of them within 5 sd."""
+    whole = told("222")
+    drawn = [whole.head_of_documents(2, seed=seed).sentences[0].text for seed in range(1500)]
+    assert all(abs(drawn.count(text) - 500) < 90 for text in ("a1", "b1", "c1"))
+
+
+def test_sentences_do_not_run_into_each_other_where_one_is_dropped() -> None:
+    sentences = bank(*"abcdef").sentences
+    gaps = ["", " ", "\n", "", "\n", ""]
+    whole = Treebank("g", tuple(replace(s, gap=g) for s, g in zip(sentences, gaps, strict=True)))
+    assert [s.gap for s in whole.without(bank("b", "e"))[0]] == [" ", "\n", "\n", ""]
+    assert [s.gap for s in whole.without(bank("a", "f"))[0]] == [" ", "\n", "", "\n"]
+    assert whole.without(bank("z"))[0].sentences == whole.sentences
 
 
 def test_every_sentence_is_as_likely_in_a_head() -> None:

@@ -131,7 +131,7 @@ class Prepared:
         """Adds to `total` every sentence's log p from where the pair parts, to `shared` what is before."""
         width = batch.token_ids.shape[1]
         rows, times = [], []
-        for row, sentence in enumerate(batch.sentences.tolist()):
+        for row, sentence in enumerate(batch.rows.tolist()):
             begin = 1 if sentence % 2 == 0 else int(self._part[sentence // 2])
             times.append(np.arange(begin, batch.lengths[row]))
             rows.append(np.full(len(times[-1]), row))
@@ -142,7 +142,7 @@ class Prepared:
         where = torch.from_numpy(row * width + time - 1)
         logits = next_token_logits(model, ids, where.to(ids.device))
         said = _log_probability(logits, batch.token_ids[row, time])
-        sentence = batch.sentences[row]
+        sentence = batch.rows[row]
         parted = time >= self._part[sentence // 2]
         np.add.at(total, sentence[parted], said[parted])
         np.add.at(shared, sentence[~parted], said[~parted])

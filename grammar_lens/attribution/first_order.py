@@ -4,19 +4,20 @@ Attribution patching, (reference - a) times the loss's gradient, from one forwar
 backward passes as can be. Source: Kramar et al. (2024), AtP*, arXiv 2403.00745.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grammar_lens.activations import read_batches
 from grammar_lens.alignment import Alignment, TokenBatch
 from grammar_lens.attribution.head import (
     AttributionError,
     Slope,
     Tap,
+    choose,
     hand_over,
     require_finite,
     tag_loss,
@@ -24,20 +25,21 @@ from grammar_lens.attribution.head import (
 )
 from grammar_lens.lexicon import DeviceLexicon, Lexicon
 from grammar_lens.model import (
+    Forward,
     Model,
     check_head,
     device_of,
-    final_hidden,
-    hook_name,
-    hooked,
-    key_value_hooks,
+    opened,
+    require_keys_values,
     site_width,
     unembedding,
 )
+from grammar_lens.passing import Keeper, read_batches
+from grammar_lens.readers import State
 
+Change = Callable[[Tensor], Tensor]
 _Watch = Callable[[int, Tensor], Callable[[Tensor], None]]
 """A layer and its activations [row time unit] -> what takes the gradient there."""
-_Hooks = list[tuple[str, Callable[..., Tensor]]]
 
 
 def attribute_own(
@@ -51,6 +53,8 @@ def attribute_own(
     *,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
+    keeper: Keeper | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> None:
     """Hands every scored word's contributions, (reference - a) dL_tag/da, to the taps' readers.
 
@@ -59,34 +63,46 @@ def attribute_own(
     of them whose code is not. A reference of None is zero. Gradients through keys and values are
     stopped, so that a word's loss depends on its own position alone and one backward pass serves
     all words of a batch; what a neuron does to later positions is left out.
-    `progress` and `warn` are those of `activations.stream`.
+    `progress`, `warn`, `keeper` and `about` are those of `activations.stream`.
     Raises AttributionError for labels unknown to the lexicon, a reference of another shape and
     attributions that are not finite; ModelError for models whose logits are scaled or capped.
     """
     job = _Job(model, alignment, classes, lexicon, reference)
-    stops: _Hooks = [(name, _stop_gradient) for name in key_value_hooks(model)]
+    job.check(batches)
+    require_keys_values(model)
+    layers = range(model.cfg.n_layers)
+    stops = {(place, layer): _stop_gradient for layer in layers for place in ("key", "value")}
 
-    def read(batch: TokenBatch) -> None:
-        words, where = job.locate(batch)
-        if len(words) == 0:
-            return
-        finite: list[tuple[int, Bool[Tensor, ""]]] = []
+    with job.opened(stops) as forward:
 
-        def watch(layer: int, activation: Tensor) -> Callable[[Tensor], None]:
-            gap = job.gap(layer, _rows(activation, where))
+        def read(batch: TokenBatch) -> None:
+            words, where = job.locate(batch)
+            if len(words) == 0:
+                return
+            chosen = choose(words, taps)
+            finite: list[tuple[int, Bool[Tensor, ""]]] = []
 
-            def take(gradient: Tensor) -> None:
-                contributions = gap * _rows(gradient, where)
-                finite.extend(hand_over(layer, contributions, words, taps))
+            def watch(layer: int, activation: Tensor) -> Callable[[Tensor], None]:
+                gap = job.gap(layer, _rows(activation, where))
 
-            return take
+                def take(gradient: Tensor) -> None:
+                    finite.extend(hand_over(layer, gap * _rows(gradient, where), chosen))
 
-        hidden = job.forward(batch, where, watch, stops)
-        hidden.backward(job.slopes(words, hidden))
-        require_finite(finite)
+                return take
 
-    readers = [reader for _, reader in taps]
-    read_batches(batches, read, readers, progress=progress, warn=warn)
+            hidden = job.forward(forward, batch, where, watch)
+            hidden.backward(job.slopes(words, hidden))
+            require_finite(finite)
+
+        read_batches(
+            batches,
+            read,
+            [reader for _, reader in taps],
+            progress=progress,
+            warn=warn,
+            keeper=keeper,
+            about=about,
+        )
 
 
 def attribute_all(
@@ -110,41 +126,79 @@ def attribute_all(
     """
     job = _Job(model, alignment, classes, lexicon, reference)
     n_layers, width = model.cfg.n_layers, site_width(model, "neuron")
-    device = device_of(model)
-    sums = torch.zeros(n_labels, n_layers, width, dtype=torch.float64, device=device)
-    counts = np.zeros(n_labels)
+    sums = _Sums(n_labels, n_layers, width, device_of(model))
+    job.check(batches)
 
-    def read(batch: TokenBatch) -> None:
-        words, where = job.locate(batch)
-        if len(words) == 0:
-            return
-        outside = _outside(batch, alignment.has_bos)
-        now = torch.zeros(n_layers, width, dtype=torch.float64, device=device)
+    with job.opened({}) as forward:
 
-        def watch(layer: int, activation: Tensor) -> Callable[[Tensor], None]:
-            gap = job.gap(layer, activation)
-            gap[outside.to(gap.device)] = 0
+        def read(batch: TokenBatch) -> None:
+            words, where = job.locate(batch)
+            if len(words) == 0:
+                return
+            outside = _outside(batch, alignment.has_bos)
+            now = torch.zeros(n_layers, width, dtype=torch.float64, device=sums.device)
 
-            def take(gradient: Tensor) -> None:
-                now[layer] = (gap * gradient).sum((0, 1)).to(now.device)
+            def watch(layer: int, activation: Tensor) -> Callable[[Tensor], None]:
+                gap = job.gap(layer, activation)
+                gap[outside.to(gap.device)] = 0
 
-            return take
+                def take(gradient: Tensor) -> None:
+                    now[layer] = (gap * gradient).sum((0, 1)).to(now.device)
 
-        hidden = job.forward(batch, where, watch, [])
-        slopes = job.slopes(words, hidden)
-        label = torch.from_numpy(classes[words]).to(hidden.device)
-        present = np.unique(classes[words]).tolist()
-        here = torch.zeros(len(present), n_layers, width, dtype=torch.float64, device=device)
-        for i, c in enumerate(present):
-            hidden.backward(slopes * (label == c)[:, None], retain_graph=i + 1 < len(present))
-            here[i] = now
-        require_finite([(layer, here[:, layer].isfinite().all()) for layer in range(n_layers)])
-        # last and in place: a batch that ran out of memory half-way leaves nothing behind
-        sums[torch.tensor(present, device=device)] += here
-        counts[:] += np.bincount(classes[words], minlength=n_labels)
+                return take
 
-    read_batches(batches, read, [], progress=progress, warn=warn)
-    return sums.cpu().numpy(), counts
+            hidden = job.forward(forward, batch, where, watch)
+            slopes = job.slopes(words, hidden)
+            label = torch.from_numpy(classes[words]).to(hidden.device)
+            present = np.unique(classes[words])
+            here = torch.zeros(
+                len(present), n_layers, width, dtype=torch.float64, device=sums.device
+            )
+            for i, c in enumerate(present.tolist()):
+                hidden.backward(slopes * (label == c)[:, None], retain_graph=i + 1 < len(present))
+                here[i] = now
+            require_finite([(layer, here[:, layer].isfinite().all()) for layer in range(n_layers)])
+            sums.add(present, here, np.bincount(classes[words], minlength=n_labels))
+
+        read_batches(batches, read, [sums], progress=progress, warn=warn)
+    return sums.sums.cpu().numpy(), sums.count.numpy()
+
+
+class _Sums:
+    """Sums of contributions over the words of each label."""
+
+    def __init__(self, n_labels: int, n_layers: int, width: int, device: torch.device) -> None:
+        self.device = device
+        self.sums = torch.zeros(n_labels, n_layers, width, dtype=torch.float64, device=device)
+        self.count = torch.zeros(n_labels, dtype=torch.float64)
+        self._waiting: list[tuple[np.ndarray, Tensor, np.ndarray]] = []
+
+    def add(
+        self,
+        present: Int[np.ndarray, " present"],
+        sums: Float[Tensor, "present layer unit"],
+        count: Int[np.ndarray, " label"],
+    ) -> None:
+        self._waiting.append((present, sums, count))
+
+    def commit(self) -> None:
+        for present, sums, count in self._waiting:
+            self.sums.index_add_(0, torch.from_numpy(present).to(self.device), sums)
+            self.count += torch.from_numpy(count)
+        self.discard()
+
+    def discard(self) -> None:
+        self._waiting.clear()
+
+    def state(self) -> list[State]:
+        return [{"sums": self.sums, "count": self.count}]
+
+    def load(self, pieces: Sequence[State]) -> None:
+        (piece,) = pieces
+        self.sums, self.count = piece["sums"].to(self.device), piece["count"]
+
+    def merge(self, first: State, second: State) -> State:
+        return {name: first[name] + second[name] for name in ("sums", "count")}
 
 
 class _Job:
@@ -172,15 +226,11 @@ class _Job:
         weight = unembedding(model)
         table = DeviceLexicon.of(lexicon, len(weight), weight.device).table
         self._shares = table[:, :-1].T.contiguous()
-        self._checked = False
+        self._watch: _Watch
 
     def locate(self, batch: TokenBatch) -> tuple[Int[np.ndarray, " word"], Int[Tensor, " word"]]:
         """Numbers of the batch's scored words, and where each is read in the flattened batch."""
         words, where = batch.locate(self._alignment, "next", self._classes >= 0)
-        if len(words) and not self._checked:
-            tokens = self._alignment.token_ids[batch.sentences[0]]
-            check_head(self._model, torch.from_numpy(tokens)[None].to(device_of(self._model)))
-            self._checked = True
         return words, torch.from_numpy(where).to(device_of(self._model))
 
     def gap(
@@ -193,18 +243,39 @@ class _Job:
             return -a
         return self._reference[layer].to(a.device) - a
 
+    def check(self, batches: Sequence[TokenBatch]) -> None:
+        """Raises ModelError where the logits are not those of the head alone."""
+        for batch in batches:
+            if len(self.locate(batch)[0]):
+                check_head(self._model, batch.token_ids[:1].to(device_of(self._model)))
+                return
+
+    @contextmanager
+    def opened(self, stops: Mapping[tuple[str, int], Change]) -> Iterator[Forward]:
+        """A forward pass in which every neuron starts a gradient; what it is handed to may change."""
+
+        def start(layer: int) -> Change:
+            def change(activation: Tensor) -> Tensor:
+                if not activation.requires_grad:
+                    activation = activation.detach().requires_grad_()
+                activation.register_hook(self._watch(layer, activation.detach()))
+                return activation
+
+            return change
+
+        starts = {("neuron", layer): start(layer) for layer in range(self._model.cfg.n_layers)}
+        with opened(self._model, {**starts, **stops}) as forward:
+            yield forward
+
     def forward(
-        self, batch: TokenBatch, where: Int[Tensor, " word"], watch: _Watch, hooks: _Hooks
+        self, forward: Forward, batch: TokenBatch, where: Int[Tensor, " word"], watch: _Watch
     ) -> Float[Tensor, "word d_model"]:
         """What the head reads at the scored words, with a graph back to every neuron."""
         device = device_of(self._model)
-        starts = [
-            (hook_name(self._model, "neuron", layer), _start_gradient(layer, watch))
-            for layer in range(self._model.cfg.n_layers)
-        ]
+        self._watch = watch
         mask = None if batch.mask is None else batch.mask.to(device)
-        with torch.enable_grad(), hooked(self._model, [*starts, *hooks]):
-            hidden = final_hidden(self._model, batch.token_ids.to(device), mask)
+        with torch.enable_grad():
+            hidden = forward(batch.token_ids.to(device), mask)
         return _rows(hidden, where)
 
     def slopes(
@@ -216,17 +287,7 @@ class _Job:
         return through_head(self._model, hidden.detach(), slope)[1]
 
 
-def _start_gradient(layer: int, watch: _Watch) -> Callable[..., Tensor]:
-    def hook(activation: Tensor, **_: object) -> Tensor:
-        if not activation.requires_grad:
-            activation = activation.detach().requires_grad_()
-        activation.register_hook(watch(layer, activation.detach()))
-        return activation
-
-    return hook
-
-
-def _stop_gradient(activation: Tensor, **_: object) -> Tensor:
+def _stop_gradient(activation: Tensor) -> Tensor:
     return activation.detach()
 
 

@@ -4,14 +4,15 @@ The head stays out of the autograd graph, and its logits are made a few words at
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grammar_lens.activations import Reader
 from grammar_lens.model import Model, head_logits, unembedding
+from grammar_lens.readers import Reader, Seen
 
 _CHUNK = {False: 2**20, True: 2**25}
 """Logits (words x vocabulary) held in float64 at a time, on CPU and on a GPU."""
@@ -85,23 +86,38 @@ def _softmax_(logits: Float[Tensor, "word vocab"]) -> Float[Tensor, "word vocab"
     return logits.div_(logits.sum(1, keepdim=True))
 
 
-def hand_over(
-    layer: int,
-    contributions: Float[Tensor, "word unit"],
-    words: Int[np.ndarray, " word"],
-    taps: Sequence[Tap],
-) -> list[tuple[int, Bool[Tensor, ""]]]:
-    """Adds a layer's contributions to each tap's reader; what comes back says which were finite."""
-    finite = []
+@dataclass
+class Chosen:
+    """The words of a batch that a tap wants: their rows (None for all) and codes."""
+
+    reader: Reader
+    rows: Int[Tensor, " chosen"] | None
+    codes: Int[Tensor, " chosen"]
+
+
+def choose(words: Int[np.ndarray, " word"], taps: Sequence[Tap]) -> list[Chosen]:
+    """What each tap wants of a batch's words, made once for all layers."""
+    chosen = []
     for codes, reader in taps:
         mine = np.flatnonzero(codes[words] >= 0)
-        if len(mine) == 0:
-            continue
-        values = contributions
-        if len(mine) < len(words):
-            values = values.index_select(0, torch.from_numpy(mine).to(values.device))
-        here = torch.from_numpy(codes[words[mine]].astype(np.int64)).to(values.device)
-        finite.append((layer, reader.add(layer, values, values > 0, here)))
+        if len(mine):
+            rows = None if len(mine) == len(words) else torch.from_numpy(mine)
+            here = torch.from_numpy(codes[words[mine]].astype(np.int64))
+            chosen.append(Chosen(reader, rows, here))
+    return chosen
+
+
+def hand_over(
+    layer: int, contributions: Float[Tensor, "word unit"], chosen: Sequence[Chosen]
+) -> list[tuple[int, Bool[Tensor, ""]]]:
+    """Adds a layer's contributions to each tap's reader; what comes back says which were finite."""
+    device, finite = contributions.device, []
+    for tap in chosen:
+        if tap.codes.device != device:
+            tap.codes = tap.codes.to(device)
+            tap.rows = None if tap.rows is None else tap.rows.to(device)
+        seen = Seen(contributions, where=tap.rows)
+        finite.append((layer, tap.reader.add(layer, seen, tap.codes)))
     return finite
 
 

@@ -12,9 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grammar_lens.activations import read_batches
 from grammar_lens.alignment import Alignment, TokenBatch, token_batches
-from grammar_lens.attribution.head import AttributionError, Tap, hand_over, require_finite
+from grammar_lens.attribution.head import (
+    AttributionError,
+    Tap,
+    choose,
+    hand_over,
+    require_finite,
+)
 from grammar_lens.attribution.scaled_path import (
     TARGETS,
     Recorded,
@@ -25,6 +30,8 @@ from grammar_lens.attribution.scaled_path import (
     reused,
 )
 from grammar_lens.model import Model, can_continue, check_head, device_of, model_name
+from grammar_lens.passing import read_batches
+from grammar_lens.readers import State
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def integrated_gradients(
     joint: bool = False,
     reuse: bool = True,
     token_budget: int = 4096,
-    sentences: Int[np.ndarray, " chosen"] | None = None,
+    rows: Int[np.ndarray, " chosen"] | None = None,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Completeness:
@@ -60,7 +67,7 @@ def integrated_gradients(
     (a/m) sum_k dF((k - 1/2)/m a)/da, where F is the probability of the word's first token, or its
     logarithm (nats). One layer's neurons are scaled at a time and later layers recomputed; under
     `joint` those of all layers together are held at their scaled recorded values.
-    Words are those whose class is not negative (of `sentences`, if given), and a tap gets those of
+    Words are those whose class is not negative (of `rows`, if given), and a tap gets those of
     them whose code is not. `reuse` recomputes the scored token alone, on the keys and values of its
     prefix; a model whose layers cannot be run so (a HookedTransformer) gets the plain way, a forward
     pass of the whole prefix for each step, and `warn` is told. `token_budget` limits tokens times
@@ -99,9 +106,9 @@ def integrated_gradients(
         tally.add(found)
 
     budget = max(1, token_budget // (steps + 1))
-    batches = token_batches(alignment, budget, sentences=sentences)
-    readers = [reader for _, reader in taps]
-    read_batches(batches, read, readers, progress=progress, warn=warn)
+    batches = token_batches(alignment, budget, rows=rows)
+    collectors = [*(reader for _, reader in taps), tally]
+    read_batches(batches, read, collectors, progress=progress, warn=warn)
     return tally.completeness(joint)
 
 
@@ -141,8 +148,9 @@ def _hand_over(
     found, zero = scaled
     finite = []
     total = torch.zeros_like(zero)
+    chosen = choose(words, taps)
     for layer, contributions in found.items():
-        finite += hand_over(layer, contributions, words, taps)
+        finite += hand_over(layer, contributions, chosen)
         finite.append((layer, contributions.isfinite().all()))
         total += contributions.sum(1, dtype=torch.float64).to(zero.device)
     require_finite(finite)
@@ -154,14 +162,32 @@ class _Tally:
     """Sums what `Completeness` needs."""
 
     def __init__(self, n_layers: int) -> None:
-        self._sums = np.zeros((n_layers, 2))
+        self._sums = torch.zeros(n_layers, 2, dtype=torch.float64)
+        self._waiting: list[_Miss] = []
 
     def add(self, found: Sequence[_Miss]) -> None:
-        for layers, miss, difference in found:
-            self._sums[layers[0]] += float(miss.sum()), float(difference.sum())
+        self._waiting += found
+
+    def commit(self) -> None:
+        for layers, miss, difference in self._waiting:
+            self._sums[layers[0]] += torch.tensor([float(miss.sum()), float(difference.sum())])
+        self.discard()
+
+    def discard(self) -> None:
+        self._waiting.clear()
+
+    def state(self) -> list[State]:
+        return [{"sums": self._sums}]
+
+    def load(self, pieces: Sequence[State]) -> None:
+        (piece,) = pieces
+        self._sums = piece["sums"]
+
+    def merge(self, first: State, second: State) -> State:
+        return {"sums": first["sums"] + second["sums"]}
 
     def completeness(self, joint: bool) -> Completeness:
-        miss, difference = self._sums.T
+        miss, difference = self._sums.numpy().T
         tiny = np.finfo(float).tiny
         each = np.full(len(miss), np.nan) if joint else miss / np.maximum(difference, tiny)
         return Completeness(each, float(miss.sum() / max(difference.sum(), tiny)))

@@ -1,6 +1,7 @@
 """How often each unit stands among the largest of a word: the rule of arXiv 2511.06519."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grammar_lens.attribution.head import AttributionError
+from grammar_lens.readers import Seen, State
 
 
 class TopShareReader:
@@ -40,15 +42,9 @@ class TopShareReader:
         self._count = torch.zeros(n_classes, n_layers, n_units, dtype=torch.float64, device=device)
         self._waiting: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
-    def add(
-        self,
-        layer: int,
-        values: Float[Tensor, "word unit"],
-        fires: Bool[Tensor, "word unit"],
-        words: Int[Tensor, " word"],
-    ) -> Bool[Tensor, ""]:
+    def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]:
         """Holds one layer's values; returns whether all of them were finite."""
-        device = self._count.device
+        device, values = self._count.device, seen.values()
         held = (values.float().to(device), words.to(device))
         self._waiting.setdefault(layer, []).append(held)
         return torch.isfinite(values).all()
@@ -73,6 +69,16 @@ class TopShareReader:
     def discard(self) -> None:
         """Forgets what has been added since the last commit."""
         self._waiting.clear()
+
+    def state(self) -> list[State]:
+        return [{"count": self._count}]
+
+    def load(self, pieces: Sequence[State]) -> None:
+        (piece,) = pieces
+        self._count = piece["count"].to(self._count.device)
+
+    def merge(self, first: State, second: State) -> State:
+        return {"count": first["count"] + second["count"]}
 
     def frequency(self) -> Float[np.ndarray, "label layer unit"]:
         """At how many words of each class each unit was kept."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.activations import Tap, stream
 from grammar_lens.alignment import Alignment, align, token_batches
 from grammar_lens.generation.words import find_words
 from grammar_lens.model import Model, context_length
 from grammar_lens.probing import FittedProbe
+from grammar_lens.readers import FeatureReader
 from grammar_lens.study.corpus import default_budget
 
 POSITION = "word"
@@ -60,8 +61,8 @@ class Tagger:
         row[numbers] = np.arange(len(numbers))
         reader = FeatureReader(len(numbers), self.probe.addresses)
         tap = Tap(self.probe.origin.site, POSITION, wanted, row, reader, layers=reader.layers)
-        sentences = np.unique(placed.sentence[numbers])
-        batches = token_batches(placed, default_budget(self.model), sentences=sentences)
+        rows = np.unique(placed.row[numbers])
+        batches = token_batches(placed, default_budget(self.model), rows=rows)
         stream(self.model, placed, batches, [tap])
         for number, code in zip(numbers, self.probe.predict(reader.values), strict=True):
             tags[number] = self.probe.labels[code]

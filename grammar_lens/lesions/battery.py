@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from grammar_lens.activations import ActivationError, is_out_of_memory
+from grammar_lens import distributed
 from grammar_lens.alignment import Alignment, TokenBatch, token_batches
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.edits import edits_of
@@ -19,6 +19,7 @@ from grammar_lens.lesions.store import Store, battery_key
 from grammar_lens.lexicon import DeviceLexicon, Lexicon, split_losses
 from grammar_lens.model import Model, bare_model, model_name
 from grammar_lens.outcomes import Condition, Outcomes
+from grammar_lens.passing import ActivationError, is_out_of_memory
 
 STACK = 8
 """Lesions that a full batch leaves room for in one forward pass: sentences of like length are few."""
@@ -44,7 +45,8 @@ def run_battery(
     Shams are scored at the `shared` words only (by default at all), and are NaN elsewhere.
     Lesions stand as rows of one forward pass, as many as fit into `token_budget`, which is halved
     whenever memory runs out; they begin at the first layer they touch. With a `folder`, what is
-    finished survives there, and the same call goes on with it. `seed` draws the donors.
+    finished survives there, and the same call goes on with it. `seed` draws the donors. In a process
+    group of torch.distributed every process reads its share of the batches and gets all outcomes.
     `progress` is told the tokens times conditions done.
     """
     numbers = np.flatnonzero(classes >= 0)
@@ -61,6 +63,9 @@ def run_battery(
         None if donors is None else donors.word,
         (model_name(model), seed, token_budget),
     )
+    here = distributed.world()
+    if folder is not None and here.of > 1:
+        folder = folder / str(here)
     store = Store(rows, len(numbers), len(lexicon.labels), probed, folder=folder, key=key)
     battery = _Battery(
         model, alignment, classes, lexicon, lesions, probed, common, store, token_budget, progress
@@ -119,7 +124,7 @@ def _assigned(
     n_tokens, start = alignment.n_tokens, alignment.token_start
     word, label = np.full(n_tokens, -1), np.full(n_tokens, -1)
     read = np.flatnonzero(alignment.readable(donors.position) & (classes >= 0))
-    place = start[alignment.sentence[read]] + alignment.time(donors.position)[read]
+    place = start[alignment.row[read]] + alignment.time(donors.position)[read]
     word[place], label[place] = read, classes[read]
     rng = np.random.default_rng([seed, 0 if value == "resample" else 1])
     return donors.choose(word, label, rng, within=value == "resample_within")
@@ -152,29 +157,33 @@ class _Battery:
         self.length = np.array([len(ids) for ids in self.alignment.token_ids], np.int64)
         self.active = [i for i, lesion in enumerate(self.lesions) if i > 0 and lesion.edits]
         self.active.sort(key=lambda i: (str(self.passes.group(self.lesions[i])), i))
-        batches = self._batches()
+        batches, here = self._batches(), distributed.world()
+        mine = np.zeros(len(self.numbers), bool)
         for number, batch in enumerate(batches):
-            if number not in self.store.finished:
-                self._batch(batch)
-                self.store.finish(number)
+            if number % here.of == here.index:
+                if number not in self.store.finished:
+                    self._batch(batch)
+                    self.store.finish(number)
+                mine |= np.isin(self.alignment.row[self.numbers], batch.rows)
             if self.progress:
-                told = self.length[batch.sentences].sum() * len(self.lesions)
+                told = self.length[batch.rows].sum() * len(self.lesions)
                 self.progress(int(told))
+        self.store.add_up(mine)
         for i in set(range(1, len(self.lesions))) - set(self.active):
             words = np.ones(len(self.numbers), bool) if i in self.probed else self.shared
             self.store.copy_intact(i, words)
-        unread = sum(self.length) - sum(int(self.length[b.sentences].sum()) for b in batches)
+        unread = sum(self.length) - sum(int(self.length[b.rows].sum()) for b in batches)
         if self.progress and unread:
             self.progress(int(unread) * len(self.lesions))
 
     def _batches(self) -> list[TokenBatch]:
-        """Sentences with scored words, without the tokens after the last scored one."""
+        """Rows with scored words, without the tokens after the last scored one."""
         times = self.alignment.time("next")[self.numbers]
         until = np.zeros(len(self.length), np.int64)
-        np.maximum.at(until, self.alignment.sentence[self.numbers], times + 1)
+        np.maximum.at(until, self.alignment.row[self.numbers], times + 1)
         chosen = np.flatnonzero(until)
         width = max(1, self.token_budget // STACK)
-        return token_batches(self.alignment, width, sentences=chosen, until=until)
+        return token_batches(self.alignment, width, rows=chosen, until=until)
 
     def _batch(self, batch: TokenBatch) -> None:
         """Scores one batch under all conditions, in halves if it does not fit."""
@@ -184,7 +193,7 @@ class _Battery:
         except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(batch.sentences) < 2:
+            if len(batch.rows) < 2:
                 raise ActivationError(
                     f"one sentence of {batch.token_ids.shape[1]} tokens does not fit in memory"
                 ) from error
@@ -194,12 +203,12 @@ class _Battery:
             self._batch(half)
 
     def _whole(self, batch: TokenBatch) -> None:
-        if batch.token_ids.numel() > self.token_budget and len(batch.sentences) > 1:
+        if batch.token_ids.numel() > self.token_budget and len(batch.rows) > 1:
             for half in batch.halves():
                 self._batch(half)
             return
         words, where = batch.locate(self.alignment, "next", self.classes >= 0)
-        token = self.start[batch.sentences][:, None] + np.arange(batch.token_ids.shape[1])
+        token = self.start[batch.rows][:, None] + np.arange(batch.token_ids.shape[1])
         token = np.minimum(token, self.alignment.n_tokens - 1)
         logits = self.passes.intact(
             Scored(batch, where, token), [self.lesions[i] for i in self.active]

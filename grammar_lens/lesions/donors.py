@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.activations import Tap, stream
 from grammar_lens.alignment import Alignment, token_batches
 from grammar_lens.directions import Directions
 from grammar_lens.model import Model, site_width
+from grammar_lens.readers import FeatureReader
 from grammar_lens.selection import Neurons
 
 
@@ -123,8 +124,8 @@ def record_donors(
         Tap(site, position, wanted, row, reader, layers=reader.layers)
         for site, reader in readers.items()
     ]
-    sentences = np.unique(alignment.sentence[wanted])
-    batches = token_batches(alignment, token_budget, sentences=sentences)
+    rows = np.unique(alignment.row[wanted])
+    batches = token_batches(alignment, token_budget, rows=rows)
     stream(model, alignment, batches, taps, progress=progress)
     return Donors(
         word=words,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from grammar_lens import distributed
 from grammar_lens.alignment import Alignment
 from grammar_lens.lexicon import Lexicon, WordLosses
 from grammar_lens.outcomes import Condition
@@ -73,6 +74,13 @@ class Store:
         part.write_text(text, "utf-8")
         part.replace(self._folder / _DONE)
 
+    def add_up(self, mine: Bool[np.ndarray, " word"]) -> None:
+        """Gets what the other processes of a group have put; `mine` are the words put here."""
+        for array in (*(getattr(self, name) for name in _FLOATS), self.top_label):
+            distributed.add_up(array, mine)
+        distributed.add_up(self.tag_probability, mine)
+        distributed.add_up(self.seen_mass[None], mine)
+
     def copy_intact(self, row: int, words: Bool[np.ndarray, " word"]) -> None:
         """Gives a condition that changes nothing the losses of the intact model, at some words."""
         for array in (self.nll, self.tag_loss, self.lexical_loss, self.top_label):
@@ -130,6 +138,7 @@ def battery_key(
     for array in (
         *alignment.token_ids,
         alignment.sentence,
+        alignment.row,
         alignment.first,
         classes,
         shared,

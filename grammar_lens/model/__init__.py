@@ -13,13 +13,16 @@ from grammar_lens.model.about import (
     describe,
     device_of,
     embedding,
+    fingerprint,
     has_gate,
     hook_name,
     is_hooked,
     mid_reaches_residual,
     model_name,
     n_parameters,
+    place_name,
     site_width,
+    sizes_of,
     supported_architectures,
     vocabulary_size,
 )
@@ -27,8 +30,8 @@ from grammar_lens.model.bare import BareModel, KeysValues, Reading
 from grammar_lens.model.continuation import (
     Continuation,
     can_continue,
-    key_value_hooks,
     keys_and_values,
+    require_keys_values,
 )
 from grammar_lens.model.forward import (
     check_head,
@@ -39,7 +42,8 @@ from grammar_lens.model.forward import (
     next_token_logits,
     watch_tokens,
 )
-from grammar_lens.model.loading import REFERENCE_MODEL, load_model, locate
+from grammar_lens.model.loading import REFERENCE_MODEL, has_weights, load_model, load_shape, locate
+from grammar_lens.model.opening import Forward, opened
 from grammar_lens.model.twin import bare_model
 from grammar_lens.model.weights import output_contrast, output_norms, output_weight, unembedding
 
@@ -49,6 +53,7 @@ __all__ = [
     "SITES",
     "BareModel",
     "Continuation",
+    "Forward",
     "KeysValues",
     "Model",
     "ModelError",
@@ -61,24 +66,30 @@ __all__ = [
     "device_of",
     "embedding",
     "final_hidden",
+    "fingerprint",
     "forward_body",
     "has_gate",
+    "has_weights",
     "head_logits",
     "hook_name",
     "hooked",
     "is_hooked",
-    "key_value_hooks",
     "keys_and_values",
     "load_model",
+    "load_shape",
     "locate",
     "mid_reaches_residual",
     "model_name",
     "n_parameters",
     "next_token_logits",
+    "opened",
     "output_contrast",
     "output_norms",
     "output_weight",
+    "place_name",
+    "require_keys_values",
     "site_width",
+    "sizes_of",
     "supported_architectures",
     "unembedding",
     "vocabulary_size",

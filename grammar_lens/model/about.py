@@ -1,5 +1,7 @@
 """Which model this is, its sizes, and the names of its hooks."""
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ SITES = {
 }
 GATE = "blocks.{layer}.mlp.hook_pre"
 """The gate's pre-activation; its sign says whether a neuron fires."""
+_PLACES = {
+    **SITES,
+    "gate": GATE,
+    "key": "blocks.{layer}.attn.hook_k",
+    "value": "blocks.{layer}.attn.hook_v",
+}
 
 Model = Any
 """A `TransformerBridge` or a `HookedTransformer`; typed loosely because either may be absent."""
@@ -42,6 +50,22 @@ def n_parameters(model: Model) -> int:
     return count_parameters(torch_module(model)) if known is None else int(known)
 
 
+def fingerprint(model: Model) -> str:
+    """A digest of all weights, the same on every device: exact sums of their bits, and some of them.
+
+    Two checkpoints of a training differ; that a reader meant to deceive is not found out.
+    """
+    digest = hashlib.sha256(b"grammar-lens weights 1\n")
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    for name, weight in sorted(torch_module(model).named_parameters()):
+        bits = weight.detach().reshape(-1)
+        bits = bits.view(integers[bits.element_size()])
+        sums = [int(part.sum(dtype=torch.int64)) for part in (bits, bits[::2], bits[::3])]
+        some = bits[:: max(1, len(bits) // 64)].tolist()
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} {sums} {some}\n".encode())
+    return digest.hexdigest()
+
+
 def describe(model: Model) -> dict[str, Any]:
     """Name and size of a model, as summary.json has them."""
     return {
@@ -50,6 +74,20 @@ def describe(model: Model) -> dict[str, Any]:
         "d_model": int(model.cfg.d_model),
         "d_mlp": int(model.cfg.d_mlp),
         "n_parameters": n_parameters(model),
+    }
+
+
+def sizes_of(model: Model) -> dict[str, int]:
+    """What the memory of a pass depends on besides `describe`: heads, and sizes in bytes."""
+    parameters = list(_different(torch_module(model)))
+    n_heads = int(model.cfg.n_heads)
+    return {
+        "n_heads": n_heads,
+        "n_key_heads": int(getattr(model.cfg, "n_key_value_heads", None) or n_heads),
+        "d_head": int(model.cfg.d_head),
+        "vocabulary": vocabulary_size(model),
+        "itemsize": next(embedding(model).parameters()).element_size(),
+        "parameter_bytes": sum(p.numel() * p.element_size() for p in parameters),
     }
 
 
@@ -96,6 +134,11 @@ def hook_name(model: Model, site: str, layer: int) -> str:
     return name
 
 
+def place_name(place: str, layer: int) -> str:
+    """The TransformerLens name of a site, of the gate, or of a layer's keys or values."""
+    return _PLACES[place].format(layer=layer)
+
+
 def site_width(model: Model, site: str) -> int:
     """Number of units in one layer at `site`."""
     hook_name(model, site, 0)
@@ -126,4 +169,9 @@ def torch_module(model: Model) -> nn.Module:
 
 
 def count_parameters(module: nn.Module) -> int:
-    return sum({p.data_ptr(): p.numel() for p in module.parameters()}.values())
+    return sum(p.numel() for p in _different(module))
+
+
+def _different(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters, tied ones once; without weights (on the meta device) all addresses are 0."""
+    return iter({p.data_ptr() or id(p): p for p in module.parameters()}.values())

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 SITES = ("neuron", "resid_pre", "resid_post", "attn_out", "mlp_out")
 """The sites at which the bare layers can be read and edited."""
+WATCHED = ("gate", "resid_mid", "key", "value")
+"""Further places, if the layers have them; `BareModel.places` says which."""
 
 _CACHING = ("past_key_values", "use_cache")
 Change = Callable[[Tensor], Tensor]
@@ -59,6 +61,14 @@ class BareModel:
         self._twin: Any = twin
         self.body: Any = twin.base_model
         self.n_layers = len(self.body.layers)
+        self.places = frozenset(SITES) | {s for s in WATCHED if self._all_have(s)}
+        """Where activations pass through a change; fewer once some were found to differ."""
+
+    def _all_have(self, site: str) -> bool:
+        try:
+            return all(_module_at(block, site) is not None for block in self.body.layers)
+        except AttributeError:
+            return False
 
     def read(
         self,
@@ -177,20 +187,40 @@ class BareModel:
     def _attach(self, site: str, layer: int, change: Change) -> Any:
         if site == "resid_pre" and layer == self.n_layers:
             site, layer = "resid_post", layer - 1
-        block = self.body.layers[layer]
-        if site in ("neuron", "resid_pre"):
-            module = block.mlp.down_proj if site == "neuron" else block
+        module = _module_at(self.body.layers[layer], site)
+        if site in ("neuron", "resid_pre", "resid_mid"):
 
             def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
                 return (change(args[0]), *args[1:])
 
             return module.register_forward_pre_hook(before)
-        module = {"attn_out": block.self_attn, "mlp_out": block.mlp, "resid_post": block}[site]
 
         def after(_module: nn.Module, _args: Any, out: Any) -> Any:
             return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
 
         return module.register_forward_hook(after)
+
+
+def _module_at(block: Any, site: str) -> Any:
+    """The module whose input ("neuron", "resid_pre", "resid_mid") or output a site is."""
+    match site:
+        case "resid_pre" | "resid_post":
+            return block
+        case "neuron":
+            return block.mlp.down_proj
+        case "gate":
+            return block.mlp.gate_proj
+        case "mlp_out":
+            return block.mlp
+        case "attn_out":
+            return block.self_attn
+        case "resid_mid":
+            return block.post_attention_layernorm
+        case "key":
+            return block.self_attn.k_proj
+        case "value":
+            return block.self_attn.v_proj
+    raise KeyError(site)
 
 
 def _width(prefix: KeysValues | None) -> int:

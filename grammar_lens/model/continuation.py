@@ -6,24 +6,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grammar_lens.model.about import Model, ModelError, model_name
+from grammar_lens.model.about import Model, ModelError, model_name, place_name
 from grammar_lens.model.bare import BareModel, KeysValues, ReadOnlyCache
 
 
-def key_value_hooks(model: Model) -> list[str]:
-    """Names of the hooks through which every layer's keys and values pass.
+def require_keys_values(model: Model) -> None:
+    """Raises ModelError where an architecture's keys and values pass through no hook.
 
-    Raises ModelError where an architecture has none, such as one with latent attention.
+    Such as one with latent attention.
     """
-    patterns = ("blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v")
-    names = [p.format(layer=layer) for layer in range(model.cfg.n_layers) for p in patterns]
+    layers = range(model.cfg.n_layers)
+    names = [place_name(place, layer) for layer in layers for place in ("key", "value")]
     missing = [name for name in names if name not in model.hook_dict]
     if missing:
         raise ModelError(
             f"{model_name(model)} has no {missing[0]}, so gradients through keys and values cannot "
             "be stopped: use attribution of the kind 'all'"
         )
-    return names
 
 
 def can_continue(model: Model) -> bool:

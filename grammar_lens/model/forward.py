@@ -27,7 +27,7 @@ def forward_body(
     `mask` is needed only under left padding: under right padding causal attention never looks at it.
     """
     if hasattr(model, "original_model"):
-        model.original_model.base_model(token_ids, use_cache=False, **_masking(mask))
+        model.original_model.base_model(token_ids, use_cache=False, **masking(mask))
     else:
         model(token_ids, stop_at_layer=model.cfg.n_layers, **_hooked_masking(token_ids, mask))
 
@@ -55,7 +55,7 @@ def next_token_logits(
     handle = head.register_forward_pre_hook(keep)
     try:
         if hasattr(model, "original_model"):
-            logits = model.original_model(token_ids, use_cache=False, **_masking(mask)).logits
+            logits = model.original_model(token_ids, use_cache=False, **masking(mask)).logits
         else:
             logits = model(token_ids, **_hooked_masking(token_ids, mask))
     finally:
@@ -71,9 +71,9 @@ def final_hidden(
     """What the head reads, from a pass through all layers; gradients flow where a hook starts them."""
     if hasattr(model, "original_model"):
         body = model.original_model.base_model
-        return body(token_ids, use_cache=False, **_masking(mask)).last_hidden_state
-    masking = _hooked_masking(token_ids, mask)
-    return model.ln_final(model(token_ids, stop_at_layer=model.cfg.n_layers, **masking))
+        return body(token_ids, use_cache=False, **masking(mask)).last_hidden_state
+    options = _hooked_masking(token_ids, mask)
+    return model.ln_final(model(token_ids, stop_at_layer=model.cfg.n_layers, **options))
 
 
 @torch.no_grad()
@@ -122,7 +122,7 @@ def watch_tokens(model: Model, see: Callable[[Int[Tensor, "row time"]], None]) -
         handle.remove()
 
 
-def _masking(mask: Tensor | None) -> dict[str, Tensor]:
+def masking(mask: Tensor | None) -> dict[str, Tensor]:
     if mask is None:
         return {}
     return {"attention_mask": mask.long(), "position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}

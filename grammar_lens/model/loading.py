@@ -1,9 +1,10 @@
 """Loading: the embedded model, a folder, a hub id, or a model that is loaded already."""
 
+import contextlib
 import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,39 @@ def load_model(
     model = _wrap(hf_model, tokenizer, None if device_map else device)
     model.grammar_lens_name = Path(name).name if isinstance(location, Path) else name
     return model
+
+
+def load_shape(
+    source: str | os.PathLike[str], *, dtype: str | torch.dtype | None = None, device: str = "cuda"
+) -> Model:
+    """The model without its weights, from config.json and the tokenizer alone: for its sizes.
+
+    No pass can be made with it. `dtype` is by default what `load_model` would choose on `device`.
+    Raises ModelError as `load_model` does.
+    """
+    from transformers import AutoModelForCausalLM
+
+    location = locate(str(source))
+    if isinstance(location, Path):
+        _check_folder(location, needs_tokenizer=True, needs_weights=False)
+    chosen = _pick_dtype(dtype, torch.device("cpu" if device == "cpu" else "cuda"))
+    with _told(location):
+        config, tokenizer = _load_config(location, None)
+        if not isinstance(chosen, torch.dtype):
+            chosen = getattr(config, "dtype", None) or torch.float32
+        with torch.device("meta"):
+            shape = AutoModelForCausalLM.from_config(
+                config, dtype=chosen, attn_implementation="eager", trust_remote_code=False
+            )
+    model = _wrap(shape, tokenizer, None)
+    model.grammar_lens_name = Path(source).name if isinstance(location, Path) else str(source)
+    return model
+
+
+def has_weights(source: str | os.PathLike[str]) -> bool:
+    """Whether weights can be there: only of a folder is it known that they are not."""
+    location = locate(str(source))
+    return not isinstance(location, Path) or any(location.glob("*.safetensors"))
 
 
 def _frozen(model: Model) -> Model:
@@ -115,7 +149,7 @@ def locate(name: str) -> Path | str:
     return name
 
 
-def _check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
+def _check_folder(folder: Path, *, needs_tokenizer: bool, needs_weights: bool = True) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(
@@ -128,7 +162,7 @@ def _check_folder(folder: Path, *, needs_tokenizer: bool) -> None:
             f"{config} is not a JSON object ({error}): save the model again"
         ) from error
     _check_architectures(architectures, str(folder))
-    if not any(folder.glob("*.safetensors")):
+    if needs_weights and not any(folder.glob("*.safetensors")):
         pickled = sorted(
             p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)
         )
@@ -162,17 +196,11 @@ def _load_hugging_face(
     device: torch.device,
     device_map: str | dict[str, Any] | None,
 ) -> tuple[nn.Module, Any]:
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoModelForCausalLM
 
     local = {"local_files_only": True} if isinstance(location, Path) else {}
-    logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(location, trust_remote_code=False, **local)
-        _check_architectures(config.architectures or [], str(location))
-        if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **local)
+    with _told(location):
+        config, tokenizer = _load_config(location, tokenizer)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             location,
             config=config,
@@ -184,18 +212,6 @@ def _load_hugging_face(
             output_loading_info=True,
             **local,
         )
-    except (ModelError, torch.cuda.OutOfMemoryError):
-        raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = (
-            "check the files in the folder"
-            if local
-            else "check the id, the network and, for gated models, `hf auth login`; or give a local folder"
-        )
-        raise ModelError(f"could not load {str(location)!r}: {reason} ({hint})") from error
-    finally:
-        logging.enable_progress_bar()
     model, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
@@ -205,6 +221,41 @@ def _load_hugging_face(
             "is incomplete or is not that of a causal language model"
         )
     return model, tokenizer
+
+
+def _load_config(location: Path | str, tokenizer: Any) -> tuple[Any, Any]:
+    """What config.json says, and the tokenizer where none is given."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    local = {"local_files_only": True} if isinstance(location, Path) else {}
+    config = AutoConfig.from_pretrained(location, trust_remote_code=False, **local)
+    _check_architectures(config.architectures or [], str(location))
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **local)
+    return config, tokenizer
+
+
+@contextlib.contextmanager
+def _told(location: Path | str) -> Iterator[None]:
+    """Turns what goes wrong in Hugging Face's loading into a ModelError that says what to do."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (ModelError, torch.cuda.OutOfMemoryError):
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = (
+            "check the files in the folder"
+            if isinstance(location, Path)
+            else "check the id, the network and, for gated models, `hf auth login`; or give a local folder"
+        )
+        raise ModelError(f"could not load {str(location)!r}: {reason} ({hint})") from error
+    finally:
+        logging.enable_progress_bar()
 
 
 def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch.dtype:

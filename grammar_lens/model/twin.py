@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grammar_lens.model.about import SITES as HOOKED_SITES
-from grammar_lens.model.about import Model, context_length, hook_name
+from grammar_lens.model.about import Model, context_length, hook_name, place_name
 from grammar_lens.model.bare import SITES, BareModel, Reading
 from grammar_lens.model.forward import hooked
 from grammar_lens.model.weights import output_weight
@@ -97,6 +97,9 @@ def _agrees(model: Model, bare: BareModel) -> bool:
     layers = range(bare.n_layers)
     sites = [s for s in SITES if HOOKED_SITES[s].format(layer=0) in model.hook_dict]
     places = [(site, layer) for site in sites for layer in layers]
+    extra = [
+        s for s in ("gate", "resid_mid") if s in bare.places and place_name(s, 0) in model.hook_dict
+    ]
     seen: dict[tuple[str, int], Tensor] = {}
 
     def look(at: tuple[str, int]) -> Callable[..., None]:
@@ -109,11 +112,12 @@ def _agrees(model: Model, bare: BareModel) -> bool:
         return torch.cat([x[:, :1], x[:, 1:] / 2], 1)
 
     try:
-        with hooked(model, [(hook_name(model, *at), look(at)) for at in places]):
+        watched = [(site, layer) for site in (*sites, *extra) for layer in layers]
+        with hooked(model, [(place_name(*at), look(at)) for at in watched]):
             want = model(ids)
         with hooked(model, [(hook_name(model, *at), halve) for at in places]):
             want_halved = model(ids)
-        keep = dict.fromkeys(sites, layers) | {"resid_pre": range(bare.n_layers + 1)}
+        keep = dict.fromkeys((*sites, *extra), layers) | {"resid_pre": range(bare.n_layers + 1)}
         reading = bare.read(ids, keep, n_prefix=1)
         got = _one_by_one(bare, reading)
         with bare.changed({at: lambda x: x / 2 for at in places}):
@@ -124,7 +128,13 @@ def _agrees(model: Model, bare: BareModel) -> bool:
     except Exception:  # whatever layers of another make do not have or do not take
         return False
     share = _SAME.get(vocabulary.dtype, 1e-3)
-    return all(float((a - b).abs().max()) <= share * float(a.abs().max()) for a, b in pairs)
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        return a.shape == b.shape and bool((a - b).abs().max() <= share * a.abs().max())
+
+    differ = {s for s in extra if not all(same(seen[s, la], reading.kept[s, la]) for la in layers)}
+    bare.places -= differ | ({"gate", "resid_mid"} - set(extra))
+    return all(same(a, b) for a, b in pairs)
 
 
 def _one_by_one(bare: BareModel, reading: Reading) -> Float[Tensor, "row time vocab"]:

@@ -46,7 +46,17 @@ STEPS = {
     "report": "report.html",
 }
 """The steps in their order, each with the file that it writes last."""
+_OF_STEP = {
+    "collect": ("moments", "attributions"),
+    "score": ("attributions", "_scores", "_keys"),
+    "select": ("_keys", "_controls"),
+    "probe": ("_probes",),
+    "lesion": ("_study",),
+}
+"""What a step makes outdated in memory."""
 ATTRIBUTIONS = "attributions.safetensors"
+SHARDS = "shards"
+"""The folder in which jobs of a job array put what they collect, before there is a run."""
 CONTROLS = "controls.json"
 CURVES = "probe_curve.csv"
 FITTED = "probe.safetensors"
@@ -87,6 +97,12 @@ class Run:
     def main_position(self) -> str:
         return "next" if "next" in self.positions else self.positions[0]
 
+    def reload(self, step: str) -> None:
+        """Reads the record anew, and the results of a step that was just done when they are asked for."""
+        self.record = read_json(self.path / "run.json")
+        for name in _OF_STEP.get(step, ()):
+            self.__dict__.pop(name, None)
+
     def has(self, step: str) -> bool:
         """Whether a step has been done."""
         return (self.path / STEPS[step]).is_file()
@@ -116,12 +132,18 @@ class Run:
         path = self.path / ATTRIBUTIONS
         return read_attributions(path) if path.is_file() else {}
 
-    def evidence(self, position: str | None = None) -> Evidence:
-        """Everything known of the neurons at one position, by default that of the lesion study."""
+    def evidence(
+        self, position: str | None = None, attributions: Mapping[str, Attribution] | None = None
+    ) -> Evidence:
+        """Everything known of the neurons at one position, by default that of the lesion study.
+
+        `attributions` are by default those that the run has stored.
+        """
         where = position or self.main_position
         found = self.moments.evidence("neuron", where)
-        # attributions are of the word to come
-        return found if where != "next" else replace(found, **self.attributions)
+        if where != "next":  # attributions are of the word to come
+            return found
+        return replace(found, **(self.attributions if attributions is None else attributions))
 
     @cached_property
     def _scores(self) -> dict[str, Scores]:
@@ -257,13 +279,25 @@ def refuse_directory(path: Path, *, resume: bool) -> None:
             raise RunError(
                 f"{path} holds a run already: add --resume to complete it, or choose another --out"
             )
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif path.exists() and (not path.is_dir() or any(map(_is_foreign, path.iterdir()))):
         raise RunError(f"{path} exists and is no run directory: choose another --out")
 
 
-def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Run:
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is neither a job array's nor what a killed process has left half-written."""
+    return path.name != SHARDS and not (path.name.startswith(".") and path.suffix == ".tmp")
+
+
+def open_run(
+    path: Path,
+    config: Mapping[str, Any],
+    *,
+    resume: bool,
+    usual: Mapping[str, Any] | None = None,
+) -> Run:
     """A new run directory, or with `resume` the old one if it was made with the same settings.
 
+    `usual` are the defaults, which a run was made with whose record knows no such setting yet.
     Raises RunError for a directory that is in use already, or whose settings differ (naming them).
     """
     refuse_directory(path, resume=resume)
@@ -280,7 +314,7 @@ def open_run(path: Path, config: Mapping[str, Any], *, resume: bool) -> Run:
         write_json(path / "run.json", record)
         return Run(path)
     run = Run(path)
-    old = run.config
+    old = {**(usual or {}), **run.config}
     changed = [
         f"{key}: it was {old.get(key)!r}, now {config[key]!r}"
         for key in config
@@ -301,9 +335,3 @@ def update_record(run: Run, **entries: Any) -> None:
         merged = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
         run.record[key] = merged
     write_json(run.path / "run.json", run.record)
-
-
-def forget(run: Run, *names: str) -> None:
-    """Drops results that a run has in memory, so that they are read anew."""
-    for name in names:
-        run.__dict__.pop(name, None)

@@ -1,13 +1,20 @@
 """What the steps work on: the run, the model and the words, each loaded when first needed."""
 
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
+from grammar_lens import distributed
+from grammar_lens.checkpoints import Checkpoints
 from grammar_lens.lexicon import Lexicon
 from grammar_lens.model import (
     Model,
     describe,
+    fingerprint,
     hook_name,
     load_model,
 )
@@ -23,6 +30,7 @@ from grammar_lens.study import (
     fresh_corpus,
     prepare,
     require_fresh,
+    some_sentences,
 )
 from grammar_lens.treebank import Treebank, load_treebank
 
@@ -36,10 +44,38 @@ class Workbench:
         self.config = config
         self.say = say
 
+    @property
+    def unfinished(self) -> Path:
+        """Where an interrupted step's work is kept."""
+        return self.config.out / "unfinished"
+
+    def keeper(self, step: str) -> Checkpoints:
+        """Keeps this process's share of a pass."""
+        name = f"{step}.{distributed.world()}.safetensors"
+        return Checkpoints(self.unfinished / name, every=self.config.checkpoint_every)
+
+    def clear(self, step: str) -> None:
+        """Removes what was kept of a step that is done."""
+        for path in self.unfinished.glob(f"{step}*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.unfinished.rmdir()
+
     @cached_property
     def model(self) -> Model:
         c = self.config
-        return load_model(c.model, dtype=c.dtype, device=c.device)
+        device = c.device
+        if device is None and distributed.world().of > 1 and torch.cuda.is_available():
+            device = str(distributed.local_device())
+        return load_model(c.model, dtype=c.dtype, device=device, device_map=c.device_map)
+
+    @cached_property
+    def weights(self) -> str:
+        """A digest of the model's weights."""
+        return fingerprint(self.model)
 
     @cached_property
     def train_bank(self) -> Treebank:
@@ -58,6 +94,8 @@ class Workbench:
             label=c.label,
             labels=c.labels or None,
             min_words=c.min_words,
+            context=c.context,
+            window=c.window,
         )
 
     @cached_property
@@ -70,11 +108,26 @@ class Workbench:
         """Fresh words, and how many sentences were dropped because training has them too."""
         return fresh_corpus(self.model, self.fresh_bank, self.train)
 
+    @cached_property
+    def lesioned(self) -> Corpus:
+        """The fresh words that lesions are measured on: all, or those of some sentences."""
+        c, (fresh, _) = self.config, self.fresh
+        if len(fresh.bank) <= c.max_fresh_sentences:
+            return fresh
+        few = some_sentences(fresh.bank, c.max_fresh_sentences, fresh.context, seed=c.seed)
+        self.say(
+            f"lesion: {len(few):,} of {len(fresh.bank):,} fresh sentences, drawn with seed {c.seed} "
+            "(--max-fresh-sentences)"
+        )
+        return fresh_corpus(self.model, few, self.train)[0]
+
     def _bank(self, source: str) -> Treebank:
         c = self.config
         bank = read_source(source, c.label, c.words_column, c.label_column)
         for note in bank.notes:
             self.say(f"{bank.name}: {note}")
+        if c.context == "document" and all(s.document is None for s in bank):
+            self.say(f"{bank.name}: no documents are told apart, so all sentences are read as one")
         return bank
 
     def check(self) -> None:
@@ -102,7 +155,15 @@ class Workbench:
                     f"{old['words']:,} words and fingerprint {old['fingerprint'][:12]}, now "
                     f"{bank.n_words:,} and {about[role]['fingerprint'][:12]}): choose another --out"
                 )
-        update_record(run, model=describe(self.model), treebank=about)
+        old = run.record.get("model", {}).get("weights", self.weights)
+        if old != self.weights:
+            raise RunError(
+                f"the model {self.config.model} has changed since {run.path} was made (its weights had the "
+                f"fingerprint {old[:12]}, now {self.weights[:12]}): choose another --out"
+            )
+        model = {**describe(self.model), "weights": self.weights}
+        if distributed.world().is_main:
+            update_record(run, model=model, treebank=about)
 
 
 def read_source(

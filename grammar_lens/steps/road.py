@@ -3,7 +3,11 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+from grammar_lens import distributed
+from grammar_lens.distributed import Shard, agreed
+from grammar_lens.memory import peak_memory
 from grammar_lens.run import (
     STEPS,
     Run,
@@ -14,6 +18,7 @@ from grammar_lens.run import (
 )
 from grammar_lens.selectivity import SCORES
 from grammar_lens.steps.bench import Say, Workbench
+from grammar_lens.steps.planning import of_bench
 from grammar_lens.steps.settings import Config, check_settings, check_top_k
 from grammar_lens.steps.work import WORK
 
@@ -22,51 +27,99 @@ def run_all(config: Config, *, resume: bool, say: Say) -> Run:
     """The whole road; steps whose results are there already are passed over.
 
     Everything that can be checked without a forward pass is checked before the directory is made.
+    In a process group all processes compute and the main one stores.
     """
-    refuse_directory(config.out, resume=resume)
-    bench = Workbench(config, say)
-    bench.check()
-    run = open_run(config.out, config.stored(), resume=resume)
-    bench.record_sources(run)
-    for step, work in WORK.items():
-        if run.has(step) and step != "report":
-            say(f"{step}: done before, kept")
-        elif step != "lesion" or config.lesion != "none":
-            with _timed(run, step):
-                work(bench, run)
+    with distributed.started() as here:
+        config, say = _of_process(config, say, here)
+        if here.is_main:
+            refuse_directory(config.out, resume=resume)
+        bench = Workbench(config, say)
+        bench.check()
+        run = _opened(bench, resume, here)
+        bench.record_sources(run)
+        if here.is_main:
+            for line in of_bench(bench).short():
+                say(line)
+        # told by one process: a fast one may have stored the next step while a slow one still looks
+        there = agreed([run.has(step) for step in WORK])
+        for step, done in zip(WORK, there, strict=True):
+            if done and step != "report":
+                say(f"{step}: done before, kept")
+            elif step != "lesion" or config.lesion != "none":
+                _do(step, bench, run)
     return run
 
 
-def run_step(step: str, config: Config, run: Run | None, say: Say) -> Run:
+def run_step(step: str, config: Config, run: Run | None, say: Say, *, resume: bool = False) -> Run:
     """One step, in a new directory when `run` is None; later steps' results are removed.
 
-    They would no longer be of the results that the directory then has.
+    They would no longer be of the results that the directory then has. With `resume` a directory
+    whose step was stopped is gone on with.
     """
-    bench = Workbench(config, say)
-    if run is None:
-        refuse_directory(config.out, resume=False)
-        bench.check()
-        run = open_run(config.out, config.stored(), resume=False)
-        bench.record_sources(run)
-    elif step == "select":
-        # it needs neither model nor words, but bad settings must not cost later steps' results
-        check_settings(config)
-        check_top_k(config, run.record["model"])
-    elif step != "report":
-        bench.check()
-        bench.record_sources(run)
-        if step == "score":
-            _check_sample(config, run)
+    with distributed.started() as here:
+        config, say = _of_process(config, say, here)
+        bench = Workbench(config, say)
+        if run is None:
+            if here.is_main:
+                refuse_directory(config.out, resume=resume)
+            bench.check()
+            run = _opened(bench, resume, here)
+            bench.record_sources(run)
+            if agreed([run.has(step)])[0]:
+                say(f"{step}: done before, kept")
+                return run
+        elif step == "select":
+            # it needs neither model nor words, but bad settings must not cost later steps' results
+            check_settings(config)
+            check_top_k(config, run.record["model"])
+        elif step != "report":
+            bench.check()
+            bench.record_sources(run)
+            if step == "score":
+                _check_sample(config, run)
+        if here.is_main:
+            outdate(run, step)
+            update_record(run, config=config.stored())
+        distributed.barrier()
+        _do(step, bench, run)
+    return run
+
+
+def outdate(run: Run, step: str) -> None:
+    """Removes the results that are no longer those of the directory when a step is done anew."""
     names = list(STEPS)
     # these read the key neurons and not each other
     alone = ("course", "probe", "lesion")
-    outdated = [step, "report"] if step in alone else names[names.index(step) :]
-    for later in outdated:
+    for later in [step, "report"] if step in alone else names[names.index(step) :]:
         (run.path / STEPS[later]).unlink(missing_ok=True)
-    update_record(run, config=config.stored())
-    with _timed(run, step):
-        WORK[step](bench, run)
-    return run
+
+
+def _of_process(config: Config, say: Say, here: Shard) -> tuple[Config, Say]:
+    """Settings and voice of a process: one of several speaks."""
+    if here.is_main:
+        return config, say
+    return replace(config, show_progress=False), lambda _text: None
+
+
+def _opened(bench: Workbench, resume: bool, here: Shard) -> Run:
+    """The run directory, made by the main process and found by the others."""
+    config, usual = bench.config, Config().stored()
+    if here.is_main:
+        run = open_run(config.out, config.stored(), resume=resume, usual=usual)
+        distributed.barrier()
+        return run
+    distributed.barrier()
+    return open_run(config.out, config.stored(), resume=True, usual=usual)
+
+
+def _do(step: str, bench: Workbench, run: Run) -> None:
+    """Does a step in all processes and stores it in one."""
+    with timed(run, step):
+        save = WORK[step](bench, run)
+        if distributed.world().is_main:
+            save()
+    distributed.barrier()
+    run.reload(step)
 
 
 def _check_sample(config: Config, run: Run) -> None:
@@ -81,8 +134,10 @@ def _check_sample(config: Config, run: Run) -> None:
 
 
 @contextmanager
-def _timed(run: Run, step: str) -> Iterator[None]:
-    """Notes in run.json how long a step took."""
+def timed(run: Run, step: str) -> Iterator[None]:
+    """Notes in run.json how long a step took and how much memory the process needed at most so far."""
     begin = time.perf_counter()
     yield
-    update_record(run, timings={step: round(time.perf_counter() - begin, 3)})
+    if distributed.world().is_main:
+        seconds = round(time.perf_counter() - begin, 3)
+        update_record(run, timings={step: seconds}, peak_memory_mib={step: peak_memory()})

@@ -14,15 +14,18 @@ from grammar_lens.run import (
 )
 from grammar_lens.selection import RULES, SIGNS
 from grammar_lens.selectivity import SCORES
+from grammar_lens.study import CONTEXTS, LEAST_WINDOW, WINDOW
 
 DEFAULT_SCORES = {"word": "correlation", "next": "attribution_contrast"}
 """What is read from a neuron is a matter of its activation; what the model loses without it, of its
 effect on the prediction, which only `next` has."""
 
+NOT_STORED = ("out", "device", "device_map", "checkpoint_every", "show_progress")
+
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a run; all but `out`, `device` and `show_progress` decide its numbers."""
+    """The settings of a run; all but those in `NOT_STORED` decide its numbers."""
 
     model: str = "reference-9m"
     train: str = "embedded:train"
@@ -64,8 +67,16 @@ class Config:
     token_budget: int | None = None
     words_column: str | None = None
     label_column: str | None = None
+    context: str = "sentence"
+    """What is read before a word: its sentence alone, or the document before it too."""
+    window: int = WINDOW
+    """Tokens of a document that are read together."""
     out: Path = field(default=Path("runs/latest"))
     device: str | None = None
+    device_map: str | None = None
+    """How a model larger than one GPU is spread over several ("auto")."""
+    checkpoint_every: int | None = None
+    """Batches between two checkpoints of a pass; by default as often as costs next to nothing."""
     show_progress: bool = True
 
     def score_at(self, position: str) -> str:
@@ -83,15 +94,20 @@ class Config:
     def stored(self) -> dict[str, Any]:
         """What run.json keeps and a resumed run must agree with."""
         kept = asdict(self)
-        for name in ("out", "device", "show_progress"):
+        for name in NOT_STORED:
             del kept[name]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
     @classmethod
     def of(cls, run: Run, **changes: Any) -> "Config":
         """The settings of a stored run, some of them changed."""
-        stored = {k: tuple(v) if isinstance(v, list) else v for k, v in run.config.items()}
-        return cls(**{**stored, "out": run.path, **changes})
+        return cls.parse(run.config, out=run.path, **changes)
+
+    @classmethod
+    def parse(cls, stored: Mapping[str, Any], **changes: Any) -> "Config":
+        """Settings from what `stored` gave, some of them changed."""
+        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**{**kept, **changes})
 
 
 def check_settings(c: Config) -> None:
@@ -102,12 +118,15 @@ def check_settings(c: Config) -> None:
     _one_of("sign", c.sign, SIGNS)
     _one_of("lesion", c.lesion, (*VALUES, "none"))
     _one_of("lesion-at", c.lesion_at, WHERE)
+    _one_of("context", c.context, CONTEXTS)
+    if c.window < LEAST_WINDOW:
+        raise RunError(f"--window is {c.window}, expected {LEAST_WINDOW} tokens or more")
     for value in c.values:
         _one_of("values", value, VALUES)
     _check_choice(c)
     for name in (
         *("top_k", "probe_k", "token_budget", "max_fresh_sentences", "max_train_words"),
-        *("sample", "attribution_words", "min_words"),
+        *("sample", "attribution_words", "min_words", "checkpoint_every"),
     ):
         given = getattr(c, name)
         if given is not None and given < 1:

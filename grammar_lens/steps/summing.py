@@ -25,12 +25,16 @@ def summarise(run: Run) -> dict[str, Any]:
     if "treebank" in record:
         summary["treebank"] = {role: t["name"] for role, t in record["treebank"].items()}
         summary["treebank"]["label"] = run.config["label"]
+        if run.config.get("context", "sentence") != "sentence":
+            summary["treebank"] |= {name: run.config[name] for name in ("context", "window")}
     if run.has("collect"):
         moments: Collected = run.moments
         labels = moments.at(run.main_position)["neuron"].labels
         summary["treebank"]["labels"] = list(labels)
         summary["alignment"] = record["alignment"]
         summary["collect"] = record["collect"]
+        if "peak_memory_mib" in record:
+            summary["peak_memory_mib"] = record["peak_memory_mib"]
     if run.has("select"):
         summary["selection"] = {
             p: selection_summary(run.keys_at(p), controls)

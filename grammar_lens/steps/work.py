@@ -1,6 +1,8 @@
-"""What each step does: it reads what earlier steps stored and stores its own result."""
+"""What each step does: it reads what earlier steps stored and returns what stores its own result.
 
-import shutil
+Computing and storing are apart because in a process group all processes compute and one stores.
+"""
+
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,6 +12,7 @@ from grammar_lens.controls import (
     sham_keys,
     with_effects,
 )
+from grammar_lens.evidence import Attribution
 from grammar_lens.model import (
     output_contrast,
 )
@@ -22,7 +25,6 @@ from grammar_lens.run import (
     FITTED,
     STEPS,
     Run,
-    forget,
     outcome_table,
     save_attributions,
     save_collected,
@@ -41,12 +43,13 @@ from grammar_lens.run import (
 from grammar_lens.selection import select
 from grammar_lens.selectivity import SCORES, score
 from grammar_lens.steps.bench import Workbench
+from grammar_lens.steps.settings import Config
 from grammar_lens.steps.summing import summarise
 from grammar_lens.study import (
+    Collection,
     Corpus,
+    Wanted,
     attribute,
-    collect,
-    fresh_corpus,
     lesion_study,
     probe,
     probe_curve,
@@ -56,77 +59,104 @@ from grammar_lens.study import (
 CURVE_KS = (1, 2, 5, 10, 20)
 """Key neurons per label at which the probe is fitted for the curve of accuracy."""
 CURVE_WORDS = 20_000
-UNFINISHED = "lesions.unfinished"
-"""What an interrupted battery has finished, until the step is done."""
+Save = Callable[[], None]
+"""Stores what a step has found."""
 
 
-def run_collect(bench: Workbench, run: Run) -> None:
-    """Moments of all units at every position and site from one pass over the training words."""
+def collection(bench: Workbench) -> Collection:
+    """The pass over the training words at every position and site, not yet read."""
     c = bench.config
-    corpus = bench.train
+    return Collection(bench.model, [bench.train], wanted_of(c), c.token_budget)
+
+
+def wanted_of(c: Config) -> Wanted:
+    """What the settings ask the collecting pass for."""
     needs = {SCORES[c.score_at(p)].needs for p in c.positions}
-    begin = time.perf_counter()
-    collected = collect(
-        bench.model,
-        corpus,
+    return Wanted(
         sites=c.sites if "neuron" in c.sites else ("neuron", *c.sites),
-        position=c.positions,
+        positions=c.positions,
         replicates=c.replicates,
-        nulls=("correlation", *(c.score_at(p) for p in c.positions)),
         sample=c.sample if c.sample is not None else 100 * ("sample" in needs),
         controls=True,
         seed=c.seed,
-        token_budget=c.token_budget,
-        show_progress=c.show_progress,
-    )
-    seconds = time.perf_counter() - begin
-    save_collected(run.path / STEPS["collect"], collected)
-    (run.path / ATTRIBUTIONS).unlink(missing_ok=True)
-    forget(run, "moments", "attributions")
-    main = run.main_position
-    update_record(
-        run,
-        collect={
-            "words": collected.at(main)["neuron"].n_words,
-            "tokens": collected.n_tokens,
-            "seconds": round(seconds, 3),
-        },
-        alignment={
-            "words": corpus.alignment.n_words,
-            "aligned": int(corpus.alignment.aligned(main).sum()),
-            "skipped": corpus.alignment.skipped(main),
-            "not_read": {p: corpus.skipped(p) for p in c.positions},
-        },
+        nulls=("correlation", *(c.score_at(p) for p in c.positions)),
     )
 
 
-def run_score(bench: Workbench, run: Run) -> None:
+def run_collect(bench: Workbench, run: Run) -> Save:
+    """Moments of all units at every position and site from one pass over the training words."""
+    begin = time.perf_counter()
+    job = collection(bench)
+    job.read(bench.config.show_progress, bench.keeper("collect"))
+    return save_collection(bench, run, job, time.perf_counter() - begin)
+
+
+def save_collection(bench: Workbench, run: Run, job: Collection, seconds: float) -> Save:
+    """Makes of a pass what its step stores."""
+    c, corpus, (collected,) = bench.config, bench.train, job.found()
+
+    def save() -> None:
+        save_collected(run.path / STEPS["collect"], collected)
+        (run.path / ATTRIBUTIONS).unlink(missing_ok=True)
+        main = run.main_position
+        update_record(
+            run,
+            collect={
+                "words": collected.at(main)["neuron"].n_words,
+                "tokens": collected.n_tokens,
+                "seconds": round(seconds, 3),
+            },
+            alignment={
+                "words": corpus.alignment.n_words,
+                "aligned": int(corpus.alignment.aligned(main).sum()),
+                "skipped": corpus.alignment.skipped(main),
+                "not_read": {p: corpus.skipped(p) for p in c.positions},
+            },
+        )
+        bench.clear("collect")
+
+    return save
+
+
+def run_score(bench: Workbench, run: Run) -> Save:
     """Scores of every neuron for every label, at each position; attributions where they need them."""
     c = bench.config
     methods = {p: c.score_at(p) for p in run.positions}
-    for method in methods.values():
-        _attribute(bench, run, SCORES[method].needs)
-    evidence = {p: run.evidence(p) for p in methods}
+    attributions, made = dict(run.attributions), {}
+    for needs in dict.fromkeys(SCORES[method].needs for method in methods.values()):
+        new = _attribute(bench, run, needs)
+        if new is not None:
+            made[needs], attributions[needs] = new
+    evidence = {p: run.evidence(p, attributions) for p in methods}
     if any(SCORES[m].needs == "output_contrast" for m in methods.values()):
         contrast = output_contrast(bench.model, bench.lexicon.count)
         evidence = {p: replace(e, output_contrast=contrast) for p, e in evidence.items()}
     scores = {p: score(evidence[p], method) for p, method in methods.items()}
-    save_scores(run.path / STEPS["score"], scores)
-    forget(run, "_scores", "_keys")
+
+    def save() -> None:
+        if made:
+            save_attributions(run.path / ATTRIBUTIONS, attributions)
+            update_record(run, attributions=made)
+        save_scores(run.path / STEPS["score"], scores)
+        bench.clear("attribution")
+
+    return save
 
 
-def _attribute(bench: Workbench, run: Run, needs: str) -> None:
-    """Makes the attributions that a score needs, unless the run has them."""
+def _attribute(
+    bench: Workbench, run: Run, needs: str
+) -> tuple[dict[str, object], Attribution] | None:
+    """The attributions that a score needs, and of what they are made; None if the run has them."""
     c = bench.config
     if needs not in ("attribution", "integrated_gradients"):
-        return
+        return None
     kind = c.attribution if needs == "attribution" else needs
     made = {"kind": kind, "seed": c.seed}
     made |= (
         {"replicates": c.replicates} if needs == "attribution" else {"words": c.attribution_words}
     )
     if needs in run.attributions and run.record.get("attributions", {}).get(needs) == made:
-        return
+        return None
     settings = {"seed": c.seed, "token_budget": c.token_budget, "show_progress": c.show_progress}
     if needs == "attribution":
         found = attribute(
@@ -136,18 +166,17 @@ def _attribute(bench: Workbench, run: Run, needs: str) -> None:
             moments=run.moments.at("next")["neuron"],
             lexicon=bench.lexicon,
             replicates=c.replicates if kind == "own" else 0,
+            keeper=bench.keeper("attribution"),
             **settings,
         )
     else:
         found = attribute(
             bench.model, bench.train, kind=kind, max_words=c.attribution_words, **settings
         )
-    save_attributions(run.path / ATTRIBUTIONS, {**run.attributions, needs: found})
-    update_record(run, attributions={needs: made})
-    forget(run, "attributions")
+    return made, found
 
 
-def run_select(bench: Workbench, run: Run) -> None:
+def run_select(bench: Workbench, run: Run) -> Save:
     """The key neurons of every label at each position, and how far the choice can be trusted."""
     c = bench.config
     tables, controls = {}, {}
@@ -160,12 +189,15 @@ def run_select(bench: Workbench, run: Run) -> None:
             bench.say(f"select: at {position!r} {keys.rule} chooses nothing for {', '.join(empty)}")
         tables[position] = with_effects(keys, scores, evidence.adjusted)
         controls[position] = selection_controls(keys, scores, evidence, c.top_k, c.sign)
-    save_controls(run.path / CONTROLS, controls)
-    save_keys(run.path / STEPS["select"], tables)
-    forget(run, "_keys", "_controls")
+
+    def save() -> None:
+        save_controls(run.path / CONTROLS, controls)
+        save_keys(run.path / STEPS["select"], tables)
+
+    return save
 
 
-def run_course(bench: Workbench, run: Run) -> None:
+def run_course(bench: Workbench, run: Run) -> Save:
     """Selectivity of all units and of the key neurons at tokens around fresh words."""
     position = run.positions[0]
     fresh, _ = bench.fresh
@@ -177,10 +209,11 @@ def run_course(bench: Workbench, run: Run) -> None:
         token_budget=c.token_budget,
         show_progress=c.show_progress,
     )
-    save_course(run.path / STEPS["course"], course.summary(run.keys_at(position)))
+    summary = course.summary(run.keys_at(position))
+    return lambda: save_course(run.path / STEPS["course"], summary)
 
 
-def run_probe(bench: Workbench, run: Run) -> None:
+def run_probe(bench: Workbench, run: Run) -> Save:
     """How well the key neurons tell the label of fresh words, with all baselines."""
     c = bench.config
     fresh, dropped = bench.fresh
@@ -199,10 +232,14 @@ def run_probe(bench: Workbench, run: Run) -> None:
             show_progress=c.show_progress,
             dropped_duplicates=dropped,
         )
-    save_curves(run.path / CURVES, {p: _curve(bench, run, p, fresh) for p in run.positions})
-    save_fitted(run.path / FITTED, {p: r.fitted for p, r in probes.items() if r.fitted})
-    save_probes(run.path / STEPS["probe"], probes)
-    forget(run, "_probes")
+    curves = {p: _curve(bench, run, p, fresh) for p in run.positions}
+
+    def save() -> None:
+        save_curves(run.path / CURVES, curves)
+        save_fitted(run.path / FITTED, {p: r.fitted for p, r in probes.items() if r.fitted})
+        save_probes(run.path / STEPS["probe"], probes)
+
+    return save
 
 
 def _curve(bench: Workbench, run: Run, position: str, fresh: Corpus) -> ProbeCurve:
@@ -226,18 +263,10 @@ def _curve(bench: Workbench, run: Run, position: str, fresh: Corpus) -> ProbeCur
     )
 
 
-def run_lesion(bench: Workbench, run: Run) -> None:
+def run_lesion(bench: Workbench, run: Run) -> Save:
     """The lesion study of the key neurons against matched shams."""
     c = bench.config
-    fresh, _ = bench.fresh
-    corpus = fresh
-    if len(fresh.bank) > c.max_fresh_sentences:
-        few = fresh.bank.head(c.max_fresh_sentences, seed=c.seed)
-        bench.say(
-            f"lesion: {len(few):,} of {len(fresh.bank):,} fresh sentences, drawn with seed {c.seed} "
-            "(--max-fresh-sentences)"
-        )
-        corpus, _ = fresh_corpus(bench.model, few, bench.train)
+    corpus = bench.lesioned
     study = lesion_study(
         bench.model,
         corpus,
@@ -254,24 +283,31 @@ def run_lesion(bench: Workbench, run: Run) -> None:
         labels=c.lesion_labels or None,
         seed=c.seed,
         token_budget=c.token_budget,
-        folder=run.path / UNFINISHED,
+        folder=bench.unfinished / "lesions",
         show_progress=c.show_progress,
     )
-    assert study.outcomes is not None
-    table = outcome_table(study.outcomes, corpus.forms)
-    save_study(run.path, STEPS["lesion"], study, table)
-    shutil.rmtree(run.path / UNFINISHED, ignore_errors=True)
-    forget(run, "_study")
+    outcomes = study.outcomes
+    assert outcomes is not None
+
+    def save() -> None:
+        save_study(run.path, STEPS["lesion"], study, outcome_table(outcomes, corpus.forms))
+        bench.clear("lesions")
+
+    return save
 
 
-def run_report(bench: Workbench, run: Run) -> None:
+def run_report(bench: Workbench, run: Run) -> Save:
     """summary.json, figures/ and report.html from what is there."""
-    write_json(run.path / "summary.json", summarise(run))
-    write_figures(run, run.path / "figures")
-    write_file(run.path / STEPS["report"], lambda path: write_report(run, path))
+
+    def save() -> None:
+        write_json(run.path / "summary.json", summarise(run))
+        write_figures(run, run.path / "figures")
+        write_file(run.path / STEPS["report"], lambda path: write_report(run, path))
+
+    return save
 
 
-WORK: Mapping[str, Callable[[Workbench, Run], None]] = {
+WORK: Mapping[str, Callable[[Workbench, Run], Save]] = {
     "collect": run_collect,
     "score": run_score,
     "select": run_select,

@@ -6,9 +6,12 @@ the arithmetic.
 
 from grammar_lens.study.attributing import attribute
 from grammar_lens.study.batteries import LESION_TAGS, donors
-from grammar_lens.study.collecting import Collected, collect, collect_labels
+from grammar_lens.study.collecting import Collected, Collection, collect, collect_labels
 from grammar_lens.study.corpus import (
+    CONTEXTS,
+    LEAST_WINDOW,
     TOKEN_BUDGET,
+    WINDOW,
     Corpus,
     CorpusError,
     default_budget,
@@ -16,19 +19,26 @@ from grammar_lens.study.corpus import (
     fresh_corpus,
     prepare,
     require_fresh,
+    some_sentences,
 )
 from grammar_lens.study.course import time_course
 from grammar_lens.study.directions import erasure, key_subspaces
 from grammar_lens.study.lesion_checks import calibrate, find_again
 from grammar_lens.study.lesioning import lesion_study
 from grammar_lens.study.probes import probe, probe_curve, probe_layers
+from grammar_lens.study.reading import Wanted
 
 __all__ = [
+    "CONTEXTS",
+    "LEAST_WINDOW",
     "LESION_TAGS",
     "TOKEN_BUDGET",
+    "WINDOW",
     "Collected",
+    "Collection",
     "Corpus",
     "CorpusError",
+    "Wanted",
     "attribute",
     "calibrate",
     "collect",
@@ -46,5 +56,6 @@ __all__ = [
     "probe_curve",
     "probe_layers",
     "require_fresh",
+    "some_sentences",
     "time_course",
 ]

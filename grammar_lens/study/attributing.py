@@ -1,5 +1,6 @@
 """Attributions over a corpus: what each neuron does to the losses of each label's words."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from grammar_lens.exchange import Null
 from grammar_lens.lexicon import Lexicon
 from grammar_lens.model import Model, device_of
 from grammar_lens.moments import Moments
+from grammar_lens.passing import Keeper
 from grammar_lens.progress import track
 from grammar_lens.selectivity import SCORES
 from grammar_lens.study.corpus import (
@@ -31,6 +33,7 @@ from grammar_lens.study.corpus import (
     sampled,
     warned,
 )
+from grammar_lens.study.kept import about_pass
 from grammar_lens.study.reading import Plan, Reading, Wanted
 from grammar_lens.treebank import Treebank
 
@@ -60,6 +63,7 @@ def attribute(
     seed: int = 0,
     token_budget: int | None = None,
     show_progress: bool = True,
+    keeper: Keeper | None = None,
 ) -> Attribution:
     """What every neuron does to the prediction of each label's words, at the token before the word.
 
@@ -72,7 +76,7 @@ def attribute(
     which it is among the `top_share` largest attributions of all neurons, or of its layer's
     (`top_per_layer`), by "value" or by "size" (`top_by`).
     `lexicon` is by default that of the same words. `replicates` of exchanged labels give a null ("own"
-    only). At most `max_words` words, whole sentences drawn with `seed`.
+    only). At most `max_words` words, whole sentences drawn with `seed`. A `keeper` is that of `collect` ("own" only).
     Raises CorpusError for an unknown kind, reference or `top_by`, and for replicates that a kind cannot have.
     """
     if kind not in KINDS:
@@ -106,7 +110,7 @@ def attribute(
     if reference == "mean":
         values = (moments or job.moments(seed)).pooled()[0]
     if kind == "own":
-        return job.own(reference, values, tables, replicates, seed)
+        return job.own(reference, values, tables, replicates, seed, keeper)
     return job.all(reference, values, tables, seed)
 
 
@@ -124,7 +128,7 @@ class _Job:
     def moments(self, seed: int) -> Moments:
         """Moments of the words; unlike in `collect`, a label may have a single word or none."""
         reading = Reading(self.model, self._plan(seed), "neuron")
-        batches = self._batches(np.unique(self.corpus.alignment.sentence[reading.plan.codes >= 0]))
+        batches = self._batches(np.unique(self.corpus.alignment.row[reading.plan.codes >= 0]))
         with track(
             "collecting", sum(b.n_tokens for b in batches), unit="tokens", show=self.show_progress
         ) as step:
@@ -140,11 +144,12 @@ class _Job:
         tables: Lexicon,
         replicates: int,
         seed: int,
+        keeper: Keeper | None,
     ) -> Attribution:
         plan = self._plan(seed, replicates)
         reading = Reading(self.model, plan, "neuron")
         classes = _in_lexicon(self.corpus, plan.codes, tables)
-        batches = self._batches(np.unique(self.corpus.alignment.sentence[plan.codes >= 0]))
+        batches = self._batches(np.unique(self.corpus.alignment.row[plan.codes >= 0]))
         with track(
             "attributing", sum(b.n_tokens for b in batches), unit="tokens", show=self.show_progress
         ) as step:
@@ -158,12 +163,34 @@ class _Job:
                 _bare(reading.taps),
                 progress=step,
                 warn=warned,
+                keeper=keeper,
+                about=None
+                if keeper is None
+                else self._about(values, tables, replicates, seed, batches),
             )
         halves = tuple(_of_moments("own", reference, m) for m in reading.halves)
         whole = _of_moments("own", reference, reading.halves[0] + reading.halves[1])
         found = reading.replicates()
         nulls = {} if found is None else _nulls(found, whole)
         return replace(whole, halves=(halves[0], halves[1]), nulls=nulls)
+
+    def _about(
+        self,
+        reference: Float[np.ndarray, "layer unit"] | None,
+        tables: Lexicon,
+        replicates: int,
+        seed: int,
+        batches: list,
+    ) -> dict[str, object]:
+        digest = hashlib.sha256(tables.probability.tobytes())
+        digest.update(b"zero" if reference is None else reference.tobytes())
+        return {
+            **about_pass("attribution", self.model, self.corpus, self.budget, batches),
+            "labels": list(self.corpus.labels),
+            "replicates": replicates,
+            "seed": seed,
+            "reference_and_lexicon": digest.hexdigest()[:16],
+        }
 
     def all(
         self,
@@ -174,11 +201,11 @@ class _Job:
     ) -> Attribution:
         plan = self._plan(seed)
         classes = _in_lexicon(self.corpus, plan.codes, tables)
-        sentence = self.corpus.alignment.sentence
+        row = self.corpus.alignment.row
         sums, counts = [], []
         for half in (0, 1):
             mine = np.where(plan.part == half, classes, -1)
-            batches = self._batches(np.unique(sentence[mine >= 0]))
+            batches = self._batches(np.unique(row[mine >= 0]))
             n_tokens = sum(b.n_tokens for b in batches)
             with track("attributing", n_tokens, unit="tokens", show=self.show_progress) as step:
                 total, count = attribute_all(
@@ -220,8 +247,8 @@ class _Job:
         kept = TopShareReader(2 * n, *shape, device=device_of(self.model), **ranked)
         top_share = ranked["share"]
         codes = np.where(plan.codes >= 0, plan.codes + n * plan.part, -1)
-        sentences = np.unique(self.corpus.alignment.sentence[plan.codes >= 0])
-        n_tokens = sum(b.n_tokens for b in self._batches(sentences))
+        rows = np.unique(self.corpus.alignment.row[plan.codes >= 0])
+        n_tokens = sum(b.n_tokens for b in self._batches(rows))
         with track("integrating", n_tokens, unit="tokens", show=self.show_progress) as step:
             completeness = integrated_gradients(
                 self.model,
@@ -232,7 +259,7 @@ class _Job:
                 target=target,
                 joint=joint,
                 token_budget=self.budget,
-                sentences=sentences,
+                rows=rows,
                 progress=step,
                 warn=warned,
             )
@@ -247,8 +274,8 @@ class _Job:
             whole, halves=(halves[0], halves[1]), completeness=float(completeness.overall)
         )
 
-    def _batches(self, sentences: Int[np.ndarray, " chosen"]) -> list:
-        return token_batches(self.corpus.alignment, self.budget, sentences=sentences)
+    def _batches(self, rows: Int[np.ndarray, " chosen"]) -> list:
+        return token_batches(self.corpus.alignment, self.budget, rows=rows)
 
 
 def _bare(taps: Sequence[Tap]) -> list:

@@ -1,15 +1,17 @@
 """One forward pass over the words: moments, and what rides along for nulls, controls and samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from grammar_lens.activations import stream
 from grammar_lens.alignment import token_batches
+from grammar_lens.distributed import Shard
 from grammar_lens.evidence import Evidence
 from grammar_lens.model import Model
 from grammar_lens.moments import Moments
+from grammar_lens.passing import Keeper
 from grammar_lens.progress import track
 from grammar_lens.study.corpus import (
     Corpus,
@@ -19,6 +21,7 @@ from grammar_lens.study.corpus import (
     relabelled,
     warned,
 )
+from grammar_lens.study.kept import about_pass
 from grammar_lens.study.reading import Plan, Reading, Wanted
 from grammar_lens.treebank import Treebank
 
@@ -82,6 +85,7 @@ def collect(
     seed: int = 0,
     token_budget: int | None = None,
     show_progress: bool = True,
+    keeper: Keeper | None = None,
 ) -> Collected:
     """Moments of every unit at every layer for every label, from one forward pass over the words.
 
@@ -91,13 +95,17 @@ def collect(
     class means decide; a `sample` of so many words of
     each label with all their activations, for `auroc` and `probe_weight`; with `controls` the
     contrasts within word forms and at equal frequency. `seed` draws halves, replicates and sample.
+    With a `keeper` (`gl.checkpoints.Checkpoints(path)`) the pass can be stopped and gone on with.
+    In a process group of torch.distributed every process reads its share and gets the whole.
     Raises CorpusError when a label keeps fewer than 2 readable words.
     """
     corpus = prepare(model, bank, label=label, labels=labels)
     wanted = Wanted(
         tuple(sites), _positions(position), replicates, sample, controls, seed, nulls=nulls
     )
-    return _read(model, [corpus], wanted, token_budget, show_progress)[0]
+    collection = Collection(model, [corpus], wanted, token_budget)
+    collection.read(show_progress, keeper)
+    return collection.found()[0]
 
 
 def collect_labels(
@@ -129,42 +137,84 @@ def collect_labels(
     wanted = Wanted(
         tuple(sites), _positions(position), replicates, sample, controls, seed, nulls=nulls
     )
-    found = _read(model, corpora, wanted, token_budget, show_progress)
-    return dict(zip(labels, found, strict=True))
+    collection = Collection(model, corpora, wanted, token_budget)
+    collection.read(show_progress)
+    return dict(zip(labels, collection.found(), strict=True))
 
 
 def _positions(position: str | Sequence[str]) -> tuple[str, ...]:
     return (position,) if isinstance(position, str) else tuple(position)
 
 
-def _read(
-    model: Model,
-    corpora: Sequence[Corpus],
-    wanted: Wanted,
-    token_budget: int | None,
-    show_progress: bool,
-) -> list[Collected]:
-    """One pass for all corpora, which are the same words under different labels."""
-    plans = [[Plan(c, where, wanted) for where in wanted.positions] for c in corpora]
-    readings = [[[Reading(model, plan, s) for s in wanted.sites] for plan in p] for p in plans]
-    taps = [tap for p in readings for sites in p for reading in sites for tap in reading.taps]
-    alignment = corpora[0].alignment
-    read = np.any([tap.wanted for tap in taps], axis=0)
-    batches = token_batches(
-        alignment,
-        token_budget or default_budget(model),
-        sentences=np.unique(alignment.sentence[read]),
-    )
-    n_tokens = sum(batch.n_tokens for batch in batches)
-    with track("collecting", n_tokens, unit="tokens", show=show_progress) as step:
-        stream(model, alignment, batches, taps, progress=step, warn=warned)
-    return [
-        Collected(
-            by_position={
-                where: {s: r.evidence() for s, r in zip(wanted.sites, sites, strict=True)}
-                for where, sites in zip(wanted.positions, of_corpus, strict=True)
-            },
-            n_tokens=n_tokens,
-        )
-        for of_corpus in readings
-    ]
+class Collection:
+    """One pass for all corpora, which are the same words under different labels.
+
+    It can be read whole, or a shard of it, and then be given what several shards have found.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        corpora: Sequence[Corpus],
+        wanted: Wanted,
+        token_budget: int | None,
+    ) -> None:
+        self._model, self._corpora, self._wanted = model, corpora, wanted
+        plans = [[Plan(c, where, wanted) for where in wanted.positions] for c in corpora]
+        self._readings = [
+            [[Reading(model, plan, site) for site in wanted.sites] for plan in of_corpus]
+            for of_corpus in plans
+        ]
+        every = [r for of_corpus in self._readings for sites in of_corpus for r in sites]
+        self.taps = [tap for reading in every for tap in reading.taps]
+        self.alignment = corpora[0].alignment
+        self._budget = token_budget or default_budget(model)
+        rows = np.unique(self.alignment.row[np.any([tap.wanted for tap in self.taps], axis=0)])
+        self.batches = token_batches(self.alignment, self._budget, rows=rows)
+        self.n_tokens = sum(batch.n_tokens for batch in self.batches)
+
+    def read(
+        self,
+        show_progress: bool,
+        keeper: Keeper | None = None,
+        shard: Shard | None = None,
+        also: Mapping[str, object] | None = None,
+    ) -> None:
+        """Reads all batches, or those of a shard; `also` is kept beside what the pass is of."""
+        with track("collecting", self.n_tokens, unit="tokens", show=show_progress) as step:
+            stream(
+                self._model,
+                self.alignment,
+                self.batches,
+                self.taps,
+                progress=step,
+                warn=warned,
+                keeper=keeper,
+                about=None if keeper is None else {**self.about(shard), **(also or {})},
+                shard=shard,
+            )
+
+    def about(self, shard: Shard | None = None) -> dict[str, object]:
+        """What decides the numbers of this pass, and which share of it this process reads."""
+        w, first = self._wanted, self._corpora[0]
+        settings = {name: getattr(w, name) for name in ("replicates", "sample", "controls", "seed")}
+        return {
+            **about_pass("collect", self._model, first, self._budget, self.batches, shard),
+            "sites": list(w.sites),
+            "positions": list(w.positions),
+            "labels": {c.label: list(c.labels) for c in self._corpora},
+            **settings,
+        }
+
+    def found(self) -> list[Collected]:
+        """What was read, of every corpus."""
+        return [
+            Collected(
+                by_position={
+                    where: {s: r.evidence() for s, r in zip(self._wanted.sites, sites, strict=True)}
+                    for where, sites in zip(self._wanted.positions, of_corpus, strict=True)
+                },
+                n_tokens=self.n_tokens,
+            )
+            for of_corpus in self._readings
+        ]

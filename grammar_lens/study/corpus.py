@@ -13,7 +13,13 @@ from grammar_lens.lexicon import Lexicon, build_lexicon
 from grammar_lens.model import Model, context_length, device_of, model_name, vocabulary_size
 from grammar_lens.moments import Origin
 from grammar_lens.treebank import Treebank
+from grammar_lens.windows import align_windows
 
+CONTEXTS = ("sentence", "document")
+"""What the model reads before a word: its sentence alone, or the document's sentences before it too."""
+WINDOW = 512
+"""Tokens in a window of sentences of a document."""
+LEAST_WINDOW = 16
 TOKEN_BUDGET = {"cpu": 1024, "cuda": 4096}
 """Tokens in one forward pass, padding counted; on a CPU larger ones fall out of its caches."""
 
@@ -26,7 +32,8 @@ class CorpusError(ValueError):
 class Corpus:
     """A treebank aligned to one model, with its words as classes of one label.
 
-    `classes` is the number of each word's label in `labels`, -1 where it has none of them.
+    `classes` is the number of each word's label in `labels`, -1 where it has none of them. With the
+    `context` "document", consecutive sentences are read together in windows of `window` tokens.
     """
 
     bank: Treebank
@@ -35,6 +42,8 @@ class Corpus:
     alignment: Alignment
     classes: Int[np.ndarray, " word"]
     model: str
+    context: str = "sentence"
+    window: int = WINDOW
 
     @cached_property
     def forms(self) -> tuple[str, ...]:
@@ -56,15 +65,16 @@ class Corpus:
     def covariates(self, position: str) -> Float[np.ndarray, "two word"]:
         """Log frequency, in this corpus, of the token at which each word is read, and its place.
 
-        0 for words that are not read.
+        The place is in the sentence, also where the model reads a whole window. 0 for words that
+        are not read.
         """
         ids = self.alignment.token_ids
         flat = np.concatenate([*ids, np.zeros(0, np.int64)])
-        start = self.alignment.token_start[self.alignment.sentence]
+        start = self.alignment.token_start[self.alignment.row]
         read = self.alignment.readable(position)
-        place = np.where(read, self.alignment.time(position), 0)
-        token = flat[np.where(read, start + place, 0)]
+        token = flat[np.where(read, start + self.alignment.time(position), 0)]
         frequency = np.log(np.bincount(flat)[token])
+        place = np.where(read, self.alignment.place(position), 0)
         return np.where(read, np.stack([frequency, place.astype(float)]), 0.0)
 
     def read(self, position: str) -> Int[np.ndarray, " word"]:
@@ -77,7 +87,7 @@ class Corpus:
         aligned = self.alignment.aligned(position)
         first = int((aligned & ~self.alignment.readable(position)).sum())
         if first:
-            counts["first of its sentence"] = first
+            counts[f"first of its {'window' if self.context == 'document' else 'sentence'}"] = first
         for reason, code in self.left_out_masks.items():
             n = int((code & self.alignment.readable(position)).sum())
             if n:
@@ -110,18 +120,29 @@ def prepare(
     labels: Sequence[str] | None = None,
     minimum: int = 2,
     min_words: int | None = None,
+    context: str = "sentence",
+    window: int = WINDOW,
 ) -> Corpus:
     """A treebank aligned to the model once, to be given to several of the functions below.
 
     `labels` are the values studied, by default all that occur, or all with at least `min_words`
-    words; words of other values are left out.
-    Raises CorpusError for values with fewer than `minimum` words, and for a corpus that was
-    prepared for another model.
+    words; words of other values are left out. By default every sentence is read alone; with the
+    `context` "document" the model reads windows of up to `window` tokens (BOS counted, and no more
+    than its own context) of consecutive sentences of the same document, and words keep their
+    sentence as the unit of statistics. Fresh words follow the training words in this.
+    Raises CorpusError for values with fewer than `minimum` words, for a corpus that was prepared for
+    another model or in a smaller context, for an unknown context and a window below 16.
     """
     if isinstance(bank, Corpus):
         _require_model(bank, model)
+        if context != "sentence" and (context, window) != (bank.context, bank.window):
+            raise CorpusError(
+                f"{bank.bank.name} was prepared with the context {bank.context!r} and windows of "
+                f"{bank.window}, not with {context!r} and {window}: prepare its treebank again"
+            )
         return bank
-    return aligned(model, bank, label, _studied(bank, label, labels, minimum, min_words))
+    chosen = _studied(bank, label, labels, minimum, min_words)
+    return aligned(model, bank, label, chosen, context, window)
 
 
 def _studied(
@@ -156,16 +177,40 @@ def _require_model(corpus: Corpus, model: Model) -> None:
         )
 
 
-def aligned(model: Model, bank: Treebank, label: str, labels: tuple[str, ...]) -> Corpus:
+def aligned(
+    model: Model,
+    bank: Treebank,
+    label: str,
+    labels: tuple[str, ...],
+    context: str = "sentence",
+    window: int = WINDOW,
+) -> Corpus:
     """A treebank aligned to the model, with words as classes of these labels."""
-    alignment = align(
-        [s.text for s in bank.sentences],
-        [[w.span for w in s.words] for s in bank.sentences],
-        model.tokenizer,
-        max_length=context_length(model),
-    )
+    _check_context(context, window)
+    texts = [s.text for s in bank.sentences]
+    spans = [[w.span for w in s.words] for s in bank.sentences]
+    most = context_length(model)
+    if context == "document":
+        alignment = align_windows(
+            texts,
+            spans,
+            [s.gap for s in bank.sentences],
+            bank.documents(),
+            model.tokenizer,
+            window=window,
+            max_length=most,
+        )
+    else:
+        alignment = align(texts, spans, model.tokenizer, max_length=most)
     classes = _classes(bank, label, labels)
-    return Corpus(bank, label, labels, alignment, classes, model_name(model))
+    return Corpus(bank, label, labels, alignment, classes, model_name(model), context, window)
+
+
+def _check_context(context: str, window: int) -> None:
+    if context not in CONTEXTS:
+        raise CorpusError(f"context is {context!r}, expected one of {', '.join(CONTEXTS)}")
+    if window < LEAST_WINDOW:
+        raise CorpusError(f"window is {window}, expected {LEAST_WINDOW} tokens or more")
 
 
 def relabelled(corpus: Corpus, label: str, min_words: int | None = None) -> Corpus:
@@ -219,7 +264,7 @@ def fresh_corpus(
 ) -> tuple[Corpus, int]:
     """Fresh words with the training labels, without sentences that stand in the training data.
 
-    Returns how many sentences were dropped as duplicates beside it.
+    They are read in the training words' context, unless they come as a corpus. Returns how many sentences were dropped as duplicates beside it.
     Raises CorpusError when nothing is left.
     """
     if isinstance(bank, Corpus):
@@ -233,15 +278,24 @@ def fresh_corpus(
         return fewer(model, bank, max_sentences), 0
     kept, dropped = require_fresh(bank, train.bank)
     if max_sentences is not None:
-        kept = kept.head(max_sentences, seed=0)
-    return aligned(model, kept, train.label, train.labels), dropped
+        kept = some_sentences(kept, max_sentences, train.context, seed=0)
+    made = aligned(model, kept, train.label, train.labels, train.context, train.window)
+    return made, dropped
 
 
 def fewer(model: Model, corpus: Corpus, max_sentences: int | None) -> Corpus:
     """The corpus, or at most `max_sentences` of its sentences, drawn with a fixed seed."""
     if max_sentences is None or len(corpus.bank) <= max_sentences:
         return corpus
-    return aligned(model, corpus.bank.head(max_sentences, seed=0), corpus.label, corpus.labels)
+    few = some_sentences(corpus.bank, max_sentences, corpus.context, seed=0)
+    return aligned(model, few, corpus.label, corpus.labels, corpus.context, corpus.window)
+
+
+def some_sentences(bank: Treebank, most: int, context: str, *, seed: int) -> Treebank:
+    """At most so many sentences at random; of whole documents if they are read in their documents."""
+    if context == "document":
+        return bank.head_of_documents(most, seed=seed)
+    return bank.head(most, seed=seed)
 
 
 def sampled(
@@ -249,14 +303,15 @@ def sampled(
 ) -> Int[np.ndarray, " word"]:
     """The codes of whole sentences drawn at random, up to `most` words; the others become -1.
 
-    Whole sentences, so that the sentences without a drawn word need not be read.
+    Whole sentences, and those of a window together, so that what has no drawn word need not be read.
     """
     if int((codes >= 0).sum()) <= most:
         return codes
-    words = np.bincount(corpus.alignment.sentence[codes >= 0], minlength=len(corpus.bank))
-    order = rng.permutation(len(corpus.bank))
+    sentence = corpus.alignment.sentence
+    words = np.bincount(sentence[codes >= 0], minlength=len(corpus.bank))
+    order = corpus.alignment.sentences_of(rng.permutation(len(corpus.alignment.token_ids)))
     drawn = order[np.cumsum(words[order]) <= most]
-    return np.where(np.isin(corpus.alignment.sentence, drawn), codes, -1)
+    return np.where(np.isin(sentence, drawn), codes, -1)
 
 
 def default_budget(model: Model) -> int:

@@ -96,10 +96,12 @@ def _interpolated(tried: dict[int, float], target: float) -> int:
 
 
 def _few(battery: Battery, rng: np.random.Generator) -> Int[np.ndarray, " word"]:
-    """The scored words of some sentences, of the labels studied alone."""
-    sentence = battery.corpus.alignment.sentence
-    there = np.unique(sentence[battery.shared])
-    chosen = rng.permutation(there)[:SENTENCES]
+    """The scored words of some sentences, of the labels studied alone; few rows have them all."""
+    alignment = battery.corpus.alignment
+    sentence = alignment.sentence
+    rows = rng.permutation(np.unique(alignment.row[battery.shared]))
+    drawn = alignment.sentences_of(rows)
+    chosen = drawn[np.isin(drawn, sentence[battery.shared])][:SENTENCES]
     return np.where(np.isin(sentence, chosen), battery.studied, -1)
 
 

@@ -7,11 +7,12 @@ import pandas as pd
 from jaxtyping import Int
 
 from grammar_lens import probing
-from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.activations import Tap, stream
 from grammar_lens.alignment import token_batches
 from grammar_lens.model import Model
 from grammar_lens.probing import ProbeCurve, ProbeResult
 from grammar_lens.progress import track
+from grammar_lens.readers import FeatureReader
 from grammar_lens.selection import KeyNeurons
 from grammar_lens.study.corpus import (
     Corpus,
@@ -281,9 +282,9 @@ def probe_words(
     row[words] = np.arange(len(words))
     reader = FeatureReader(len(words), addresses)
     tap = Tap(site, position, codes >= 0, row, reader, layers=reader.layers)
-    needed = np.unique(corpus.alignment.sentence[words])
+    needed = np.unique(corpus.alignment.row[words])
     budget = token_budget or default_budget(model)
-    batches = token_batches(corpus.alignment, budget, sentences=needed)
+    batches = token_batches(corpus.alignment, budget, rows=needed)
     n_tokens = sum(b.n_tokens for b in batches)
     with track("reading", n_tokens, unit="tokens", show=show_progress) as step:
         stream(model, corpus.alignment, batches, [tap], progress=step, warn=warned)

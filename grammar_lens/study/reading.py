@@ -7,12 +7,13 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from grammar_lens.activations import Reader, SampleReader, Tap
+from grammar_lens.activations import Tap
 from grammar_lens.contrasts import Adjusted, Contrast, adjusted, holding_constant, within_type
 from grammar_lens.evidence import Evidence, Sample
 from grammar_lens.exchange import Exchange, Null, Replicates, exchange
 from grammar_lens.model import Model, device_of, site_width
 from grammar_lens.moments import MomentAccumulator, Moments
+from grammar_lens.readers import Reader, SampleReader
 from grammar_lens.selectivity import SCORES
 from grammar_lens.study.corpus import Corpus, CorpusError
 from grammar_lens.sums import SumAccumulator, label_rows, weight_rows
@@ -143,7 +144,7 @@ class Reading:
             return None
         observed, n = self._parts[0] + self._parts[1], len(self.plan.exchange.codes)
         # the exchange moves whole sequences, so every replicate has as many words of each label
-        sums = self._exchanged.sums(np.tile(observed.count, n)).reshape(n, *observed.mean.shape)
+        sums = self._exchanged.sums().reshape(n, *observed.mean.shape)
         return Replicates(
             observed,
             sums / np.maximum(observed.count, 1)[None, :, None, None],
@@ -166,8 +167,7 @@ class Reading:
         if self.plan.contrasts is None:
             return None
         within, guard = self.plan.contrasts
-        totals = np.concatenate([within.weight.sum(1), guard.weight.sum(1)])
-        sums = self._contrasted.sums(totals).reshape(2, *moments.mean.shape)
+        sums = self._contrasted.sums().reshape(2, *moments.mean.shape)
         return adjusted(moments, within, guard, sums)
 
     def _sample(self, moments: Moments) -> Sample:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
+from jaxtyping import Int
 
 LABEL_NAME = re.compile(r"upos|xpos|deprel|feats:[^\s:=|]+")
 
@@ -57,13 +58,18 @@ def _rebuild_word(form: str, span: tuple[int, int] | None, labels: dict[str, str
 
 @dataclass(frozen=True)
 class Sentence:
-    """A text and its words in order. `source` is where it was read: "file.conllu:123"."""
+    """A text and its words in order. `source` is where it was read: "file.conllu:123".
+
+    `gap` stands between it and the next sentence of its document: a space, nothing where the last
+    token has SpaceAfter=No, a line end where the next sentence begins a paragraph.
+    """
 
     id: str
     text: str
     words: tuple[Word, ...]
     document: str | None
     source: str
+    gap: str = " "
 
 
 @dataclass(frozen=True, repr=False)
@@ -138,7 +144,7 @@ class Treebank:
     def fingerprint(self) -> str:
         """SHA-256, in hex, over texts, spans and labels in order; equal on every platform.
 
-        Name, splits, notes and sentence ids do not enter it.
+        Name, splits, notes, sentence ids, documents and gaps do not enter it.
         """
         digest = hashlib.sha256(b"grammar-lens treebank 1\n")
         known: dict[int, str] = {}
@@ -167,21 +173,53 @@ class Treebank:
         keep[chosen] = True
         return self._only(keep.tolist())
 
+    def head_of_documents(self, n_sentences: int, *, seed: int) -> "Treebank":
+        """`n_sentences` in corpus order, in whole documents drawn at random, the last cut at its end.
+
+        So sentences keep those before them, which `head` would take away. Of a single document
+        these are its first sentences, whatever the seed.
+        Raises TreebankError if `n_sentences` is below 1.
+        """
+        if n_sentences < 1:
+            raise TreebankError(f"expected 1 sentence or more, got {n_sentences}")
+        if n_sentences >= len(self):
+            return self
+        documents = self.documents()
+        rank = np.random.default_rng(seed).permutation(int(documents.max()) + 1)
+        keep = np.zeros(len(self), dtype=bool)
+        keep[np.argsort(rank[documents], kind="stable")[:n_sentences]] = True
+        return self._only(keep.tolist())
+
+    def documents(self) -> Int[np.ndarray, " sentence"]:
+        """Number of each sentence's document; where a file tells no documents, it is one.
+
+        A document is a run of sentences from one file with the same `document`.
+        """
+        marks = [(s.source.rpartition(":")[0], s.document) for s in self.sentences]
+        begins = [i > 0 and mark != marks[i - 1] for i, mark in enumerate(marks)]
+        return np.cumsum(np.array(begins, np.int64))
+
     def without(self, other: "Treebank") -> tuple["Treebank", int]:
         """This treebank less the sentences whose exact text also stands in `other`, and how many.
 
-        The result may have no sentences at all.
+        They are missing from their documents, whose other sentences then follow one another. The
+        result may have no sentences at all.
         """
         known = {sentence.text for sentence in other.sentences}
         keep = [sentence.text not in known for sentence in self.sentences]
         return self._only(keep), keep.count(False)
 
     def _only(self, keep: list[bool]) -> "Treebank":
-        sentences = tuple(s for s, kept in zip(self.sentences, keep, strict=True) if kept)
+        sentences: list[Sentence] = []
+        for sentence, kept in zip(self.sentences, keep, strict=True):
+            if kept:
+                sentences.append(sentence)
+            elif sentences and _width(sentence.gap) > _width(sentences[-1].gap):
+                sentences[-1] = replace(sentences[-1], gap=sentence.gap)
         splits = {
             name: (sum(keep[:start]), sum(keep[:end])) for name, (start, end) in self.splits.items()
         }
-        return replace(self, sentences=sentences, splits=splits)
+        return replace(self, sentences=tuple(sentences), splits=splits)
 
     def _words(self) -> Iterator[Word]:
         return (word for sentence in self.sentences for word in sentence.words)
@@ -204,3 +242,8 @@ class Treebank:
             f"<tbody>{rows}</tbody></table>"
             f"<small>labels: {html.escape(', '.join(self.label_names()) or 'none')}{notes}</small>"
         )
+
+
+def _width(gap: str) -> tuple[bool, int]:
+    """By which the wider of two gaps stays where the sentence between them is dropped."""
+    return "\n" in gap, len(gap)

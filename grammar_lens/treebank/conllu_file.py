@@ -5,6 +5,7 @@ Source: https://universaldependencies.org/format.html
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -87,12 +88,14 @@ def read_conllu(path: Path) -> tuple[list[Sentence], tuple[str, ...]]:
     for block in _blocks(path, _read_text(path)):
         comments, rows = block.parse()
         if "newdoc" in comments or "newdoc id" in comments:
-            document = comments.get("newdoc id")
+            document = comments.get("newdoc id") or f"{path.stem}:{block.first_line}"
         tokens = _surface_tokens(block, rows)
         if not tokens:
             continue
         given = comments.get("text")
         text, spans, from_text = _text_and_spans(block, tokens, given)
+        if sentences and ("newpar" in comments or "newpar id" in comments):
+            sentences[-1] = replace(sentences[-1], gap="\n")
         respaced += from_text
         marked |= given is not None or not all(token.space_after for token in tokens)
         sentences.append(
@@ -102,6 +105,7 @@ def read_conllu(path: Path) -> tuple[list[Sentence], tuple[str, ...]]:
                 words=tuple(_words(block, tokens, spans, shared)),
                 document=document,
                 source=f"{path.name}:{block.first_line}",
+                gap=" " if tokens[-1].space_after else "",
             )
         )
     if not sentences:

@@ -16,11 +16,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grammar_lens import model as gm
-from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.activations import Tap, stream
 from grammar_lens.alignment import token_batches
 from grammar_lens.lesions import lesion, run_battery
 from grammar_lens.model import Model, load_model
 from grammar_lens.outcomes import Condition, Outcomes
+from grammar_lens.readers import FeatureReader
 from grammar_lens.selection import KeyNeurons, Neurons, select
 from grammar_lens.selectivity import SCORES, score
 from grammar_lens.study import (

@@ -1,0 +1,48 @@
+"""How much memory this process has needed at most, on the host and on its GPUs."""
+
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+
+def peak_memory() -> dict[str, int]:
+    """The most so far, in MiB: resident on the host, allocated on each CUDA GPU."""
+    used = {"host": peak_host()}
+    for i in range(torch.cuda.device_count()):
+        most = torch.cuda.max_memory_allocated(i)
+        if most:
+            used[f"cuda:{i}"] = most >> 20
+    return used
+
+
+def free_memory(devices: Sequence[torch.device]) -> int | None:
+    """Bytes that this process can have on each of some devices, what it has already counted in.
+
+    Of several GPUs the least; on the host what Linux calls available, elsewhere None.
+    """
+    gpus = [d for d in devices if d.type == "cuda"]
+    if gpus:
+        return min(torch.cuda.mem_get_info(d)[0] + torch.cuda.memory_reserved(d) for d in gpus)
+    if not Path("/proc/meminfo").is_file():
+        return None
+    return _kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "RssAnon")
+
+
+def _kilobytes(path: str, name: str) -> int:
+    """A line of /proc in bytes."""
+    lines = Path(path).read_text().splitlines()
+    return int(next(x for x in lines if x.startswith(f"{name}:")).split()[1]) << 10
+
+
+def peak_host() -> int:
+    """The largest resident memory of this process so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # ru_maxrss would include what the parent held when it started this process
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) >> 10
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit

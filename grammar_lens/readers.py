@@ -1,0 +1,134 @@
+"""Who gets the activations of a pass, and in what form: nothing is gathered that nobody asks for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+State = dict[str, Tensor]
+"""Part of what a reader has committed, by name: what a checkpoint keeps and processes exchange."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Activations of one layer and batch, and where the wanted words stand in them.
+
+    `gate` has the pre-activations whose sign says that a unit fires; without it the activations' own
+    sign does. `where` indexes the rows of `flat`; None when every row is a word.
+    """
+
+    flat: Float[Tensor, "token unit"]
+    gate: Float[Tensor, "token unit"] | None = None
+    where: Int[Tensor, " word"] | None = None
+
+    def values(self) -> Float[Tensor, "word unit"]:
+        """The words' activations."""
+        return self.flat if self.where is None else self.flat.index_select(0, self.where)
+
+    def fires(self) -> Bool[Tensor, "word unit"]:
+        """Whether each unit fires at each word."""
+        told = self.flat if self.gate is None else self.gate
+        return (told if self.where is None else told.index_select(0, self.where)) > 0
+
+
+@runtime_checkable
+class Collector(Protocol):
+    """What gathers numbers over batches, in pieces that can be stored and merged.
+
+    `commit` or `discard` ends a batch; a discarded batch is read again in halves. `state` gives what
+    was committed, as references, in pieces small enough to be sent one by one; `load` takes such
+    pieces; `merge` gives the piece that two processes' pieces make together.
+    """
+
+    def commit(self) -> None: ...
+
+    def discard(self) -> None: ...
+
+    def state(self) -> list[State]: ...
+
+    def load(self, pieces: Sequence[State]) -> None: ...
+
+    def merge(self, first: State, second: State) -> State: ...
+
+
+@runtime_checkable
+class Reader(Collector, Protocol):
+    """Receives one batch's activations layer by layer; says whether all of them were finite.
+
+    `words` is the same tensor for all layers of a batch, so what is made of it can be kept.
+    """
+
+    def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]: ...
+
+
+class _Rows:
+    """Rows of activations kept on the host, one per word; which have been read is remembered."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.values = np.zeros(shape, np.float32)
+        self.read = np.zeros(shape[0], bool)
+        self._rows: np.ndarray = np.zeros(0, np.int64)
+
+    def commit(self) -> None:
+        """Rows are overwritten when a batch is read again, so there is nothing to merge."""
+        self.read[self._rows] = True
+
+    def discard(self) -> None:
+        """See `commit`."""
+
+    def state(self) -> list[State]:
+        return [{"values": torch.from_numpy(self.values), "read": torch.from_numpy(self.read)}]
+
+    def load(self, pieces: Sequence[State]) -> None:
+        (piece,) = pieces
+        self.values = piece["values"].cpu().numpy()
+        self.read = piece["read"].cpu().numpy()
+
+    def merge(self, first: State, second: State) -> State:
+        mine = second["read"].reshape(-1, *[1] * (second["values"].dim() - 1))
+        return {
+            "values": torch.where(mine, second["values"], first["values"]),
+            "read": first["read"] | second["read"],
+        }
+
+
+class FeatureReader(_Rows):
+    """Keeps the activations of chosen units at chosen words: [word, column] in float32.
+
+    `columns[layer]` gives the units to keep and where they go. The codes of its tap are row numbers.
+    """
+
+    def __init__(self, n_words: int, addresses: Int[np.ndarray, "column two"]) -> None:
+        super().__init__((n_words, len(addresses)))
+        self._units: dict[int, tuple[Tensor, np.ndarray]] = {}
+        for layer in np.unique(addresses[:, 0]):
+            columns = np.flatnonzero(addresses[:, 0] == layer)
+            self._units[int(layer)] = (torch.from_numpy(addresses[columns, 1]), columns)
+
+    @property
+    def layers(self) -> list[int]:
+        return list(self._units)
+
+    def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]:
+        units, columns = self._units[layer]
+        kept = seen.values()[:, units.to(seen.flat.device)].float()
+        self._rows = words.cpu().numpy()
+        self.values[np.ix_(self._rows, columns)] = kept.cpu().numpy()
+        return torch.isfinite(kept).all()
+
+
+class SampleReader(_Rows):
+    """Keeps the activations of all units at chosen words: [word, layer, unit] in float32."""
+
+    def __init__(self, n_words: int, n_layers: int, n_units: int) -> None:
+        super().__init__((n_words, n_layers, n_units))
+
+    def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]:
+        values = seen.values()
+        self._rows = words.cpu().numpy()
+        self.values[self._rows, layer] = values.float().cpu().numpy()
+        return torch.isfinite(values).all()

@@ -1,0 +1,79 @@
+"""What each process of tests/test_distributed.py does: torchrun starts it, also alone.
+
+torchrun --nproc-per-node N tests/distributed_worker.py MODEL_FOLDER WORDS.conllu OUT.npz
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import grammar_lens as gl
+from grammar_lens import distributed
+from grammar_lens.outcomes import Manner
+from grammar_lens.study import Wanted, fit_lexicon, prepare
+from grammar_lens.study.attributing import attribute
+from grammar_lens.study.collecting import Collection
+from grammar_lens.study.probes import probe_words
+
+
+def main(folder: str, words: str, out: str) -> None:
+    """Collects, attributes, reads features and lesions; the main process stores what it has."""
+    torch.set_num_threads(1)
+    with distributed.started() as here:
+        model = gl.load_model(folder)
+        corpus = prepare(model, gl.load_treebank(words))
+        quiet = {"token_budget": 60, "show_progress": False}
+        wanted = Wanted(("neuron", "resid_post"), ("word", "next"), 20, 2, True, 0)
+        collection = Collection(model, [corpus], wanted, 60)
+        collection.read(False)
+        (found,) = collection.found()
+        result = {}
+        for position in wanted.positions:
+            for site, moments in found.at(position).items():
+                for name in ("count", "mean", "m2", "fired", "mean_abs"):
+                    result[f"{position}.{site}.{name}"] = getattr(moments, name)
+        evidence = found.evidence("neuron", "next")
+        result["null.mean"] = evidence.nulls["correlation"].mean
+        result["sample"] = evidence.sample.values
+        lexicon = fit_lexicon(model, corpus)
+        for kind in ("own", "all"):
+            result[f"attribution.{kind}"] = attribute(
+                model, corpus, kind=kind, lexicon=lexicon, **quiet
+            ).mean
+        integrated = attribute(model, corpus, kind="integrated_gradients", steps=2, **quiet)
+        result["integrated"] = integrated.mean
+        result["completeness"] = np.array(integrated.completeness)
+        addresses = np.array([[0, 1], [1, 2], [1, 7]])
+        codes = corpus.read("word")
+        features = probe_words(model, corpus, codes, "word", addresses, "neuron", 60, False)
+        result["features"] = features.features
+        keys = gl.select(gl.score(found.at("next")["neuron"], "correlation"), k=3)
+        study = gl.lesion_study(
+            model,
+            corpus,
+            keys,
+            lexicon=lexicon,
+            shams=2,
+            others=[Manner("resample", 1.0, "every")],
+            labels=("NOUN", "VERB", "DET"),
+            folder=Path(out).with_suffix(".unfinished"),
+            **quiet,
+        )
+        result["matrix"] = study.matrix
+        result["nll"] = study.outcomes.nll
+        result["top_label"] = study.outcomes.top_label
+        result["tag_probability"] = study.outcomes.tag_probability
+        # every process has the whole, to the last bit
+        mine = torch.tensor([float(np.nansum(v)) for v in result.values()], dtype=torch.float64)
+        if here.of > 1:
+            first = mine.clone()
+            torch.distributed.broadcast(first, 0)
+            assert torch.equal(first, mine), "processes have different results"
+        if here.is_main:
+            np.savez(out, **result)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
