@@ -7,6 +7,8 @@ resuming and sharding give the same numbers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grammar_lens.readers import Seen, State
-from grammar_lens.reduction import Workspace, reduction_for
+from grammar_lens.reduction import PLAIN, Reduction, Workspace
 
 
 class MomentsError(ValueError):
@@ -152,6 +154,19 @@ def pool(
     grand = start + einsum(count / total, mean - start, "label, label layer unit -> layer unit")
     spread = einsum(count, (mean - grand) ** 2, "label, label layer unit -> layer unit")
     return grand, m2.sum(0) + spread
+
+
+def reduction_for(flat: Float[Tensor, "token unit"]) -> Reduction:
+    """The fastest way to reduce these activations: Triton kernels on a CUDA GPU, where it is installed."""
+    fits = flat.is_cuda and flat.dtype in (torch.bfloat16, torch.float16, torch.float32)
+    return _fused() if fits and find_spec("triton") is not None else PLAIN
+
+
+@cache
+def _fused() -> Reduction:
+    from grammar_lens.fused import Fused
+
+    return Fused()
 
 
 class MomentAccumulator:

@@ -6,9 +6,7 @@ alone: first one of its words, then their own mean. So the numbers stay small wh
 `Plain` is made of PyTorch's operations; `Fused` of the Triton kernels in `fused`, on a CUDA GPU.
 """
 
-import importlib.util
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -27,17 +25,6 @@ class Reduction(Protocol):
     def moments(self, seen: Seen, batch: Any, space: "Workspace") -> "ClassMoments": ...
 
     def merge(self, found: "ClassMoments", state: State) -> None: ...
-
-
-def reduction_for(flat: Float[Tensor, "token unit"]) -> Reduction:
-    """The fastest way for these activations."""
-    fits = flat.is_cuda and flat.dtype in (torch.bfloat16, torch.float16, torch.float32)
-    return _fused() if fits and _has_triton() else PLAIN
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -143,10 +130,3 @@ def _gather(flat: Tensor, where: Tensor, out: Tensor) -> None:
         torch.index_select(flat, 0, where, out=out)
     else:
         out.copy_(flat.index_select(0, where))
-
-
-@cache
-def _fused() -> Reduction:
-    from grammar_lens.fused import Fused
-
-    return Fused()

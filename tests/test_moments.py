@@ -187,7 +187,7 @@ class TestDevice:
         assert_same(accumulated(batches), two_pass(values, classes), 1e-5, 1e-5)
 
     @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-    @pytest.mark.parametrize("apart", [0, 10, 1000])
+    @pytest.mark.parametrize("apart", [0, 10, 50, 1000])
     def test_means_of_a_thousand_sd_keep_their_variance(self, apart: int, device: str) -> None:
         """Also with labels `apart` sd from each other, which centring on the batch alone loses."""
         rng = np.random.default_rng(apart)
@@ -205,6 +205,27 @@ class TestDevice:
         # values up to 3,000 are themselves rounded to 1e-4 when they are centred
         np.testing.assert_allclose(got.m2, expected.m2, rtol=1e-6 if apart < 1000 else 1e-4)
         np.testing.assert_array_equal(got.fired, expected.fired)
+
+    @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+    def test_drift_outliers_and_rare_classes_at_a_large_mean(self, device: str) -> None:
+        """|mean| 1,000 sd, classes 50 sd apart, a drift of 20 sd, first words 30 sd off, a class of 2 words."""
+        rng = np.random.default_rng(3)
+        n = 5000
+        classes = rng.integers(0, 2, n)
+        classes[[10, 4000]] = 2
+        values = rng.normal(size=(n, 1, 24)) + 1000 + 50 * classes[:, None, None]
+        values += 20 * np.arange(n)[:, None, None] / n
+        values[::500] += 30  # the first word of every batch, from which the others are subtracted
+        values = values.astype(np.float32)
+        accumulator = MomentAccumulator(LABELS, 1, 24, torch.device(device))
+        for x, c in zip(np.split(values, 10), np.split(classes, 10), strict=True):
+            seen = Seen(torch.from_numpy(x[:, 0]).to(device))
+            assert accumulator.add(0, seen, torch.from_numpy(c))
+            accumulator.commit()
+        got, expected = accumulator.moments(ORIGIN), two_pass(values, classes)
+        np.testing.assert_allclose(got.m2, expected.m2, rtol=1e-6)
+        sd = np.sqrt(expected.m2 / expected.count[:, None, None])
+        assert (np.abs(got.mean - expected.mean) < 1e-6 * sd).all()
 
     def test_device_and_host_merge_to_the_same(self) -> None:
         """Shards read apart and added on the host are the stream read at once."""

@@ -1,0 +1,340 @@
+"""What a run is said to need before it starts is what it then needs."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from grammar_lens.attribution import head
+from grammar_lens.memory import free_memory
+from grammar_lens.model import ModelError, load_shape, locate
+from grammar_lens.planning import (
+    HEAD_CHUNK,
+    BatchSize,
+    ModelSize,
+    ReadingSize,
+    Sizes,
+    memory_plan,
+    n_lesions,
+    remedies,
+    seconds_in_all,
+)
+from grammar_lens.steps import Config, Workbench, forecast
+from grammar_lens.steps.planning import duration, of_bench, size, sizes_for
+from grammar_lens.steps.work import collection
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+}
+MODEL = ModelSize("m", 10**9, 2 * 10**9, 16, 2048, 8192, 32, 8, 64, 128256, 2)
+READING = ReadingSize(16, 8192, 17, 10**5, replicates=100, controls=True)
+SIZES = Sizes(
+    MODEL,
+    {"word neuron": READING, "next neuron": READING},
+    BatchSize(100, 40, 3000),
+    4096,
+    fused=True,
+    on_gpu=True,
+    attributed_replicates=100,
+)
+
+
+def silent(_text: str) -> None: ...
+
+
+def bench_of(**settings: Any) -> Workbench:
+    return Workbench(Config(train="embedded:test", show_progress=False, **settings), silent)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Llama-3-8B's config and the embedded model's tokenizer, without weights."""
+    folder = tmp_path_factory.mktemp("llama")
+    (folder / "config.json").write_text(json.dumps(LLAMA), "utf-8")
+    for path in Path(locate("reference-9m")).glob("tokenizer*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"replicates": 0},
+        {"replicates": 20},
+        {"replicates": 25, "sample": 7, "positions": ("next",)},
+        {
+            "replicates": 0,
+            "sample": 5000,
+            "positions": ("word",),
+            "sites": ("neuron", "resid_post"),
+        },
+    ],
+    ids=["plain", "replicates", "sample", "sites"],
+)
+def test_statistics_are_counted_exactly(settings: Mapping[str, Any]) -> None:
+    bench = bench_of(**settings)
+    sizes, batches = sizes_for(bench)
+    plan, job = memory_plan(sizes), collection(bench)
+    pieces = [piece for tap in job.taps for piece in tap.reader.state()]
+    there = sum(t.numel() * t.element_size() for piece in pieces for t in piece.values())
+    told = dict(plan.statistics)
+    tables = told.pop("tables")
+    assert sum(told.values()) == there
+    corpus = bench.train
+    words = corpus.alignment.n_words * len(job.taps[0:1]) * len(sizes.readings)
+    assert tables == words * (2 * settings["replicates"] + 16 * len(corpus.labels))
+    assert [b.token_ids.shape for b in batches] == [b.token_ids.shape for b in job.batches]
+    assert sizes.batch.tokens == max(b.token_ids.numel() for b in job.batches)
+    assert plan.parameters == 9_179_392 * 4
+
+
+def test_statistics_without_contrasts_are_counted_exactly() -> None:
+    from grammar_lens.study import Collection, Wanted
+
+    bench = bench_of()
+    wanted = Wanted(("neuron",), ("next",), 20, 3, False, 0)
+    job = Collection(bench.model, [bench.train], wanted, 512)
+    reading = next(iter(sizes_for(bench)[0].readings.values()))
+    n = sum(len(p["read"]) for tap in job.taps for p in tap.reader.state() if "read" in p)
+    reading = replace(reading, replicates=20, controls=False, sampled=n)
+    pieces = [piece for tap in job.taps for piece in tap.reader.state()]
+    there = sum(t.numel() * t.element_size() for piece in pieces for t in piece.values())
+    assert reading.moments + reading.exchanged + reading.contrasts + reading.sample == there
+
+
+PEAK = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from grammar_lens.attribution import attribute_own
+from grammar_lens.memory import peak_host
+from grammar_lens.model import bare_model
+from grammar_lens.planning import memory_plan
+from grammar_lens.steps import Config, Workbench
+from grammar_lens.steps.planning import _random_lesions, sizes_for
+from grammar_lens.lesions import run_battery
+from grammar_lens.steps.work import collection
+from grammar_lens.study.reading import Plan, Reading, Wanted
+
+what, budget, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+config = Config(train="embedded:test", fresh="embedded:train", token_budget=budget,
+                replicates=n, show_progress=False)
+bench = Workbench(config, lambda _text: None)
+sizes, batches = sizes_for(bench)
+plan = memory_plan(sizes)
+if what == "nulls":
+    collect = plan.passes["collect"]
+    told = collect.statistics + collect.held + plan.host_after
+else:
+    told = plan.passes[what].total
+bench.lexicon, bare_model(bench.model), bench.lesioned
+Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+before = peak_host()
+if what == "collect":
+    job = collection(bench)
+    job.batches = job.batches[:2]
+    job.read(False)
+elif what == "nulls":
+    job = collection(bench)
+    job.read(False)
+    job.found()
+elif what == "attribution":
+    wanted = Wanted(("neuron",), ("next",), n, 0, False, 0, min_words=0)
+    reading = Reading(bench.model, Plan(bench.train, "next", wanted), "neuron")
+    taps = [(tap.codes, tap.reader) for tap in reading.taps]
+    attribute_own(bench.model, bench.train.alignment, batches[:1], reading.plan.codes,
+                  bench.lexicon, np.zeros((8, 896)), taps)
+else:
+    codes = bench.lesioned.read("next")
+    first = bench.lesioned.batches(budget // 8)[0]
+    codes[~np.isin(bench.lesioned.alignment.row, first.rows)] = -1
+    run_battery(bench.model, bench.lesioned.alignment, codes, bench.lexicon,
+                _random_lesions(bench, 8), token_budget=budget)
+print(json.dumps({"told": told / 2**20, "measured": peak_host() - before}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("what", "budget", "replicates"),
+    [
+        ("collect", 8192, 0),
+        ("collect", 2048, 100),
+        ("nulls", 1024, 100),
+        ("attribution", 4096, 20),
+        ("lesion", 8192, 0),
+    ],
+)
+def test_the_peak_of_a_pass_is_within_a_factor_of_two(
+    what: str, budget: int, replicates: int
+) -> None:
+    """Of what is alive: the threshold gives back what is freed, as GPUs do; glibc would keep some."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PEAK, what, str(budget), str(replicates)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+    )
+    found = json.loads(done.stdout)
+    assert found["measured"] > 50, "too little to be told from what else moves"
+    assert 0.5 < found["told"] / found["measured"] < 2, found
+
+
+class TestLlama:
+    def test_a_folder_without_weights_is_enough(self, llama: Path) -> None:
+        found = forecast(
+            Config(model=str(llama), train="embedded:test", fresh="embedded:train"), silent
+        )
+        assert found.model["n_parameters"] == 8_030_261_248
+        assert found.memory.parameters == 2 * 8_030_261_248
+        assert (found.dtype, found.token_budget) == ("bfloat16", 4096)
+        assert (found.free, found.fits, found.times) == (None, None, {})
+        units = 32 * 14336
+        bench = Workbench(Config(train="embedded:test"), silent)
+        labels = len(bench.train.labels)
+        # two positions, four parts, three numbers; exchanged sums in float32
+        assert found.memory.statistics["moments"] == pytest.approx(
+            2 * 8 * units * labels * 4 * 3, rel=0.01
+        )
+        assert found.memory.statistics["exchanged"] == pytest.approx(
+            2 * 4 * units * labels * 100, rel=0.01
+        )
+        assert "no weights" in "\n".join(found.lines())
+
+    def test_float32_on_a_cpu(self, llama: Path) -> None:
+        found = forecast(
+            Config(model=str(llama), device="cpu", train="embedded:test", fresh="embedded:train"),
+            silent,
+        )
+        assert (found.dtype, found.token_budget, found.device) == ("float32", 1024, "cpu")
+        assert found.memory.parameters == 4 * 8_030_261_248
+
+    def test_what_does_not_fit_is_told_with_what_would(self, llama: Path) -> None:
+        config = Config(model=str(llama), train="embedded:test", fresh="embedded:train")
+        found = forecast(config, silent, memory_gib=40)
+        assert found.fits is False
+        assert {x.split()[0] for x, _ in found.remedies} >= {"--token-budget", "--device-map"}
+        assert "WARNING, this does not fit: try --token-budget" in "\n".join(found.short())
+        assert forecast(config, silent, memory_gib=200).fits is True
+        hopeless = forecast(config, silent, memory_gib=2)
+        assert "try several of" in hopeless.advice()
+
+    def test_without_a_tokenizer(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text(json.dumps(LLAMA), "utf-8")
+        with pytest.raises(ModelError, match="has no tokenizer"):
+            load_shape(tmp_path)
+
+
+class TestArithmetic:
+    def test_chunks_are_those_of_attribution(self) -> None:
+        assert HEAD_CHUNK == head._CHUNK
+
+    def test_every_remedy_makes_it_smaller(self) -> None:
+        wide = replace(MODEL, itemsize=4, parameter_bytes=4 * 10**9)
+        sizes = replace(SIZES, model=wide)
+        now = memory_plan(sizes)
+        free = int(now.peak * 0.8)
+        assert now.fits(free) is False
+        assert now.fits(2 * now.peak) is True
+        assert now.fits(None) is None
+        found = remedies(sizes, "float32", free)
+        names = {option.split()[0] for option, _ in found}
+        assert names >= {"--token-budget", "--device-map", "--dtype"}
+        assert all(peak < now.peak for _, peak in found)
+        fit = [peak <= 0.95 * free for _, peak in found]
+        assert fit == sorted(fit, reverse=True)
+
+    def test_without_attribution_the_statistics_decide(self) -> None:
+        collected = replace(SIZES, attribution=False)
+        options = {option for option, _ in remedies(collected, "bfloat16", 1)}
+        assert {"--replicates 20", "--replicates 0", "--position next"} <= options
+
+    def test_two_devices_share_parameters_and_statistics(self) -> None:
+        alone = memory_plan(replace(SIZES, attribution=False, lesions=False))
+        shared = memory_plan(replace(SIZES, attribution=False, lesions=False, n_devices=2))
+        collect = alone.passes["collect"]
+        halved = alone.parameters + collect.statistics + collect.held
+        assert alone.peak - shared.peak == halved // 2
+
+    def test_attention_in_steps_grows_with_the_square(self) -> None:
+        batch = BatchSize(2, 2000, 3000)
+        plain = replace(SIZES, batch=batch)
+        steps = replace(plain, model=replace(MODEL, in_steps=True))
+        a, b = memory_plan(plain).passes["collect"], memory_plan(steps).passes["collect"]
+        assert b.activations - a.activations > 2 * 32 * 2000**2 * 4
+
+    def test_a_batch_within_a_budget(self) -> None:
+        assert BatchSize(100, 40, 3000).within(2000) == BatchSize(50, 40, 1500)
+        assert BatchSize(3, 40, 100).within(10) == BatchSize(1, 40, 34)
+
+    def test_lesions_are_counted_as_a_study_makes_them(self) -> None:
+        some: dict[str, Any] = {"shams": 20, "n_others": 5, "other_shams": 0}
+        assert n_lesions(8, **some, damage_matched=0, sufficiency=False) == 8 * 21 + 40
+        some = {"shams": 3, "n_others": 1, "other_shams": 2}
+        assert n_lesions(2, **some, damage_matched=4, sufficiency=True) == 8 + 6 + 8 + 7
+
+    def test_times_between_and_beyond_what_was_timed(self) -> None:
+        timed = [(100, 1e-3), (20, 2e-3)]
+        assert seconds_in_all(timed, [(100, 1000), (60, 1000)]) == pytest.approx(1 + 1.5)
+        assert seconds_in_all(timed, [(500, 1000), (5, 1000)]) == pytest.approx(1 + 2)
+
+    def test_sizes_and_times_for_the_eye(self) -> None:
+        assert [size(n) for n in (2**31, 3 * 2**20, 2048)] == ["2.0 GiB", "3.0 MiB", "2 KiB"]
+        assert [duration(s) for s in (2, 90, 7200)] == ["2.0 s", "1.5 min", "2.0 h"]
+        assert duration(float("nan")) == "unknown"
+
+
+def test_times_are_said_to_be_measured_or_not() -> None:
+    settings: dict[str, Any] = {"train": "embedded:test", "fresh": "embedded:train"}
+    quick: dict[str, Any] = {**settings, "replicates": 0, "shams": 1, "show_progress": False}
+    found = forecast(Config(**quick), silent)
+    assert set(found.times) == set(found.passes) == {"collect", "attribution", "lesion"}
+    assert all(x.measured and 0 < x.seconds < 3600 for x in found.times.values())
+    both = forecast(Config(**quick, attribution="all", lesion="none"), silent)
+    assert not both.times["attribution"].measured
+    assert both.times["attribution"].seconds > both.times["collect"].seconds
+    words = forecast(Config(**quick, positions=("word",), lesion="none"), silent)
+    assert set(words.times) == {"collect"}
+    ig = forecast(Config(**quick, score="integrated_gradients", lesion="none"), silent)
+    assert "(estimated" in "\n".join(ig.lines())
+
+
+def test_where_it_does_not_fit_nothing_is_timed() -> None:
+    found = forecast(Config(train="embedded:test", fresh="embedded:train"), silent, memory_gib=0.05)
+    assert (found.fits, found.times) == (False, {})
+    assert "WARNING: it does not fit" in "\n".join(found.lines())
+
+
+def test_the_short_form_costs_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_of()
+    _ = bench.train
+    monkeypatch.setattr(torch.nn.Module, "__call__", None)
+    lines = of_bench(bench).short()
+    assert len(lines) == 2
+    assert "9,179,392 parameters (35.0 MiB, float32)" in lines[0]
+    assert "expected peak" in lines[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_the_host_has() -> None:
+    free = free_memory([torch.device("cpu")])
+    assert free is not None
+    assert 2**26 < free < 2**46
