@@ -129,7 +129,7 @@ class Setting:
             steps=self.config.steps,
             reuse=reuse,
             token_budget=self.budget,
-            sentences=np.arange(min(self.config.ig_sentences, len(self.corpus.bank))),
+            rows=np.arange(min(self.config.ig_sentences, len(self.corpus.bank))),
         )
         return reader.moments(Origin("", "", "upos", "next", "neuron"))
 

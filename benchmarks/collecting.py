@@ -3,22 +3,29 @@
     python benchmarks/collecting.py
     python benchmarks/collecting.py --treebank ../shared/data/treebanks/UD_English-EWT:dev
 
-One thread, interleaved rounds, the fastest counts. All but the usual way run over the very same
-length-sorted batches:
+One thread, interleaved rounds, the fastest counts. All but the last four run over the very same
+length-sorted batches; what is collected is per-tag means, variances and firing counts of every neuron
+and of every dimension of resid_post in every layer:
 
-  bare      the Hugging Face model (sdpa attention, no LM head), activations thrown away
+  bare      the Hugging Face model loaded afresh (sdpa, no LM head), activations thrown away
+  layers    the same through the layers of the model that is collected from, without hooks
   bridge    the same through TransformerLens' bridge (eager attention), no hooks
-  collect   gl.collect: per-tag moments of every neuron of every layer, from one pass
-  +resid    the same and every dimension of resid_post
-  usual     run_with_cache a sentence at a time, rows copied to NumPy, then np.corrcoef per neuron
+  pass      the pass of `collect` alone: what is decided of words before it and made of it later left out
+  collect   gl.collect as it is called, given aligned words
+  neurons   gl.collect of the neurons alone
+  align     tokenising and aligning, once per treebank and model; in none of the ratios but its own
+  copied    PyTorch's hooks copy the words' rows to the host, NumPy makes the statistics of them
+  nnsight   nnsight's traces, sums per tag batch by batch (if it is installed: see peers.py)
+  usual     run_with_cache a sentence at a time, rows copied to NumPy, then np.corrcoef per unit
             and tag; timed on a sample and EXTRAPOLATED to the whole
-  filtered  the same by someone who caches the neurons' hooks only (names_filter)
+  filtered  the same by someone who caches the two sites' hooks only (names_filter)
 
 Peak memory is that of a process of its own per way; "extra" is what the pass adds to what was loaded
-before (the process of `bare` holds two models). The usual way keeps every row until the end, so its
-peak is the sample's plus, computed, the rows that the sample leaves out. That both ways find
-the same correlations is checked on a small whole corpus, where nothing is extrapolated.
-Goals, in CPU seconds: collect / bare at most 1.4; usual / collect at least 10.
+before. The usual way keeps every row until the end, so its peak is the sample's plus, computed, the
+rows that the sample leaves out. That both ways find the same correlations is checked on a small whole
+corpus, where nothing is extrapolated.
+Goals, in CPU seconds: collect / layers at most 1.10; collect / bare at most 1.25; usual / collect at
+least 15. In memory: what collect adds at most a tenth of what the usual way adds.
 """
 
 import json
@@ -27,7 +34,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +43,7 @@ import typer
 from measure import (
     FOLDER,
     Timing,
+    compare,
     forget_peak,
     interleaved,
     machine,
@@ -46,17 +53,28 @@ from measure import (
     show,
     target,
 )
+from peers import SITES, Peers, correlations, has_nnsight
+from words import POSITION, readable
 
 import grammar_lens as gl
+from grammar_lens.alignment import token_batches
 from grammar_lens.cli import start_page
-from grammar_lens.model import REFERENCE_MODEL, Model, forward_body, hook_name, model_name
+from grammar_lens.model import (
+    REFERENCE_MODEL,
+    Model,
+    bare_model,
+    forward_body,
+    locate,
+    model_name,
+)
 from grammar_lens.run import library_versions, make_folder, write_json
 from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, prepare
+from grammar_lens.study import prepare
+from grammar_lens.study.collecting import Collected, Collection
+from grammar_lens.study.reading import Wanted
 
-POSITION = "next"
-USUAL = ("usual", "filtered")
-MOST_TO_BARE, LEAST_TO_USUAL = 1.4, 10.0
+EXTRAPOLATED = ("usual", "filtered")
+TO_LAYERS, TO_BARE, USUAL, EXTRA = 1.10, 1.25, 15.0, 0.1
 SAME = 1e-4
 """Correlations of both ways agree to this: padding changes float32 sums in the last digits."""
 
@@ -69,10 +87,10 @@ class Config:
     model: Annotated[str, typer.Option(help="reference-9m, a folder, or a hub id.")] = (
         REFERENCE_MODEL
     )
-    rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 5
-    token_budget: Annotated[int, typer.Option(help="Tokens in one batch.")] = 1024
+    rounds: Annotated[int, typer.Option(help="Rounds; 7 or more to report.")] = 7
+    token_budget: Annotated[int, typer.Option(help="Tokens in one batch.")] = 2048
     usual_sentences: Annotated[int, typer.Option(help="Sentences the usual way is timed on.")] = 100
-    usual_pairs: Annotated[int, typer.Option(help="Neuron-tag pairs it is timed on.")] = 2000
+    usual_pairs: Annotated[int, typer.Option(help="Unit-tag pairs it is timed on.")] = 2000
     check_sentences: Annotated[int, typer.Option(help="Size of the corpus both ways finish.")] = 60
     out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "collecting.json"
     only: Annotated[str, typer.Option(hidden=True)] = ""
@@ -85,34 +103,49 @@ class Setting:
         self.config = config
         self.model: Model = gl.load_model(config.model, device="cpu")
         bank = bank or read_source(config.treebank, "upos")
-        self.corpus = _readable(self.model, bank)
-        self.batches = self.corpus.batches(config.token_budget)
+        self.corpus = readable(self.model, bank)
+        alignment = self.corpus.alignment
+        self.rows = np.unique(alignment.row[self.corpus.read(POSITION) >= 0])
+        self.batches = token_batches(alignment, config.token_budget, rows=self.rows)
+        self.n_tokens = sum(batch.n_tokens for batch in self.batches)
 
     @cached_property
-    def bare_model(self) -> torch.nn.Module:
+    def fresh(self) -> torch.nn.Module:
         """The Hugging Face model as its users load it, without its head."""
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        name = self.config.model
-        embedded = name == REFERENCE_MODEL and not Path(name).is_dir()
-        where = str(files("grammar_lens") / "embedded" / name) if embedded else name
         loaded = AutoModelForCausalLM.from_pretrained(
-            where, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
+            locate(self.config.model),
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
         )
         return loaded.eval().base_model
 
+    @cached_property
+    def own_layers(self) -> torch.nn.Module:
+        """The layers of the model that is collected from."""
+        found = bare_model(self.model)
+        if found is None:
+            raise SystemExit(f"error: {model_name(self.model)} has no bare layers to compare with")
+        return found.body
+
+    @cached_property
+    def peers(self) -> Peers:
+        return Peers(self.model, self.fresh, self.corpus, self.batches)
+
     @torch.no_grad()
-    def bare(self) -> None:
+    def run(self, body: torch.nn.Module) -> None:
         for batch in self.batches:
-            self.bare_model(batch.token_ids, use_cache=False)
+            body(batch.token_ids, use_cache=False)
 
     def bridge(self) -> None:
         for batch in self.batches:
             forward_body(self.model, batch.token_ids)
 
-    def collect(self, sites: Sequence[str] = ("neuron",)) -> gl.Moments:
+    def collect(self, sites: Sequence[str] = SITES) -> Collected:
         return gl.collect(
             self.model,
             self.corpus,
@@ -120,7 +153,11 @@ class Setting:
             position=POSITION,
             token_budget=self.config.token_budget,
             show_progress=False,
-        )["neuron"]
+        )
+
+    def collection(self) -> Collection:
+        wanted = Wanted(SITES, (POSITION,), replicates=0, sample=0, controls=False, seed=0)
+        return Collection(self.model, [self.corpus], wanted, self.config.token_budget)
 
     def align(self) -> None:
         prepare(self.model, self.corpus.bank, labels=self.corpus.labels)
@@ -128,41 +165,10 @@ class Setting:
     @cached_property
     def sample(self) -> np.ndarray:
         """Sentences for the usual way, evenly spread over the lengths."""
-        lengths = np.array([len(ids) for ids in self.corpus.alignment.token_ids])
-        order = np.argsort(lengths, kind="stable")
+        lengths = np.array([len(self.corpus.alignment.token_ids[row]) for row in self.rows])
+        order = self.rows[np.argsort(lengths, kind="stable")]
         n = min(self.config.usual_sentences, len(order))
         return order[np.linspace(0, len(order) - 1, n).round().astype(int)]
-
-    def usual_activations(
-        self, sentences: np.ndarray, *, filtered: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Neurons [word, layer * neuron] and tags [word] of some sentences, one after the other."""
-        alignment, codes = self.corpus.alignment, self.corpus.read(POSITION)
-        names = [hook_name(self.model, "neuron", la) for la in range(self.model.cfg.n_layers)]
-        rows, tags = [], []
-        for sentence in sentences:
-            ids = torch.from_numpy(alignment.token_ids[sentence])[None]
-            with torch.no_grad():
-                _, cache = self.model.run_with_cache(ids, names_filter=names if filtered else None)
-            start, end = alignment.sentence_start[sentence : sentence + 2]
-            words = np.arange(start, end)[codes[start:end] >= 0]
-            where = alignment.time(POSITION)[words]
-            rows.append(np.concatenate([cache[x][0].numpy()[where] for x in names], axis=1))
-            tags.append(codes[words])
-        return np.concatenate(rows), np.concatenate(tags)
-
-    def pairs(self, n: int) -> np.ndarray:
-        """Random (neuron, tag) pairs, neurons numbered through all layers."""
-        rng = np.random.default_rng(0)
-        n_neurons = self.model.cfg.n_layers * self.model.cfg.d_mlp
-        return np.stack(
-            [rng.integers(n_neurons, size=n), rng.integers(len(self.corpus.labels), size=n)], 1
-        )
-
-
-def usual_correlations(x: np.ndarray, tags: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """np.corrcoef of each pair's neuron with "the word has this tag"."""
-    return np.array([np.corrcoef(x[:, unit], tags == tag)[0, 1] for unit, tag in pairs])
 
 
 def main(config: Config) -> None:
@@ -173,20 +179,26 @@ def main(config: Config) -> None:
     if config.only:
         print(json.dumps(memory(here, config.only)))
         return
-    peaks = {name: _memory_alone(config, name) for name in _SINGLE}
+    peaks = {name: _memory_alone(config, name) for name in _alone()}
     difference = check(config)
     timings = time_all(here)
     rows = table(here, timings, peaks)
     ratios = {
-        "bridge_to_bare": _ratio(rows, "bridge", "bare"),
-        "collect_to_bare": _ratio(rows, "collect", "bare"),
-        "collect_to_bridge": _ratio(rows, "collect", "bridge"),
-        "collect_resid_to_bare": _ratio(rows, "+resid", "bare"),
-        "collect_resid_to_bridge": _ratio(rows, "+resid", "bridge"),
-        "usual_to_collect": _ratio(rows, "usual", "collect"),
-        "filtered_to_collect": _ratio(rows, "filtered", "collect"),
+        f"{above} / {below}": compare(timings[above], timings[below])
+        for above, below in (
+            *((name, "layers") for name in ("bare", "pass", "neurons", "collect")),
+            *((name, "bare") for name in ("bridge", "neurons", "collect", "copied")),
+            ("collect", "bridge"),
+            ("align", "collect"),
+            ("copied", "collect"),
+            *((("nnsight", "collect"),) if "nnsight" in timings else ()),
+        )
     }
-    report(here, rows, ratios, difference)
+    for name in EXTRAPOLATED:
+        ratio = rows[name]["cpu_seconds"] / rows["collect"]["cpu_seconds"]
+        ratios[f"{name} / collect"] = {"ratio": ratio}
+    extra = {name: row["extra_mib"] for name, row in rows.items() if "extra_mib" in row}
+    report(here, rows, ratios, extra, difference)
     make_folder(config.out.parent)
     write_json(
         config.out,
@@ -197,11 +209,12 @@ def main(config: Config) -> None:
             "versions": library_versions(),
             "model": model_name(here.model),
             "treebank": here.corpus.bank.name,
-            "sentences": len(here.corpus.bank),
-            "tokens": here.corpus.alignment.n_tokens,
+            "sentences": len(here.rows),
+            "tokens": here.n_tokens,
             "labels": here.corpus.labels,
             "rows": rows,
             "ratios": ratios,
+            "extra_mib_collect_to_usual": extra["collect"] / extra["usual"],
             "largest_difference_of_correlations": difference,
         },
     )
@@ -209,119 +222,133 @@ def main(config: Config) -> None:
 
 def time_all(here: Setting) -> dict[str, Timing]:
     """All ways in the same rounds; the usual way in its two parts, on samples."""
-    x, tags = here.usual_activations(here.sample)
-    n_words = int((here.corpus.read(POSITION) >= 0).sum())
+    peers, ready = here.peers, [here.collection() for _ in range(here.config.rounds + 1)]
+    x, tags = peers.usual(here.sample)
+    n_words = int((peers.codes >= 0).sum())
     # a correlation's cost depends on the number of words: the sample's rows are repeated up to it
-    pairs = here.pairs(here.config.usual_pairs)
+    pairs = peers.pairs(here.config.usual_pairs)
     units, columns = np.unique(pairs[:, 0], return_inverse=True)
     long_x = np.resize(x[:, units], (n_words, len(units)))
     long_tags = np.resize(tags, n_words)
     own_columns = np.stack([columns.ravel(), pairs[:, 1]], 1)
     del x
-    _ = here.bare_model
+    _ = here.fresh, here.own_layers
     ways: dict[str, Callable[[], object]] = {
-        "bare": here.bare,
-        "bridge": here.bridge,
+        "bare": lambda: here.run(here.fresh),
+        "layers": lambda: here.run(here.own_layers),
+        "pass": lambda: ready.pop().read(False),
         "collect": here.collect,
-        "+resid": partial(here.collect, ("neuron", "resid_post")),
+        "neurons": partial(here.collect, ("neuron",)),
+        "bridge": here.bridge,
         "align": here.align,
-        "usual": lambda: here.usual_activations(here.sample),
-        "filtered": lambda: here.usual_activations(here.sample, filtered=True),
+        "copied": peers.copied,
+        **({"nnsight": peers.nnsight} if has_nnsight() else {}),
+        "usual": lambda: peers.usual(here.sample),
+        "filtered": lambda: peers.usual(here.sample, filtered=True),
         "correlations": lambda: _corrcoefs(long_x, long_tags, own_columns),
     }
     return interleaved(ways, here.config.rounds)
 
 
 def _corrcoefs(x: np.ndarray, tags: np.ndarray, pairs: np.ndarray) -> None:
-    """`usual_correlations` whatever comes out: repeated rows may lack a rare tag."""
+    """`correlations` whatever comes out: repeated rows may lack a rare tag."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        usual_correlations(x, tags, pairs)
+        correlations(x, tags, pairs)
 
 
 def table(
     here: Setting, timings: dict[str, Timing], peaks: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
-    """The rows: seconds, tokens per second and peak memory of each way, the usual one scaled up."""
-    n_pairs = here.model.cfg.n_layers * here.model.cfg.d_mlp * len(here.corpus.labels)
+    """The rows: seconds, tokens per second and memory of each way, the usual one scaled up."""
+    n_columns, codes = here.peers.n_columns, here.peers.codes
     shares = {
-        "sentences": len(here.sample) / len(here.corpus.bank),
-        "pairs": here.config.usual_pairs / n_pairs,
+        "sentences": len(here.sample) / len(here.rows),
+        "pairs": here.config.usual_pairs / (n_columns * len(here.corpus.labels)),
     }
     rows: dict[str, dict[str, Any]] = {name: t.row() for name, t in timings.items()}
-    correlations = rows.pop("correlations")
-    for name in USUAL:
+    one_by_one = rows.pop("correlations")
+    for name in EXTRAPOLATED:
         passes = rows[name]
         rows[name] = {
-            key: passes[key] / shares["sentences"] + correlations[key] / shares["pairs"]
+            key: passes[key] / shares["sentences"] + one_by_one[key] / shares["pairs"]
             for key in passes
         }
         rows[name] |= {
             "extrapolated_from": shares,
             "activations_cpu_seconds_measured": passes["cpu_seconds"],
-            "correlations_cpu_seconds_measured": correlations["cpu_seconds"],
+            "correlations_cpu_seconds_measured": one_by_one["cpu_seconds"],
         }
-    alignment, codes = here.corpus.alignment, here.corpus.read(POSITION)
-    left_out = int((codes >= 0).sum()) - int(
-        (codes[np.isin(alignment.sentence, here.sample)] >= 0).sum()
-    )
-    kept_mib = 4 * left_out * here.model.cfg.n_layers * here.model.cfg.d_mlp / 2**20
+    left_out = (codes >= 0) & ~np.isin(here.corpus.alignment.row, here.sample)
+    kept_mib = 4 * int(left_out.sum()) * n_columns / 2**20
     for name, row in rows.items():
-        row["tokens_per_cpu_second"] = alignment.n_tokens / row["cpu_seconds"]
+        row["tokens_per_cpu_second"] = here.n_tokens / row["cpu_seconds"]
         if name in peaks:
-            row |= peaks[name]
-            row["peak_mib_measured"] = peaks[name]["peak_mib"]
-            row["peak_mib"] += kept_mib if name in USUAL else 0
+            row |= {**peaks[name], "peak_mib_measured": peaks[name]["peak_mib"]}
+            row["peak_mib"] += kept_mib if name in EXTRAPOLATED else 0
+            row["extra_mib"] = row["peak_mib"] - row["loaded_mib"]
     return rows
 
 
 def report(
-    here: Setting, rows: dict[str, dict[str, Any]], ratios: dict[str, float], difference: float
+    here: Setting,
+    rows: dict[str, dict[str, Any]],
+    ratios: dict[str, dict[str, float]],
+    extra: dict[str, float],
+    difference: float,
 ) -> None:
     corpus, config = here.corpus, here.config
     shares = rows["usual"]["extrapolated_from"]
-    bare, bridge = rows["bare"]["cpu_seconds"], rows["bridge"]["cpu_seconds"]
+    bare, layers = rows["bare"]["cpu_seconds"], rows["layers"]["cpu_seconds"]
     show(
-        f"{model_name(here.model)} on {corpus.bank.name}: {len(corpus.bank):,} sentences, "
-        f"{corpus.alignment.n_tokens:,} tokens; one thread, fastest of {config.rounds} rounds",
+        f"{model_name(here.model)} on {corpus.bank.name}: {len(here.rows):,} sentences, "
+        f"{here.n_tokens:,} tokens; one thread, fastest of {config.rounds} rounds",
         (
             "way",
             "CPU s",
             "slowest",
             "wall s",
+            "/ layers",
             "/ bare",
-            "/ bridge",
             "tokens/s",
             "peak MiB",
             "extra",
         ),
         [
             (
-                f"{name} (extrapolated)" if name in USUAL else name,
+                f"{name} (extrapolated)" if name in EXTRAPOLATED else name,
                 f"{row['cpu_seconds']:.2f}",
                 f"{row['cpu_seconds_slowest']:.2f}",
                 f"{row['wall_seconds']:.2f}",
+                f"{row['cpu_seconds'] / layers:.2f}",
                 f"{row['cpu_seconds'] / bare:.2f}",
-                f"{row['cpu_seconds'] / bridge:.2f}",
                 f"{row['tokens_per_cpu_second']:,.0f}",
                 f"{row['peak_mib']:,.0f}" if "peak_mib" in row else "",
-                f"{row['peak_mib'] - row['loaded_mib']:,.0f}" if "peak_mib" in row else "",
+                f"{row['extra_mib']:,.0f}" if "extra_mib" in row else "",
             )
             for name, row in rows.items()
         ],
     )
     print(
-        f"usual and filtered: EXTRAPOLATED from {len(here.sample)} sentences ({shares['sentences']:.2%}) and "
-        f"{config.usual_pairs:,} of the (neuron, tag) pairs ({shares['pairs']:.2%}); "
+        f"usual and filtered: EXTRAPOLATED from {len(here.sample)} sentences ({shares['sentences']:.2%}) "
+        f"and {config.usual_pairs:,} of the (unit, tag) pairs ({shares['pairs']:.2%}); "
         "their memory: the sample's plus the rows left out"
     )
-    print("align: tokenising and aligning, once per treebank and model, not part of the ratios")
+    if not has_nnsight():
+        print("nnsight: not installed, left out (see peers.py)")
     print(
         f"same correlations: largest difference {difference:.1e} on all of "
         f"{config.check_sentences} sentences ({config.usual_pairs:,} pairs; allowed {SAME:g})"
     )
-    print(target("collect / bare", ratios["collect_to_bare"], MOST_TO_BARE))
-    print(target("usual / collect", ratios["usual_to_collect"], LEAST_TO_USUAL, at_least=True))
-    print(f"filtered / collect: {ratios['filtered_to_collect']:.2f}")
+    for name, of in ratios.items():
+        if "median" in of:
+            spread = f"{of['median']:.2f} ({of['lowest']:.2f} to {of['highest']:.2f})"
+            print(f"{name}: {of['ratio']:.3f}; round by round {spread}")
+    print(target("collect / layers", ratios["collect / layers"]["ratio"], TO_LAYERS))
+    print(target("collect / bare", ratios["collect / bare"]["ratio"], TO_BARE))
+    usual = ratios["usual / collect"]["ratio"]
+    print(target("usual / collect", usual, USUAL, at_least=True))
+    print(f"filtered / collect: {ratios['filtered / collect']['ratio']:.2f}")
+    print(target("extra memory, collect / usual", extra["collect"] / extra["usual"], EXTRA))
 
 
 def check(config: Config) -> float:
@@ -332,30 +359,37 @@ def check(config: Config) -> float:
     bank = gl.load_treebank()["train"]
     few = gl.Treebank(f"{bank.name}, first sentences", bank.sentences[: config.check_sentences])
     here = Setting(config, few)
-    x, tags = here.usual_activations(np.arange(len(few)))
-    pairs = here.pairs(config.usual_pairs)
-    usual = usual_correlations(x, tags, pairs)
-    ours = gl.score(here.collect(), "correlation").values.reshape(len(here.corpus.labels), -1)
-    difference = float(np.abs(usual - ours[pairs[:, 1], pairs[:, 0]]).max())
+    pairs = here.peers.pairs(config.usual_pairs)
+    theirs = correlations(*here.peers.usual(here.rows), pairs)
+    found = here.collect()
+    scores = [gl.score(found[site], "correlation").values for site in SITES]
+    ours = np.concatenate([s.reshape(len(here.corpus.labels), -1) for s in scores], axis=1)
+    difference = float(np.abs(theirs - ours[pairs[:, 1], pairs[:, 0]]).max())
     if not difference <= SAME:
         raise SystemExit(f"error: the correlations differ by {difference:.1e}, allowed {SAME:g}")
     return difference
 
 
 _SINGLE: dict[str, Callable[[Setting], object]] = {
-    "bare": lambda here: here.bare(),
+    "bare": lambda here: here.run(here.fresh),
+    "layers": lambda here: here.run(here.own_layers),
     "bridge": lambda here: here.bridge(),
     "collect": lambda here: here.collect(),
-    "+resid": lambda here: here.collect(("neuron", "resid_post")),
-    "usual": lambda here: here.usual_activations(here.sample),
-    "filtered": lambda here: here.usual_activations(here.sample, filtered=True),
+    "neurons": lambda here: here.collect(("neuron",)),
+    "copied": lambda here: here.peers.copied(),
+    "nnsight": lambda here: here.peers.nnsight(),
+    "usual": lambda here: here.peers.usual(here.sample),
+    "filtered": lambda here: here.peers.usual(here.sample, filtered=True),
 }
+
+
+def _alone() -> list[str]:
+    return [name for name in _SINGLE if name != "nnsight" or has_nnsight()]
 
 
 def memory(here: Setting, name: str) -> dict[str, float]:
     """Resident memory of this process with everything loaded, and at most during one pass, in MiB."""
-    if name == "bare":
-        _ = here.bare_model
+    _ = here.fresh, here.own_layers
     forget_peak()
     loaded = peak_memory()
     _SINGLE[name](here)
@@ -377,19 +411,6 @@ def _memory_alone(config: Config, name: str) -> dict[str, float]:
         text=True,
     )
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _readable(model: Model, bank: gl.Treebank) -> Corpus:
-    """The corpus with those tags that at least 2 of its words can be read for."""
-    corpus = prepare(model, bank, labels=bank.require_label("upos")[0])
-    codes = corpus.read(POSITION)
-    counts = np.bincount(codes[codes >= 0], minlength=len(corpus.labels))
-    kept = [label for label, n in zip(corpus.labels, counts, strict=True) if n >= 2]
-    return prepare(model, bank, labels=kept)
-
-
-def _ratio(rows: dict[str, dict[str, Any]], above: str, below: str) -> float:
-    return rows[above]["cpu_seconds"] / rows[below]["cpu_seconds"]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ stand beside wall seconds because other work on the machine does not enter them.
 import os
 import platform
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,18 @@ class Timing:
             "wall_seconds": min(self.wall),
             "wall_seconds_slowest": max(self.wall),
         }
+
+
+def compare(above: Timing, below: Timing, clock: str = "cpu") -> dict[str, float]:
+    """How many times as long one way takes: of the fastest rounds, which counts, and round by round."""
+    one, other = getattr(above, clock), getattr(below, clock)
+    each = [a / b for a, b in zip(one, other, strict=True)]
+    return {
+        "ratio": min(one) / min(other),
+        "median": statistics.median(each),
+        "lowest": min(each),
+        "highest": max(each),
+    }
 
 
 def one_thread() -> None:

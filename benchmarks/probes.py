@@ -28,10 +28,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import grammar_lens as gl
-from grammar_lens.activations import FeatureReader, Tap, stream
+from grammar_lens.activations import Tap, stream
 from grammar_lens.cli import start_page
 from grammar_lens.model import REFERENCE_MODEL, model_name
 from grammar_lens.probing import fit, standardise
+from grammar_lens.readers import FeatureReader
 from grammar_lens.run import library_versions, make_folder, write_json
 from grammar_lens.steps import read_source
 from grammar_lens.study import Corpus, default_budget, fresh_corpus, prepare

@@ -12,6 +12,7 @@ from grammar_lens.model.about import SITES as HOOKED_SITES
 from grammar_lens.model.about import Model, context_length, hook_name, place_name
 from grammar_lens.model.bare import SITES, BareModel, Reading
 from grammar_lens.model.forward import hooked
+from grammar_lens.model.products import fast
 from grammar_lens.model.weights import output_weight
 
 _SAME = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
@@ -62,7 +63,7 @@ def _twin(model: Model) -> BareModel | None:
         for name, module in list(twin.named_modules()):
             if name and not list(module.children()):
                 parent, _, leaf = name.rpartition(".")
-                setattr(twin.get_submodule(parent), leaf, _inside(original, name))
+                setattr(twin.get_submodule(parent), leaf, fast(_inside(original, name)))
         bare = BareModel(twin)
         complete = all(
             hasattr(layer, "self_attn") and hasattr(layer.mlp, "down_proj")
