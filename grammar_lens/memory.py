@@ -1,11 +1,35 @@
 """How much memory this process has needed at most, on the host and on its GPUs."""
 
+import ctypes
+import os
 import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
+
+
+@cache
+def keep_freed() -> None:
+    """Lets this process keep memory that it frees, up to 256 MiB, instead of giving it back at once.
+
+    A forward pass on a CPU makes and frees the same large arrays again and again. Where glibc gives each
+    back to the system, the page faults of getting it anew cost a fifth of the pass. Does nothing where
+    there is no glibc, or where the environment sets glibc's own variables.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in _GLIBC.items():
+            mallopt(option, value)
+
+
+_GLIBC = {-3: 32 << 20, -1: 256 << 20}
+"""M_MMAP_THRESHOLD, which can be no larger, and M_TRIM_THRESHOLD."""
 
 
 def peak_memory() -> dict[str, int]:

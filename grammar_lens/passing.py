@@ -8,6 +8,7 @@ import torch
 from grammar_lens import distributed
 from grammar_lens.alignment import TokenBatch
 from grammar_lens.distributed import Shard
+from grammar_lens.memory import keep_freed
 from grammar_lens.readers import Collector
 
 
@@ -50,6 +51,7 @@ def read_batches(
     reads its share and gets what all have collected; with a `shard` only that share is read.
     Raises ActivationError when a single sentence does not fit.
     """
+    keep_freed()
     here = shard or distributed.world()
     numbers = range(here.index, len(batches), here.of)
     done, budget = (0, None) if keeper is None else keeper.begin(about or {}, collectors)

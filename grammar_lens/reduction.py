@@ -90,6 +90,11 @@ class Plain:
             return torch.nn.functional.embedding_bag(batch.every, values, batch.start, mode="sum")
 
         _gather(seen.flat, batch.where, x)
+        if seen.gate is None:
+            fired = total(torch.gt(x, 0, out=y))
+        else:
+            _gather(seen.gate, batch.where, y)
+            fired = total(torch.gt(y, 0, out=y))
         sum_abs = torch.abs(x, out=y).sum(0)
         shift = x[0].clone()
         x.sub_(shift)
@@ -97,13 +102,12 @@ class Plain:
         x.sub_(torch.index_select(mean, 0, batch.row, out=y))
         rest = total(x) / size  # what rounding of the first mean has left
         m2 = (total(x.square_()) - size * rest.square()).clamp_(min=0)
-        _gather(seen.flat if seen.gate is None else seen.gate, batch.where, y)
         return ClassMoments(
             present=batch.present,
             count=batch.size.double(),
             mean=shift.double() + mean.double() + rest.double(),
             m2=m2,
-            fired=total(torch.gt(y, 0, out=x)),
+            fired=fired,
             sum_abs=sum_abs,
             good=m2.sum().isfinite(),
         )

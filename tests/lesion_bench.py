@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -99,9 +98,8 @@ def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "bare_model", compared if way == "bare" else lambda _: None)
 
 
-@lru_cache(maxsize=4)
 def compared(model: Model) -> BareModel:
-    """The model's bare layers, compared with the bridge once."""
+    """The model's bare layers."""
     found = bare_model(model)
     assert found is not None, "the bare layers are not taken, so they are not tested"
     return found

@@ -22,6 +22,7 @@ from grammar_lens.model import (
     hook_name,
     hooked,
     load_model,
+    products,
     twin,
 )
 
@@ -207,15 +208,21 @@ def test_none_where_the_bridge_computes_something_else(make_tiny: Callable[[], M
 
 
 def test_none_where_neurons_do_not_write_by_their_weights(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
+    make_tiny: Callable[[], Model], monkeypatch: pytest.MonkeyPatch
 ):
     """A lesion of neurons is made in the residual stream, by their output weights."""
+    tiny = make_tiny()
     weights = twin.output_weight
     monkeypatch.setattr(twin, "output_weight", lambda model, layer: 0.5 * weights(model, layer))
     assert bare_model(tiny) is None
 
 
-def test_an_error_on_the_way_is_not_passed_on(tiny: Model, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_on_the_way_is_not_passed_on(
+    make_tiny: Callable[[], Model], monkeypatch: pytest.MonkeyPatch
+):
+    tiny = make_tiny()
+    tiny(torch.tensor([[0, 5, 6]]))  # Hugging Face's recording hooks come with the first pass
+
     def fail(*_: object, **__: object) -> None:
         raise KeyError("another make")
 
@@ -273,3 +280,55 @@ def test_the_configuration_is_left_alone(make_tiny: Callable[[], Model]):
     assert bare_model(model) is not None
     assert model.original_model.config.to_dict() == before
     assert model.original_model.config._attn_implementation == "eager"
+
+
+def test_the_layers_are_compared_once(
+    make_tiny: Callable[[], Model], monkeypatch: pytest.MonkeyPatch
+):
+    """And again when the model is made of other parts, or one of them is run in another way."""
+    model, compared = make_tiny(), []
+    agrees = twin._agrees
+    monkeypatch.setattr(twin, "_agrees", lambda *a: (compared.append(1), agrees(*a))[1])
+    first = bare_model(model)
+    assert first is not None
+    model.original_model.get_input_embeddings().weight.data[3] += 1  # the same weights, changed
+    assert bare_model(model) is first
+    assert len(compared) == 1
+    mlp = model.original_model.model.layers[1].mlp
+    down = mlp.down_proj.original_component
+    forward = down.forward
+    down.forward = lambda x: 2 * forward(x)
+    assert bare_model(model) is None, "neurons no longer write by their weights"
+    del down.forward
+    assert bare_model(model) is not None
+    model.original_model.to(torch.float64)
+    assert bare_model(model) is not None
+    assert len(compared) == 4
+
+
+def test_products_are_those_of_the_layer(monkeypatch: pytest.MonkeyPatch):
+    """By oneDNN where it is taken: values, gradients to the input, with a bias and in any shape."""
+    monkeypatch.setattr(products, "is_onednn_faster", lambda: True)
+    for bias in (False, True):
+        plain = torch.nn.Linear(7, 5, bias=bias).requires_grad_(False)
+        fast = products.fast(plain)
+        assert isinstance(fast, products.Linear)
+        assert fast.weight is plain.weight
+        for shape in ((7,), (3, 7), (2, 3, 7)):
+            x = torch.randn(shape)
+            torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-6)
+            ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+            fast(ours).square().sum().backward()
+            plain(theirs).square().sum().backward()
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_other_products_are_left_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(products, "is_onednn_faster", lambda: True)
+    patched = torch.nn.Linear(3, 3)
+    patched.forward = lambda x: x
+    for module in (torch.nn.Linear(3, 3).double(), torch.nn.LayerNorm(3), patched):
+        assert products.fast(module) is module
+    monkeypatch.setattr(products, "is_onednn_faster", lambda: False)
+    plain = torch.nn.Linear(3, 3)
+    assert products.fast(plain) is plain

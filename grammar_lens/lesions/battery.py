@@ -17,6 +17,7 @@ from grammar_lens.lesions.edits import edits_of
 from grammar_lens.lesions.passes import BarePasses, HookedPasses, Lesion, Passes, Scored
 from grammar_lens.lesions.store import Store, battery_key
 from grammar_lens.lexicon import DeviceLexicon, Lexicon, split_losses
+from grammar_lens.memory import keep_freed
 from grammar_lens.model import Model, bare_model, model_name
 from grammar_lens.outcomes import Condition, Outcomes
 from grammar_lens.passing import ActivationError, is_out_of_memory
@@ -147,6 +148,7 @@ class _Battery:
     tables: DeviceLexicon | None = None
 
     def run(self) -> None:
+        keep_freed()
         first = 1 if self.alignment.has_bos else 0
         bare = bare_model(self.model)
         self.passes: Passes = (

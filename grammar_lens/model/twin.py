@@ -15,6 +15,8 @@ from grammar_lens.model.forward import hooked
 from grammar_lens.model.products import fast
 from grammar_lens.model.weights import output_weight
 
+_KNOWN = "grammar_lens_bare"
+"""Where a model keeps its bare layers: comparing them takes several forward passes."""
 _SAME = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
 """Largest difference between activations of the bridge and the bare layers, as a share of their size;
 Hugging Face computes norms and attention weights in float32 whatever the dtype."""
@@ -31,8 +33,26 @@ def bare_model(model: Model) -> BareModel | None:
     """
     if not hasattr(model, "original_model") or _has_hooks(model):
         return None
-    found = _twin(model)
-    return found if found is not None and _agrees(model, found) else None
+    parts = _parts(model)
+    known = getattr(model, _KNOWN, None)
+    if known is None or known[0] != parts:
+        found = _twin(model)
+        known = (parts, found if found is not None and _agrees(model, found) else None)
+        setattr(model, _KNOWN, known)
+    return known[1]
+
+
+def _parts(model: Model) -> list[tuple[object, ...]]:
+    """What tells whether a model is still made of the parts that were compared, and run as they were.
+
+    Weights that change in place do not matter: the bare layers have the same.
+    """
+    modules = [
+        (id(m), id(m.__dict__.get("forward")), id(type(m).forward))
+        for m in model.original_model.modules()
+    ]
+    weights = [(w.data_ptr(), w.dtype, w.device) for w in model.original_model.parameters()]
+    return [*modules, *weights]
 
 
 def _has_hooks(model: Model) -> bool:
