@@ -18,6 +18,8 @@ import pytest
 import torch
 
 import grammar_lens
+from grammar_lens import moments, reduction
+from grammar_lens.readers import Seen
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 tl = pytest.importorskip("triton.language")
@@ -435,3 +437,48 @@ def compiled(kernel: Any, types: dict[str, str], **constants: int | None) -> str
     source = ASTSource(kernel, signature, constexprs=constants, attrs=even)
     target = GPUTarget("cuda", 90, 32)
     return triton.compile(source, target=target, options={"num_warps": 4}).asm["ptx"]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_an_accumulator_has_the_same_moments_by_either_reduction(
+    fused: ModuleType, device: str, gated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several batches, a class that some of them lack, one that is discarded, and rows at places."""
+    rng = np.random.default_rng(8)
+    found = []
+    for reduce in (reduction.PLAIN, fused.Fused()):
+        rng = np.random.default_rng(8)
+        monkeypatch.setattr(moments, "reduction_for", lambda _, reduce=reduce: reduce)
+        labels = tuple("abcd")
+        accumulator = moments.MomentAccumulator(labels, 2, 37, torch.device(device))
+        for batch in range(4):
+            flat = (rng.normal(size=(2, 90, 37)) + 300 + batch).astype(np.float32)
+            gate = rng.normal(size=(2, 90, 37)).astype(np.float32)
+            where = torch.from_numpy(rng.permutation(90)[:70]).to(device)
+            words = torch.from_numpy(rng.integers(0, 3 + (batch == 2), 70)).to(device)
+            for layer in range(2):
+                x, g = (torch.from_numpy(v[layer]).to(device) for v in (flat, gate))
+                seen = Seen(x, g if gated else None, where)
+                assert bool(accumulator.add(layer, seen, words))
+            accumulator.discard() if batch == 1 else accumulator.commit()
+        found.append(accumulator.moments(moments.Origin("m", "b", "upos", "next", "neuron")))
+    plain, ours = found
+    np.testing.assert_array_equal(ours.count, plain.count)
+    np.testing.assert_array_equal(ours.fired, plain.fired)
+    np.testing.assert_allclose(ours.mean, plain.mean, rtol=1e-9)
+    np.testing.assert_allclose(ours.m2, plain.m2, rtol=1e-5)
+    np.testing.assert_allclose(ours.mean_abs, plain.mean_abs, rtol=1e-6)
+
+
+def test_the_accumulator_is_told_of_what_is_not_finite(
+    fused: ModuleType, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "reduction_for", lambda _: fused.Fused())
+    accumulator = moments.MomentAccumulator(("a", "b"), 1, 5, torch.device(device))
+    x = torch.ones(6, 5, device=device)
+    words = torch.tensor([0, 0, 1, 1, 1, 0], device=device)
+    assert bool(accumulator.add(0, Seen(x), words))
+    accumulator.commit()
+    x[3, 2] = torch.inf
+    with np.errstate(invalid="ignore"):
+        assert not bool(accumulator.add(0, Seen(x), words.clone()))
