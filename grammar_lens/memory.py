@@ -14,7 +14,7 @@ import torch
 
 @cache
 def keep_freed() -> None:
-    """Lets this process keep memory that it frees, up to 256 MiB, instead of giving it back at once.
+    """Lets this process keep memory that it frees, up to 64 MiB, instead of giving it back at once.
 
     A forward pass on a CPU makes and frees the same large arrays again and again. Where glibc gives each
     back to the system, the page faults of getting it anew cost a fifth of the pass. Does nothing where
@@ -28,7 +28,7 @@ def keep_freed() -> None:
             mallopt(option, value)
 
 
-_GLIBC = {-3: 32 << 20, -1: 256 << 20}
+_GLIBC = {-3: 32 << 20, -1: 64 << 20}
 """M_MMAP_THRESHOLD, which can be no larger, and M_TRIM_THRESHOLD."""
 
 

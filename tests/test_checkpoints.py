@@ -410,3 +410,17 @@ def test_gl_collect_takes_a_keeper(tiny: Model, bank: Treebank, tmp_path: Path) 
         kept.verify()
     again = gl.collect(tiny, bank, labels=LABELS, keeper=Checkpoints(path, 1), show_progress=False)
     np.testing.assert_array_equal(again["neuron"].mean, found["neuron"].mean)
+
+
+def test_what_a_kill_leaves_behind_is_removed(words: Path, tmp_path: Path) -> None:
+    """Killed while a checkpoint was written, and after the step was stored but before that was told."""
+    out = tmp_path / "run"
+    assert run(collect(out, words)).returncode == 0
+    left = out / "unfinished"
+    left.mkdir()
+    (left / ".collect.1of1.safetensors.123.part").write_bytes(b"half")
+    (left / "collect.1of1.safetensors").write_bytes(b"whole")
+    done = run([x for x in collect(out, words, "--resume") if x != "--quiet"])
+    assert done.returncode == 0, done.stderr
+    assert "collect: done before, kept" in done.stderr
+    assert not left.exists()

@@ -36,6 +36,9 @@ from grammar_lens.treebank import Treebank, load_treebank
 
 Say = Callable[[str], None]
 
+KEPT = {"collect": "collect", "score": "attribution", "lesion": "lesions"}
+"""What is kept of a step that is stopped on the way."""
+
 
 class Workbench:
     """What the steps work on: the run, and the model and words, each loaded when first needed."""
@@ -50,13 +53,14 @@ class Workbench:
         return self.config.out / "unfinished"
 
     def keeper(self, step: str) -> Checkpoints:
-        """Keeps this process's share of a pass."""
-        name = f"{step}.{distributed.world()}.safetensors"
+        """Keeps this process's share of a step's pass."""
+        name = f"{KEPT[step]}.{distributed.world()}.safetensors"
         return Checkpoints(self.unfinished / name, every=self.config.checkpoint_every)
 
     def clear(self, step: str) -> None:
-        """Removes what was kept of a step that is done."""
-        for path in self.unfinished.glob(f"{step}*"):
+        """Removes what was kept of a step that is done, and what a kill has left half-written."""
+        kept = KEPT.get(step, step)
+        for path in (*self.unfinished.glob(f"{kept}*"), *self.unfinished.glob(f".{kept}*")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

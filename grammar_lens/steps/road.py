@@ -44,7 +44,7 @@ def run_all(config: Config, *, resume: bool, say: Say) -> Run:
         there = agreed([run.has(step) for step in WORK])
         for step, done in zip(WORK, there, strict=True):
             if done and step != "report":
-                say(f"{step}: done before, kept")
+                _kept(step, bench)
             elif step != "lesion" or config.lesion != "none":
                 _do(step, bench, run)
     return run
@@ -66,7 +66,7 @@ def run_step(step: str, config: Config, run: Run | None, say: Say, *, resume: bo
             run = _opened(bench, resume, here)
             bench.record_sources(run)
             if agreed([run.has(step)])[0]:
-                say(f"{step}: done before, kept")
+                _kept(step, bench)
                 return run
         elif step == "select":
             # it needs neither model nor words, but bad settings must not cost later steps' results
@@ -110,6 +110,13 @@ def _opened(bench: Workbench, resume: bool, here: Shard) -> Run:
         return run
     distributed.barrier()
     return open_run(config.out, config.stored(), resume=True, usual=usual)
+
+
+def _kept(step: str, bench: Workbench) -> None:
+    """Passes over a step that was done; a kill may have left what it needs no more."""
+    bench.say(f"{step}: done before, kept")
+    if distributed.world().is_main:
+        bench.clear(step)
 
 
 def _do(step: str, bench: Workbench, run: Run) -> None:

@@ -96,7 +96,6 @@ def save_collection(bench: Workbench, run: Run, job: Collection, seconds: float)
     c, corpus, (collected,) = bench.config, bench.train, job.found()
 
     def save() -> None:
-        save_collected(run.path / STEPS["collect"], collected)
         (run.path / ATTRIBUTIONS).unlink(missing_ok=True)
         main = run.main_position
         update_record(
@@ -113,6 +112,9 @@ def save_collection(bench: Workbench, run: Run, job: Collection, seconds: float)
                 "not_read": {p: corpus.skipped(p) for p in c.positions},
             },
         )
+        save_collected(
+            run.path / STEPS["collect"], collected
+        )  # last: it says that the step is done
         bench.clear("collect")
 
     return save
@@ -138,7 +140,7 @@ def run_score(bench: Workbench, run: Run) -> Save:
             save_attributions(run.path / ATTRIBUTIONS, attributions)
             update_record(run, attributions=made)
         save_scores(run.path / STEPS["score"], scores)
-        bench.clear("attribution")
+        bench.clear("score")
 
     return save
 
@@ -166,7 +168,7 @@ def _attribute(
             moments=run.moments.at("next")["neuron"],
             lexicon=bench.lexicon,
             replicates=c.replicates if kind == "own" else 0,
-            keeper=bench.keeper("attribution"),
+            keeper=bench.keeper("score"),
             **settings,
         )
     else:
@@ -291,7 +293,7 @@ def run_lesion(bench: Workbench, run: Run) -> Save:
 
     def save() -> None:
         save_study(run.path, STEPS["lesion"], study, outcome_table(outcomes, corpus.forms))
-        bench.clear("lesions")
+        bench.clear("lesion")
 
     return save
 
