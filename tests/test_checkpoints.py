@@ -419,6 +419,7 @@ def test_what_a_kill_leaves_behind_is_removed(words: Path, tmp_path: Path) -> No
     left = out / "unfinished"
     left.mkdir()
     (left / ".collect.1of1.safetensors.123.part").write_bytes(b"half")
+    (left / ".tmpAbCdEf").write_bytes(b"half, by safetensors")
     (left / "collect.1of1.safetensors").write_bytes(b"whole")
     done = run([x for x in collect(out, words, "--resume") if x != "--quiet"])
     assert done.returncode == 0, done.stderr
