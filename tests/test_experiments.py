@@ -340,11 +340,13 @@ class TestBenchmarks:
         )
         out = capsys.readouterr().out
         assert "EXTRAPOLATED from 8 sentences (10.00%)" in out
-        assert asked == ["bare", "bridge", "collect", "+resid", "usual", "filtered"]
+        peers = ["copied", *(["nnsight"] if importlib.util.find_spec("nnsight") else [])]
+        first = ["bare", "layers", "bridge", "collect", "neurons"]
+        assert asked == [*first, *peers, "usual", "filtered"]
         found = json.loads((tmp_path / "collecting.json").read_text("utf-8"))
-        assert set(found["rows"]) == {*asked, "align"}
+        assert set(found["rows"]) == {*asked, "align", "pass"}
         assert all(row["cpu_seconds"] > 0 for row in found["rows"].values())
-        assert all(ratio > 0 for ratio in found["ratios"].values())
+        assert all(ratio["ratio"] > 0 for ratio in found["ratios"].values())
         assert found["largest_difference_of_correlations"] < 1e-4
         usual = found["rows"]["usual"]
         assert usual["peak_mib"] > usual["peak_mib_measured"] == 110.0

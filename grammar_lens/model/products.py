@@ -42,7 +42,13 @@ class _Product(torch.autograd.Function):
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    try:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    except RuntimeError as error:
+        if "could not" in str(error) and "primitive" in str(error):
+            # oneDNN's words where memory runs out; that it can do such products was tried before
+            raise MemoryError(f"oneDNN: {error}") from error
+        raise
 
 
 def fast(module: nn.Module) -> nn.Module:
@@ -65,5 +71,5 @@ def is_onednn_faster() -> bool:
     x, weight = torch.arange(12.0).reshape(1, 3, 4), torch.arange(20.0).reshape(5, 4)
     try:
         return torch.equal(_multiply(x, weight, None), x @ weight.T)
-    except (AttributeError, RuntimeError, TypeError):  # another version of PyTorch
+    except (AttributeError, RuntimeError, TypeError, MemoryError):  # another version of PyTorch
         return False
