@@ -11,7 +11,7 @@ One thread, interleaved rounds, the fastest counts, the same sentences for all:
   lean      the same with the head at the scored positions only
 
 Shams are scored at the words of the studied tags, as in a study. Cost is per condition (a lesion, or
-the intact model) and in clean forward passes. All ways must give the same losses to 1e-5 nats, or the
+the intact model) and in clean forward passes. All ways must give the same losses to 3e-5 nats, or the
 program ends with an error.
 """
 
@@ -37,8 +37,9 @@ from grammar_lens.run import library_versions, make_folder, write_json
 from grammar_lens.steps import read_source
 from grammar_lens.study import LESION_TAGS, default_budget, fresh_corpus, prepare
 
-SAME = 1e-5
-"""Losses (nats) of both ways agree to this: stacking rows changes float32 sums in the last digits."""
+SAME = 3e-5
+"""Losses (nats) of both ways agree to this: the bare layers may multiply by another library than the
+bridge, and stacked rows are added up in another order: 2e-6 of a loss of some 10 nats."""
 
 
 @dataclass(frozen=True)
