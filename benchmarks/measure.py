@@ -9,7 +9,6 @@ import os
 import platform
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
+
+from grammar_lens.memory import peak_host
 
 FOLDER = Path("results") / "benchmarks"
 
@@ -97,13 +98,7 @@ def forget_peak() -> None:
 
 def peak_memory() -> float:
     """The largest resident memory of this process so far, in MiB."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # ru_maxrss would include what the parent held when it started this process
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return peak_host()
 
 
 def machine() -> dict[str, Any]:

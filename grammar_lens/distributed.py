@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from signal import SIGTERM, signal
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +20,6 @@ from grammar_lens.readers import Collector, State
 
 PATIENCE = timedelta(hours=1)
 """How long a process waits for the others; passes over very different batches end at different times."""
-
-Value = TypeVar("Value")
 
 
 class DistributedError(ValueError):
@@ -81,14 +78,10 @@ def started() -> Iterator[Shard]:
     signal(SIGTERM, _stopped)
     with _lost_others():
         dist.init_process_group("cpu:gloo,cuda:nccl" if with_gpus else "gloo", timeout=PATIENCE)
-        try:
-            yield world()
-        except BaseException:
-            # without the others: they may be waiting elsewhere, and torchrun stops them
-            raise
-        else:
-            dist.barrier()
-            dist.destroy_process_group()
+        yield world()
+        # not after an error: the others may be waiting elsewhere, and torchrun stops them
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def local_device() -> torch.device:
@@ -199,8 +192,3 @@ def _gone(error: Exception) -> DistributedError:
         f"process {world().index} lost the others ({reason}): one of them has ended; what was "
         "finished is kept, run again with --resume"
     )
-
-
-def quiet_here() -> bool:
-    """Whether this process leaves speaking to another."""
-    return int(os.environ.get("RANK", "0")) > 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -34,7 +34,7 @@ _GLIBC = {-3: 32 << 20, -1: 64 << 20}
 
 def peak_memory() -> dict[str, int]:
     """The most so far, in MiB: resident on the host, allocated on each CUDA GPU."""
-    used = {"host": peak_host()}
+    used = {"host": int(peak_host())}
     for i in range(torch.cuda.device_count()):
         most = torch.cuda.max_memory_allocated(i)
         if most:
@@ -61,12 +61,10 @@ def _kilobytes(path: str, name: str) -> int:
     return int(next(x for x in lines if x.startswith(f"{name}:")).split()[1]) << 10
 
 
-def peak_host() -> int:
+def peak_host() -> float:
     """The largest resident memory of this process so far, in MiB."""
-    status = Path("/proc/self/status")
-    if status.is_file():
+    if Path("/proc/self/status").is_file():
         # ru_maxrss would include what the parent held when it started this process
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) >> 10
+        return _kilobytes("/proc/self/status", "VmHWM") / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

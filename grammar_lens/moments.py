@@ -159,11 +159,13 @@ def pool(
 def reduction_for(flat: Float[Tensor, "token unit"]) -> Reduction:
     """The fastest way to reduce these activations: Triton kernels on a CUDA GPU, where it is installed."""
     fits = flat.is_cuda and flat.dtype in (torch.bfloat16, torch.float16, torch.float32)
-    return _fused() if fits and find_spec("triton") is not None else PLAIN
+    return _on_gpu() if fits else PLAIN
 
 
 @cache
-def _fused() -> Reduction:
+def _on_gpu() -> Reduction:
+    if find_spec("triton") is None:
+        return PLAIN
     from grammar_lens.fused import Fused
 
     return Fused()

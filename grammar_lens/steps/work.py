@@ -42,7 +42,7 @@ from grammar_lens.run import (
 )
 from grammar_lens.selection import select
 from grammar_lens.selectivity import SCORES, score
-from grammar_lens.steps.bench import Workbench
+from grammar_lens.steps.bench import KEPT, Workbench
 from grammar_lens.steps.settings import Config
 from grammar_lens.steps.summing import summarise
 from grammar_lens.study import (
@@ -285,7 +285,7 @@ def run_lesion(bench: Workbench, run: Run) -> Save:
         labels=c.lesion_labels or None,
         seed=c.seed,
         token_budget=c.token_budget,
-        folder=bench.unfinished / "lesions",
+        folder=bench.unfinished / KEPT["lesion"],
         show_progress=c.show_progress,
     )
     outcomes = study.outcomes
