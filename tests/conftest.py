@@ -1,7 +1,8 @@
 """What several tests share: models, a small treebank, and the folder of real data."""
 
 import os
-from collections.abc import Callable, Generator
+import shutil
+from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,25 @@ def make_tiny(
 def tiny(tiny_hf: Callable[[], Any], tiny_tokenizer: PreTrainedTokenizerFast) -> Model:
     """A tiny hooked Llama. Do not change its weights."""
     return load_model(tiny_hf(), tokenizer=tiny_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium that is already installed; nothing is downloaded."""
+    found = os.environ.get("GRAMMAR_LENS_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if not found:
+        pytest.skip("no Chromium: install it or set GRAMMAR_LENS_CHROMIUM to its path")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    arguments = (
+        *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+        *("--disable-background-networking", "--disable-component-update"),
+    )
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=list(arguments))
+        yield chromium
+        chromium.close()
 
 
 @pytest.hookimpl(wrapper=True)
