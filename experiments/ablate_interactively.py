@@ -8,7 +8,8 @@ it whole: about a minute on one CPU core, offline. Every object stays in your se
 Claim: a lesion hurts what it aims at: a tag's own words most, and it heals without a trace.
 Expected result: cutting 100 verb neurons makes the next verb .26 nats harder to foresee and the next
 noun no harder; cutting 100 noun neurons costs nouns .25 and verbs .06. The text changes and stays
-fluent, and the healed model writes what the intact one wrote.
+fluent, and the healed model writes what the intact one wrote. The best verb neuron is most active
+just before verbs: after "to", "can" and the like.
 """
 
 # %% A model and a treebank, both embedded in the package
@@ -33,6 +34,17 @@ print(scores.to_frame(top=1).round(2).to_string(index=False))
 keys = gl.select(scores, k=100)
 print(keys["VERB"])
 print(keys["NOUN"])
+
+# %% The words behind a number: where the best verb neuron is most active, and what it promotes
+# In Jupyter `best` shows itself with every token in colour; here it is a table.
+address = next(iter(keys["VERB"]))
+examples = gl.examples_of(
+    model, bank["train"], [address], position="next", max_words=5000, show_progress=False
+)
+best, table = examples[address], examples.to_frame().round(1)
+table["text"] = table["text"].str[:60]
+print(table[["end", "value", "word", "label", "text"]].to_string(index=False))
+print("promotes", *(repr(effect.token) for effect in best.promoted[:5]))
 
 # %% What the model writes, and what it writes without its verb neurons
 prompt = "The old man"
@@ -63,3 +75,14 @@ page = Path("results/ablate_interactively/verb_neurons.html")
 page.parent.mkdir(parents=True, exist_ok=True)
 figure.write_html(page)
 print(page)
+
+# %% Work with a stored run: `grammar-lens run --out runs/demo` (or `make demo`) makes one
+# It knows its model, its neurons and its lesions by name; `run.<TAB>` says what else it has.
+if Path("runs/demo/run.json").is_file():
+    run = gl.load_run("runs/demo")
+    print(run)
+    first = next(iter(run.keys["VERB"]))
+    print(run.neuron(*first))
+    with run.lesion("VERB", dose=0.5) as half:
+        print("half a lesion", half.generate(prompt, **greedy))
+    print("amplified    ", run.generate(prompt, "VERB", dose=-1.0, tokens=16))

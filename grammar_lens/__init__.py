@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from grammar_lens.directions import Directions
     from grammar_lens.dissociation import LesionStudy
     from grammar_lens.evidence import Attribution, Evidence
+    from grammar_lens.examples import Examples
+    from grammar_lens.inspection import NeuronView
+    from grammar_lens.interchange import export_run, read_neurons
     from grammar_lens.lesions import lesion
     from grammar_lens.lexicon import Lexicon
     from grammar_lens.model import load_model, output_contrast
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         collect_labels,
         donors,
         erasure,
+        examples_of,
         find_again,
         fit_lexicon,
         key_subspaces,
@@ -39,17 +43,21 @@ if TYPE_CHECKING:
         time_course,
     )
     from grammar_lens.timecourse import TimeCourse
+    from grammar_lens.transformer import KeyNeuronFeatures
     from grammar_lens.treebank import Treebank, load_treebank
 
 _HOME = {
     "Attribution": "evidence",
     "Directions": "directions",
     "Evidence": "evidence",
+    "Examples": "examples",
+    "KeyNeuronFeatures": "transformer",
     "KeyNeurons": "selection",
     "LesionStudy": "dissociation",
     "Lexicon": "lexicon",
     "Manner": "outcomes",
     "Moments": "moments",
+    "NeuronView": "inspection",
     "Neurons": "selection",
     "ProbeResult": "probing",
     "Scores": "selectivity",
@@ -62,6 +70,8 @@ _HOME = {
     "collect_labels": "study",
     "donors": "study",
     "erasure": "study",
+    "examples_of": "study",
+    "export_run": "interchange",
     "find_again": "study",
     "fit_lexicon": "study",
     "key_subspaces": "study",
@@ -74,6 +84,7 @@ _HOME = {
     "probe": "study",
     "probe_curve": "study",
     "probe_layers": "study",
+    "read_neurons": "interchange",
     "score": "selectivity",
     "select": "selection",
     "time_course": "study",
@@ -89,9 +100,13 @@ _SUBMODULES = (
     "directions",
     "dissociation",
     "evidence",
+    "examples",
     "exchange",
+    "explorer",
     "figures",
     "generation",
+    "inspection",
+    "interchange",
     "lesions",
     "lexicon",
     "model",
@@ -107,6 +122,7 @@ _SUBMODULES = (
     "subspace",
     "sums",
     "timecourse",
+    "transformer",
     "treebank",
 )
 

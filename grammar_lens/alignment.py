@@ -59,6 +59,11 @@ class Alignment:
     def n_tokens(self) -> int:
         return sum(len(ids) for ids in self.token_ids)
 
+    @property
+    def words_per_token(self) -> float:
+        """How many words a token is worth, to tell of progress in words."""
+        return self.n_words / max(self.n_tokens, 1)
+
     def aligned(self, position: str) -> Bool[np.ndarray, " word"]:
         """Whether each word can be read at `position`."""
         return self.reason[_known(position)] == 0

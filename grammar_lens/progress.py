@@ -1,75 +1,190 @@
-"""Progress of long work on the terminal: how much is done, how fast, and how long is left."""
+"""Progress of long work: how much is done, how fast, and how long is left."""
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 Advance = Callable[[int], None]
+SECONDS_BEFORE_A_BAR = 0.5
+"""Shorter work shows nothing: bars that come and go at once are a flicker."""
+SECONDS_BETWEEN_UPDATES = 0.5
 SECONDS_BETWEEN_LINES = 15.0
+LOG = logging.getLogger(__name__)
 
 
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="dim")
+@dataclass
+class _Work:
+    """What is done of some work; `each` turns what it is counted in into the unit that is shown."""
+
+    what: str
+    total: int
+    unit: str
+    each: float
+    begin: float
+    done: int = 0
+    times: int = 0
+
+    def add(self, more: int) -> None:
+        self.done += more
+        self.times += 1
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.begin
+
+    @property
+    def share(self) -> float:
+        return self.done / max(self.total, 1)
+
+    def speed(self) -> str:
+        """As "1,234 words/s"; nothing before anything is done."""
+        return speed(self.done * self.each / self.seconds, self.unit) if self.done else ""
+
+    def left(self) -> str:
+        """As "0:01:23 left"; nothing before anything is done."""
+        if not self.done:
+            return ""
+        return left(self.seconds * max(self.total - self.done, 0) / self.done)
+
+    def __str__(self) -> str:
+        parts = (f"{self.what}: {self.share:.0%}", self.speed(), self.left())
+        return ", ".join(part for part in parts if part)
+
+
+def speed(per_second: float, unit: str) -> str:
+    """Units per second, whole from 10 on."""
+    return f"{per_second:,.{0 if per_second >= 10 else 1}f} {unit}/s"
+
+
+def left(seconds: float) -> str:
+    """A time to wait as hours, minutes and seconds."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02} left"
 
 
 @contextmanager
-def track(what: str, total: int, *, unit: str, show: bool = True) -> Iterator[Advance]:
-    """Yields a function to be told of units done.
+def track(
+    what: str, total: int, *, unit: str, each: float = 1.0, show: bool = True
+) -> Iterator[Advance]:
+    """Yields a function to be told of what is done, of which there is `total` in all.
 
-    On a terminal it moves a bar with speed and time left; elsewhere (a log file) it writes a line
-    now and then, so that short work says nothing.
+    Speed is shown in `unit`, of which there are `each` in one of what is counted. A terminal and a
+    notebook get a bar that goes when the work ends, a log file a line now and then; short work says
+    nothing.
     """
     console = Console(stderr=True)
+    work = _Work(what, total, unit, each, time.monotonic())
     if not show or console.quiet:
-        yield lambda _done: None
-    elif console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            _Speed(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=total, unit=unit)
-            yield lambda done: bar.advance(task, done)
+        follow = _in_silence
+    elif console.is_jupyter:
+        follow = _in_notebook
+    elif console.is_terminal and not console.is_dumb_terminal:
+        follow = _in_terminal
     else:
-        yield _lines(console, what, total, unit)
+        follow = _in_lines
+    with follow(work, console) as advance:
+        yield advance
+    shown = f"{work.done * each:,.0f} {unit}"
+    LOG.debug("%s: %s in %d batches, %.1f s", what, shown, work.times, work.seconds)
 
 
-def _lines(console: Console, what: str, total: int, unit: str) -> Advance:
-    begin = last = time.monotonic()
-    done = 0
+@contextmanager
+def _in_silence(work: _Work, _console: Console) -> Iterator[Advance]:
+    yield work.add
+
+
+@contextmanager
+def _in_terminal(work: _Work, console: Console) -> Iterator[Advance]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        _Speed(work),
+        _Left(),
+    )
+    bar = Progress(*columns, console=console, transient=True, expand=console.width < 100)
+    task = bar.add_task(work.what, total=work.total)
+    later = threading.Timer(SECONDS_BEFORE_A_BAR, bar.start)
+    later.daemon = True
+    later.start()
 
     def advance(more: int) -> None:
-        nonlocal done, last
-        done += more
+        work.add(more)
+        bar.advance(task, more)
+
+    try:
+        yield advance
+    finally:
+        later.cancel()
+        later.join()
+        bar.stop()
+
+
+class _Speed(ProgressColumn):
+    def __init__(self, work: _Work) -> None:
+        super().__init__()
+        self.work = work
+
+    def render(self, task: Task) -> Text:
+        """The speed of late, as rich measures it."""
+        found = speed(task.speed * self.work.each, self.work.unit) if task.speed else ""
+        return Text(found, style="dim")
+
+
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """The time that the rest takes at the speed of late."""
+        seconds = task.time_remaining
+        return Text("" if seconds is None else left(float(seconds)), style="progress.remaining")
+
+
+@contextmanager
+def _in_notebook(work: _Work, _console: Console) -> Iterator[Advance]:
+    """A bar of HTML, as rich's own needs ipywidgets."""
+    from IPython.display import HTML, display
+
+    shown: Any = None
+    last = work.begin
+
+    def advance(more: int) -> None:
+        nonlocal shown, last
+        work.add(more)
         now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES or done == 0:
+        if now - last < SECONDS_BETWEEN_UPDATES:
             return
         last = now
-        speed = done / (now - begin)
-        left = max(total - done, 0) / speed
-        console.print(
-            f"{what}: {done / max(total, 1):.0%}, {speed:,.0f} {unit}/s, {left:.0f} s left",
-            highlight=False,
-        )
+        bar = HTML(f'<progress value="{work.share:.4f}"></progress> {work}')
+        if shown is None:
+            shown = display(bar, display_id=True)
+        else:
+            shown.update(bar)
 
-    return advance
+    try:
+        yield advance
+    finally:
+        if shown is not None:
+            shown.update(HTML(""))
+
+
+@contextmanager
+def _in_lines(work: _Work, console: Console) -> Iterator[Advance]:
+    last = work.begin
+
+    def advance(more: int) -> None:
+        nonlocal last
+        work.add(more)
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES and work.done:
+            last = now
+            console.print(str(work), highlight=False, soft_wrap=True)
+
+    yield advance

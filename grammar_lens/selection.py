@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from grammar_lens.display import listed, page
 from grammar_lens.exchange import Null
 from grammar_lens.moments import Origin, UnitStatistics
 from grammar_lens.selectivity import SIGNS, Scores
@@ -77,6 +78,9 @@ class Neurons:
         more = ", ..." if len(self) > 5 else ""
         return f"Neurons {self.name}: {len(self)} at {self.site!r}: {first}{more}"
 
+    def _repr_html_(self) -> str:
+        return page(repr(self), self.to_frame())
+
 
 @dataclass(frozen=True)
 class KeyNeurons(Mapping[str, Neurons]):
@@ -104,6 +108,9 @@ class KeyNeurons(Mapping[str, Neurons]):
 
     def __len__(self) -> int:
         return len(self.sets)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.sets)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -141,16 +148,93 @@ class KeyNeurons(Mapping[str, Neurons]):
         frame = pd.concat(frames, ignore_index=True)
         return frame.reindex(columns=["label", "layer", "index", "score", "q", "rank"])
 
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        like: "Scores | KeyNeurons",
+        *,
+        rule: str,
+        method: str | None = None,
+        labels: Sequence[str] = (),
+        where: str = "row ",
+    ) -> "KeyNeurons":
+        """Key neurons from a table with the columns label, layer, index and score (and q), best first.
+
+        They are units of `like`, and their scores of the same method if no other is named. Of
+        `labels`, one without rows has no key neurons, as where a rule chooses nothing.
+        Raises SelectionError for a table without these columns, and for an address that is not of
+        whole numbers, that the model does not have, or that a label has twice; the row is named by
+        the frame's index, after `where`.
+        """
+        n_layers, n_units = _sizes(like)
+        address = _addresses(frame, n_layers, n_units, where)
+        sets = {}
+        for label in dict.fromkeys([*labels, *frame["label"]]):
+            mine = (frame["label"] == label).to_numpy(bool)
+            rows, (layer, index) = frame.loc[mine], address[mine].T
+            has_q = "q" in rows and not rows["q"].isna().all()
+            sets[label] = Neurons(
+                name=label,
+                site=like.origin.site,
+                layer=layer,
+                index=index,
+                score=rows["score"].to_numpy(np.float64),
+                mean=None if like.units is None else like.units.mean[layer, index],
+                q=rows["q"].to_numpy(np.float64) if has_q else None,
+            )
+        return cls(sets, method or like.method, rule, n_units, n_layers, like.units, like.origin)
+
     def __repr__(self) -> str:
         o = self.origin
-        sizes = ", ".join(f"{name} {len(s)}" for name, s in self.sets.items())
+        sizes = listed(f"{name} {len(s)}" for name, s in self.sets.items())
         return (
             f"KeyNeurons of {o.model} by {self.method} ({self.rule}) on {o.treebank}, "
             f"position {o.position!r}: {len(self.union())} neurons in all; {sizes}"
         )
 
     def _repr_html_(self) -> str:
-        return self.top(5).to_frame().to_html(index=False)
+        first = [
+            ", ".join(f"{layer}.{index}" for layer, index in s.top(5)) for s in self.sets.values()
+        ]
+        sizes = [len(s) for s in self.sets.values()]
+        table = pd.DataFrame({"label": self.labels, "neurons": sizes, "first": first})
+        return page(repr(self), table)
+
+
+def _sizes(like: Scores | KeyNeurons) -> tuple[int, int]:
+    """Layers, and units in each."""
+    if isinstance(like, KeyNeurons):
+        return like.n_layers, like.n_units
+    return like.values.shape[1], like.values.shape[2]
+
+
+def _addresses(
+    frame: pd.DataFrame, n_layers: int, n_units: int, where: str
+) -> Int[np.ndarray, "row two"]:
+    """Layer and index of every row of a table of key neurons; raises as `KeyNeurons.from_frame`."""
+    missing = [c for c in ("label", "layer", "index", "score") if c not in frame]
+    if missing:
+        raise SelectionError(
+            f"a table of key neurons has the columns label, layer, index and score, and this one has "
+            f"no {missing[0]!r}: there are {', '.join(map(str, frame.columns))}"
+        )
+    names = ["layer", "index"]
+    given = frame[names].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    whole = (given == np.floor(given)).all(1)  # what is missing or no number is not, either
+    inside = ((given >= 0) & (given < [n_layers, n_units])).all(1)
+    again = frame.duplicated(["label", "layer", "index"]).to_numpy(bool)
+    for wrong, what in (
+        (~whole, "is no layer and index in whole numbers"),
+        (~inside, f"does not exist: the model has {n_layers} layers of {n_units} units"),
+        (again, "stands there twice for the same label: leave it once"),
+    ):
+        if wrong.any():
+            n = int(np.flatnonzero(wrong)[0])
+            values = map(int, given[n]) if whole[n] else (frame[c].iloc[n] for c in names)
+            neuron = ".".join(map(str, values))
+            raise SelectionError(f"{where}{frame.index[n]}: neuron {neuron} {what}")
+    return given.astype(np.int64)
 
 
 def all_neurons(keys: KeyNeurons, layers: Sequence[int] | None = None) -> Neurons:

@@ -49,6 +49,14 @@ def main(folder: str, words: str, out: str) -> None:
         codes = corpus.read("word")
         features = probe_words(model, corpus, codes, "word", addresses, "neuron", 60, False)
         result["features"] = features.features
+        examples = gl.examples_of(
+            model, corpus, [(0, 1), (1, 7)], lexicon=lexicon, max_words=150, **quiet
+        )
+        for (layer, index), neuron in examples.by_neuron.items():
+            for name in ("quantiles", "contrast"):
+                result[f"examples.{layer}.{index}.{name}"] = getattr(neuron, name)
+            values = [example.values for example in (*neuron.top, *neuron.bottom)]
+            result[f"examples.{layer}.{index}.values"] = np.concatenate(values)
         keys = gl.select(gl.score(found.at("next")["neuron"], "correlation"), k=3)
         study = gl.lesion_study(
             model,

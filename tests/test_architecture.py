@@ -26,16 +26,26 @@ MIDDLE = (
         "sums",
         "exchange",
         "contrasts",
+        "display",
         "evidence",
     ),
-    *("selectivity", "selection", "directions", "subspace", "controls", "timecourse"),
+    *(
+        "examples",
+        "inspection",
+        "selectivity",
+        "selection",
+        "directions",
+        "subspace",
+        "controls",
+        "timecourse",
+    ),
     *("probing", "lexicon", "outcomes", "dissociation", "planning"),
 )
 EDGES = (
     *("treebank", "model", "passing", "activations", "attribution", "distributed", "checkpoints"),
-    *("memory", "lesions", "study", "run", "steps"),
+    *("memory", "lesions", "study", "run", "steps", "interchange", "transformer"),
     *("agreement", "planted", "certification"),
-    *("figures", "report", "cli", "progress", "summary", "generation"),
+    *("figures", "report", "explorer", "cli", "progress", "summary", "generation"),
 )
 HEAVY = ("torch", "numpy", "pandas", "jaxtyping", "scipy", "sklearn", "transformers", "plotly")
 FILE_MODULES = {"os", "io", "pathlib", "shutil", "tempfile", "pickle", "safetensors", "pooch"}

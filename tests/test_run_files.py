@@ -22,12 +22,14 @@ from grammar_lens.cli import app
 from grammar_lens.controls import SelectionControls, selection_controls, with_effects
 from grammar_lens.dissociation import LesionStudy
 from grammar_lens.evidence import Attribution, Evidence
+from grammar_lens.examples import Examples, Passage
 from grammar_lens.model import Model
 from grammar_lens.moments import Origin
 from grammar_lens.outcomes import Manner, Outcomes
 from grammar_lens.probing import CurvePoint, ProbeCurve
 from grammar_lens.run import (
     ATTRIBUTIONS,
+    Run,
     RunError,
     load_run,
     outcome_table,
@@ -36,11 +38,13 @@ from grammar_lens.run import (
     save_controls,
     save_course,
     save_curves,
+    save_examples,
     save_keys,
     save_scores,
     save_study,
 )
 from grammar_lens.run.arrays import read_attributions, read_evidence, read_scores
+from grammar_lens.run.examples import read_examples
 from grammar_lens.run.tables import read_controls, read_course, read_curves, read_keys, read_study
 from grammar_lens.selection import select
 from grammar_lens.steps import Config, work
@@ -301,6 +305,64 @@ def test_curves(tmp_path: Path):
     assert_same(found, {p: c.to_frame() for p, c in curves.items()})
 
 
+def test_examples(tiny: Model, corpus: Corpus, tmp_path: Path):
+    """Numbers come back with four digits, everything else as it was, and then nothing changes."""
+    path = tmp_path / "examples.json"
+    made = {
+        p: gl.examples_of(tiny, corpus, [(0, 1), (1, 40)], position=p, max_words=n, **QUIET)
+        for p, n in (("word", 20_000), ("next", 25))
+    }
+    neuron = made["word"][0, 1]
+    hostile = Passage(("</script><script>", "\u202e \U0001f642", '"\\', "\n"), "x'<b>:1")
+    shown = replace(neuron.top[0], passage=hostile, values=np.arange(4.0), word="\u05e9")
+    top = (shown, *neuron.top[1:], shown)
+    contrast = np.where(np.arange(4) == 1, np.nan, neuron.contrast)
+    quantiles = np.where(np.arange(4)[:, None] == 2, np.nan, neuron.quantiles)
+    made["word"].by_neuron[0, 1] = replace(neuron, top=top, contrast=contrast, quantiles=quantiles)
+    save_examples(path, made)
+    found = read_examples(path)
+    assert list(found) == ["word", "next"]
+    for position, examples in made.items():
+        assert found[position].origin == examples.origin
+        assert_same(found[position], _of_four_digits(examples))
+    stored = json.loads(path.read_text())
+    passages = [tuple(p["tokens"]) for p in stored["passages"]]
+    assert len(passages) == len(set(passages)) < 2 * 2 * 10
+    assert tuple(hostile.tokens) in passages
+    before = path.read_bytes()
+    save_examples(path, found)
+    assert path.read_bytes() == before
+
+
+def _of_four_digits(value: Any) -> Any:
+    """A result with all its numbers rounded."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return np.array([_of_four_digits(x) for x in value.ravel().tolist()]).reshape(value.shape)
+    if isinstance(value, tuple):
+        return tuple(_of_four_digits(x) for x in value)
+    if isinstance(value, dict):
+        return {k: _of_four_digits(v) for k, v in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            f.name: _of_four_digits(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
+        return type(value)(**fields)
+    return value
+
+
+def test_examples_of_another_version(tmp_path: Path):
+    path = tmp_path / "examples.json"
+    save_examples(path, {"word": Examples({}, ORIGIN)})
+    assert read_examples(path) == {"word": Examples({}, ORIGIN)}
+    path.write_text(path.read_text().replace("0.05", "0.1"))
+    with pytest.raises(
+        RunError, match=r"has the quantiles \[0.0, 0.1, .*: make it again with `gramm"
+    ):
+        read_examples(path)
+
+
 # The settings ---------------------------------------------------------------------------------
 
 
@@ -335,6 +397,9 @@ def test_the_score_of_each_position():
         ({"attribution": "ig"}, "--attribution is 'ig', expected one of own, all"),
         ({"sample": 0}, "--sample is 0, expected 1 or more"),
         ({"attribution_words": 0}, "--attribution-words is 0, expected 1 or more"),
+        ({"example_neurons": -1}, "--example-neurons is -1, expected 0 or more"),
+        ({"example_words": 0}, "--example-words is 0, expected 1 or more"),
+        ({"examples_each": 0}, "--examples-each is 0, expected 1 or more"),
     ],
 )
 def test_settings_that_cannot_be_followed(settings: dict[str, Any], message: str, tmp_path: Path):
@@ -380,6 +445,94 @@ def made(
 def stored(made: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def step_again(step: str, path: Path, **changes: Any) -> Run:
+    run = load_run(path)
+    config = Config.of(run, show_progress=False, **changes)
+    return steps.run_step(step, config, run, print)
+
+
+def test_the_stored_examples_are_of_the_first_key_neurons(made: Path):
+    run = load_run(made)
+    config = Config.of(run, show_progress=False)
+    bench = steps.Workbench(config, print)
+    assert list(run.examples) == ["word", "next"]
+    for position, examples in run.examples.items():
+        keys = run.keys_at(position).top(config.example_neurons)
+        want = gl.examples_of(
+            bench.model, bench.train, keys, position=position, lexicon=bench.lexicon, **QUIET
+        )
+        assert list(examples) == list(map(tuple, keys.union().tolist()))
+        for at in examples:
+            assert [e.word for e in examples[at].top] == [e.word for e in want[at].top]
+            np.testing.assert_allclose(
+                examples[at].quantiles, want[at].quantiles, rtol=1e-3, atol=1e-6
+            )
+
+
+def test_examples_are_made_again_alone(stored: Path):
+    before, probe = (stored / "examples.json").read_bytes(), (stored / "probe.json").read_bytes()
+    run = step_again("examples", stored)
+    assert (stored / "examples.json").read_bytes() == before, "the same to the last byte"
+    assert (stored / "probe.json").read_bytes() == probe
+    assert (stored / "time_course.json").is_file()
+    assert not (stored / "report.html").exists(), "the report is of the examples that were"
+    assert run.record["timings"]["examples"] > 0
+    run = step_again("examples", stored, example_neurons=1, examples_each=2, example_words=60)
+    assert run.config["example_neurons"] == 1
+    for position, examples in run.examples.items():
+        assert 0 < len(examples) <= len(LABELS)
+        for neuron in examples.by_neuron.values():
+            assert len(neuron.top) == len(neuron.bottom) == 2
+            assert neuron.count.sum() <= 60
+            assert (neuron.layer, neuron.index) in {
+                next(iter(run.keys_at(position)[label])) for label in LABELS
+            }
+
+
+def test_a_new_choice_removes_the_examples_of_the_old(stored: Path):
+    run = load_run(stored)
+    assert run.examples, "what was loaded before must not stay either"
+    config = Config.of(run, show_progress=False, top_k=3)
+    steps.run_step("select", config, run, print)
+    assert run.examples == load_run(stored).examples == {}
+    for step in ("course", "probe"):
+        step_again(step, stored)
+    step_again("examples", stored)
+    step_again("course", stored)
+    assert (stored / "examples.json").is_file(), "other readers of the key neurons leave them alone"
+
+
+def test_a_run_of_a_version_without_examples(stored: Path):
+    """It loads and reports as it is; to resume it makes them."""
+    before = (stored / "examples.json").read_bytes()
+    (stored / "examples.json").unlink()
+    record = json.loads((stored / "run.json").read_text())
+    for name in ("example_neurons", "example_words", "examples_each"):
+        del record["config"][name]
+    (stored / "run.json").write_text(json.dumps(record))
+    run = step_again("report", stored)
+    assert run.examples == {}
+    assert (stored / "report.html").is_file()
+    said: list[str] = []
+    config = Config.of(load_run(stored), show_progress=False)
+    steps.run_all(config, resume=True, say=said.append)
+    assert (stored / "examples.json").read_bytes() == before
+    assert "probe: done before, kept" in said
+    assert not any(line.startswith("examples: done") for line in said)
+
+
+def test_a_run_without_examples(stored: Path):
+    (stored / "examples.json").unlink()
+    record = json.loads((stored / "run.json").read_text())
+    record["config"]["example_neurons"] = 0
+    (stored / "run.json").write_text(json.dumps(record))
+    config = Config.of(load_run(stored), show_progress=False)
+    assert config.left_out == ("examples", "lesion")
+    run = steps.run_all(config, resume=True, say=print)
+    assert run.examples == {}
+    assert run.has("report")
 
 
 def test_course_is_made_again_alone(stored: Path):
@@ -505,7 +658,8 @@ def test_attributions_are_made_once(stored: Path, monkeypatch: pytest.MonkeyPatc
     assert run.scores_at("next").method == "frequency"
     assert run.scores_at("word").method == "correlation"
     assert set(run.attributions) == {"attribution", "integrated_gradients"}, "the old ones stay"
-    assert call("score", stored, "--attribution", "all", "--quiet")[0] == 0
+    again = ("--score", "attribution_contrast", "--attribution", "all", "--quiet")
+    assert call("score", stored, *again)[0] == 0
     assert asked == ["integrated_gradients", "all"], "another kind is made anew"
     assert load_run(stored).attributions["attribution"].kind == "all"
     config = Config.of(load_run(stored), show_progress=False)

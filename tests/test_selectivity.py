@@ -330,6 +330,12 @@ class TestScoresWithoutASign:
         others = np.delete(np.nanmin(got.values, axis=0).ravel(), 2 * 30 + 17)
         assert others.min() > 0.99 * np.log(3) > got["VERB"][PLANTED]
 
+    @pytest.mark.parametrize("method", ["correlation", "eta_squared", "entropy"])
+    def test_strength_of_one_label_is_that_label_s(self, method: str) -> None:
+        got = score(moments_of(*planted(0.0), LABELS), method)
+        for row, label in zip(got.strength(), LABELS, strict=True):
+            np.testing.assert_array_equal(got.strength_of(label), row)
+
     def test_entropy_from_a_single_label_to_all(self) -> None:
         fired = np.array([[10, 10, 3, 0, 0], [0, 10, 0, 0, 20], [0, 5, 0, 1, 20.0]])
         rng = np.random.default_rng(0)

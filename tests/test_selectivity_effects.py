@@ -259,6 +259,51 @@ class TestOutputContrast:
             got = output_contrast(model, counts)[:, layer]
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
+    def test_some_neurons_alone(self, kind: str, made: nn.Module, tiny_tokenizer: Any) -> None:
+        """In any order, with every token's logit: the plain formula, centred over the vocabulary."""
+        model = load_model(made, tokenizer=tiny_tokenizer)
+        counts = counts_of(400, 1)
+        some = np.array([(1, 7), (0, 0), (1, 47), (0, 31)])
+        whole = output_contrast(model, counts)[:, some[:, 0], some[:, 1]]
+        got = gm.neuron_contrast(model, counts, some)
+        np.testing.assert_allclose(got, whole, rtol=1e-4, atol=1e-6)
+
+        n = len(tiny_tokenizer)
+        unembed = made.get_output_embeddings().weight.detach().double().numpy()[:n]
+        weight = affine(made.get_submodule(FINAL_NORM.get(kind, "model.norm")))[0].numpy()
+        ids, logits = gm.token_effects(model, some, 5)
+        for row, (layer, neuron) in enumerate(some.tolist()):
+            written = gm.output_weight(model, layer)[neuron].double().numpy()
+            if kind == "gemma2":
+                post = made.get_submodule(f"model.layers.{layer}.post_feedforward_layernorm")
+                written = written * affine(post)[0].numpy()
+            if kind in CENTRED:
+                written = written - written.mean()
+            want = unembed @ (written * weight)
+            want -= want.mean()
+            order = np.argsort(want, kind="stable")
+            np.testing.assert_array_equal(ids[row], [*order[::-1][:5], *order[:5]])
+            np.testing.assert_allclose(logits[row], want[ids[row]], rtol=1e-4, atol=1e-5)
+
+    def test_tokens_that_move_alike_stand_in_the_order_of_their_ids(
+        self, make_tiny: Callable[[], gm.Model]
+    ) -> None:
+        model = make_tiny()
+        gm.output_weight(model, 1)[3] = 0
+        ids, logits = gm.token_effects(model, np.array([(1, 3)]), 3)
+        assert ids.tolist() == [[0, 1, 2, 0, 1, 2]]
+        assert (logits == 0).all()
+
+    def test_a_constant_added_to_all_logits_changes_no_tokens_effect(
+        self, make_tiny: Callable[[], gm.Model]
+    ) -> None:
+        model, some = make_tiny(), np.array([(0, 3), (1, 3)])
+        ids, logits = gm.token_effects(model, some, 5)
+        gm.unembedding(model).add_(torch.linspace(-3, 3, 32))
+        after = gm.token_effects(model, some, 5)
+        np.testing.assert_array_equal(after[0], ids)
+        np.testing.assert_allclose(after[1], logits, atol=1e-4)
+
     def test_a_constant_added_to_all_logits_changes_nothing(
         self, make_tiny: Callable[[], gm.Model]
     ) -> None:

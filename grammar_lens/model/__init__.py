@@ -45,7 +45,14 @@ from grammar_lens.model.forward import (
 from grammar_lens.model.loading import REFERENCE_MODEL, has_weights, load_model, load_shape, locate
 from grammar_lens.model.opening import Forward, opened
 from grammar_lens.model.twin import bare_model
-from grammar_lens.model.weights import output_contrast, output_norms, output_weight, unembedding
+from grammar_lens.model.weights import (
+    neuron_contrast,
+    output_contrast,
+    output_norms,
+    output_weight,
+    token_effects,
+    unembedding,
+)
 
 __all__ = [
     "GATE",
@@ -81,6 +88,7 @@ __all__ = [
     "mid_reaches_residual",
     "model_name",
     "n_parameters",
+    "neuron_contrast",
     "next_token_logits",
     "opened",
     "output_contrast",
@@ -91,6 +99,7 @@ __all__ = [
     "site_width",
     "sizes_of",
     "supported_architectures",
+    "token_effects",
     "unembedding",
     "vocabulary_size",
     "watch_tokens",

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from grammar_lens.model.about import Model, ModelError, model_name
@@ -28,20 +28,95 @@ def output_contrast(
     (`Lexicon.count`). A constant added to all logits changes nothing. Vocabulary beyond the counts
     counts as unseen. Raises ModelError for counts of another vocabulary, or if a label or its rest has none.
     """
-    mean_row = _mean_unembedding(model, counts)
-    gain = _gain(model.ln_final, mean_row)
-    mean_row = mean_row * gain
-    if str(model.cfg.normalization_type).startswith("LN"):
-        mean_row -= mean_row.mean(1, keepdim=True)  # a LayerNorm drops what all dimensions share
+    readout = _before_norm(model, _mean_unembedding(model, counts))
     contrast = []
     for layer in range(model.cfg.n_layers):
         w_out = output_weight(model, layer).float()
-        here = mean_row.to(w_out.device)
-        after = getattr(model.blocks[layer], "ln2_post", None)
-        if after is not None:
-            here = here * _gain(after, here)
+        here = _before_mlp_norm(model, layer, readout.to(w_out.device))
         contrast.append((here.float() @ w_out.T).double().cpu().numpy())
     return np.stack(contrast, axis=1)
+
+
+@torch.no_grad()
+def neuron_contrast(
+    model: Model,
+    counts: Float[np.ndarray, "vocab label"],
+    addresses: Int[np.ndarray, "neuron two"],
+) -> Float[np.ndarray, "label neuron"]:
+    """`output_contrast` of some neurons alone, each given by its layer and index."""
+    readout = _before_norm(model, _mean_unembedding(model, counts))
+    return (readout @ _written(model, addresses).to(readout.device).T).cpu().numpy()
+
+
+@torch.no_grad()
+def token_effects(
+    model: Model, addresses: Int[np.ndarray, "neuron two"], k: int = 10
+) -> tuple[Int[np.ndarray, "neuron two_k"], Float[np.ndarray, "neuron two_k"]]:
+    """The `k` tokens whose logits each neuron raises most, then the `k` it lowers most.
+
+    Ids and logits per unit of activation on the direct path, as in `output_contrast`, less their
+    mean over the vocabulary, so that a constant added to all logits does not count. The strongest
+    stand first, ties by id. Entries that the tokenizer has no token for are left out.
+    """
+    head = unembedding(model)[: len(model.tokenizer)]
+    k = min(k, len(head))
+    written = _after_norm(model, _written(model, addresses)).float().to(head.device)
+    ids, logits = [], []
+    for some in written.split(_NEURONS_AT_ONCE):
+        effect = _on_all_tokens(head, some)
+        order = [torch.argsort(sign * effect, dim=1, stable=True)[:, :k] for sign in (-1, 1)]
+        ids.append(torch.cat(order, 1))
+        logits.append(effect.gather(1, ids[-1]))
+    return torch.cat(ids).cpu().numpy(), torch.cat(logits).double().cpu().numpy()
+
+
+_NEURONS_AT_ONCE = 64
+_ROWS_AT_ONCE = 4096
+
+
+def _on_all_tokens(
+    head: Float[Tensor, "vocab d_model"], written: Float[Tensor, "neuron d_model"]
+) -> Float[Tensor, "neuron vocab"]:
+    """What vectors add to every logit, less the mean over the vocabulary; the head in parts."""
+    parts = [written @ rows.float().T for rows in head.split(_ROWS_AT_ONCE)]
+    effect = torch.cat(parts, dim=1)
+    return effect - effect.mean(1, keepdim=True, dtype=torch.float64).float()
+
+
+def _written(
+    model: Model, addresses: Int[np.ndarray, "neuron two"]
+) -> Float[Tensor, "neuron d_model"]:
+    """What neurons add to the residual stream per unit of activation, in float64, on the host."""
+    written = torch.zeros(len(addresses), model.cfg.d_model, dtype=torch.float64)
+    for layer in np.unique(addresses[:, 0]).tolist():
+        here = np.flatnonzero(addresses[:, 0] == layer)
+        w_out = output_weight(model, layer)
+        rows = w_out[torch.from_numpy(addresses[here, 1]).to(w_out.device)].double()
+        written[torch.from_numpy(here)] = _before_mlp_norm(model, layer, rows).cpu()
+    return written
+
+
+def _before_norm(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    """Directions after the final norm as directions before it, its scale held at 1."""
+    rows = rows * _gain(model.ln_final, rows)
+    if str(model.cfg.normalization_type).startswith("LN"):
+        rows = rows - rows.mean(1, keepdim=True)  # a LayerNorm drops what all dimensions share
+    return rows
+
+
+def _after_norm(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    """What the final norm makes of vectors, its scale held at 1."""
+    if str(model.cfg.normalization_type).startswith("LN"):
+        rows = rows - rows.mean(1, keepdim=True)
+    return rows * _gain(model.ln_final, rows)
+
+
+def _before_mlp_norm(
+    model: Model, layer: int, rows: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row d_model"]:
+    """Directions after a norm that follows the MLP (Gemma has one) as directions before it."""
+    after = getattr(model.blocks[layer], "ln2_post", None)
+    return rows if after is None else rows * _gain(after, rows)
 
 
 def _mean_unembedding(

@@ -10,20 +10,8 @@ from grammar_lens.run.arrays import (
     save_fitted,
     save_scores,
 )
-from grammar_lens.run.directory import (
-    ATTRIBUTIONS,
-    CONTROLS,
-    CURVES,
-    FITTED,
-    SHARDS,
-    STEPS,
-    Results,
-    Run,
-    load_run,
-    open_run,
-    refuse_directory,
-    update_record,
-)
+from grammar_lens.run.directory import load_run, open_run, refuse_directory, update_record
+from grammar_lens.run.examples import save_examples
 from grammar_lens.run.experiment import (
     experiment_record,
     refuse_other_results,
@@ -39,8 +27,17 @@ from grammar_lens.run.files import (
     write_text,
 )
 from grammar_lens.run.provenance import checkout_commit, library_versions
+from grammar_lens.run.session import Run
+from grammar_lens.run.stored import (
+    ATTRIBUTIONS,
+    CONTROLS,
+    CURVES,
+    FITTED,
+    SHARDS,
+    STEPS,
+    Results,
+)
 from grammar_lens.run.tables import (
-    keys_from_table,
     outcome_table,
     save_controls,
     save_course,
@@ -63,7 +60,6 @@ __all__ = [
     "RunError",
     "checkout_commit",
     "experiment_record",
-    "keys_from_table",
     "library_versions",
     "load_run",
     "make_folder",
@@ -76,6 +72,7 @@ __all__ = [
     "save_controls",
     "save_course",
     "save_curves",
+    "save_examples",
     "save_fitted",
     "save_keys",
     "save_probes",

@@ -37,7 +37,10 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        temporary.touch()
+        usual = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(usual)  # safetensors makes files that nobody else may read
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)

@@ -16,11 +16,11 @@ from grammar_lens.dissociation import (
     LesionStudy,
     Sufficiency,
 )
-from grammar_lens.moments import Origin, UnitStatistics
+from grammar_lens.moments import Origin
 from grammar_lens.outcomes import Manner, Outcomes
 from grammar_lens.probing import ProbeCurve, ProbeResult
 from grammar_lens.run.files import RunError, read_json, to_json, write_file, write_json, write_text
-from grammar_lens.selection import KeyNeurons, Neurons
+from grammar_lens.selection import KeyNeurons, SelectionError
 from grammar_lens.selectivity import Scores
 from grammar_lens.timecourse import CourseSummary
 
@@ -41,51 +41,20 @@ def read_keys(
     Raises RunError for neurons that do not exist.
     """
     table = pd.read_csv(path, keep_default_na=False, na_values={"q": [""]}, dtype={"label": str})
-    return {
-        position: keys_from_table(
-            table.loc[table["position"] == position],
-            s,
-            rule=rules.get(position, "unknown"),
-            source=str(path),
-        )
-        for position, s in scores.items()
-    }
-
-
-def keys_from_table(table: pd.DataFrame, scores: Scores, *, rule: str, source: str) -> KeyNeurons:
-    """Key neurons from a table with the columns label, layer, index and score.
-
-    A label without rows has no key neurons, as where a rule chooses nothing.
-    Raises RunError naming the line of an address that the model does not have.
-    """
-    n_layers, n_units = scores.values.shape[1:]
-    units: UnitStatistics = scores.units
-    sets = {}
-    for label in dict.fromkeys([*scores.labels, *table["label"]]):
-        rows = table.loc[table["label"] == label]
-        layer, index = rows["layer"].to_numpy(np.int64), rows["index"].to_numpy(np.int64)
-        outside = (layer < 0) | (layer >= n_layers) | (index < 0) | (index >= n_units)
-        if outside.any():
-            line = int(np.asarray(rows.index)[outside][0]) + 2
-            raise RunError(
-                f"{source}:{line}: neuron {layer[outside][0]}.{index[outside][0]} does not exist: "
-                f"the model has {n_layers} layers of {n_units} units"
+    table.index += 2  # lines of the file, below its header
+    try:
+        return {
+            position: KeyNeurons.from_frame(
+                table.loc[table["position"] == position],
+                s,
+                rule=rules.get(position, "unknown"),
+                labels=s.labels,
+                where=f"{path}:",
             )
-        sets[label] = Neurons(
-            name=label,
-            site=scores.origin.site,
-            layer=layer,
-            index=index,
-            score=rows["score"].to_numpy(np.float64),
-            mean=units.mean[layer, index],
-            q=_q(rows),
-        )
-    return KeyNeurons(sets, scores.method, rule, n_units, n_layers, units, scores.origin)
-
-
-def _q(rows: pd.DataFrame) -> np.ndarray | None:
-    known = "q" in rows and not rows["q"].isna().all()
-    return rows["q"].to_numpy(np.float64) if known else None
+            for position, s in scores.items()
+        }
+    except SelectionError as error:
+        raise RunError(str(error)) from error
 
 
 def save_controls(path: Path, controls: Mapping[str, SelectionControls]) -> None:

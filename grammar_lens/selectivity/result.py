@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from grammar_lens.display import listed, page
 from grammar_lens.exchange import Null
 from grammar_lens.moments import Origin, UnitStatistics
 
@@ -48,6 +49,9 @@ class Scores:
             raise ScoreError(f"no scores of {label!r}: there are {', '.join(self.labels)}")
         return self.values[self.labels.index(label)]
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.labels)
+
     def strength(self, sign: str = "absolute") -> Float[np.ndarray, "label layer unit"]:
         """What to rank units by: larger is stronger, and what is not above 0 is no choice.
 
@@ -63,12 +67,19 @@ class Scores:
                 f"score {self.method!r} is strong where it is {self.best}, so sign 'negative' has no "
                 "meaning: use 'absolute'"
             )
+        return self._ranked(self.values, sign)
+
+    def strength_of(self, label: str) -> Float[np.ndarray, "layer unit"]:
+        """The absolute `strength` of one label, without that of the others."""
+        return self._ranked(self[label], "absolute")
+
+    def _ranked(self, values: Float[np.ndarray, "..."], sign: str) -> Float[np.ndarray, "..."]:
         if self.best == "low":
-            ranked = np.exp(-self.values)
+            ranked = np.exp(-values)
         elif self.best == "high":
-            ranked = self.values.copy()
+            ranked = values.copy()
         else:
-            above = self.values - self.neutral
+            above = values - self.neutral
             ranked = {"absolute": np.abs, "positive": np.positive, "negative": np.negative}[sign](
                 above
             )
@@ -103,8 +114,8 @@ class Scores:
         shape = " x ".join(map(str, self.values.shape))
         return (
             f"Scores ({self.method}) {shape} of {self.origin.model} on {self.origin.treebank}, "
-            f"position {self.origin.position!r}; strongest: {', '.join(best)}"
+            f"position {self.origin.position!r}; strongest: {listed(best)}"
         )
 
     def _repr_html_(self) -> str:
-        return self.to_frame(top=5).to_html(index=False)
+        return page(repr(self), self.to_frame(top=1))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -148,16 +149,20 @@ class Workbench:
 
     def record_sources(self, run: Run) -> None:
         """Notes in run.json which model and words these are; words that changed are an error."""
-        about = {}
-        for role, bank in (("train", self.train_bank), ("fresh", self.fresh_bank)):
-            about[role] = {"name": bank.name, "sentences": len(bank), "words": bank.n_words}
-            about[role]["fingerprint"] = bank.fingerprint()
-            old = run.record.get("treebank", {}).get(role, about[role])
-            if old["fingerprint"] != about[role]["fingerprint"]:
+        self.require_same_sources(run)
+        model = {**describe(self.model), "weights": self.weights}
+        if distributed.world().is_main:
+            update_record(run, model=model, treebank=self._about_words())
+
+    def require_same_sources(self, run: Run) -> None:
+        """Raises RunError where model or words are no longer those that the run was made with."""
+        for role, about in self._about_words().items():
+            old = run.record.get("treebank", {}).get(role, about)
+            if old["fingerprint"] != about["fingerprint"]:
                 raise RunError(
-                    f"the {role} data {bank.name} has changed since {run.path} was made (it had "
+                    f"the {role} data {about['name']} has changed since {run.path} was made (it had "
                     f"{old['words']:,} words and fingerprint {old['fingerprint'][:12]}, now "
-                    f"{bank.n_words:,} and {about[role]['fingerprint'][:12]}): choose another --out"
+                    f"{about['words']:,} and {about['fingerprint'][:12]}): choose another --out"
                 )
         old = run.record.get("model", {}).get("weights", self.weights)
         if old != self.weights:
@@ -165,9 +170,18 @@ class Workbench:
                 f"the model {self.config.model} has changed since {run.path} was made (its weights had the "
                 f"fingerprint {old[:12]}, now {self.weights[:12]}): choose another --out"
             )
-        model = {**describe(self.model), "weights": self.weights}
-        if distributed.world().is_main:
-            update_record(run, model=model, treebank=about)
+
+    def _about_words(self) -> dict[str, dict[str, Any]]:
+        """Name, size and fingerprint of the training and the fresh data."""
+        return {
+            role: {
+                "name": bank.name,
+                "sentences": len(bank),
+                "words": bank.n_words,
+                "fingerprint": bank.fingerprint(),
+            }
+            for role, bank in (("train", self.train_bank), ("fresh", self.fresh_bank))
+        }
 
 
 def read_source(

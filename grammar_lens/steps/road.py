@@ -18,6 +18,7 @@ from grammar_lens.run import (
 )
 from grammar_lens.selectivity import SCORES
 from grammar_lens.steps.bench import Say, Workbench
+from grammar_lens.steps.importing import imported
 from grammar_lens.steps.planning import of_bench
 from grammar_lens.steps.settings import Config, check_settings, check_top_k
 from grammar_lens.steps.work import WORK
@@ -45,7 +46,7 @@ def run_all(config: Config, *, resume: bool, say: Say) -> Run:
         for step, done in zip(WORK, there, strict=True):
             if done and step != "report":
                 _kept(step, bench)
-            elif step != "lesion" or config.lesion != "none":
+            elif step not in config.left_out:
                 _do(step, bench, run)
     return run
 
@@ -72,6 +73,8 @@ def run_step(step: str, config: Config, run: Run | None, say: Say, *, resume: bo
             # it needs neither model nor words, but bad settings must not cost later steps' results
             check_settings(config)
             check_top_k(config, run.record["model"])
+            if config.neurons_from is not None:
+                _ = [imported(config.neurons_from, run, position) for position in run.positions]
         elif step != "report":
             bench.check()
             bench.record_sources(run)
@@ -89,7 +92,7 @@ def outdate(run: Run, step: str) -> None:
     """Removes the results that are no longer those of the directory when a step is done anew."""
     names = list(STEPS)
     # these read the key neurons and not each other
-    alone = ("course", "probe", "lesion")
+    alone = ("examples", "course", "probe", "lesion")
     for later in [step, "report"] if step in alone else names[names.index(step) :]:
         (run.path / STEPS[later]).unlink(missing_ok=True)
 
@@ -127,6 +130,7 @@ def _do(step: str, bench: Workbench, run: Run) -> None:
             save()
     distributed.barrier()
     run.reload(step)
+    bench.say(f"{step}: {run.record['timings'][step]:,.1f} s")
 
 
 def _check_sample(config: Config, run: Run) -> None:

@@ -42,10 +42,16 @@ class Config:
     alpha: float = 0.05
     sign: str = "absolute"
     top_k: int = 100
+    neurons_from: str | None = None
+    """A file of neurons that are studied in place of a choice of our own (see `gl.read_neurons`)."""
     replicates: int = 100
     sample: int | None = None
     """Words of each label whose activations are kept; by default 100 if the score needs them."""
     attribution_words: int = 20_000
+    example_neurons: int = 10
+    """Key neurons of each label that examples are shown of; 0 for none."""
+    example_words: int = 20_000
+    examples_each: int = 5
     probe_k: int = 10
     lesion: str = "mean"
     lesion_labels: tuple[str, ...] = ()
@@ -91,6 +97,22 @@ class Config:
         doses = [Manner(self.lesion, dose, self.lesion_at) for dose in self.doses]
         return doses + [Manner(value, self.dose, self.lesion_at) for value in self.values]
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Steps that `run` does not do with these settings."""
+        without = {"examples": self.example_neurons == 0, "lesion": self.lesion == "none"}
+        return tuple(step for step, left in without.items() if left)
+
+    def for_examples(self) -> dict[str, Any]:
+        """The settings of `study.examples_at`."""
+        return {
+            "max_words": self.example_words,
+            "each": self.examples_each,
+            "seed": self.seed,
+            "token_budget": self.token_budget,
+            "show_progress": self.show_progress,
+        }
+
     def stored(self) -> dict[str, Any]:
         """What run.json keeps and a resumed run must agree with."""
         kept = asdict(self)
@@ -127,11 +149,12 @@ def check_settings(c: Config) -> None:
     for name in (
         *("top_k", "probe_k", "token_budget", "max_fresh_sentences", "max_train_words"),
         *("sample", "attribution_words", "min_words", "checkpoint_every"),
+        *("example_words", "examples_each"),
     ):
         given = getattr(c, name)
         if given is not None and given < 1:
             raise RunError(f"--{name.replace('_', '-')} is {given}, expected 1 or more")
-    for name in ("shams", "other_shams", "damage_matched"):
+    for name in ("shams", "other_shams", "damage_matched", "example_neurons"):
         given = getattr(c, name)
         if given is not None and given < 0:
             raise RunError(f"--{name.replace('_', '-')} is {given}, expected 0 or more")

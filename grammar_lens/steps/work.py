@@ -31,6 +31,7 @@ from grammar_lens.run import (
     save_controls,
     save_course,
     save_curves,
+    save_examples,
     save_fitted,
     save_keys,
     save_probes,
@@ -40,9 +41,10 @@ from grammar_lens.run import (
     write_file,
     write_json,
 )
-from grammar_lens.selection import select
+from grammar_lens.selection import KeyNeurons, select
 from grammar_lens.selectivity import SCORES, score
 from grammar_lens.steps.bench import KEPT, Workbench
+from grammar_lens.steps.importing import controls_of_imported, imported
 from grammar_lens.steps.settings import Config
 from grammar_lens.steps.summing import summarise
 from grammar_lens.study import (
@@ -50,6 +52,7 @@ from grammar_lens.study import (
     Corpus,
     Wanted,
     attribute,
+    examples_at,
     lesion_study,
     probe,
     probe_curve,
@@ -184,19 +187,36 @@ def run_select(bench: Workbench, run: Run) -> Save:
     tables, controls = {}, {}
     for position in run.positions:
         scores, evidence = run.scores_at(position), run.evidence(position)
-        most = c.top_k if c.rule in ("top_k", "frequency") else None
-        keys = select(scores, most, rule=c.rule, sign=c.sign, alpha=c.alpha)
+        if c.neurons_from is None:
+            most = c.top_k if c.rule in ("top_k", "frequency") else None
+            keys = select(scores, most, rule=c.rule, sign=c.sign, alpha=c.alpha)
+            controls[position] = selection_controls(keys, scores, evidence, c.top_k, c.sign)
+        else:
+            keys = imported(c.neurons_from, run, position)
+            controls[position] = controls_of_imported(keys, scores, evidence)
         empty = [label for label in keys if not len(keys[label])]
         if empty:
             bench.say(f"select: at {position!r} {keys.rule} chooses nothing for {', '.join(empty)}")
         tables[position] = with_effects(keys, scores, evidence.adjusted)
-        controls[position] = selection_controls(keys, scores, evidence, c.top_k, c.sign)
 
     def save() -> None:
         save_controls(run.path / CONTROLS, controls)
         save_keys(run.path / STEPS["select"], tables)
 
     return save
+
+
+def run_examples(bench: Workbench, run: Run) -> Save:
+    """Words at which the first key neurons of every label are most and least active."""
+    c = bench.config
+    found = examples_at(
+        bench.model,
+        bench.train,
+        {p: run.keys_at(p).top(c.example_neurons) for p in run.positions},
+        lexicon=bench.lexicon,
+        **c.for_examples(),
+    )
+    return lambda: save_examples(run.path / STEPS["examples"], found)
 
 
 def run_course(bench: Workbench, run: Run) -> Save:
@@ -227,7 +247,7 @@ def run_probe(bench: Workbench, run: Run) -> Save:
             fresh,
             run.keys_at(position),
             position=position,
-            k=min(c.probe_k, c.top_k),
+            k=min(c.probe_k, _most(c, run.keys_at(position))),
             max_train_words=c.max_train_words,
             seed=c.seed,
             token_budget=c.token_budget,
@@ -244,11 +264,16 @@ def run_probe(bench: Workbench, run: Run) -> Save:
     return save
 
 
+def _most(c: Config, keys: KeyNeurons) -> int:
+    """As many key neurons as a label may have."""
+    return c.top_k if c.neurons_from is None else keys.k
+
+
 def _curve(bench: Workbench, run: Run, position: str, fresh: Corpus) -> ProbeCurve:
     """Accuracy against k of the key neurons, and of those found with exchanged labels."""
-    c, scores = bench.config, run.scores_at(position)
-    rankings = {scores.method: run.keys_at(position)}
-    sham = sham_keys(scores, c.top_k, sign=c.sign)
+    c, scores, keys = bench.config, run.scores_at(position), run.keys_at(position)
+    rankings = {scores.method if c.neurons_from is None else keys.rule: keys}
+    sham = sham_keys(scores, c.top_k, sign=c.sign) if c.neurons_from is None else None
     if sham is not None:
         rankings["exchanged labels"] = sham
     return probe_curve(
@@ -256,7 +281,7 @@ def _curve(bench: Workbench, run: Run, position: str, fresh: Corpus) -> ProbeCur
         bench.train,
         fresh,
         rankings,
-        ks=[k for k in CURVE_KS if k <= c.top_k],
+        ks=[k for k in CURVE_KS if k <= _most(c, keys)],
         position=position,
         max_train_words=min(c.max_train_words, CURVE_WORDS),
         seed=c.seed,
@@ -313,6 +338,7 @@ WORK: Mapping[str, Callable[[Workbench, Run], Save]] = {
     "collect": run_collect,
     "score": run_score,
     "select": run_select,
+    "examples": run_examples,
     "course": run_course,
     "probe": run_probe,
     "lesion": run_lesion,

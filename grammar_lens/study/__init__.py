@@ -23,6 +23,7 @@ from grammar_lens.study.corpus import (
 )
 from grammar_lens.study.course import time_course
 from grammar_lens.study.directions import erasure, key_subspaces
+from grammar_lens.study.examples import examples_at, examples_of
 from grammar_lens.study.lesion_checks import calibrate, find_again
 from grammar_lens.study.lesioning import lesion_study
 from grammar_lens.study.probes import probe, probe_curve, probe_layers
@@ -46,6 +47,8 @@ __all__ = [
     "default_budget",
     "donors",
     "erasure",
+    "examples_at",
+    "examples_of",
     "find_again",
     "fit_lexicon",
     "fresh_corpus",

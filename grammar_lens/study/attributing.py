@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from grammar_lens.lexicon import Lexicon
 from grammar_lens.model import Model, device_of
 from grammar_lens.moments import Moments
 from grammar_lens.passing import Keeper
-from grammar_lens.progress import track
+from grammar_lens.progress import Advance, track
 from grammar_lens.selectivity import SCORES
 from grammar_lens.study.corpus import (
     Corpus,
@@ -121,6 +122,10 @@ class _Job:
         self.model, self.corpus = model, corpus
         self.budget, self.show_progress = budget, show_progress
 
+    def _track(self, what: str, n_tokens: int) -> AbstractContextManager[Advance]:
+        each = self.corpus.alignment.words_per_token
+        return track(what, n_tokens, unit="words", each=each, show=self.show_progress)
+
     def _plan(self, seed: int, replicates: int = 0) -> Plan:
         wanted = Wanted(("neuron",), ("next",), replicates, 0, False, seed, min_words=0)
         return Plan(self.corpus, "next", wanted)
@@ -129,9 +134,7 @@ class _Job:
         """Moments of the words; unlike in `collect`, a label may have a single word or none."""
         reading = Reading(self.model, self._plan(seed), "neuron")
         batches = self._batches(np.unique(self.corpus.alignment.row[reading.plan.codes >= 0]))
-        with track(
-            "collecting", sum(b.n_tokens for b in batches), unit="tokens", show=self.show_progress
-        ) as step:
+        with self._track("collecting", sum(b.n_tokens for b in batches)) as step:
             stream(
                 self.model, self.corpus.alignment, batches, reading.taps, progress=step, warn=warned
             )
@@ -150,9 +153,7 @@ class _Job:
         reading = Reading(self.model, plan, "neuron")
         classes = _in_lexicon(self.corpus, plan.codes, tables)
         batches = self._batches(np.unique(self.corpus.alignment.row[plan.codes >= 0]))
-        with track(
-            "attributing", sum(b.n_tokens for b in batches), unit="tokens", show=self.show_progress
-        ) as step:
+        with self._track("attributing", sum(b.n_tokens for b in batches)) as step:
             attribute_own(
                 self.model,
                 self.corpus.alignment,
@@ -207,7 +208,7 @@ class _Job:
             mine = np.where(plan.part == half, classes, -1)
             batches = self._batches(np.unique(row[mine >= 0]))
             n_tokens = sum(b.n_tokens for b in batches)
-            with track("attributing", n_tokens, unit="tokens", show=self.show_progress) as step:
+            with self._track("attributing", n_tokens) as step:
                 total, count = attribute_all(
                     self.model,
                     self.corpus.alignment,
@@ -249,7 +250,7 @@ class _Job:
         codes = np.where(plan.codes >= 0, plan.codes + n * plan.part, -1)
         rows = np.unique(self.corpus.alignment.row[plan.codes >= 0])
         n_tokens = sum(b.n_tokens for b in self._batches(rows))
-        with track("integrating", n_tokens, unit="tokens", show=self.show_progress) as step:
+        with self._track("integrating", n_tokens) as step:
             completeness = integrated_gradients(
                 self.model,
                 self.corpus.alignment,

@@ -65,7 +65,8 @@ class Battery:
         """The outcomes of some lesions, at all scored words or at those that `codes` leaves."""
         alignment = self.corpus.alignment
         total = alignment.n_tokens * (len(conditions) + 1)
-        with track(what, total, unit="tokens", show=self.show_progress) as step:
+        each = alignment.words_per_token
+        with track(what, total, unit="words", each=each, show=self.show_progress) as step:
             return run_battery(
                 self.model,
                 alignment,

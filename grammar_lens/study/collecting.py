@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from grammar_lens.activations import stream
 from grammar_lens.alignment import token_batches
+from grammar_lens.display import page
 from grammar_lens.distributed import Shard
 from grammar_lens.evidence import Evidence
 from grammar_lens.model import Model
@@ -51,6 +53,11 @@ class Collected:
     def __getitem__(self, site: str) -> Moments:
         return self.evidence(site).moments
 
+    def _ipython_key_completions_(self) -> list[str]:
+        if len(self.by_position) != 1:
+            return []  # a site alone would not say where
+        return list(self._sites(self._only()))
+
     def _sites(self, position: str) -> dict[str, Evidence]:
         if position not in self.by_position:
             raise CorpusError(
@@ -68,6 +75,13 @@ class Collected:
     def __repr__(self) -> str:
         sites = (e for there in self.by_position.values() for e in there.values())
         return "\n".join(repr(e.moments) for e in sites)
+
+    def _repr_html_(self) -> str:
+        evidence = [e for there in self.by_position.values() for e in there.values()]
+        return page(
+            f"{self.n_tokens:,} tokens were read once",
+            pd.DataFrame({"": [repr(e) for e in evidence]}),
+        )
 
 
 def collect(
@@ -181,7 +195,10 @@ class Collection:
         also: Mapping[str, object] | None = None,
     ) -> None:
         """Reads all batches, or those of a shard; `also` is kept beside what the pass is of."""
-        with track("collecting", self.n_tokens, unit="tokens", show=show_progress) as step:
+        each = self.alignment.words_per_token
+        with track(
+            "collecting", self.n_tokens, unit="words", each=each, show=show_progress
+        ) as step:
             stream(
                 self._model,
                 self.alignment,

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
-from grammar_lens.alignment import Alignment, TokenBatch, align, token_batches
+from grammar_lens.alignment import POSITIONS, Alignment, TokenBatch, align, token_batches
+from grammar_lens.display import page
 from grammar_lens.lexicon import Lexicon, build_lexicon
 from grammar_lens.model import Model, context_length, device_of, model_name, vocabulary_size
 from grammar_lens.moments import Origin
@@ -110,6 +112,20 @@ class Corpus:
 
     def batches(self, token_budget: int) -> list[TokenBatch]:
         return token_batches(self.alignment, token_budget)
+
+    def __repr__(self) -> str:
+        known = int((self.classes >= 0).sum())
+        return (
+            f"Corpus of {self.bank.name} for {self.model}: {known:,} words with one of "
+            f"{len(self.labels)} values of {self.label}, context {self.context!r}"
+        )
+
+    def _repr_html_(self) -> str:
+        n = len(self.labels)
+        read = {p: np.bincount(r[r >= 0], minlength=n) for p in POSITIONS for r in [self.read(p)]}
+        words = np.bincount(self.classes[self.classes >= 0], minlength=n)
+        columns = {f"read at {position!r}": count for position, count in read.items()}
+        return page(repr(self), pd.DataFrame({"label": self.labels, "words": words, **columns}))
 
 
 def prepare(

@@ -54,7 +54,10 @@ def time_course(
         for offset, reader in zip(offsets, readers, strict=True)
     ]
     batches = corpus.batches(token_budget or default_budget(model))
-    with track("time course", alignment.n_tokens, unit="tokens", show=show_progress) as step:
+    each = alignment.words_per_token
+    with track(
+        "time course", alignment.n_tokens, unit="words", each=each, show=show_progress
+    ) as step:
         stream(model, alignment, batches, taps, progress=step, warn=warned)
     moments = [reader.moments(corpus.origin(position, site)) for reader in readers]
     counts = np.stack([m.count for m in moments])

@@ -286,7 +286,8 @@ def probe_words(
     budget = token_budget or default_budget(model)
     batches = token_batches(corpus.alignment, budget, rows=needed)
     n_tokens = sum(b.n_tokens for b in batches)
-    with track("reading", n_tokens, unit="tokens", show=show_progress) as step:
+    each = corpus.alignment.words_per_token
+    with track("reading", n_tokens, unit="words", each=each, show=show_progress) as step:
         stream(model, corpus.alignment, batches, [tap], progress=step, warn=warned)
     keys = corpus.keys(position)
     return probing.ProbeWords(

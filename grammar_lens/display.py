@@ -1,0 +1,32 @@
+"""How results show themselves in Jupyter: a line of text and a small table, with nothing unescaped."""
+
+import html
+from collections.abc import Iterable
+
+import pandas as pd
+
+MOST_ROWS = 20
+MOST_NAMES = 24
+
+
+def page(title: str, *tables: pd.DataFrame) -> str:
+    """HTML of a line of text and some tables, each cut to its first 20 rows."""
+    return "".join([f"<p>{html.escape(title)}</p>", *map(_table, tables)])
+
+
+def _table(frame: pd.DataFrame) -> str:
+    more = len(frame) - MOST_ROWS
+    shown = frame.head(MOST_ROWS).to_html(
+        index=not isinstance(frame.index, pd.RangeIndex),
+        float_format="{:.4g}".format,
+        na_rep="",
+        border=0,
+    )
+    return f"{shown}<small>and {more:,} more rows: to_frame()</small>" if more > 0 else shown
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row, of many the first 24."""
+    every = list(names)
+    more = len(every) - MOST_NAMES
+    return ", ".join(every[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
