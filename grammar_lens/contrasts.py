@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from grammar_lens.display import page
 from grammar_lens.moments import Moments
 
 
@@ -122,6 +123,19 @@ class Adjusted:
                 "standard_error": self.within_type_error,
             }
         )
+
+    def __repr__(self) -> str:
+        return (
+            f"Adjusted effects of {len(self.labels)} labels on {self.guarded.shape[1]} x "
+            f"{self.guarded.shape[2]} units; {int((self.n_forms > 0).sum())} labels have ambiguous "
+            "forms"
+        )
+
+    def _repr_html_(self) -> str:
+        table = {"label": self.labels, "ambiguous forms": self.n_forms.astype(np.int64)}
+        table |= {"words of them": self.n_words.astype(np.int64)}
+        table |= {"error within forms": self.within_type_error, "error": self.guarded_error}
+        return page(repr(self), pd.DataFrame(table))
 
 
 def adjusted(

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from grammar_lens.contrasts import Adjusted
+from grammar_lens.display import page
 from grammar_lens.evidence import Evidence
 from grammar_lens.exchange import MIN_WORDS, Null
 from grammar_lens.selection import KeyNeurons, select
@@ -42,6 +43,29 @@ class SelectionControls:
     within_type: pd.DataFrame | None
     rule: str = ""
     """The rule of the choice in words."""
+
+    def __repr__(self) -> str:
+        told = [f"SelectionControls of the top {self.k}"]
+        if self.sham is not None and len(self.sham):
+            told.append(
+                f"mean strength {self.sham['strength'].mean():.3g}, with exchanged labels "
+                f"{self.sham['sham_strength'].mean():.3g} ({self.n_replicates} exchanges)"
+            )
+        if self.reliability is not None and len(self.reliability):
+            told.append(
+                f"two halves share {self.reliability['share'].mean():.3f}, by chance "
+                f"{self.reliability['expected_share'].mean():.3f}"
+            )
+        if self.within_type is not None and len(self.within_type):
+            told.append(
+                f"effect {self.within_type['effect'].mean():.2f} sd, within word forms "
+                f"{self.within_type['within_type'].mean():.2f}"
+            )
+        return "; ".join(told)
+
+    def _repr_html_(self) -> str:
+        there = (self.sham, self.reliability, self.within_type)
+        return page(repr(self), *(table for table in there if table is not None))
 
 
 _SHAM_COLUMNS = (

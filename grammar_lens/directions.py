@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from grammar_lens.display import page
 from grammar_lens.selection import SelectionError
 
 
@@ -27,6 +28,9 @@ class Directions:
 
     def __repr__(self) -> str:
         return f"Directions {self.name}: {len(self)} at {self.site!r} of layer {self.layer}"
+
+    def _repr_html_(self) -> str:
+        return page(f"{self!r}, of {self.basis.shape[1]} dimensions")
 
 
 def directions(

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from grammar_lens.contrasts import Adjusted
+from grammar_lens.display import page
 from grammar_lens.exchange import Null
 from grammar_lens.moments import Moments, Origin
 
@@ -34,6 +36,13 @@ class Sample:
         return (
             f"Sample of {len(self.classes):,} words of {o.treebank}, {len(self.labels)} values of "
             f"{o.label}, read at {o.position!r} in {o.model}"
+        )
+
+    def _repr_html_(self) -> str:
+        drawn = np.bincount(self.classes, minlength=len(self.labels))
+        words = self.count.astype(np.int64)
+        return page(
+            repr(self), pd.DataFrame({"label": self.labels, "drawn": drawn, "words": words})
         )
 
 
@@ -68,6 +77,14 @@ class Attribution:
             f"Attribution ({self.kind}, reference {self.reference}) of {o.model} over "
             f"{int(self.count.sum()):,} words of {o.treebank}, {len(self.labels)} values of {o.label}"
         )
+
+    def _repr_html_(self) -> str:
+        flat = self.mean.reshape(len(self.labels), -1)
+        largest = flat.argmax(1)
+        units = [f"{i // self.mean.shape[2]}.{i % self.mean.shape[2]}" for i in largest]
+        table = {"label": self.labels, "words": self.count.astype(np.int64), "largest": units}
+        table["mean"] = np.take_along_axis(flat, largest[:, None], 1)[:, 0]
+        return page(repr(self), pd.DataFrame(table))
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,24 @@ class Evidence:
             attribution=_half_attribution(self.attribution, i, labels),
             integrated_gradients=_half_attribution(self.integrated_gradients, i, labels),
         )
+
+    def __repr__(self) -> str:
+        nulls = {**self.nulls, **(self.attribution.nulls if self.attribution else {})}
+        there = {
+            "two halves": self.halves,
+            "a sample": self.sample,
+            f"nulls of {', '.join(nulls)}": nulls or None,
+            "contrasts with words held constant": self.adjusted,
+            "attributions": self.attribution,
+            "integrated gradients": self.integrated_gradients,
+            "output contrasts": self.output_contrast,
+        }
+        beside = ", ".join(name for name, part in there.items() if part is not None)
+        return f"Evidence: {self.moments!r}; with {beside or 'nothing else'}"
+
+    def _repr_html_(self) -> str:
+        words = self.moments.count.astype(np.int64)
+        return page(repr(self), pd.DataFrame({"label": self.moments.labels, "words": words}))
 
 
 MIN_HALF = 2

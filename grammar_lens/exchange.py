@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int, Int16
 
+from grammar_lens.display import page
 from grammar_lens.moments import Moments, Origin
 
 MIN_REPLICATES = 20
@@ -190,6 +192,21 @@ class Null:
         """How strong scores are: their distance from neutral, or themselves when one-sided."""
         return np.abs(scores - self.neutral) if self.two_sided else scores
 
+    def __repr__(self) -> str:
+        o = self.origin
+        return (
+            f"Null of {self.method} from {self.n_replicates} exchanges of labels, {o.model} on "
+            f"{o.treebank}, position {o.position!r}: {len(self.labels)} labels, "
+            f"{int(self.count.sum()):,} words take part"
+        )
+
+    def _repr_html_(self) -> str:
+        table = {"label": self.labels, "words": self.count.astype(np.int64)}
+        observed = self.strengths(self.observed)
+        table["strength (root mean square)"] = np.sqrt((observed**2).mean((1, 2)))
+        table["exchanged (mean)"] = np.sqrt((self.strength**2).mean((0, 2)))
+        return page(repr(self), pd.DataFrame(table))
+
 
 def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
     """q-values: the least false discovery rate at which each test would pass."""
@@ -276,6 +293,16 @@ class Replicates:
             mean_abs=self.observed.mean_abs,
             origin=self.observed.origin,
         )
+
+    def __repr__(self) -> str:
+        return (
+            f"Replicates: {len(self.means)} exchanges of labels, {self.n_left_out_words:,} words of "
+            f"{self.n_left_out_sentences:,} sentences left out; {self.observed!r}"
+        )
+
+    def _repr_html_(self) -> str:
+        words = self.observed.count.astype(np.int64)
+        return page(repr(self), pd.DataFrame({"label": self.observed.labels, "words": words}))
 
 
 def _pooled(

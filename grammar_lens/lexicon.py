@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from grammar_lens.display import page
 
 _CHUNK = {False: 2**19, True: 2**25}
 """Probabilities (words x vocabulary) held in float64 at a time, on CPU and on a GPU."""
@@ -52,6 +55,12 @@ class Lexicon:
         """Entropy of the prior in nats: the tag loss of a model that ignores the context."""
         p = self.prior[self.prior > 0]
         return float(-(p * np.log(p)).sum())
+
+    def _repr_html_(self) -> str:
+        words = self.count.sum(0).astype(np.int64)
+        alone = (self.count > 0) & (self.count == self.count.sum(1, keepdims=True))
+        table = {"label": self.labels, "words": words, "tokens": (self.count > 0).sum(0)}
+        return page(repr(self), pd.DataFrame({**table, "tokens of no other": alone.sum(0)}))
 
 
 def build_lexicon(

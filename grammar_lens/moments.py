@@ -12,11 +12,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from grammar_lens.display import page
 from grammar_lens.readers import Seen, State
 from grammar_lens.reduction import PLAIN, Reduction, Workspace
 
@@ -47,6 +49,14 @@ class UnitStatistics:
     mean: Float[np.ndarray, "layer unit"]
     mean_abs: Float[np.ndarray, "layer unit"]
     eta_squared: Float[np.ndarray, "layer unit"]
+
+    def __repr__(self) -> str:
+        return f"UnitStatistics of {self.mean.shape[0]} x {self.mean.shape[1]} units"
+
+    def _repr_html_(self) -> str:
+        names = ("mean", "mean_abs", "eta_squared")
+        layers = pd.DataFrame({name: getattr(self, name).mean(1) for name in names})
+        return page(f"{self!r}; means of every layer", layers.rename_axis("layer").reset_index())
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,11 @@ class Moments:
             f"{self.n_words:,} words of {o.treebank} read at {o.position!r}, "
             f"{len(self.labels)} values of {o.label}"
         )
+
+    def _repr_html_(self) -> str:
+        table = {"label": self.labels, "words": self.count.astype(np.int64)}
+        fires = self.firing_rate().mean((1, 2))
+        return page(repr(self), pd.DataFrame({**table, "fires at (share, mean over units)": fires}))
 
 
 def pool(

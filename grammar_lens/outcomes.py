@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from grammar_lens.directions import Directions
+from grammar_lens.display import page
 from grammar_lens.selection import Neurons
 
 VALUES = ("zero", "mean", "resample", "resample_within")
@@ -101,3 +103,18 @@ class Outcomes:
             return 0.0
         change = self.nll - self.tag_loss - self.lexical_loss
         return float(np.nanmax(np.abs(change[1:] - change[:1]), initial=0.0))
+
+    def __repr__(self) -> str:
+        return (
+            f"Outcomes of {len(self.conditions)} lesions on {len(self.word):,} words, "
+            f"{len(self.labels)} labels"
+        )
+
+    def _repr_html_(self) -> str:
+        kinds = pd.DataFrame(
+            [(c.kind, str(c.manner), c.label, c.replicate > 0) for c in self.conditions],
+            columns=pd.Index(["kind", "manner", "label", "sham"]),
+        )
+        return page(
+            repr(self), kinds.value_counts(["kind", "manner", "sham"], sort=False).reset_index()
+        )

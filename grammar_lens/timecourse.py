@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from grammar_lens.display import page
 from grammar_lens.moments import Origin
 from grammar_lens.selection import KeyNeurons
 
@@ -60,6 +61,9 @@ class TimeCourse:
             f"{self.offsets[-1]:+d} around {o.position!r}, {len(self.labels)} values"
         )
 
+    def _repr_html_(self) -> str:
+        return page(repr(self), _peaks(self.labels, self.offsets, self.strength()))
+
 
 @dataclass(frozen=True)
 class CourseSummary:
@@ -80,3 +84,29 @@ class CourseSummary:
         )
         columns = {"strength": self.strength.ravel(), "key_neurons": self.key.ravel()}
         return pd.DataFrame(columns, index=index).reset_index()
+
+    def __repr__(self) -> str:
+        o = self.origin
+        return (
+            f"CourseSummary of {o.label} in {o.model} on {o.treebank}: tokens {min(self.offsets):+d} "
+            f"to {max(self.offsets):+d} around {o.position!r}, {len(self.labels)} values"
+        )
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), _peaks(self.labels, self.offsets, self.strength))
+
+
+def _peaks(
+    labels: tuple[str, ...],
+    offsets: tuple[int, ...],
+    strength: Float[np.ndarray, "offset label layer"],
+) -> pd.DataFrame:
+    """Where and in which layer each label is told best."""
+    known = np.nan_to_num(strength)
+    rows = []
+    for i, label in enumerate(labels):
+        offset, layer = np.unravel_index(int(known[:, i].argmax()), known[:, i].shape)
+        most = strength[offset, i, layer]
+        rows.append((label, offsets[offset], int(layer), most))
+    columns = ["label", "strongest at token", "layer", "root mean square r"]
+    return pd.DataFrame(rows, columns=pd.Index(columns))

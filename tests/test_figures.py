@@ -24,6 +24,7 @@ from grammar_lens.dissociation import (
     redundancy,
 )
 from grammar_lens.evidence import Evidence
+from grammar_lens.examples import QUANTILES, Example, NeuronExamples, Passage, TokenEffect
 from grammar_lens.exchange import Null, Replicates
 from grammar_lens.figures import FigureError
 from grammar_lens.moments import Moments, Origin
@@ -296,6 +297,42 @@ def made_curve() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def made_example(
+    tokens: tuple[str, ...], token: int, value: float, *, word: str = "w", label: str = "NOUN"
+) -> Example:
+    """A neuron that is `value` at one token, where the word itself stands, and a tenth elsewhere."""
+    values = np.where(np.arange(len(tokens)) == token, value, value / 10)
+    span = (max(token, 0), max(token, 0) + 1)
+    return Example(Passage(tokens, "made:7"), token, span, word, label, value, values)
+
+
+def made_examples(labels: tuple[str, ...] = LABELS, *, model: str = "m") -> NeuronExamples:
+    """Neuron 1.17: the second label is the highest and the third has no words; two ends of two."""
+    centre = np.array([0.0, 2.0, 1.0])[:, None]
+    quantiles = centre + np.linspace(-1, 1, len(QUANTILES))
+    quantiles[2] = np.nan
+    tokens = ("The", " dog", " bark", "s", " .")
+    return NeuronExamples(
+        layer=1,
+        index=17,
+        labels=labels,
+        count=np.array([100, 50, 0]),
+        quantiles=quantiles,
+        top=(
+            made_example(tokens, 1, 4.0, label=labels[0]),
+            made_example(tokens, 3, 3.0, label=labels[1]),
+        ),
+        bottom=(
+            made_example(tokens, -1, -2.0, label=labels[0]),
+            made_example(tokens, 4, -1.0, label=labels[1]),
+        ),
+        contrast=np.array([0.1, -0.1, np.nan]),
+        promoted=(TokenEffect(" cat", 0.4),),
+        suppressed=(TokenEffect(" runs", -0.3),),
+        origin=origin(model, "word"),
+    )
+
+
 @pytest.fixture(scope="module")
 def scores() -> Scores:
     return score(made_moments())
@@ -431,7 +468,7 @@ def test_time_course_draws_both_panels_of_the_label() -> None:
     assert left.zmin == 0
     assert left.zmax == 0.3
     assert right.zmin == -right.zmax == -np.nanmax(np.abs(course.key[:, 1]))
-    assert {(s.x0, s.x1) for s in figure.layout.shapes} == {(0, 0)}
+    assert {(s.x0, s.x1) for s in figure.layout.shapes} == {(-0.5, 0.5)}
     assert {s.xref for s in figure.layout.shapes} == {"x", "x2"}
     assert figure.layout.xaxis.title.text == "tokens from the word's last token (0)"
     assert list(figure.layout.xaxis.ticktext) == ["\N{MINUS SIGN}1", "0", "+1"]
@@ -563,11 +600,15 @@ def test_accuracy_against_k_with_little() -> None:
 
 def test_probe_without_draws_and_with_an_interval() -> None:
     probe = replace(made_probe(), random_accuracy=None, random_accuracies=())
-    bars = figures.probe_accuracy(probe).data[0]
-    assert bars.x[1] is None
-    assert bars.text[1] == "not drawn"
+    figure = figures.probe_accuracy(probe)
+    assert figure.data[0].x[1] is None
+    assert figure.data[-1].text[1].strip() == "not drawn"
     probe = replace(made_probe(), accuracy_low=0.83, accuracy_high=0.87)
-    assert figures.probe_accuracy(probe).data[1].x == (0.83, 0.87)
+    _, interval, _, numbers = figures.probe_accuracy(probe).data
+    assert interval.x == (0.83, 0.87)
+    # numbers stand beyond the interval and the draws
+    assert numbers.x[0] == 0.87
+    assert numbers.text[0].strip() == "0.850"
 
 
 def test_many_labels_stay_apart() -> None:
@@ -837,7 +878,7 @@ def test_redundancy_starts_from_the_intact_model() -> None:
 
 def test_probe_accuracy_has_every_baseline() -> None:
     probe = made_probe()
-    bars, draws = figures.probe_accuracy(probe).data
+    bars, draws, numbers = figures.probe_accuracy(probe).data
     assert dict(zip(bars.y, bars.x, strict=True)) == {
         "18 key neurons": probe.accuracy,
         "as many random neurons": 0.6,
@@ -847,6 +888,7 @@ def test_probe_accuracy_has_every_baseline() -> None:
         "control task": 0.3,
     }
     assert draws.x == (0.58, 0.62)
+    assert numbers.x[1] == 0.62
     before = figures.probe_accuracy(made_probe(position="next")).data[0]
     assert "the word before alone" in before.y
 
@@ -869,7 +911,14 @@ def every_figure(labels: tuple[str, ...], model: str) -> list[go.Figure]:
     curve = made_curve().replace("correlation", labels[0])
     course = made_course(labels, model=model)
     whole = made_extended(labels, model=model)
+    nulled = replace(scores, null=made_null(scores, made_moments(labels, model=model)))
+    found = made_examples(labels, model=model)
     return [
+        figures.neuron_scores(scores, (1, 17)),
+        figures.neuron_scores(nulled, (1, 17)),
+        figures.activations_by_label(found),
+        figures.concordance(found),
+        figures.loss_split(whole),
         figures.dose_response(whole),
         figures.dose_response(whole, labels[0]),
         figures.value_ladder(whole),

@@ -10,6 +10,7 @@ from statsmodels.stats.multitest import multipletests
 
 from grammar_lens.agreement.pairs import AgreementError, MinimalPair
 from grammar_lens.agreement.scoring import PairScores, Prepared
+from grammar_lens.display import page
 from grammar_lens.lesions import Donors, lesion
 from grammar_lens.model import Model
 from grammar_lens.progress import track
@@ -119,7 +120,7 @@ class AgreementStudy:
         )
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False)
+        return page(repr(self), self.to_frame())
 
 
 def agreement_study(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grammar_lens.agreement.pairs import AgreementError, MinimalPair
 from grammar_lens.alignment import Alignment, TokenBatch, align, token_batches
+from grammar_lens.display import page
 from grammar_lens.model import Model, context_length, device_of, model_name, next_token_logits
 from grammar_lens.study.corpus import default_budget
 
@@ -80,7 +81,7 @@ class PairScores:
         return f"PairScores of {len(self.pairs):,} pairs: {self.right.mean():.3f} right; {cells}"
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False)
+        return page(repr(self), self.to_frame())
 
 
 class Prepared:

@@ -10,6 +10,7 @@ from rich.table import Table
 from scipy import stats
 
 from grammar_lens.certification.one import WorldResult
+from grammar_lens.display import page
 
 ALPHA = 0.05
 FULL_STRENGTH = 0.1
@@ -159,6 +160,21 @@ class Certification:
     def __repr__(self) -> str:
         failed = [f"{m.name} of {m.of} {m.rate:.3f}" for m in self.measures if m.passed is False]
         return f"Certification of {len(self.worlds)} worlds: {', '.join(failed) or 'passed'}"
+
+    def _repr_html_(self) -> str:
+        verdicts = {True: "pass", False: "FAIL", None: "reported"}
+        rows = [
+            (
+                m.name,
+                m.of,
+                f"{m.hits:,} of {m.count:,}",
+                f"{m.sense} {m.limit:g}" if m.sense else "",
+                verdicts[m.passed],
+            )
+            for m in self.measures
+        ]
+        columns = pd.Index(["rate", "of", "found", "required", "verdict"])
+        return page(repr(self), pd.DataFrame(rows, columns=columns))
 
 
 def _required(worlds: Iterable[WorldResult]) -> list[Measure]:

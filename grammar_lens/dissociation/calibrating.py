@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
+from grammar_lens.display import page
 from grammar_lens.dissociation.changes import StudyError
 
 
@@ -60,6 +61,9 @@ class Calibration:
 
     def __repr__(self) -> str:
         return f"Calibration: {self.in_words()}"
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), self.to_frame())
 
 
 def calibration(

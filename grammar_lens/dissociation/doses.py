@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from grammar_lens.display import page
 from grammar_lens.dissociation.changes import Changes
 from grammar_lens.dissociation.matrices import LEAST_SHAMS, chance
 from grammar_lens.outcomes import Manner
@@ -119,6 +120,12 @@ class DoseResponse:
         if self.n_shams < LEAST_SHAMS:
             return f"{text} {self.n_shams} shams are too few to compare slopes ({slopes})."
         return f"{text} That is not shown to be faster than under the shams ({slopes})."
+
+    def __repr__(self) -> str:
+        return f"DoseResponse: {self.in_words()}"
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), self.trend_frame())
 
 
 def response(by_manner: dict[Manner, Changes]) -> DoseResponse | None:

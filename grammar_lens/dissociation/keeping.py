@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from grammar_lens.display import page
 from grammar_lens.dissociation.changes import Changes, changes, replicates
 from grammar_lens.dissociation.matrices import LEAST_SHAMS, chance
 from grammar_lens.outcomes import Outcomes
@@ -103,6 +104,12 @@ class Sufficiency:
         if self.n_shams < LEAST_SHAMS:
             return f"{against} So few shams cannot show more."
         return f"{against} It is not shown that the sets suffice for more than others do."
+
+    def __repr__(self) -> str:
+        return f"Sufficiency: {self.in_words()}"
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), self.to_frame())
 
 
 def sufficiency(rest: Outcomes, labels: tuple[str, ...]) -> Sufficiency:

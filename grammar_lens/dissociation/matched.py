@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
+from grammar_lens.display import page
 from grammar_lens.dissociation.changes import Changes, replicates, total_damage
 from grammar_lens.dissociation.matrices import LEAST_LABELS, chance, diagonal_score
 from grammar_lens.dissociation.pairs import CrossedPair, crossed_pairs
@@ -62,6 +64,14 @@ class DamageMatched:
             else ""
         )
         return f"{told} Against them, {pairs[0].lower()}{pairs[1:]}{weak}"
+
+    def __repr__(self) -> str:
+        return f"DamageMatched: {self.in_words()}"
+
+    def _repr_html_(self) -> str:
+        table = {"label": self.labels, "neurons of a sham (mean)": self.size.mean(0)}
+        table["shams' damage / real damage"] = self.damage_ratio
+        return page(repr(self), pd.DataFrame(table))
 
 
 def damage_matched(

@@ -1,12 +1,12 @@
 """The result of a lesion study, and what it says in words."""
 
-import html
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from grammar_lens.display import page
 from grammar_lens.dissociation.changes import StudyError
 from grammar_lens.dissociation.doses import DoseResponse
 from grammar_lens.dissociation.keeping import Sufficiency
@@ -237,10 +237,7 @@ class LesionStudy:
 
     def _repr_html_(self) -> str:
         table = pd.DataFrame(self.matrix, index=self.labels, columns=self.labels)  # pyright: ignore[reportArgumentType]
-        table = table.rename_axis("lesion of / words of")
-        parts = [f"<p>{html.escape(repr(self))}</p>", table.round(3).to_html()]
-        if self.doses:
-            parts.append(self.doses.trend_frame().round(3).to_html(index=False))
-        if self.rest:
-            parts.append(self.rest.to_frame().round(3).to_html(index=False))
-        return "".join(parts)
+        tables = [table.rename_axis("lesion of / words of")]
+        tables += [self.doses.trend_frame()] if self.doses else []
+        tables += [self.rest.to_frame()] if self.rest else []
+        return page(f"{self!r} Rise in tag loss (nats):", *tables)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from grammar_lens.display import page
 from grammar_lens.dissociation.changes import StudyError
 
 
@@ -23,6 +24,9 @@ class Round:
     k: int
     own: Float[np.ndarray, " label"]
     found_again: Float[np.ndarray, " label"]
+
+    def __repr__(self) -> str:
+        return f"Round: {self.k} neurons of a tag cut, its own loss {self.own.mean():+.3f} nats"
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,9 @@ class Redundancy:
 
     def __repr__(self) -> str:
         return f"Redundancy: {self.in_words()}"
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), self.to_frame())
 
 
 def redundancy(labels: tuple[str, ...], rounds: Sequence[Round]) -> Redundancy:

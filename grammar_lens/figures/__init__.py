@@ -4,6 +4,7 @@ from grammar_lens.figures.checks import bias_and_auroc, calibration, redundancy,
 from grammar_lens.figures.course import time_course
 from grammar_lens.figures.damage import damage_matched, lesion_matrix, lesion_null
 from grammar_lens.figures.doses import dose_response, value_ladder
+from grammar_lens.figures.losses import loss_split
 from grammar_lens.figures.neurons import (
     bin_width,
     layer_neuron_heatmap,
@@ -11,7 +12,16 @@ from grammar_lens.figures.neurons import (
     overlap_matrix,
     strongest,
 )
+from grammar_lens.figures.one_neuron import activations_by_label, neuron_scores
+from grammar_lens.figures.passages import concordance, visible
 from grammar_lens.figures.probes import accuracy_against_k, confusion, probe_accuracy
+from grammar_lens.figures.several import (
+    agreement_matrix,
+    depth_profiles,
+    lesion_matrices,
+    own_damage,
+    probe_accuracies,
+)
 from grammar_lens.figures.style import (
     SCORE_NAMES,
     STYLE,
@@ -29,21 +39,30 @@ __all__ = [
     "STYLE",
     "FigureError",
     "accuracy_against_k",
+    "activations_by_label",
+    "agreement_matrix",
     "bias_and_auroc",
     "bin_width",
     "calibration",
+    "concordance",
     "confusion",
     "damage_matched",
     "decimals",
+    "depth_profiles",
     "dose_response",
     "grammar_or_vocabulary",
     "layer_neuron_heatmap",
     "layer_profile",
+    "lesion_matrices",
     "lesion_matrix",
     "lesion_null",
+    "loss_split",
+    "neuron_scores",
     "number",
     "overlap_matrix",
+    "own_damage",
     "plotly_js",
+    "probe_accuracies",
     "probe_accuracy",
     "redundancy",
     "score_name",
@@ -53,4 +72,5 @@ __all__ = [
     "time_course",
     "unit_name",
     "value_ladder",
+    "visible",
 ]

@@ -8,19 +8,17 @@ from plotly.subplots import make_subplots
 from grammar_lens.dissociation import Calibration, LesionStudy, Redundancy
 from grammar_lens.figures.style import (
     ACCENT,
-    COLOURS,
     CONTRAST,
-    DASHES,
     GREY,
     INK,
     PALE,
+    SHAMS,
     FigureError,
     about,
     finish,
+    line_style,
     plain,
 )
-
-SHAMS = "#8894a1"
 
 
 def bias_and_auroc(study: LesionStudy) -> go.Figure:
@@ -236,7 +234,10 @@ def calibration(found: Calibration) -> go.Figure:
     )
     figure.update_xaxes(row=1, col=1, title_text="Spearman's rho (0: no relation)")
     figure.update_xaxes(row=1, col=2, title_text="share found (0 to 1)", range=[-0.03, 1.03])
-    return _by_label(figure, names, "tag loss of")
+    # above the panels stands what chance would find
+    return _by_label(figure, names, "tag loss of").update_layout(
+        legend={"y": -0.02, "yref": "container"}, margin={"t": 90}
+    )
 
 
 def redundancy(found: Redundancy) -> go.Figure:
@@ -256,13 +257,7 @@ def redundancy(found: Redundancy) -> go.Figure:
             x=[0, *sizes],
             y=[0.0, *found.own[:, i]],
             text=["intact", *told],
-            mode="lines+markers",
-            marker={"size": 6},
-            line={
-                "color": COLOURS[i % len(COLOURS)],
-                "dash": DASHES[i // len(COLOURS) % len(DASHES)],
-                "width": 1.5,
-            },
+            **line_style(i),
             name=plain(label),
             hovertemplate="%{x:,} neurons cut: %{y:+.4f} nats, %{text}",
         )

@@ -105,7 +105,7 @@ def _add_panels(figure: go.Figure, course: CourseSummary, i: int, *, visible: bo
 
 
 def _axes(figure: go.Figure, course: CourseSummary, n_layers: int) -> None:
-    """Tokens below, layers at the side, and a line where the word is read."""
+    """Tokens below, layers at the side, and a frame where the word is read."""
     offsets = sorted(course.offsets)
     place = PLACES.get(course.origin.position, plain(course.origin.position))
     figure.update_xaxes(
@@ -118,18 +118,16 @@ def _axes(figure: go.Figure, course: CourseSummary, n_layers: int) -> None:
     figure.update_yaxes(col=1, title_text="layer")
     figure.update_layout(plot_bgcolor=ABSENT, margin={"t": 104})
     for axis in ("", "2"):
-        # white beneath ink is seen on light cells and on dark ones
-        for line in ({"color": "white", "width": 3}, {"color": INK, "width": 1.6, "dash": "dot"}):
-            figure.add_shape(
-                type="line",
-                x0=0,
-                x1=0,
-                xref=f"x{axis}",
-                y0=0,
-                y1=1,
-                yref=f"y{axis} domain",
-                line=line,
-            )
+        figure.add_shape(
+            type="rect",
+            x0=-0.5,
+            x1=0.5,
+            xref=f"x{axis}",
+            y0=0,
+            y1=1,
+            yref=f"y{axis} domain",
+            line={"color": INK, "width": 1.6},
+        )
 
 
 def _menu(labels: tuple[str, ...]) -> dict[str, Any]:

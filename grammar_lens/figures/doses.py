@@ -10,18 +10,17 @@ from grammar_lens.figures.style import (
     ACCENT,
     COLOURS,
     CONTRAST,
-    DASHES,
     GREY,
     PALE,
+    SHAMS,
+    SYMBOLS,
     FigureError,
     about,
     finish,
+    line_style,
     plain,
 )
 from grammar_lens.outcomes import Manner
-
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross")
-SHAMS = "#8894a1"
 
 
 def dose_response(study: LesionStudy, label: str | None = None) -> go.Figure:
@@ -63,13 +62,7 @@ def _all_labels(found: DoseResponse) -> go.Figure:
         colour = COLOURS[i % len(COLOURS)]
         _add_band(figure, found, i, colour, row=1)
         style = {
-            "mode": "lines+markers",
-            "marker": {"size": 6},
-            "line": {
-                "color": colour,
-                "dash": DASHES[i // len(COLOURS) % len(DASHES)],
-                "width": 2,
-            },
+            **line_style(i),
             "name": plain(label),
             "legendgroup": str(i),
         }
@@ -283,7 +276,6 @@ def _add_rung(figure: go.Figure, rung: LesionStudy, names: list[str], n: int) ->
             mode="markers",
             marker={"symbol": "line-ns-open", "size": 9, "color": colour, "line": {"width": 2}},
             legendgroup=rung.value,
-            showlegend=False,
             name=f"{rung.value}, shams' mean",
             hovertemplate=f"{rung.value}, mean of {rung.n_shams} shams: %{{x:+.4f}} nats<extra></extra>",
         )

@@ -7,7 +7,6 @@ from plotly.subplots import make_subplots
 
 from grammar_lens.figures.style import (
     COLOURS,
-    DASHES,
     DIVERGING,
     INK,
     SEQUENTIAL,
@@ -16,6 +15,7 @@ from grammar_lens.figures.style import (
     colour_scale,
     finish,
     half_width,
+    line_style,
     matrix,
     matrix_axes,
     plain,
@@ -46,7 +46,6 @@ def layer_neuron_heatmap(
     Raises FigureError for fewer than 1 bin and ScoreError for a label without scores.
     """
     values = scores[label]
-    row = scores.labels.index(label)
     n_layers, n_units = values.shape
     if bins is not None and bins < 1:
         raise FigureError(f"bins is {bins}, expected 1 or more")
@@ -55,7 +54,7 @@ def layer_neuron_heatmap(
     cells = {"z": values.astype(np.float32)}
     hover = f"{unit} %{{y}}.%{{x}}<br>{name} %{{z:+.3f}}<extra></extra>"
     if width > 1:
-        distance = scores.strength()[row] if scores.best == "low" else values - scores.neutral
+        distance = scores.strength_of(label) if scores.best == "low" else values - scores.neutral
         index = strongest(np.nan_to_num(distance), width)
         kind = np.int16 if n_units < 2**15 else np.int32
         cells = {
@@ -121,8 +120,8 @@ def strongest(values: Float[np.ndarray, "layer unit"], width: int) -> Int[np.nda
 
 def _mark_strongest(figure: go.Figure, scores: Scores, label: str, top: int) -> None:
     values = scores[label]
-    row = scores.labels.index(label)
-    effect, strength = scores.effect[row].ravel(), scores.strength()[row].ravel()
+    effect = scores.effect[scores.labels.index(label)].ravel()
+    strength = scores.strength_of(label).ravel()
     order = np.argsort(-strength, kind="stable")[:top]
     order = order[strength[order] > 0]
     layer, index = np.divmod(order, values.shape[1])
@@ -235,13 +234,7 @@ def _add_line(
         **beside,
         name=plain(scores.labels[i]),
         legendgroup=str(i),
-        mode="lines+markers",
-        marker={"size": 5},
-        line={
-            "color": COLOURS[i % len(COLOURS)],
-            "dash": DASHES[i // len(COLOURS) % len(DASHES)],
-            "width": 2,
-        },
+        **line_style(i),
         hovertemplate=hover,
     )
 

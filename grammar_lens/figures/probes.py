@@ -12,6 +12,7 @@ from grammar_lens.figures.style import (
     GREY,
     INK,
     SEQUENTIAL,
+    SYMBOLS,
     FigureError,
     about,
     finish,
@@ -42,9 +43,6 @@ def probe_accuracy(probe: ProbeResult) -> go.Figure:
             orientation="h",
             y=names,
             x=[value for _, value, _ in bars],
-            text=["not drawn" if value is None else f"{value:.3f}" for _, value, _ in bars],
-            textposition="outside",
-            cliponaxis=False,
             marker={
                 "color": [colour for _, _, colour in bars],
                 "line": {"color": INK, "width": 0.6},
@@ -62,6 +60,7 @@ def probe_accuracy(probe: ProbeResult) -> go.Figure:
         name="each draw",
         hovertemplate="one draw of random neurons: %{x:.4f}<extra></extra>",
     )
+    _add_numbers(figure, probe, [(name, value) for name, value, _ in bars])
     finish(
         figure,
         "Can the label be read from the neurons?",
@@ -80,7 +79,7 @@ def probe_accuracy(probe: ProbeResult) -> go.Figure:
 
 
 def _add_interval(figure: go.Figure, probe: ProbeResult, name: str) -> None:
-    """The 95 % interval of the accuracy, beneath the number at the end of its bar."""
+    """The 95 % interval of the accuracy, across the end of its bar."""
     interval = probe.accuracy_interval
     if interval is None:
         return
@@ -91,6 +90,25 @@ def _add_interval(figure: go.Figure, probe: ProbeResult, name: str) -> None:
         line={"color": INK, "width": 2},
         name="95 % interval",
         hovertemplate=f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}<extra></extra>",
+    )
+
+
+def _add_numbers(
+    figure: go.Figure, probe: ProbeResult, bars: list[tuple[str, float | None]]
+) -> None:
+    """The numbers, beyond everything that is drawn at the end of their bars."""
+    ends = [value or 0.0 for _, value in bars]
+    ends[0] = max(ends[0], *(probe.accuracy_interval or (0.0,)))
+    ends[1] = max(ends[1], *probe.random_accuracies, 0.0)
+    figure.add_scatter(
+        x=ends,
+        y=[name for name, _ in bars],
+        text=["  not drawn" if value is None else f"  {value:.3f}" for _, value in bars],
+        mode="text",
+        textposition="middle right",
+        cliponaxis=False,
+        name="accuracy as a number",
+        hoverinfo="skip",
     )
 
 
@@ -190,7 +208,7 @@ def _add_curve(
         name=name,
         showlegend=panel == 1,
         mode="lines+markers",
-        marker={"size": 6, "color": colour},
+        marker={"size": 6, "color": colour, "symbol": SYMBOLS[i % len(SYMBOLS)]},
         line={"color": colour, "width": 2.4, "dash": "dash" if random else "solid"},
         hovertemplate=(
             "k = %{x}: accuracy %{y:.3f}<br>%{customdata[0]:,.0f} neurons, "

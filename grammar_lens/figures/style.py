@@ -1,12 +1,14 @@
 """The one style of all figures: colours, axes, names of scores, and text as plotly may see it.
 
-Colours are safe for colour-blind readers and differ in lightness, so they survive grey print. Labels
-and names are data: plotly reads a little HTML in its texts, so they are escaped.
+Colours are safe for colour-blind readers. In grey print scales go from light to dark, and lines are
+told apart by their dashes and symbols. Labels and names are data: plotly reads a little HTML in its
+texts, so they are escaped.
 """
 
 import html
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,9 +20,12 @@ from grammar_lens.selectivity import Scores
 
 INK, GREY, PALE = "#1f2a37", "#6b7684", "#d9dee4"
 ACCENT, CONTRAST = "#0b5c9e", "#c2410c"
+SHAMS = "#8894a1"
+"""Sham lesions, exchanged labels, and the line at no effect."""
 # Okabe & Ito (2008), Color Universal Design, without the yellow that vanishes on white
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 DASHES = ("solid", "dash", "dot")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross")
 DIVERGING = ("#0a3a6b", "#2f79b5", "#9cc6e0", "#f7f6f3", "#f3b48b", "#cc5a2b", "#701c08")
 SEQUENTIAL = ("#f7f6f3", "#c6dbe9", "#7fb2d3", "#3a84b8", "#0b4f8a", "#062f57")
 
@@ -32,8 +37,15 @@ _AXIS = {
     "tickcolor": "#9aa4af",
     "ticks": "outside",
     "ticklen": 4,
-    "title": {"standoff": 8},
+    "title": {"standoff": 8, "font": {"size": 13}},
     "zeroline": False,
+}
+_COLOUR_BAR = {
+    "colorbar": {
+        "outlinewidth": 0,
+        "thickness": 12,
+        "title": {"side": "right", "font": {"size": 13}},
+    }
 }
 STYLE = go.layout.Template(
     layout={
@@ -67,9 +79,7 @@ STYLE = go.layout.Template(
         "xaxis": _AXIS,
         "yaxis": _AXIS,
     },
-    data={
-        "heatmap": [{"colorbar": {"outlinewidth": 0, "thickness": 12, "title": {"side": "right"}}}]
-    },
+    data={"heatmap": [_COLOUR_BAR]},
 )
 
 SCORE_NAMES = {
@@ -162,6 +172,19 @@ def colour_scale(colours: tuple[str, ...]) -> list[list[float | str]]:
     return [[i / (len(colours) - 1), c] for i, c in enumerate(colours)]
 
 
+def line_style(i: int) -> dict[str, Any]:
+    """Colour, dash and symbol of the line of label `i`: no two of 42 labels have all alike."""
+    return {
+        "mode": "lines+markers",
+        "marker": {"size": 6, "symbol": SYMBOLS[i % len(SYMBOLS)]},
+        "line": {
+            "color": COLOURS[i % len(COLOURS)],
+            "dash": DASHES[i // len(COLOURS) % len(DASHES)],
+            "width": 2,
+        },
+    }
+
+
 def tick_step(n_layers: int) -> int:
     """Layers from one tick to the next."""
     return 1 if n_layers <= 16 else 4
@@ -184,7 +207,7 @@ def matrix(
             y=names,
             text=text,
             texttemplate="%{text}",
-            textfont={"size": 12 if len(names) <= 10 else 9},
+            textfont={"size": _cell_font(text)},
             hovertext=hover,
             hoverinfo="text",
             hoverongaps=True,
@@ -198,11 +221,19 @@ def matrix(
     )
 
 
+def _cell_font(text: list[list[str]]) -> int:
+    """The size at which the texts of a matrix stand beside each other in a page's column."""
+    longest = max((len(cell) for row in text for cell in row), default=0)
+    return 12 if len(text) <= 10 else 11 if longest <= 4 else 9
+
+
 def finish(figure: go.Figure, title: str, subtitle: str, *, height: int) -> None:
     """Gives a figure the style, title and height."""
     figure.update_layout(
         template=STYLE, height=height, title={"text": title, "subtitle": {"text": subtitle}}
     )
+    # make_subplots writes its titles larger than everything else
+    figure.update_annotations(font_size=13)
 
 
 def matrix_axes(figure: go.Figure, columns: str, rows: str) -> go.Figure:

@@ -12,6 +12,7 @@ from grammar_lens.figures.style import (
     CONTRAST,
     GREY,
     INK,
+    SHAMS,
     FigureError,
     about,
     finish,
@@ -19,8 +20,6 @@ from grammar_lens.figures.style import (
     score_name,
 )
 from grammar_lens.selection import KeyNeurons
-
-CHANCE = "#8894a1"
 
 
 def selection_controls(controls: SelectionControls, keys: KeyNeurons | None = None) -> go.Figure:
@@ -87,13 +86,13 @@ def _add_strength(figure: go.Figure, table: pd.DataFrame, column: int) -> None:
         error_x={
             "array": spread,
             "arrayminus": np.zeros(len(spread)),
-            "color": CHANCE,
+            "color": SHAMS,
             "thickness": 1.4,
             "width": 4,
         },
         customdata=table["sham_strongest"],
         mode="markers",
-        marker={"symbol": "circle-open", "size": 9, "color": CHANCE, "line": {"width": 2}},
+        marker={"symbol": "circle-open", "size": 9, "color": SHAMS, "line": {"width": 2}},
         name="exchanged labels (mean; bar to the largest)",
         hovertemplate=("exchanged labels: mean %{x:.3g}, largest %{customdata:.3g}<extra></extra>"),
     )
@@ -123,7 +122,7 @@ def _add_agreement(figure: go.Figure, table: pd.DataFrame, column: int) -> None:
         x=table["expected_share"],
         y=names,
         mode="markers",
-        marker={"symbol": "diamond-open", "size": 9, "color": CHANCE, "line": {"width": 2}},
+        marker={"symbol": "diamond-open", "size": 9, "color": SHAMS, "line": {"width": 2}},
         name="chance",
         hovertemplate="sets drawn at random in the same layers: %{x:.4f}<extra></extra>",
     )
@@ -249,6 +248,7 @@ def _label_axis(figure: go.Figure, labels: list[str]) -> None:
         categoryarray=[plain(x) for x in labels],
         range=[len(labels) - 0.5, -0.5],
     )
+    figure.update_yaxes(col=1, title_text="key neurons of")
     figure.update_layout(
         hovermode="closest",
         legend={"orientation": "h", "y": -0.02, "yref": "container", "yanchor": "bottom", "x": 0},

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from grammar_lens.display import page
 from grammar_lens.generation.shares import count_tags, tag_shares
 from grammar_lens.generation.tagging import POSITION, Tagger
 from grammar_lens.generation.writing import GenerationError, Written, write_on
@@ -79,6 +80,23 @@ class Comparison:
                 "n_fresh_words": self.probe.n_fresh_words,
             },
         }
+
+    def __repr__(self) -> str:
+        words = f"{self.tags.n_intact.sum():,} and {self.tags.n_lesioned.sum():,} words"
+        return (
+            f"Comparison of texts with and without a lesion ({self.lesion_name}): "
+            f"{len(self.prompts)} prompts, {self.n_samples} samples of each, {words} tagged"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (prompt, intact[0], lesioned[0])
+            for prompt, intact, lesioned in zip(
+                self.prompts, self.intact, self.lesioned, strict=True
+            )
+        ]
+        texts = pd.DataFrame(rows, columns=pd.Index(["prompt", "intact", "under the lesion"]))
+        return page(repr(self), texts, self.tags)
 
 
 def with_and_without(

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from grammar_lens.activations import Tap, stream
 from grammar_lens.alignment import Alignment, token_batches
 from grammar_lens.directions import Directions
+from grammar_lens.display import page
 from grammar_lens.model import Model, site_width
 from grammar_lens.readers import FeatureReader
 from grammar_lens.selection import Neurons
@@ -81,6 +83,18 @@ class Donors:
                 fit = self.word[mine[drawn]] != word[here]
                 chosen[here[fit]] = mine[drawn[fit]]
         return chosen
+
+    def __repr__(self) -> str:
+        units = sum(len(a) for a in self.addresses.values())
+        return (
+            f"Donors: {units:,} units recorded at {len(self):,} words, {self.n_any:,} of them drawn "
+            f"from all, read at {self.position!r}"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [(site, layer, len(a)) for (site, layer), a in self.addresses.items()]
+        columns = pd.Index(["site", "layer", "units"])
+        return page(repr(self), pd.DataFrame(rows, columns=columns))
 
 
 def record_donors(

@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.metrics import f1_score
 
+from grammar_lens.display import page
 from grammar_lens.probing.baselines import (
     ambiguous,
     control_labels,
@@ -73,6 +74,10 @@ class ProbeCurve:
             f"{self.n_fresh_words:,} fresh words (majority {self.majority_accuracy:.3f}, word alone "
             f"{self.word_baseline_accuracy:.3f})"
         )
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame().pivot_table("accuracy", "score", "k", sort=False)
+        return page(f"{self!r}; accuracy by k", table)
 
 
 def curve(

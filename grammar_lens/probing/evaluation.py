@@ -1,6 +1,5 @@
 """One probe on key neurons, judged on fresh words beside all its baselines."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import pandas as pd
 from jaxtyping import Int
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from grammar_lens.display import page
 from grammar_lens.moments import Origin
 from grammar_lens.probing.baselines import (
     ambiguous,
@@ -107,7 +107,7 @@ class ProbeResult:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>{self.per_label.to_html()}"
+        return page(repr(self), self.per_label)
 
 
 def evaluate(

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
+from grammar_lens.display import page
 from grammar_lens.moments import Origin
 from grammar_lens.probing.fitting import Probe, in_sd, mean_and_sd
 
@@ -29,6 +31,20 @@ class FittedProbe:
         """The number in `labels` of every word's most probable label."""
         probe = Probe(self.weight, self.bias, np.arange(len(self.labels)))
         return probe.predict(in_sd(activations, self.mean, self.sd))
+
+    def __repr__(self) -> str:
+        o = self.origin
+        return (
+            f"FittedProbe of {len(self.labels)} labels on {len(self.addresses)} units of {o.model}, "
+            f"read at {o.position!r}"
+        )
+
+    def _repr_html_(self) -> str:
+        largest = self.addresses[np.abs(self.weight).argmax(1)]
+        units = [f"{layer}.{index}" for layer, index in largest]
+        weight = np.take_along_axis(self.weight, np.abs(self.weight).argmax(1)[:, None], 1)[:, 0]
+        table = {"label": self.labels, "unit of the largest weight": units, "weight": weight}
+        return page(repr(self), pd.DataFrame(table))
 
 
 def fitted_probe(

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import linalg
 
+from grammar_lens.display import page
 from grammar_lens.probing import ProbeWords, accuracy, majority_accuracy
 from grammar_lens.subspace.geometry import row_basis
 from grammar_lens.subspace.overlaps import SubspaceError
@@ -70,6 +71,9 @@ class ErasureResult:
             ("leace", self.leace_rank, self.leace_accuracy),
         ]
         return pd.DataFrame(rows, columns=pd.Index(["removed", "rank", "accuracy"]))
+
+    def _repr_html_(self) -> str:
+        return page("Accuracy of probes after directions were removed", self.to_frame())
 
 
 def leace(

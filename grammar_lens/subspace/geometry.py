@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import linalg
 
+from grammar_lens.display import listed, page
 from grammar_lens.subspace.overlaps import SubspaceError
 
 
@@ -56,6 +57,17 @@ class Subspaces:
         ]
         names = ["first", "second", "cosine", "random_cosine", "p_value"]
         return pd.DataFrame(rows, columns=pd.Index(names))
+
+    def __repr__(self) -> str:
+        rank, random = self.effective_rank.mean(), self.random_effective_rank
+        beside = f", of as many random ones {random.mean():.1f}" if len(random) else ""
+        return (
+            f"Subspaces of {listed(self.labels)}: outgoing weights of effective rank {rank:.1f} in the "
+            f"mean{beside}"
+        )
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), self.to_frame())
 
 
 def subspaces(

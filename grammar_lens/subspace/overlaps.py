@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
+from grammar_lens.display import listed, page
 from grammar_lens.selection import KeyNeurons
 from grammar_lens.selectivity import Scores
 
@@ -38,6 +39,17 @@ class Overlap:
         """Jaccard overlap as a table."""
         return pd.DataFrame(self.jaccard, index=self.labels, columns=self.labels)  # pyright: ignore[reportArgumentType]
 
+    def __repr__(self) -> str:
+        apart = ~np.eye(len(self.labels), dtype=bool)
+        told = f"Overlap of the key neurons of {listed(self.labels)}"
+        if not apart.any():
+            return told
+        shared, expected = self.shared[apart].mean(), self.expected[apart].mean()
+        return f"{told}: two share {shared:.1f} in the mean, by chance {expected:.1f}"
+
+    def _repr_html_(self) -> str:
+        return page(f"{self!r}; Jaccard overlap", self.to_frame())
+
 
 @dataclass(frozen=True)
 class Reliability:
@@ -60,6 +72,15 @@ class Reliability:
         names = ("n_first", "n_second", "shared", "jaccard", "expected", "p_value")
         index = pd.Index(self.labels, name="label")
         return pd.DataFrame({name: getattr(self, name) for name in names}, index=index)
+
+    def __repr__(self) -> str:
+        return (
+            f"Reliability of {len(self.labels)} labels: two choices share {self.shared.mean():.1f} "
+            f"neurons in the mean, by chance {self.expected.mean():.1f}"
+        )
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), self.to_frame())
 
 
 def overlap(keys: KeyNeurons) -> Overlap:

@@ -1,7 +1,6 @@
 """What a treebank is once it is read: words in sentences, sentences in splits."""
 
 import hashlib
-import html
 import json
 import re
 from collections import Counter
@@ -10,7 +9,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int
+
+from grammar_lens.display import listed, page
 
 LABEL_NAME = re.compile(r"upos|xpos|deprel|feats:[^\s:=|]+")
 
@@ -71,6 +73,17 @@ class Sentence:
     source: str
     gap: str = " "
 
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 200 else f"{self.text[:200]}…"
+        return f"<Sentence {self.source}: {text!r}, {len(self.words)} words>"
+
+    def _repr_html_(self) -> str:
+        names = list(dict.fromkeys(name for word in self.words for name in word.labels))
+        first = [name for name in ("upos", "xpos", "deprel") if name in names]
+        names = [*first, *sorted(set(names) - set(first))]
+        rows = [[word.form, *(word.label(name) for name in names)] for word in self.words]
+        return page(repr(self), pd.DataFrame(rows, columns=pd.Index(["form", *names])))
+
 
 @dataclass(frozen=True, repr=False)
 class Treebank:
@@ -97,6 +110,9 @@ class Treebank:
             raise TreebankError(f"{self.name} has no split {split!r}; its splits are {there_are}")
         start, end = self.splits[split]
         return Treebank(f"{self.name}:{split}", self.sentences[start:end], notes=self.notes)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.splits)
 
     @property
     def n_words(self) -> int:
@@ -231,17 +247,15 @@ class Treebank:
 
     def _repr_html_(self) -> str:
         parts = [self, *(self[name] for name in self.splits)]
-        rows = "".join(
-            f"<tr><td>{html.escape(part.name)}</td><td>{len(part):,}</td>"
-            f"<td>{part.n_words:,}</td></tr>"
-            for part in parts
+        table = pd.DataFrame(
+            {
+                "treebank": [part.name for part in parts],
+                "sentences": [len(part) for part in parts],
+                "words": [part.n_words for part in parts],
+            }
         )
-        notes = "".join(f"<br>{html.escape(note)}" for note in self.notes)
-        return (
-            "<table><thead><tr><th>treebank</th><th>sentences</th><th>words</th></tr></thead>"
-            f"<tbody>{rows}</tbody></table>"
-            f"<small>labels: {html.escape(', '.join(self.label_names()) or 'none')}{notes}</small>"
-        )
+        beside = [f"labels: {listed(self.label_names()) or 'none'}", *self.notes]
+        return page(repr(self), table) + "".join(map(page, beside))
 
 
 def _width(gap: str) -> tuple[bool, int]:

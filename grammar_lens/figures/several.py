@@ -1,0 +1,278 @@
+"""Several runs side by side: each takes results by the name of their run."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from plotly.subplots import make_subplots
+
+from grammar_lens.dissociation import LesionStudy
+from grammar_lens.figures.style import (
+    ACCENT,
+    COLOURS,
+    CONTRAST,
+    DIVERGING,
+    GREY,
+    INK,
+    SEQUENTIAL,
+    SYMBOLS,
+    FigureError,
+    colour_scale,
+    finish,
+    half_width,
+    line_style,
+    matrix,
+    matrix_axes,
+    number,
+    plain,
+)
+from grammar_lens.probing import ProbeResult
+from grammar_lens.selection import KeyNeurons
+from grammar_lens.selectivity import Scores
+from grammar_lens.subspace import layer_counts, layer_strength
+
+_BASELINES = (
+    ("random neurons", "random_accuracy", "circle-open", ACCENT),
+    ("word alone", "word_baseline_accuracy", "diamond-open", INK),
+    ("control task", "control_accuracy", "x-thin-open", CONTRAST),
+    ("majority label", "majority_accuracy", "line-ns-open", GREY),
+)
+MATRICES_IN_A_ROW = 3
+
+
+def probe_accuracies(probes: Mapping[str, ProbeResult]) -> go.Figure:
+    """Accuracy on fresh words of every run, with its 95 % interval, beside its own baselines."""
+    _require(probes)
+    names = [plain(name) for name in probes]
+    figure = go.Figure()
+    for label, field, symbol, colour in _BASELINES:
+        figure.add_scatter(
+            x=[getattr(p, field) for p in probes.values()],
+            y=names,
+            mode="markers",
+            name=label,
+            marker={"symbol": symbol, "size": 11, "color": colour, "line": {"width": 1.8}},
+            hovertemplate=f"%{{y}}: {label} %{{x:.3f}}<extra></extra>",
+        )
+    ends = [p.accuracy_interval or (p.accuracy, p.accuracy) for p in probes.values()]
+    accuracy = [p.accuracy for p in probes.values()]
+    figure.add_scatter(
+        x=accuracy,
+        y=names,
+        customdata=[
+            f"{p.n_neurons:,} key neurons, {p.n_fresh_words:,} words of {plain(p.fresh)}"
+            for p in probes.values()
+        ],
+        mode="markers",
+        name="key neurons",
+        marker={"symbol": "circle", "size": 11, "color": ACCENT},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [high - a for (_, high), a in zip(ends, accuracy, strict=True)],
+            "arrayminus": [a - low for (low, _), a in zip(ends, accuracy, strict=True)],
+            "color": ACCENT,
+            "thickness": 2,
+        },
+        hovertemplate="%{y}: %{x:.3f}<br>%{customdata}<extra></extra>",
+    )
+    where = {p.position for p in probes.values()}
+    finish(
+        figure,
+        "Can the label be read from the neurons?",
+        f"fresh words of each run, read at “{'” or “'.join(sorted(where))}”",
+        height=230 + 34 * len(probes),
+    )
+    figure.update_xaxes(title_text="accuracy (share of fresh words)", range=[0, 1.02])
+    _runs_as_rows(figure)
+    return figure.update_layout(hovermode="closest", legend={"traceorder": "reversed"})
+
+
+def _runs_as_rows(figure: go.Figure) -> None:
+    figure.update_yaxes(
+        type="category", autorange="reversed", title_text="run", showgrid=True, ticks=""
+    )
+
+
+def depth_profiles(
+    scores: Mapping[str, Scores], keys: Mapping[str, KeyNeurons] | None = None
+) -> go.Figure:
+    """Strength and key neurons over relative depth, the mean over labels, a line per run.
+
+    Strength is relative to the run's strongest layer, since scores differ in unit; key neurons are
+    counted against as many spread evenly over all layers (1). Layer l of n is at (l + 1/2)/n.
+    """
+    _require(scores)
+    rows = 1 if keys is None else 2
+    figure = make_subplots(rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    for i, (name, s) in enumerate(scores.items()):
+        strength = layer_strength(s).mean(0)
+        _depth_line(figure, i, name, strength / (strength.max() or 1.0), row=1)
+        if keys is not None:
+            counts = layer_counts(keys[name]).sum(0)
+            density = counts * len(counts) / max(counts.sum(), 1.0)
+            _depth_line(figure, i, name, density, row=2)
+    finish(
+        figure,
+        "At which depth",
+        "mean over labels; depth 0 is the first layer, 1 the last",
+        height=360 if keys is None else 580,
+    )
+    figure.update_yaxes(
+        title_text="strength, relative<br>to the largest", row=1, rangemode="tozero"
+    )
+    if keys is not None:
+        figure.update_yaxes(
+            title_text="key neurons, relative<br>to an even spread", row=2, rangemode="tozero"
+        )
+        figure.add_hline(y=1, line={"color": GREY, "width": 1, "dash": "dot"}, row=2, col=1)  # pyright: ignore[reportArgumentType]
+    figure.update_xaxes(range=[0, 1])
+    figure.update_xaxes(row=rows, title_text="relative depth (layer / number of layers)")
+    return figure.update_layout(hovermode="closest")
+
+
+def _depth_line(
+    figure: go.Figure, i: int, name: str, values: Float[np.ndarray, " layer"], *, row: int
+) -> None:
+    n = len(values)
+    figure.add_scatter(
+        row=row,
+        col=1,
+        x=(np.arange(n) + 0.5) / n,
+        y=values,
+        customdata=np.arange(n),
+        name=plain(name),
+        legendgroup=str(i),
+        showlegend=row == 1,
+        **line_style(i),
+        hovertemplate="layer %{customdata}: %{y:.2f}",
+    )
+
+
+def own_damage(studies: Mapping[str, LesionStudy]) -> go.Figure:
+    """What cutting each label's neurons costs its own words (filled) and what shams do (open)."""
+    _require(studies)
+    labels = sorted({label for s in studies.values() for label in s.labels})
+    figure = go.Figure()
+    for i, (name, study) in enumerate(studies.items()):
+        mine = [plain(x) for x in study.labels]
+        shams = np.diag(study.sham_mean)
+        for values, what, marker in (
+            (np.diag(study.matrix), "its own key neurons", _marker(i)),
+            (shams, "sham lesions", _marker(i, hollow=True)),
+        ):
+            if what == "sham lesions" and not study.n_shams:
+                continue
+            figure.add_scatter(
+                x=mine,
+                y=values,
+                name=plain(name),
+                legendgroup=str(i),
+                offsetgroup=str(i),
+                showlegend=what != "sham lesions",
+                mode="markers",
+                marker=marker,
+                hovertemplate=f"%{{x}}: {what} %{{y:+.3f}} nats",
+            )
+    finish(
+        figure,
+        "What its own lesion costs a label",
+        "filled: the label's key neurons; open: the mean of matched sham lesions",
+        height=430,
+    )
+    figure.add_hline(y=0, line={"color": GREY, "width": 1})
+    figure.update_xaxes(
+        title_text="label",
+        type="category",
+        categoryorder="array",
+        categoryarray=[plain(x) for x in labels],
+    )
+    figure.update_yaxes(title_text="rise in the label's own tag loss (nats)")
+    return figure.update_layout(hovermode="closest", scattermode="group", scattergap=0.5)
+
+
+def lesion_matrices(studies: Mapping[str, LesionStudy]) -> go.Figure:
+    """The lesion matrices of all runs on one colour scale."""
+    _require(studies)
+    n = len(studies)
+    rows = -(-n // MATRICES_IN_A_ROW)
+    columns = -(-n // rows)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[plain(name) for name in studies],
+        horizontal_spacing=0.09,
+        vertical_spacing=0.28 / rows,
+    )
+    limit = max(half_width(s.matrix) for s in studies.values())
+    for i, study in enumerate(studies.values()):
+        names = [plain(x) for x in study.labels]
+        figure.add_heatmap(
+            z=study.matrix,
+            x=names,
+            y=names,
+            zmin=-limit,
+            zmax=limit,
+            colorscale=colour_scale(DIVERGING),
+            showscale=i == 0,
+            colorbar={"title": {"text": "rise in tag loss (nats)"}},
+            xgap=1,
+            ygap=1,
+            hovertemplate="%{y} cut, words of %{x}: %{z:+.3f} nats<extra></extra>",
+            row=i // columns + 1,
+            col=i % columns + 1,
+        )
+    finish(
+        figure,
+        "What each lesion costs",
+        "rows: whose key neurons are cut; columns: whose words are predicted",
+        height=180 + 340 * rows,
+    )
+    figure.update_layout(margin_t=108)  # room for the names of the runs
+    figure.update_xaxes(type="category", showgrid=False, tickangle=-45)
+    figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
+    figure.update_xaxes(row=rows, title_text="words tagged")
+    figure.update_yaxes(col=1, title_text="neurons cut of")
+    return figure
+
+
+def agreement_matrix(
+    names: Sequence[str],
+    share: Float[np.ndarray, "run run"],
+    expected: Float[np.ndarray, "run run"],
+) -> go.Figure:
+    """Key neurons that every two runs of one model share, the mean over labels; NaN where unknown."""
+    told = [plain(name) for name in names]
+    apart = np.where(np.eye(len(told), dtype=bool), np.nan, share)
+    hover = [
+        [
+            f"{a} and {b}<br>shared {number(share[i, j], 3)}, by chance {number(expected[i, j], 3)}"
+            for j, b in enumerate(told)
+        ]
+        for i, a in enumerate(told)
+    ]
+    text = [["" if np.isnan(x) else number(x) for x in row] for row in apart]
+    figure = matrix(apart, told, text, hover, SEQUENTIAL, (0.0, 1.0), "shared / smaller set")
+    finish(
+        figure,
+        "Key neurons that runs share",
+        "mean over the labels both have; point at a cell for chance",
+        height=230 + 42 * max(len(told), 3),
+    )
+    return matrix_axes(figure, "run", "run")
+
+
+def _require(results: Mapping[str, object]) -> None:
+    if not results:
+        raise FigureError("there is no run to show: give results by the names of their runs")
+
+
+def _marker(i: int, *, hollow: bool = False) -> dict[str, object]:
+    symbol = SYMBOLS[i % len(SYMBOLS)]
+    return {
+        "symbol": f"{symbol}-open" if hollow else symbol,
+        "color": COLOURS[i % len(COLOURS)],
+        "size": 9 if not hollow else 8,
+        "line": {"width": 1.4},
+    }
