@@ -227,6 +227,175 @@ def test_json_prints_the_summary_alone(made: Path) -> None:
     assert json.loads(out)["schema"] == 1
 
 
+@pytest.fixture
+def copied(made: Path, tmp_path: Path) -> Path:
+    """A run that a test may change."""
+    shutil.copytree(made, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def test_what_is_not_given_stays_as_the_run_has_it(copied: Path) -> None:
+    assert _stored(copied)["config"]["top_k"] == 8
+    code, out, err = call("select", copied, "--sign", "positive", "--json")
+    assert code == 0, err
+    config = _stored(copied)["config"]
+    assert (config["top_k"], config["sign"], config["shams"]) == (8, "positive", 3)
+    assert set(json.loads(out)["selection"]["next"]["neurons"].values()) == {8}
+    # what was on can be set off, and back to nothing
+    code, _, err = call(
+        "lesion", copied, "--no-sufficiency", "--values", "", "--doses", "", "--quiet"
+    )
+    assert code == 0, err
+    config = _stored(copied)["config"]
+    assert (config["values"], config["doses"], config["shams"]) == ([], [], 3)
+
+
+def test_settings_of_a_file_are_stored_with_the_run(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, run = tmp_path / "study.toml", tmp_path / "run"
+    path.write_text(
+        f"train = '{files[0]}'\nfresh = '{files[1]}'\nseed = 3\nshams = 7\n[collect]\nreplicates = 0\n"
+        "position = 'next'\n[run]\nseed = 4\n",
+        "utf-8",
+    )
+    code, _, err = call("collect", run, "--config", path, "--seed", 5, "--quiet")
+    assert code == 0, err
+    record = _stored(run)
+    config = record["config"]
+    # from the command line, its table, the top, and a key that is none of this command's
+    assert (config["seed"], config["replicates"], config["train"]) == (5, 0, str(files[0]))
+    assert (config["positions"], config["shams"]) == (["next"], 20)
+    assert record["config_file"] == str(path)
+    path.write_text("top_k = 3", "utf-8")
+    for step in ("score", "select"):
+        code, _, err = call(step, run, "--config", path, "--quiet")
+        assert code == 0, err
+    assert _stored(run)["config"]["top_k"] == 3
+
+
+def test_every_step_prints_json_alone(copied: Path) -> None:
+    found = {}
+    for step in ("score", "select", "examples", "course", "probe", "report"):
+        code, out, err = call(step, copied, "--json")
+        assert code == 0, err
+        assert err == ""
+        found[step] = json.loads(out)
+    assert found["score"]["next"]["score"] == "attribution_contrast"
+    assert {"label", "layer", "index", "score"} <= set(found["score"]["word"]["strongest"][0])
+    assert found["select"]["selection"]["word"]["neurons"]["NOUN"] == 8
+    assert {row["label"] for row in found["examples"]["next"]} <= {
+        *["ADJ", "ADP", "ADV", "AUX", "DET", "NOUN", "PRON", "VERB"]
+    }
+    assert {row["end"] for row in found["examples"]["next"]} == {"top", "bottom"}
+    assert "offset" in found["course"][0]
+    assert found["probe"]["probe"]["k"] == 4
+    assert found["report"]["schema"] == 1
+
+
+def test_one_neuron(made: Path) -> None:
+    code, out, err = call("neuron", made, "3.43")
+    assert code == 0, err
+    for part in ("Neuron 3.43 of reference-9m", "read at word", "read at next", "most active at"):
+        assert part in out
+    assert "«" in out
+    code, out, _ = call("neuron", made, "3.43", "--position", "next", "--stored", "--json")
+    assert code == 0
+    view = json.loads(out)
+    assert (view["layer"], view["index"], list(view["positions"])) == (3, 43, ["next"])
+    assert {row["label"] for row in view["positions"]["next"]["labels"]} >= {"NOUN", "VERB"}
+    for address, told in (("99.1", "does not exist"), ("x", "layer and index")):
+        code, _, err = call("neuron", made, address)
+        assert (code, told in err) == (2, True)
+
+
+def test_neurons_of_another_tool(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("label,layer,index\nVERB,1,2\nVERB,0,5\n", "utf-8")
+    code, out, err = call("select", copied, "--from", tmp_path / "other.csv", "--quiet")
+    assert code == 0, err
+    assert "VERB 2" in out
+    assert _stored(copied)["config"]["neurons_from"] == str(tmp_path / "other.csv")
+    code, out, err = call("select", copied, "--from", "", "--quiet")
+    assert code == 0, err
+    assert "VERB 8" in out
+    code, _, err = call("select", copied, "--from", tmp_path / "none.csv")
+    assert (code, err.count("\n"), "none.csv" in err) == (2, 1, True)
+
+
+def test_export_and_compare(made: Path, copied: Path, tmp_path: Path) -> None:
+    code, out, err = call("export", made, "--to", tmp_path / "tables", "--json")
+    assert code == 0, err
+    names = {Path(path).name for path in json.loads(out)["files"]}
+    assert names >= {"key_neurons.csv", "scores.csv"}
+    assert all(Path(path).is_file() for path in json.loads(out)["files"])
+    code, _, err = call("export", made, "--to", tmp_path / "tables", "--format", "xls")
+    assert (code, "expected csv or parquet" in err) == (2, True)
+    page = tmp_path / "compare.html"
+    code, out, err = call("compare", made, copied, "--out", page)
+    assert code == 0, err
+    assert (out, page.stat().st_size > 100_000) == (f"comparison: {page}\n", True)
+    code, _, err = call("compare", made)
+    assert (code, "two or more" in err) == (2, True)
+
+
+def test_serve_ends_well_with_ctrl_c(made: Path) -> None:
+    pytest.importorskip("dash")
+    command = [
+        sys.executable,
+        "-m",
+        "grammar_lens",
+        "serve",
+        str(made),
+        "--port",
+        "0",
+        "--no-browser",
+    ]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_hears_ctrl_c,  # noqa: PLW1509  # it starts no thread
+    ) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        server.send_signal(signal.SIGINT)
+        try:
+            _, err = server.communicate(timeout=60)
+        finally:
+            server.kill()
+    assert "http://127.0.0.1:" in line, err
+    assert (server.returncode, "Traceback" in err) == (0, False)
+
+
+def _hears_ctrl_c() -> None:
+    """In a child: what runs in the background of a shell is deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_serve_without_dash_says_what_to_install(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dash", None)
+    code, _, err = call("serve", made, "--no-browser")
+    assert code == 2
+    assert 'pip install "grammar-lens[explorer]"' in err
+    assert err.count("\n") == 1
+
+
+def test_verbose_says_what_the_numbers_come_from(copied: Path) -> None:
+    code, _, err = call("course", copied, "--verbose", "--quiet")
+    assert code == 0
+    versions, settings, *passes, spent = err.splitlines()
+    assert "torch 2" in versions
+    assert versions.endswith(" threads")
+    assert "model='reference-9m'" in settings
+    (told,) = [line for line in passes if line.startswith("grammar_lens.progress: time course: ")]
+    assert "words in 1 batches" in told
+    assert spent.startswith("course: ")
+    assert "MiB (host)" in spent
+
+
 def test_generate_writes_with_and_without(made: Path) -> None:
     code, out, err = call("generate", "--run", made, "--lesion", "VERB", "--tokens", "5")
     assert code == 0, err
@@ -439,7 +608,11 @@ def test_ctrl_c_stops_with_a_word_on_how_to_go_on(files: tuple[Path, Path], tmp_
         "--fresh", str(files[1]), "--out", str(tmp_path / "out"), "--quiet",
     ]  # fmt: skip
     run = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=_hears_ctrl_c,  # noqa: PLW1509  # it starts no thread
     )
     end = time.monotonic() + 120
     while not (tmp_path / "out" / "moments.safetensors").exists():

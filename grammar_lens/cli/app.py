@@ -1,0 +1,210 @@
+"""The group of commands, and what all of them share: options, errors, exit codes, examples."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from grammar_lens import __version__
+from grammar_lens.cli.config_file import read_config_file
+from grammar_lens.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, one_line_errors, say_error
+from grammar_lens.cli.options import OUTPUT, SETTINGS
+from grammar_lens.cli.talk import Talk
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""What click raises for a command line it cannot take; typer has its own copy of click, or not."""
+
+
+def _shared(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Settings from a TOML file: keys are option names, in a table [COMMAND] for that "
+            "command alone; options given here beat it.",
+            metavar="FILE.toml",
+            rich_help_panel=OUTPUT,
+            is_eager=True,
+            callback=read_config_file,
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="No progress and no notes.", rich_help_panel=OUTPUT, metavar=""
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            help="Also versions, devices, batches, the warnings of libraries, and where an unexpected "
+            "error came from.",
+            rich_help_panel=OUTPUT,
+            metavar="",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print the result as JSON, nothing else.",
+            rich_help_panel=OUTPUT,
+            metavar="",
+        ),
+    ] = False,
+) -> None:
+    """The options that every command has; --json, the last, only those that print a result."""
+
+
+STUDY = "A study"
+STEPS = "Its steps, one by one"
+LOOKING = "Looking at runs"
+ITSELF = "The program itself"
+PANELS = (STUDY, STEPS, LOOKING, ITSELF)
+"""The groups of commands in the order of `--help`."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """Says in one line what is wrong with a command line, and shows the help when nothing is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        panel = {name: getattr(c, "rich_help_panel", "") for name, c in self.commands.items()}
+        return sorted(super().list_commands(ctx), key=lambda name: PANELS.index(panel[name]))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        asked = args if args or ctx.resilient_parsing else ["--help"]
+        return super().parse_args(ctx, asked)
+
+    def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
+        try:
+            code = super().main(*args, standalone_mode=False, **more)
+        except UsageError as error:
+            if not standalone_mode:
+                raise
+            say_error(_told(error))
+            code = BAD_INPUT
+        except typer.Abort:
+            code = FAILED
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def _told(error: Any) -> str:
+    """A usage error with the command whose help says more."""
+    message = error.format_message().rstrip(". ")
+    if hasattr(error.__cause__, "errors"):  # pydantic's, which do not say what came
+        message += f", got {error.__cause__.errors()[0]['input']!r}"
+    ctx = getattr(error, "ctx", None)
+    return f"{message} (see `{ctx.command_path} --help`)" if ctx else message
+
+
+app = typer.Typer(
+    cls=_Commands,
+    pretty_exceptions_enable=False,
+    help="Lesion studies of language models: which neurons carry each part of speech, and do they "
+    "matter.",
+    epilog="A first study: `grammar-lens run --out runs/demo`, then `grammar-lens serve runs/demo`.\n\n"
+    f"Exit codes: 0 done; {FAILED} an unexpected error, or a limit of `certify` that is not held; "
+    f"{BAD_INPUT} bad input, with one line that says what to do; {INTERRUPTED} stopped by Ctrl-C.",
+)
+
+
+def _say_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"grammar-lens {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _group(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version; `info` has those of the libraries too.",
+            metavar="",
+            is_eager=True,
+            callback=_say_version,
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def command(
+    *,
+    panel: str,
+    examples: Sequence[str],
+    settings: Sequence[str] = (),
+    of_a_run: bool = False,
+    prints_json: bool = True,
+    kept: str = "nothing of it is kept",
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command: a function of a `Talk`, its own options, and the settings it names.
+
+    The settings come as `**settings`; `of_a_run` leaves those not given as the run has them. `kept`
+    says what is left when the command is stopped.
+    """
+
+    def register(body: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in _parameters(body)[1:] if p.kind is not p.VAR_KEYWORD]
+        chosen = [SETTINGS[name].parameter(name, as_the_run=of_a_run) for name in settings]
+        shared = _parameters(_shared)[: None if prints_json else -1]
+
+        @functools.wraps(body)
+        def called(**given: Any) -> None:
+            told = {p.name: given.pop(p.name) for p in shared}
+            talk = Talk(config_file=told.pop("config"), **told)
+            with talk.listening(), _ended(talk, kept):
+                body(talk, **given)
+
+        called.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
+            [p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *chosen, *shared)]
+        )
+        text = inspect.cleandoc(body.__doc__ or "")
+        if of_a_run:
+            text += "\n\nSettings that are not given stay as the run has them."
+        epilog = "\n\n".join(["Examples:", *map(_literal, examples)])
+        app.command(name=body.__name__, help=text, rich_help_panel=panel, epilog=epilog)(called)
+        return body
+
+    return register
+
+
+def _parameters(body: Callable[..., None]) -> list[inspect.Parameter]:
+    return list(inspect.signature(body).parameters.values())
+
+
+def _literal(text: str) -> str:
+    """Text in which rich finds no markup."""
+    return text.replace("[", r"\[")
+
+
+@contextmanager
+def _ended(talk: Talk, kept: str) -> Iterator[None]:
+    """Turns whatever a command may raise into one line and an exit code."""
+    try:
+        with one_line_errors():
+            yield
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; {kept}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except (UsageError, typer.Exit, typer.Abort, BrokenPipeError):
+        raise
+    except Exception as error:
+        if talk.verbose:
+            raise
+        first_line = str(error).partition("\n")[0]
+        say_error(
+            f"unexpected {type(error).__name__}: {first_line} (this is a fault of grammar-lens or a library: "
+            "run again with --verbose to see where, and report it)"
+        )
+        raise typer.Exit(FAILED) from None

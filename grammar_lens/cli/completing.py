@@ -1,0 +1,71 @@
+"""Values that the shell offers after an option or for a run directory. Nothing heavy is imported."""
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+UPOS = (
+    *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM"),
+    *("PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X"),
+)
+DEPTH = 3
+"""How many folders deep run directories are looked for."""
+
+Complete = Callable[[Any, str], list[str]]
+
+
+def one_of(known: tuple[str, ...]) -> Complete:
+    """Offers one of some values."""
+
+    def complete(ctx: Any, incomplete: str) -> list[str]:
+        return [value for value in known if value.startswith(incomplete)]
+
+    return complete
+
+
+def some_of(known: tuple[str, ...]) -> Complete:
+    """Offers the last of several values that are separated by commas."""
+
+    def complete(ctx: Any, incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        chosen = before.split(",")
+        return [
+            f"{before}{comma}{value}"
+            for value in known
+            if value.startswith(last) and value not in chosen
+        ]
+
+    return complete
+
+
+def run_directories(ctx: Any, incomplete: str) -> list[str]:
+    """Offers the run directories in and below the folder that is being typed, and this one."""
+    typed = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+    found = [str(path) for path in _runs(typed, DEPTH)]
+    return [path for path in found if path.startswith(incomplete)]
+
+
+def labels_of_run(ctx: Any, incomplete: str) -> list[str]:
+    """Offers the labels that the run on the command line has key neurons of."""
+    table = Path(ctx.params.get("run") or "") / "key_neurons.csv"
+    if not table.is_file():
+        return one_of(UPOS)(ctx, incomplete)
+    with table.open(encoding="utf-8", newline="") as file:
+        labels = {row["label"] for row in csv.DictReader(file)}
+    return sorted(label for label in labels if label.startswith(incomplete))
+
+
+def _runs(folder: Path, depth: int) -> Iterator[Path]:
+    """Run directories below a folder; unreadable folders have none."""
+    try:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return
+    for path in inside:
+        if path.name.startswith("."):
+            continue
+        if (path / "run.json").is_file():
+            yield path
+        elif depth > 1:
+            yield from _runs(path, depth - 1)
