@@ -1,9 +1,8 @@
 """The report: right numbers, safe text, nothing loaded, and it works in a real browser."""
 
+import base64
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -33,12 +32,13 @@ from grammar_lens.contrasts import Adjusted
 from grammar_lens.controls import SelectionControls
 from grammar_lens.dissociation import LesionStudy
 from grammar_lens.evidence import Evidence
+from grammar_lens.examples import QUANTILES, Example, Examples, NeuronExamples, Passage, TokenEffect
 from grammar_lens.moments import Moments
 from grammar_lens.probing import ProbeResult
 from grammar_lens.report import render, write_figures, write_report
 from grammar_lens.report.lesions import COMMAND, missing
 from grammar_lens.report.lesions import sentences as sentences_of
-from grammar_lens.report.pictures import script_json
+from grammar_lens.report.packing import script_json, single_precision
 from grammar_lens.report.trust import Finding, findings, rule_in_words
 from grammar_lens.selection import KeyNeurons, select
 from grammar_lens.selectivity import Scores, score
@@ -66,6 +66,7 @@ class MadeRun:
     study: LesionStudy | None
     course: CourseSummary | None = None
     curves: dict[str, pd.DataFrame] = field(default_factory=dict)
+    examples: dict[str, Examples] = field(default_factory=dict)
     path: Path = Path("runs/made")
 
     @property
@@ -120,10 +121,43 @@ def made_run(labels: tuple[str, ...] = LABELS, model: str = "m", **changes: Any)
         *(RECORD, SUMMARY, results, made_extended(labels, model=model)),
         course=made_course(labels, model=model),
         curves={"word": made_curve()},
+        examples={p: made_examples(r.keys) for p, r in results.items()},
     )
     for name, value in changes.items():
         setattr(run, name, value)
     return run
+
+
+WORDS = (" The", " old", " dog", " sleeps", ".")
+
+
+def made_examples(
+    keys: KeyNeurons, words: tuple[str, ...] = WORDS, source: str = "made.conllu:7"
+) -> Examples:
+    """Of every label's first key neuron; activations are 1, 2, 3 ... in `words`, the third is read.
+
+    The label at place c has the quantiles c, c + .1, c + .2 ...; the last has no words.
+    """
+    labels, origin = keys.labels, keys.origin
+    quantiles = np.arange(len(labels))[:, None] + 0.1 * np.arange(len(QUANTILES))
+    quantiles[-1] = np.nan
+    count = np.array([*([100] * (len(labels) - 1)), 0])
+    place, read = 2, 2 if origin.position == "word" else 1
+    values = np.arange(1.0, len(words) + 1)
+    word, passage = words[place].strip(), Passage(words, source)
+    span = (place, place + 1)
+    ends = [
+        (Example(passage, read, span, word, labels[0], float(sign * values[read]), sign * values),)
+        for sign in (1, -1)
+    ]
+    moved = TokenEffect(" to", 0.5), TokenEffect("\n", 0.25)
+    against = (TokenEffect(" of", -0.5),)
+    contrast = np.linspace(-1, 1, len(labels))
+    found = {
+        at: NeuronExamples(*at, labels, count, quantiles, *ends, contrast, moved, against, origin)
+        for at in (next(iter(keys[label])) for label in labels)
+    }
+    return Examples(found, origin)
 
 
 def made_adjusted(scores: Scores) -> Adjusted:
@@ -176,13 +210,17 @@ class Page(HTMLParser):
         elif not self._inside:
             self.text += data
 
-    def data(self) -> dict[str, dict[str, Any]]:
-        """The figures' JSON by the id of their script."""
+    def blocks(self) -> dict[str, dict[str, Any]]:
+        """All JSON by the id of its script."""
         return {
             str(a["id"]): json.loads(text)
             for a, text in self.scripts
             if "json" in str(a.get("type"))
         }
+
+    def data(self) -> dict[str, dict[str, Any]]:
+        """The figures' JSON."""
+        return {name: block for name, block in self.blocks().items() if name.startswith("data-")}
 
     def code(self) -> list[str]:
         return [text for a, text in self.scripts if "type" not in a]
@@ -254,9 +292,17 @@ def test_figures_of_the_page_are_those_of_the_results(made: MadeRun, page: Page)
         *("data-lesion-matrix-1", "data-lesion-matrix-2", "data-lesion-null"),
         *("data-doses-1", "data-doses-2", "data-doses-3", "data-doses-4"),
         *("data-damage-matched", "data-values", "data-sufficiency", "data-bias"),
+        "data-loss-split",
     }
-    expected = figures.layer_neuron_heatmap(made.at("next").scores, "VERB")
-    assert data["data-heatmap-next-2"] == json.loads(expected.to_json())
+    expected = json.loads(figures.layer_neuron_heatmap(made.at("next").scores, "VERB").to_json())
+    drawn = data["data-heatmap-next-2"]
+    z, exact = drawn["data"][0].pop("z"), expected["data"][0].pop("z")
+    assert drawn == expected
+    steps = np.frombuffer(base64.b64decode(z["bdata"]), "<i2") * z["scale"]
+    values = np.frombuffer(base64.b64decode(exact["bdata"]), "<f4")
+    assert z["shape"] == exact["shape"]
+    # rounded to steps of 1/32,766 of the largest
+    np.testing.assert_allclose(steps, values, atol=np.abs(values).max() / 32766 / 2 * 1.001)
 
 
 def test_key_table_has_every_label_with_score_and_effects(made: MadeRun, page: Page) -> None:
@@ -391,6 +437,18 @@ def test_rules_in_words(rule: str, words: str) -> None:
     assert words in rule_in_words(rule, 0.1)
 
 
+def test_neurons_of_a_file_are_no_choice_of_this_run() -> None:
+    run = made_run()
+    keys = replace(run.at("word").keys, rule="from others.csv")
+    run.results["word"] = replace(run.at("word"), keys=keys)
+    told = sentences(run)
+    assert "those of the file others.csv" in told["Choice"].text
+    for name in ("Floor", "Error rates", "Reliability"):
+        assert not told[name].measured
+        assert "the neurons come from a file" in told[name].text
+    assert told["Grammar or vocabulary"].measured
+
+
 def test_unequal_and_empty_sets_are_told() -> None:
     run = made_run()
     keys = run.at("word").keys
@@ -403,8 +461,8 @@ def test_unequal_and_empty_sets_are_told() -> None:
 def test_time_course_and_curve_stand_where_they_were_read(made: MadeRun, page: Page) -> None:
     data = page.data()
     assert made.course is not None
-    assert data["data-course-word-2"] == json.loads(
-        figures.time_course(made.course, "VERB").to_json()
+    assert data["data-course-word-2"] == single_precision(
+        json.loads(figures.time_course(made.course, "VERB").to_json())
     )
     probe = made.at("word").probe
     assert probe is not None
@@ -414,7 +472,7 @@ def test_time_course_and_curve_stand_where_they_were_read(made: MadeRun, page: P
     assert data["data-curve-word"] == json.loads(expected.to_json())
     assert not {"data-course-next-1", "data-curve-next"} & set(data)
     assert "on fresh words of made:train that no neuron was chosen on" in page.text
-    described = {a["id"]: a["data-description"] for a, _ in page.scripts if "id" in a}
+    described = {a["id"]: a["data-description"] for a, _ in page.scripts if "data-description" in a}
     assert "peaks +0 tokens from where the word is read, in layer 2, at 0.300" in str(
         described["data-course-word-1"]
     )
@@ -476,7 +534,7 @@ def test_markup_from_outside_does_nothing(tmp_path: Path) -> None:
     assert "alert(1)</script>" not in html
     assert "img" not in {tag for tag, _ in page.tags}
     assert f"Which neurons of {HOSTILE}<!-- carry" in page.text
-    assert len(page.data()) == 33
+    assert len(page.data()) == 34
     chosen = [a for tag, a in page.tags if tag == "div" and "heatmap" in str(a.get("id"))]
     assert HOSTILE in str(chosen[0]["aria-label"])
 
@@ -582,6 +640,7 @@ def test_every_part_of_the_lesion_study_is_shown(made: MadeRun, page: Page) -> N
         ("doses-3", figures.dose_response(study, "VERB")),
         ("values", figures.value_ladder(study)),
         ("sufficiency", figures.sufficiency(study)),
+        ("loss-split", figures.loss_split(study)),
         ("bias", figures.bias_and_auroc(study)),
     ):
         assert data[f"data-{name}"] == json.loads(figure.to_json())
@@ -600,7 +659,7 @@ def test_every_part_of_the_lesion_study_is_shown(made: MadeRun, page: Page) -> N
         "Damage-matched shams (nats)",
     ):
         assert part in page.text
-    described = {a["id"]: a["data-description"] for a, _ in page.scripts if "id" in a}
+    described = {a["id"]: a["data-description"] for a, _ in page.scripts if "data-description" in a}
     assert "2 of 3 tags agree in sign" in str(described["data-values"])
     assert study.matched.in_words() in str(described["data-damage-matched"])
 
@@ -669,9 +728,11 @@ def test_report_of_17_tags_stays_small(tmp_path: Path) -> None:
     labels = tuple(f"TAG{i}" for i in range(17))
     run = made_run()
     for position, r in run.results.items():
-        scores = score(made_moments(labels, position=position, shape=(8, 896)))
+        moments = made_moments(labels, position=position, shape=(8, 896))
+        scores = score(moments)
         run.results[position] = replace(
             r,
+            moments={"neuron": moments},
             scores=scores,
             keys=select(scores, k=100),
             controls=made_controls(labels),
@@ -696,31 +757,15 @@ def test_figures_lie_beside_one_plotly_js(tmp_path: Path) -> None:
     )
     assert {"damage-matched.html", "dose-response.html", "dose-response-01-a-b.html"} <= set(names)
     assert {"value-ladder.html", "sufficiency.html", "bias-and-auroc.html"} <= set(names)
+    assert "loss-split.html" in names
+    first = "{}.{}".format(*next(iter(run.at("next").keys[".."])))
+    assert {f"activations-next-{first}.html", f"examples-next-{first}.html"} <= set(names)
     for file in files:
         if file.suffix == ".html":
             html = file.read_text("utf-8")
             assert re.findall(r"<script[^>]* src=\"([^\"]*)\"", html) == ["plotly.min.js"]
             assert "<script>alert" not in html
             assert len(html) < 1e6
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium that is already installed; nothing is downloaded."""
-    found = os.environ.get("GRAMMAR_LENS_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if not found:
-        pytest.skip("no Chromium: install it or set GRAMMAR_LENS_CHROMIUM to its path")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    arguments = (
-        *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
-        *("--disable-background-networking", "--disable-component-update"),
-    )
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=list(arguments))
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -749,8 +794,8 @@ def opened(browser: Any, hostile: Path) -> Iterator[Any]:
 
 @pytest.mark.browser
 def test_browser_draws_all_figures_and_hostile_names(opened: Any) -> None:
-    assert opened.locator(".plot").count() == 23
-    assert opened.locator(".plot .main-svg .xy, .plot .main-svg .subplot").count() >= 23
+    assert opened.locator(".plot").count() == 24
+    assert opened.locator(".plot .main-svg .xy, .plot .main-svg .subplot").count() >= 24
     assert HOSTILE in opened.locator("h1").inner_text()
     # the label stands in the matrix as it was written
     ticks = opened.locator("#plot-lesion-matrix .ytick text").all_text_contents()
@@ -769,7 +814,8 @@ def test_browser_tag_selector_by_keyboard(opened: Any) -> None:
     opened.wait_for_function(
         "document.querySelector('#plot-heatmap-word .gtitle').textContent.includes('VERB')"
     )
-    assert "strongest is neuron 1.17" in plot.get_attribute("aria-label")
+    picture = plot.locator("svg[role=img]")
+    assert "strongest is neuron 1.17" in picture.get_attribute("aria-label")
     opened.select_option("#choose-heatmap-word", index=2)
     opened.wait_for_function(
         "document.querySelector('#plot-heatmap-word .gtitle').textContent.includes('<script>')"

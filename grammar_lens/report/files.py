@@ -5,11 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from grammar_lens import figures
 from grammar_lens.dissociation import LesionStudy
+from grammar_lens.examples import Examples
 from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
 from grammar_lens.run import write_text
+from grammar_lens.selection import KeyNeurons
 
+DRAWN = 3
+"""Key neurons of each label whose examples are drawn to files."""
 _CONFIG = {"displaylogo": False, "plotlyServerURL": "", "responsive": True}
 
 
@@ -39,10 +45,24 @@ def _all_figures(run: RunLike) -> Iterator[tuple[str, Any]]:
         if probe is not None:
             yield f"probe-{where}", figures.probe_accuracy(probe)
             yield f"confusion-{where}", figures.confusion(probe)
+        if where in run.examples:
+            yield from _neuron_figures(results.keys, run.examples[where])
     if run.course is not None and run.course.labels:
         yield f"time-course-{run.course.origin.position}", figures.time_course(run.course)
     if run.study is not None:
         yield from _lesion_figures(run.study)
+
+
+def _neuron_figures(keys: KeyNeurons, examples: Examples) -> Iterator[tuple[str, Any]]:
+    """What the first key neurons of every label answer to, each neuron once."""
+    first = [at for label in keys for at in keys[label].top(DRAWN) if at in examples]
+    for layer, index in dict.fromkeys(first):
+        found = examples[layer, index]
+        name = f"{examples.origin.position}-{layer}.{index}"
+        if np.isfinite(found.quantiles).all(1).any():
+            yield f"activations-{name}", figures.activations_by_label(found)
+        if found.top or found.bottom:
+            yield f"examples-{name}", figures.concordance(found)
 
 
 def _lesion_figures(study: LesionStudy) -> Iterator[tuple[str, Any]]:
@@ -64,6 +84,7 @@ def _lesion_figures(study: LesionStudy) -> Iterator[tuple[str, Any]]:
     if study.rest is not None:
         yield "sufficiency", figures.sufficiency(study)
     yield "bias-and-auroc", figures.bias_and_auroc(study)
+    yield "loss-split", figures.loss_split(study)
 
 
 def _figures_at(results: ResultsLike) -> Iterator[tuple[str, Any]]:

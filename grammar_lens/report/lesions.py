@@ -61,6 +61,7 @@ def lesion_contents(study: LesionStudy | None) -> dict[str, Any]:
         "ladder_picture": _ladder(study),
         "rest_picture": _rest(study),
         "bias_picture": _bias(study),
+        "loss_picture": _loss(study),
         "pair_table": lesion_tables.pair_table(study),
         "match_table": lesion_tables.match_table(study),
         "dose_table": lesion_tables.dose_table(study),
@@ -68,6 +69,7 @@ def lesion_contents(study: LesionStudy | None) -> dict[str, Any]:
         "rest_table": lesion_tables.rest_table(study),
         "lesion_table": lesion_tables.lesion_table(study),
         "n_possible": len(study.labels) * (len(study.labels) - 1) // 2,
+        "further": further(study),
         "missing": missing(study),
         "command": COMMAND,
     }
@@ -113,6 +115,26 @@ def missing(study: LesionStudy) -> list[Missing]:
     if _lacks_further_shams(study):
         why = "doses, values and sufficiency have nothing to be compared with"
         found.append(Missing("Shams of further lesions", why, "--other-shams 10"))
+    return found
+
+
+def further(study: LesionStudy) -> list[str]:
+    """What was measured beside the main lesions, a sentence each."""
+    found = []
+    if study.matched:
+        found.append(
+            f"Damage-matched shams: {study.matched.n_shams} random sets a tag, grown until the loss "
+            "over all words rises as much as under the real set."
+        )
+    if study.doses:
+        doses = ", ".join(f"{x:g}" for x in study.doses.dose)
+        found.append(f"Doses {doses}: one-sided trend over sentences, Holm over tags.")
+    if study.ladder[1:]:
+        values = ", ".join(rung.value.replace("_", " ") for rung in study.ladder)
+        found.append(f"Values: {values}.")
+    if study.rest:
+        shams = f", beside {study.rest.n_shams} shams of it" if study.rest.n_shams else ""
+        found.append(f"Sufficiency: all neurons cut but one tag's set{shams}.")
     return found
 
 
@@ -232,3 +254,13 @@ def _bias(study: LesionStudy) -> Picture:
         f"others by {other:.4f}; beside it the mean shift of P(tag) at words of other tags."
     )
     return picture("bias", figures.bias_and_auroc(study), words)
+
+
+def _loss(study: LesionStudy) -> Picture:
+    tag, whole = study.diagonal_mean, float(np.diag(study.nll_matrix).mean())
+    words = (
+        "Bars of the rise in the loss of each tag's own words under its lesion, in the part of the "
+        f"tag and the part of the word within its tag. Means in nats: {tag:+.3f} and "
+        f"{whole - tag:+.3f}, together {whole:+.3f}."
+    )
+    return picture("loss-split", figures.loss_split(study), words)

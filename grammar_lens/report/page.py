@@ -1,26 +1,24 @@
 """The page: everything the template shows, and the HTML made of it."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
 
 from grammar_lens import __version__, figures
+from grammar_lens.evidence import Attribution
 from grammar_lens.probing import ProbeResult
 from grammar_lens.report import pictures, tables
-from grammar_lens.report.lesions import Bar, lesion_contents, signed
+from grammar_lens.report.html import fill
+from grammar_lens.report.lesions import Bar, lesion_contents
+from grammar_lens.report.neurons import neuron_pages
 from grammar_lens.report.pictures import Picture
 from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
 from grammar_lens.report.tables import TOP, Table
-from grammar_lens.report.trust import Finding, findings
+from grammar_lens.report.trust import Finding, findings, rule_in_words
 from grammar_lens.run import write_text
 from grammar_lens.selection import KeyNeurons
 from grammar_lens.selectivity import SCORES, Scores
@@ -44,6 +42,7 @@ class Section:
     position: str
     scores: Scores
     keys: KeyNeurons
+    attribution: Attribution | None
     n_key: int
     n_shared: int
     """Neurons that are key to more than one label."""
@@ -74,24 +73,7 @@ def write_report(run: RunLike, path: str | Path) -> Path:
 
 def render(run: RunLike) -> str:
     """The report's HTML."""
-    style, script = _asset("page.css"), _asset("page.js")
-    plotly = figures.plotly_js().replace("\r\n", "\n")
-    page = Environment(
-        loader=FunctionLoader(_asset),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page.filters["signed"] = signed
-    page.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
-    return page.get_template("page.html.jinja").render(
-        **_contents(run),
-        style=Markup(style),
-        script=Markup(script),
-        plotly=Markup(plotly),
-        script_hashes=[_hash(plotly), _hash(script)],
-    )
+    return fill("page.html.jinja", scripts=("page.js", "neurons.js"), **_contents(run))
 
 
 def _contents(run: RunLike) -> dict[str, Any]:
@@ -111,13 +93,22 @@ def _contents(run: RunLike) -> dict[str, Any]:
         "started": _day(run.record.get("started")),
         "found": found,
         "sections": [_section(run, results) for results in found],
+        "pages": [
+            neuron_pages(
+                r.scores, r.keys, run.evidence(r.position).moments, run.examples.get(r.position)
+            )
+            for r in found
+        ],
         "perception": PERCEPTION,
         "course": run.course,
         "probe": probe,
         "probe_bars": _probe_bars(probe) if probe else [],
         "alignment": alignment,
         "skipped_table": tables.skipped_table(alignment, study),
+        "config": config,
         "settings": tables.flat(config),
+        "rule_in_words": rule_in_words,
+        "n_examples": sum(map(len, run.examples.values())),
         "provenance": tables.flat({k: v for k, v in run.record.items() if k != "config"}),
         "score_name": figures.score_name,
         "score_methods": SCORES,
@@ -137,6 +128,7 @@ def _section(run: RunLike, results: ResultsLike) -> Section:
     """The pictures and tables of one position."""
     where, scores, keys, probe = results.position, results.scores, results.keys, results.probe
     controls, owners = results.controls, tables.owners(keys)
+    evidence = run.evidence(where)
     alpha = run.record.get("config", {}).get("alpha", 0.05)
     course: CourseSummary | None = run.course
     curve: pd.DataFrame | None = run.curves.get(where)
@@ -144,6 +136,7 @@ def _section(run: RunLike, results: ResultsLike) -> Section:
         position=where,
         scores=scores,
         keys=keys,
+        attribution=evidence.attribution,
         n_key=len(owners),
         n_shared=sum(len(labels) > 1 for labels in owners.values()),
         bin_width=figures.bin_width(keys.n_units),
@@ -156,7 +149,7 @@ def _section(run: RunLike, results: ResultsLike) -> Section:
         profile=pictures.profile_picture(scores, keys, where),
         course=pictures.course_pictures(course, where),
         overlap=pictures.overlap_picture(keys, where),
-        key_table=tables.key_table(scores, keys, run.evidence(where).adjusted),
+        key_table=tables.key_table(scores, keys, evidence.adjusted),
         probe=probe,
         accuracy=pictures.accuracy_picture(probe) if probe else None,
         curve=pictures.curve_picture(results, curve),
@@ -169,6 +162,11 @@ def _probe_bars(probe: ProbeResult) -> list[Bar]:
     numbers = (
         ("key neurons", probe.accuracy),
         ("random neurons", probe.random_accuracy),
+        (
+            "the word alone" if probe.position == "word" else "the word before",
+            probe.word_baseline_accuracy,
+        ),
+        ("control task", probe.control_accuracy),
         ("majority label", probe.majority_accuracy),
     )
     return [Bar(name, f"{x:.3f}", x) for name, x in numbers if x is not None]
@@ -180,12 +178,3 @@ def _day(started: object) -> str:
         return f"{datetime.fromisoformat(str(started)):%d %B %Y}".lstrip("0")
     except ValueError:
         return str(started or "")
-
-
-def _asset(name: str) -> str:
-    return resources.files("grammar_lens").joinpath(f"report/templates/{name}").read_text("utf-8")
-
-
-def _hash(script: str) -> str:
-    """A script's source hash for the content security policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

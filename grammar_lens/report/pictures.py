@@ -1,6 +1,7 @@
 """The report's figures: each as JSON for the page, with what it shows in words."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from grammar_lens import figures
 from grammar_lens.controls import SelectionControls
 from grammar_lens.probing import ProbeResult
 from grammar_lens.report.files import accuracy_curve
+from grammar_lens.report.packing import json_text, script_json, single_precision, steps, unsigned
 from grammar_lens.report.protocols import ResultsLike
 from grammar_lens.selection import KeyNeurons
 from grammar_lens.selectivity import Scores
@@ -30,17 +32,23 @@ class Picture:
 
 
 def heatmap_picture(scores: Scores, label: str, where: str) -> Picture:
-    """Every neuron's score for one label."""
-    values, strength = scores[label], scores.strength()[scores.labels.index(label)]
+    """Every neuron's score for one label, rounded to 1/32,766 of the largest but for the strongest."""
+    values, strength = scores[label], scores.strength_of(label)
     layer, index = np.unravel_index(int(strength.argmax()), values.shape)
     value = figures.number(values[layer, index], figures.decimals(values), plus=True)
     words = (
         f"Heatmap of the {figures.score_name(scores.method)} of every neuron with {label}. The "
         f"strongest is neuron {layer}.{index} at {value}."
     )
-    return picture(
-        f"heatmap-{where}", figures.layer_neuron_heatmap(scores, label), words, choice=label
-    )
+    figure: Any = figures.layer_neuron_heatmap(scores, label)
+    spec = json.loads(figure.to_json())
+    drawn, cells = figure.data[0], spec["data"][0]
+    cells["z"] = steps(drawn.z.astype(float))
+    if drawn.customdata is not None:  # the address of each bin's strongest
+        first = figures.bin_width(values.shape[1]) * np.arange(drawn.z.shape[1])
+        cells["customdata"] = {**unsigned(drawn.customdata - first), "width": int(first[1])}
+    found = picture(f"heatmap-{where}", figure, words, choice=label)
+    return replace(found, json=json_text(spec))
 
 
 def profile_picture(scores: Scores, keys: KeyNeurons, where: str) -> Picture:
@@ -114,8 +122,9 @@ def course_pictures(course: CourseSummary | None, where: str) -> list[Picture]:
             f"layer. Over all neurons it peaks {course.offsets[offset]:+d} tokens from where the "
             f"word is read, in layer {layer}, at {strength[offset, layer]:.3f}."
         )
-        figure = figures.time_course(course, label)
-        found.append(picture(f"course-{where}", figure, words, choice=label))
+        figure: Any = figures.time_course(course, label)
+        made = picture(f"course-{where}", figure, words, choice=label)
+        found.append(replace(made, json=json_text(single_precision(json.loads(figure.to_json())))))
     return found
 
 
@@ -165,10 +174,3 @@ def picture(name: str, figure: Any, description: str, *, choice: str = "") -> Pi
         height=int(figure.layout.height),
         description=description,
     )
-
-
-def script_json(text: str) -> Markup:
-    """JSON that cannot end or open a script element."""
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)

@@ -30,6 +30,14 @@ class Table:
 
     columns: tuple[str, ...]
     rows: list[list[Cell]]
+    neurons: tuple[int, str] | None = None
+    """The column of neurons' addresses that lead to their pages, and the position of these."""
+
+    def link(self, column: int, text: str) -> str:
+        """Where a cell leads to; nothing where it leads nowhere."""
+        if self.neurons is None or self.neurons[0] != column:
+            return ""
+        return f"#neuron-{self.neurons[1]}-{text}"
 
     def is_number(self, column: int) -> bool:
         """Whether a column is sorted by size."""
@@ -64,7 +72,7 @@ def key_table(scores: Scores, keys: KeyNeurons, adjusted: Adjusted | None) -> Ta
     unit = figures.unit_name(keys.origin.site).title()
     name = figures.score_name(scores.method)
     names = ("Tag", "Rank", f"{unit} (layer.index)", name, *(_EFFECTS[c] for c in effects))
-    return Table((*names, "Also key for"), rows)
+    return Table((*names, "Also key for"), rows, neurons=(2, keys.origin.position))
 
 
 _EFFECTS = {

@@ -10,6 +10,9 @@ from grammar_lens.figures import decimals, number, unit_name
 from grammar_lens.selection import KeyNeurons
 from grammar_lens.selectivity import SCORES, Scores
 
+FROM_FILE = "from "
+"""What the rule of neurons that were read from a file begins with."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -28,14 +31,15 @@ def findings(
     if controls is None:
         why = "Not measured: this run has no controls of its choice (controls.json)."
         return [first, Finding("Controls", why, measured=False)]
-    return [
-        first,
+    judged = [
         _floor(scores, controls),
         _error_rates(scores, controls),
         _agreement(scores, controls),
-        _vocabulary(keys, controls),
-        _frequency(controls),
     ]
+    if keys.rule.startswith(FROM_FILE):
+        why = "Not measured: the neurons come from a file, so there is no choice of this run to repeat."
+        judged = [Finding(f.name, why, measured=False) for f in judged]
+    return [first, *judged, _vocabulary(keys, controls), _frequency(controls)]
 
 
 def share(value: float) -> str:
@@ -46,6 +50,8 @@ def share(value: float) -> str:
 
 def rule_in_words(rule: str, alpha: float = 0.05) -> str:
     """What a rule of `select` picks for every label."""
+    if rule.startswith(FROM_FILE):
+        return f"those of the file {rule.removeprefix(FROM_FILE)}"
     given = re.search(r"at ([\d.]+)", rule)
     level = float(given[1]) if given else alpha
     if rule.startswith("fdr"):

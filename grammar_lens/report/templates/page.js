@@ -1,9 +1,45 @@
 "use strict";
 
-// Figures: each is drawn from the JSON block its element names, one after the other when the
-// browser has time, and all at once before printing.
+// Figures: each is drawn from the JSON block its element names. Those near the window come first,
+// the others when the browser has time, and all at once before printing.
 const CONFIG = {responsive: true, displaylogo: false, plotlyServerURL: ""};
-const waiting = Array.from(document.querySelectorAll(".plot"));
+const waiting = new Set(document.querySelectorAll(".plot"));
+const whenIdle = window.requestIdleCallback || ((work) => setTimeout(work, 0));
+
+// Packed numbers: base64 of little-endian values, halves and steps with a scale of their own.
+const ARRAYS = {u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i2: Int16Array, f2: Uint16Array,
+  f4: Float32Array};
+const MISSING = -32768;
+let halves = null;
+
+function half(bits) {
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  const sign = bits >> 15 ? -1 : 1;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return exponent ? sign * (1 + fraction / 1024) * 2 ** (exponent - 15) : sign * fraction * 2 ** -24;
+}
+
+function unpack(packed) {
+  const text = atob(packed.bdata);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  const raw = new ARRAYS[packed.dtype](bytes.buffer);
+  if (!packed.scale) return raw;
+  if (packed.dtype !== "f2") {
+    return Float32Array.from(raw, (x) => (x === MISSING ? NaN : x * packed.scale));
+  }
+  halves = halves || Float32Array.from({length: 65536}, (_, bits) => half(bits));
+  const values = new Float32Array(raw.length);
+  for (let i = 0; i < raw.length; i++) values[i] = halves[raw[i]] * packed.scale;
+  return values;
+}
+
+function unpackRows(packed) {
+  const width = Number(packed.shape.split(",")[1]);
+  const flat = unpack(packed);
+  return Array.from({length: flat.length / width}, (_, i) => flat.subarray(i * width, (i + 1) * width));
+}
 
 function wrap(text, most) {
   const lines = [];
@@ -44,36 +80,88 @@ function fit(layout, width) {
 function draw(plot, width = null) {
   const block = document.getElementById(plot.dataset.figure);
   const spec = JSON.parse(block.textContent);
+  for (const trace of spec.data) {
+    if (trace.z && trace.z.scale) trace.z = unpackRows(trace.z);
+    const within = trace.customdata; // a unit's place in its bin
+    if (within && within.width) {
+      trace.customdata = unpackRows(within).map((row) =>
+        Array.from(row, (place, bin) => place + bin * within.width));
+    }
+  }
   fit(spec.layout, width || plot.clientWidth);
   if (width) spec.layout.width = width;
   plot.style.minHeight = spec.layout.height + "px";
-  plot.setAttribute("aria-label", block.dataset.description);
-  return Plotly.react(plot, spec.data, spec.layout, CONFIG);
+  waiting.delete(plot);
+  return Plotly.react(plot, spec.data, spec.layout, CONFIG).then(() => {
+    describe(plot, block.dataset.description);
+    lead(plot);
+  });
 }
 
+// The words for a figure belong to its picture; the buttons beside that are no part of an image.
+function describe(plot, words) {
+  plot.removeAttribute("role");
+  plot.removeAttribute("aria-label");
+  const [picture, ...layers] = plot.querySelectorAll("svg.main-svg");
+  picture.setAttribute("role", "img");
+  picture.setAttribute("aria-label", words);
+  for (const layer of layers) layer.setAttribute("aria-hidden", "true");
+}
+
+// The marked neurons of a heatmap lead to their pages.
+function lead(plot) {
+  if (!plot.dataset.neurons || plot.dataset.leads) return;
+  plot.dataset.leads = "yes";
+  const marked = (event) => event.points.find((point) => point.data.mode === "markers");
+  plot.on("plotly_click", (event) => {
+    const point = marked(event);
+    if (point) location.hash = `#neuron-${plot.dataset.neurons}-${point.y}.${point.x}`;
+  });
+  plot.on("plotly_hover", (event) => {
+    plot.classList.toggle("leading", Boolean(marked(event)));
+  });
+  plot.on("plotly_unhover", () => plot.classList.remove("leading"));
+}
+
+const near = new Set();
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) near.add(entry.target);
+      else near.delete(entry.target);
+    }
+  },
+  {rootMargin: "400px"},
+);
+for (const plot of waiting) watcher.observe(plot);
+
 async function drawNext() {
-  const plot = waiting.shift();
+  const [plot] = [...near].filter((plot) => waiting.has(plot)).concat(...waiting);
   if (!plot) {
+    watcher.disconnect();
     document.documentElement.dataset.drawn = "yes";
     return;
   }
   await draw(plot);
-  setTimeout(drawNext, 0);
+  if ([...near].some((other) => waiting.has(other))) setTimeout(drawNext, 0);
+  else whenIdle(drawNext, {timeout: 500});
 }
 
 // a printed page is narrower than the window, and tells nobody
 const PRINTED = 640;
+let printed = Promise.resolve();
 function drawAll(width) {
-  for (const plot of document.querySelectorAll(".plot")) draw(plot, width);
+  return Promise.all(Array.from(document.querySelectorAll(".plot"), (plot) => draw(plot, width)));
 }
 window.addEventListener("beforeprint", () => {
-  waiting.length = 0;
-  drawAll(PRINTED);
+  printed = drawAll(PRINTED);
 });
-window.addEventListener("afterprint", () => {
+window.addEventListener("afterprint", async () => {
+  await printed; // printing may be over before the last figure is
   for (const plot of document.querySelectorAll(".plot")) {
-    Plotly.relayout(plot, {width: null, autosize: true});
-    draw(plot);
+    Plotly.purge(plot); // it would keep its width, and forgets where its marks lead
+    delete plot.dataset.leads;
+    await draw(plot);
   }
 });
 
@@ -129,14 +217,17 @@ function filterTable(field) {
     `${shown} of ${table.tBodies[0].rows.length} rows`;
 }
 
-for (const table of document.querySelectorAll("table.sortable")) {
+function makeSortable(table) {
   for (const head of table.tHead.rows[0].cells) {
     head.querySelector("button").addEventListener("click", () => sortTable(table, head.cellIndex));
   }
 }
+
+for (const table of document.querySelectorAll("table.sortable")) makeSortable(table);
 for (const field of document.querySelectorAll("input[data-table]")) {
   field.addEventListener("input", () => filterTable(field));
   filterTable(field);
 }
 
-drawNext();
+// after the first picture of the page itself
+requestAnimationFrame(() => setTimeout(drawNext, 0));

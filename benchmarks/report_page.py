@@ -1,0 +1,148 @@
+"""How large report.html is, and how soon it can be used, in headless Chromium.
+
+    python benchmarks/report_page.py
+    python benchmarks/report_page.py --run runs/demo
+
+Pages: a run of the size of Llama 3 8B made of random numbers (17 tags, two positions, 32 layers of
+14,336 neurons), and with --run a real one. Every round opens each page in a fresh tab, in turn, from
+a file; an untimed round goes before. Seconds are from the request: until the page is parsed and its
+scripts have run (loaded), until a neuron looked up is shown, until all figures are drawn.
+Goals: under 15 MB, loaded in under 3 s, a neuron within 5 s. Needs Chromium (GRAMMAR_LENS_CHROMIUM)
+and playwright.
+"""
+
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from measure import FOLDER, machine, positive, show, target
+from wide_run import LAYERS, UNITS, wide_run
+
+from grammar_lens.cli import start_page
+from grammar_lens.report import write_report
+from grammar_lens.run import library_versions, load_run, make_folder, write_json
+
+MOST_BYTES, MOST_LOADED, MOST_SHOWN = 15e6, 3.0, 5.0
+_NOW = "() => performance.now() / 1000"
+_LOADED = "() => performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd / 1000"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags."""
+
+    run: Annotated[Path | None, typer.Option(help="A run directory, opened too.")] = None
+    layers: Annotated[int, typer.Option(help="Layers of the made run.")] = LAYERS
+    units: Annotated[int, typer.Option(help="Neurons in each of its layers.")] = UNITS
+    rounds: Annotated[int, typer.Option(help="Times that each page is opened.")] = 5
+    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "report_page.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A page, and how long it took to write."""
+
+    path: Path
+    seconds: float
+
+
+def main(config: Config) -> None:
+    """Writes the pages, opens them, prints and writes what was measured."""
+    for name in ("layers", "units", "rounds"):
+        positive(config, name)
+    with tempfile.TemporaryDirectory() as folder:
+        written = _write(config, Path(folder))
+        seen = _open(written, config.rounds)
+    rows = {name: {"write_seconds": written[name].seconds, **seen[name]} for name in written}
+    show(
+        f"report.html, medians of {config.rounds} rounds",
+        ("page", "MB", "written s", "loaded s", "neuron s", "drawn s", "drawn, slowest"),
+        [
+            (
+                name,
+                f"{row['bytes'] / 1e6:.2f}",
+                *(f"{row[x]:.2f}" for x in ("write_seconds", "loaded", "neuron", "drawn")),
+                f"{row['drawn_slowest']:.2f}",
+            )
+            for name, row in rows.items()
+        ],
+    )
+    for name, row in rows.items():
+        print(target(f"{name}: MB", row["bytes"] / 1e6, MOST_BYTES / 1e6))
+        print(target(f"{name}: loaded, s", row["loaded"], MOST_LOADED))
+        print(target(f"{name}: a neuron shown, s", row["neuron"], MOST_SHOWN))
+    make_folder(config.out.parent)
+    write_json(
+        config.out,
+        {
+            "benchmark": "report_page",
+            "machine": machine(),
+            "versions": library_versions(),
+            "rounds": config.rounds,
+            "rows": rows,
+        },
+    )
+
+
+def _write(config: Config, folder: Path) -> dict[str, Written]:
+    runs: dict[str, Any] = {f"made, {config.layers} x {config.units:,}": None}
+    if config.run is not None:
+        runs[str(config.run)] = load_run(config.run)
+    written = {}
+    for i, (name, run) in enumerate(runs.items()):
+        shown = run or wide_run(layers=config.layers, units=config.units)
+        start = time.perf_counter()
+        path = write_report(shown, folder / f"{i}.html")
+        written[name] = Written(path, time.perf_counter() - start)
+    return written
+
+
+def _open(written: Mapping[str, Written], rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds of every page, median over the rounds."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = os.environ.get("GRAMMAR_LENS_CHROMIUM") or shutil.which("chromium")
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in written}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        for number in range(rounds + 1):
+            for name, page in written.items():
+                seconds = _visit(browser, page.path)
+                if number:
+                    taken[name].append(seconds)
+        browser.close()
+    return {
+        name: {
+            "bytes": written[name].path.stat().st_size,
+            **{x: statistics.median(s[x] for s in all_) for x in ("loaded", "neuron", "drawn")},
+            "drawn_slowest": max(s["drawn"] for s in all_),
+        }
+        for name, all_ in taken.items()
+    }
+
+
+def _visit(browser: Any, path: Path) -> dict[str, float]:
+    """One visit: a neuron is looked up as soon as the page takes input."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(path.as_uri(), wait_until="domcontentloaded")
+    page.fill("#neuron-address", "0.0")
+    page.press("#neuron-address", "Enter")
+    page.wait_for_selector("#neuron-panel[data-shown$='-0.0']", timeout=120_000)
+    neuron = page.evaluate(_NOW)
+    page.wait_for_selector("html[data-drawn=yes]", timeout=120_000)
+    seconds = {"loaded": page.evaluate(_LOADED), "neuron": neuron, "drawn": page.evaluate(_NOW)}
+    page.close()
+    return seconds
+
+
+if __name__ == "__main__":
+    start_page(main, Config, __doc__)

@@ -1,0 +1,276 @@
+"""A run as large as Llama 3 8B's, made of random numbers: what a report reads of one, and no model.
+
+Every label has a few strong neurons in the middle layers; two positions, examples of the first key
+neurons of every label. Its numbers mean nothing; their amount is what counts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from grammar_lens.controls import SelectionControls
+from grammar_lens.dissociation import LesionStudy, diagonal_score
+from grammar_lens.evidence import Evidence
+from grammar_lens.examples import (
+    QUANTILES,
+    Example,
+    Examples,
+    NeuronExamples,
+    Passage,
+    TokenEffect,
+)
+from grammar_lens.moments import Moments, Origin, UnitStatistics
+from grammar_lens.outcomes import Manner
+from grammar_lens.probing import ProbeResult
+from grammar_lens.selection import KeyNeurons, select
+from grammar_lens.selectivity import Scores
+from grammar_lens.timecourse import CourseSummary
+
+UPOS = (
+    *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM"),
+    *("PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X"),
+)
+LAYERS, UNITS = 32, 14_336
+N_SHAMS = 20
+WITH_EXAMPLES = 10
+"""Key neurons of each label that have examples."""
+
+
+@dataclass(frozen=True)
+class WideResults:
+    """One position of the run."""
+
+    position: str
+    moments: Moments
+    scores: Scores
+    keys: KeyNeurons
+    controls: SelectionControls | None
+    probe: ProbeResult
+
+
+@dataclass
+class WideRun:
+    """What a report reads of a run."""
+
+    results: dict[str, WideResults]
+    study: LesionStudy
+    course: CourseSummary
+    examples: dict[str, Examples]
+    record: dict[str, Any]
+    summary: dict[str, Any]
+    curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    path: Path = Path("runs/wide")
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        return tuple(self.results)
+
+    def has(self, step: str) -> bool:
+        return True
+
+    def at(self, position: str) -> WideResults:
+        return self.results[position]
+
+    def evidence(self, position: str) -> Evidence:
+        return Evidence(self.results[position].moments)
+
+
+def wide_run(
+    labels: tuple[str, ...] = UPOS,
+    *,
+    layers: int = LAYERS,
+    units: int = UNITS,
+    n_sentences: int = 100_000,
+    model: str = "random-8b",
+) -> WideRun:
+    """Two positions of `layers` times `units` neurons, read in `n_sentences` sentences."""
+    rng = np.random.default_rng(0)
+    results = {p: _results(rng, labels, layers, units, p, model) for p in ("word", "next")}
+    origin = results["next"].scores.origin
+    words = 15 * n_sentences
+    return WideRun(
+        results,
+        _study(rng, labels, origin),
+        _course(rng, labels, layers, results["word"].scores.origin),
+        {p: _examples(rng, r.keys) for p, r in results.items()},
+        record={
+            "config": {"model": model, "train": "made:train", "top_k": 100},
+            "treebank": {"train": {"name": "made:train", "sentences": n_sentences, "words": words}},
+        },
+        summary={
+            "alignment": {
+                "words": words,
+                "aligned": words - n_sentences,
+                "skipped": {"first of its sentence": n_sentences},
+            }
+        },
+    )
+
+
+def _results(
+    rng: np.random.Generator,
+    labels: tuple[str, ...],
+    layers: int,
+    units: int,
+    position: str,
+    model: str,
+) -> WideResults:
+    shape = (len(labels), layers, units)
+    origin = Origin(model, "made:train", "upos", position, "neuron")
+    values = rng.standard_normal(shape, dtype=np.float32).astype(np.float64) * 0.03
+    strong = rng.integers(units, size=(len(labels), 150))
+    depth = np.clip(rng.normal(0.5, 0.15, strong.shape) * layers, 0, layers - 1).astype(int)
+    for i in range(len(labels)):
+        values[i, depth[i], strong[i]] += rng.choice([-1, 1], 150) * rng.uniform(0.1, 0.6, 150)
+    count = rng.integers(20_000, 100_000, len(labels)).astype(float)
+    mean = rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
+    nothing = np.broadcast_to(np.zeros(()), shape)
+    flat = np.abs(mean[0])
+    moments = Moments(labels, count, mean, nothing, nothing, flat, origin)
+    scores = Scores(
+        method="correlation",
+        labels=labels,
+        count=count,
+        values=values,
+        effect=values * 3,
+        p=None,
+        units=UnitStatistics(flat, flat, flat),
+        origin=origin,
+    )
+    return WideResults(
+        position, moments, scores, select(scores, k=100), None, _probe(rng, labels, origin)
+    )
+
+
+def _probe(rng: np.random.Generator, labels: tuple[str, ...], origin: Origin) -> ProbeResult:
+    n = len(labels)
+    numbers = {x: rng.uniform(0.5, 0.9, n) for x in ("precision", "recall", "f1")}
+    table = pd.DataFrame({**numbers, "n_words": 500}, index=pd.Index(labels, name="label"))
+    return ProbeResult(
+        labels=labels,
+        k=10,
+        n_neurons=10 * n,
+        n_train_words=50_000,
+        n_fresh_words=500 * n,
+        accuracy=0.85,
+        random_accuracy=0.6,
+        random_accuracies=(0.59, 0.61),
+        layer=16,
+        layer_accuracy=0.9,
+        majority_accuracy=0.2,
+        word_baseline_accuracy=0.8,
+        control_accuracy=0.3,
+        unseen_accuracy=None,
+        n_unseen_words=0,
+        macro_f1=0.8,
+        per_label=table,
+        confusion=rng.integers(0, 40, (n, n)) + 400 * np.eye(n, dtype=int),
+        dropped_duplicates=0,
+        fresh="made:test",
+        origin=origin,
+    )
+
+
+def _study(rng: np.random.Generator, labels: tuple[str, ...], origin: Origin) -> LesionStudy:
+    n = len(labels)
+    matrix = 0.3 * np.eye(n) + rng.normal(0.01, 0.01, (n, n))
+    sham = rng.normal(0.01, 0.01, (N_SHAMS, n, n))
+    return LesionStudy(
+        labels=labels,
+        manner=Manner("mean", 1.0),
+        k=100,
+        matrix=matrix,
+        nll_matrix=1.1 * matrix,
+        sham=sham,
+        auroc=np.full(n, 0.9),
+        auroc_fall=matrix / 10,
+        bias=matrix / 100,
+        accuracy=np.full(n + 1, 0.5),
+        n_words=np.full(n, 500),
+        s_star=diagonal_score(matrix),
+        s_star_sham=np.array([diagonal_score(m) for m in sham]),
+        crossed_pairs=(),
+        output_ratio=np.full(n, 0.95),
+        damage_ratio=np.full(n, 0.5),
+        base_tag_loss=1.4,
+        base_nll=3.0,
+        tag_entropy=2.5,
+        seen_mass=0.95,
+        identity_error=1e-14,
+        skipped={"first of its sentence": 100},
+        fresh="made:test",
+        outcomes=None,
+        origin=origin,
+    )
+
+
+def _course(
+    rng: np.random.Generator, labels: tuple[str, ...], layers: int, origin: Origin
+) -> CourseSummary:
+    offsets = tuple(range(-4, 5))
+    shape = (len(offsets), len(labels), layers)
+    strength = rng.uniform(0.01, 0.3, shape)
+    return CourseSummary(
+        *(labels, offsets, np.full(shape[:2], 1000.0), strength, rng.normal(0, 0.1, shape)), origin
+    )
+
+
+def _examples(rng: np.random.Generator, keys: KeyNeurons) -> Examples:
+    """Five top and five bottom sentences of 25 tokens for the first key neurons of every label."""
+    first = dict.fromkeys(at for label in keys for at in keys[label].top(WITH_EXAMPLES))
+    found = {at: _neuron(rng, *at, keys) for at in first}
+    return Examples(found, keys.origin)
+
+
+def _neuron(rng: np.random.Generator, layer: int, index: int, keys: KeyNeurons) -> NeuronExamples:
+    n = len(keys.labels)
+    quantiles = np.sort(rng.normal(0, 1, (n, len(QUANTILES))), axis=1)
+    moved = [tuple(TokenEffect(t, float(x)) for t, x in _tokens(rng)) for _ in range(2)]
+    examples = [_example(rng, keys.labels) for _ in range(10)]
+    return NeuronExamples(
+        layer=layer,
+        index=index,
+        labels=keys.labels,
+        count=np.full(n, 1000),
+        quantiles=quantiles,
+        top=tuple(examples[:5]),
+        bottom=tuple(examples[5:]),
+        contrast=rng.normal(0, 0.1, n),
+        promoted=moved[0],
+        suppressed=moved[1],
+        origin=keys.origin,
+    )
+
+
+def _tokens(rng: np.random.Generator) -> list[tuple[str, float]]:
+    return [(word, x) for word, x in zip(_text(rng, 10), rng.normal(0, 1, 10), strict=True)]
+
+
+def _example(rng: np.random.Generator, labels: tuple[str, ...]) -> Example:
+    words = _text(rng, 25)
+    values: Float[np.ndarray, " token"] = rng.normal(0, 1, 25)
+    at = int(rng.integers(25))
+    source = f"made-train.conllu:{rng.integers(10**6)}"
+    return Example(
+        passage=Passage(tuple(words), source),
+        token=at,
+        span=(at, at + 1),
+        word=words[at].strip(),
+        label=labels[rng.integers(len(labels))],
+        value=float(values[at]),
+        values=values,
+    )
+
+
+def _text(rng: np.random.Generator, n: int) -> list[str]:
+    """Words of one to nine letters, each after a blank."""
+    letters = "etaoinshrdlucm"
+    return [
+        " " + "".join(letters[i] for i in rng.integers(len(letters), size=rng.integers(1, 10)))
+        for _ in range(n)
+    ]

@@ -1,0 +1,224 @@
+"""Several runs in numbers: what they differ in, what each found, and what they share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from grammar_lens.probing import ProbeResult
+from grammar_lens.report.protocols import RunLike, results_of
+from grammar_lens.report.tables import DASH, Cell, Table, flat, measured, small
+from grammar_lens.selection import KeyNeurons
+from grammar_lens.subspace import cross_overlap, reliability
+
+Runs = Mapping[str, RunLike]
+
+
+class ComparisonError(ValueError):
+    """Runs that cannot be shown side by side."""
+
+
+def named(runs: Sequence[RunLike]) -> dict[str, RunLike]:
+    """Runs by the shortest end of their path that tells them apart.
+
+    Raises ComparisonError for fewer than two, and for one that is given twice.
+    """
+    if len(runs) < 2:
+        raise ComparisonError(f"{len(runs)} run given, expected two or more to compare")
+    parts = [run.path.resolve().parts for run in runs]
+    twice = [run.path for i, run in enumerate(runs) if parts[i] in parts[:i]]
+    if twice:
+        raise ComparisonError(f"{twice[0]} is given twice: name every run once")
+    for n in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-n:]) for p in parts]
+        if len(set(names)) == len(names):
+            return dict(zip(names, runs, strict=True))
+    raise AssertionError("different paths have different names")
+
+
+def settings(runs: Runs) -> tuple[Table, list[tuple[str, str]]]:
+    """The settings in which the runs differ, a row each, and those that all share."""
+    each = [dict(flat(run.record.get("config", {}))) for run in runs.values()]
+    rows: list[list[Cell]] = []
+    same: list[tuple[str, str]] = []
+    for name in dict.fromkeys(key for one in each for key in one):
+        values = [one.get(name, DASH) for one in each]
+        if len(set(values)) == 1:
+            same.append((name, values[0]))
+        else:
+            rows.append([(name, name), *((v, v) for v in values)])
+    return Table(("Setting", *runs), rows), same
+
+
+def cautions(runs: Runs) -> list[str]:
+    """What stands in the way of reading the numbers against each other."""
+    found = []
+    for what, values, why in (
+        (
+            "label",
+            _each(runs, "config", "label"),
+            "accuracies and losses are of different questions",
+        ),
+        ("fresh words", _fresh(runs), "compare each accuracy with its own baselines"),
+        (
+            "vocabulary of the model",
+            _each(runs, "model", "name"),
+            "words have other tokens there, so losses in nats differ for that reason alone; compare "
+            "each with its shams and with the intact loss",
+        ),
+        ("score", _scores(runs), "strengths have different units; only their order compares"),
+        ("number of key neurons", _each(runs, "config", "top_k"), "a larger set does more damage"),
+        ("number of shams", _each(runs, "config", "shams"), "p cannot go below 1 / (1 + shams)"),
+        ("value of the lesion", _each(runs, "config", "lesion"), "damage depends on it"),
+        ("context", _each(runs, "config", "context"), "predictions are better with more of it"),
+    ):
+        if len(set(values)) > 1:
+            found.append(f"The {what} differs ({', '.join(dict.fromkeys(values))}): {why}.")
+    return found
+
+
+def _each(runs: Runs, part: str, name: str) -> list[str]:
+    return [str(run.record.get(part, {}).get(name, DASH)) for run in runs.values()]
+
+
+def _fresh(runs: Runs) -> list[str]:
+    banks = [run.record.get("treebank", {}).get("fresh", {}) for run in runs.values()]
+    return [str(bank.get("name", DASH)) for bank in banks]
+
+
+def _scores(runs: Runs) -> list[str]:
+    return [
+        ", ".join(f"{r.scores.method} at {r.position}" for r in results_of(run)) or DASH
+        for run in runs.values()
+    ]
+
+
+def probes_at(runs: Runs, position: str) -> dict[str, ProbeResult]:
+    """The probes of one position, of the runs that have one."""
+    return {
+        name: r.probe
+        for name, run in runs.items()
+        for r in results_of(run)
+        if r.position == position and r.probe is not None
+    }
+
+
+def probe_table(probes: Mapping[str, ProbeResult]) -> Table:
+    """Accuracy of every run with all its baselines."""
+    rows: list[list[Cell]] = [
+        [
+            (name, name),
+            (f"{p.n_neurons:,}", p.n_neurons),
+            *(
+                measured(x, 3)
+                for x in (
+                    *(p.accuracy, p.random_accuracy, p.word_baseline_accuracy),
+                    *(p.majority_accuracy, p.control_accuracy, p.macro_f1),
+                )
+            ),
+            (f"{p.n_fresh_words:,}", p.n_fresh_words),
+        ]
+        for name, p in probes.items()
+    ]
+    baselines = ("Random neurons", "Word alone", "Majority", "Control task")
+    return Table(("Run", "Neurons", "Accuracy", *baselines, "Macro F1", "Fresh words"), rows)
+
+
+def label_table(probes: Mapping[str, ProbeResult]) -> Table:
+    """F1 of every label in every run."""
+    labels = dict.fromkeys(label for p in probes.values() for label in p.labels)
+    rows: list[list[Cell]] = []
+    for label in labels:
+        row: list[Cell] = [(label, label)]
+        for p in probes.values():
+            known = label in p.per_label.index and p.per_label.loc[label, "n_words"]
+            row.append(measured(float(p.per_label.loc[label, "f1"]), 3) if known else (DASH, None))  # pyright: ignore[reportArgumentType]
+        rows.append(row)
+    return Table(("Tag", *probes), rows)
+
+
+def lesion_table(runs: Runs) -> Table:
+    """The lesion study of every run that has one: damage, shams, p, crossed pairs."""
+    rows: list[list[Cell]] = []
+    for name, run in runs.items():
+        s = run.study
+        if s is None:
+            continue
+        sham = float(np.diag(s.sham_mean).mean()) if s.n_shams else None
+        possible = len(s.labels) * (len(s.labels) - 1) // 2
+        pairs = len(s.crossed_pairs)
+        rows.append(
+            [
+                (name, name),
+                (str(s.k), s.k),
+                measured(s.diagonal_mean, 3, plus=True),
+                measured(s.off_diagonal_mean, 3, plus=True),
+                measured(sham, 3, plus=True),
+                small(s.p_value),
+                (f"{s.n_shams}", s.n_shams),
+                (f"{pairs} of {possible}", pairs / max(possible, 1)),
+                measured(s.base_tag_loss, 3),
+                (f"{s.n_words.sum():,}", int(s.n_words.sum())),
+            ]
+        )
+    return Table(
+        (
+            *("Run", "Neurons per tag", "Own words (nats)", "Other words (nats)"),
+            *("Own words, shams (nats)", "p", "Shams", "Double dissociations"),
+            *("Tag loss, intact (nats)", "Words"),
+        ),
+        rows,
+    )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Key neurons that runs of one model share at one position, the mean over common labels.
+
+    Shared neurons over the smaller set; `expected` is what sets drawn at random within their layers
+    share. NaN for runs that have no label in common, or none with key neurons.
+    """
+
+    position: str
+    names: tuple[str, ...]
+    share: Float[np.ndarray, "run run"]
+    expected: Float[np.ndarray, "run run"]
+
+
+def agreements(runs: Runs) -> list[Agreement]:
+    """For every position and every model that several runs studied at the same site."""
+    groups: dict[tuple[Any, ...], dict[str, KeyNeurons]] = {}
+    for name, run in runs.items():
+        weights = run.record.get("model", {}).get("weights")
+        for r in results_of(run):
+            if weights is not None:
+                groups.setdefault((r.position, weights, r.keys.origin.site), {})[name] = r.keys
+    return [
+        _agreement(position, group) for (position, *_), group in groups.items() if len(group) > 1
+    ]
+
+
+def _agreement(position: str, group: Mapping[str, KeyNeurons]) -> Agreement:
+    n = len(group)
+    share, expected = np.full((2, n, n), np.nan)
+    for i, first in enumerate(group.values()):
+        for j, second in enumerate(group.values()):
+            common = [x for x in first.labels if x in second and len(first[x]) and len(second[x])]
+            if common:
+                a, b = first.only(common), second.only(common)
+                share[i, j] = float(np.diag(cross_overlap(a, b)).mean())
+                found = reliability(a, b)
+                smaller = np.minimum(found.n_first, found.n_second)
+                expected[i, j] = float((found.expected / smaller).mean())
+    return Agreement(position, tuple(group), share, expected)
+
+
+def paths(runs: Runs) -> list[tuple[str, str]]:
+    """Where each run lies and when it was made."""
+    return [
+        (name, f"{Path(run.path)} · {run.record.get('started', 'no date')}")
+        for name, run in runs.items()
+    ]

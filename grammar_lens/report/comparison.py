@@ -1,0 +1,118 @@
+"""Several runs on one page: models, languages or scores side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grammar_lens import __version__, figures
+from grammar_lens.report import comparing
+from grammar_lens.report.html import fill
+from grammar_lens.report.pictures import Picture, picture
+from grammar_lens.report.protocols import RunLike, results_of
+from grammar_lens.report.tables import Table
+from grammar_lens.run import write_text
+
+POSITIONS = ("word", "next")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the runs found at one position."""
+
+    position: str
+    accuracy: Picture | None
+    probe_table: Table | None
+    label_table: Table | None
+    depth: Picture | None
+    agreements: list[Picture]
+
+
+def write_comparison(runs: Sequence[RunLike], path: str | Path) -> Path:
+    """Two or more runs on one HTML page that needs no network.
+
+    Raises ComparisonError for fewer than two, and for a run given twice.
+    """
+    target = Path(path)
+    write_text(target, render_comparison(runs))
+    return target
+
+
+def render_comparison(runs: Sequence[RunLike]) -> str:
+    """The page's HTML."""
+    by_name = comparing.named(runs)
+    differing, same = comparing.settings(by_name)
+    studies = {name: run.study for name, run in by_name.items() if run.study is not None}
+    return fill(
+        "compare.html.jinja",
+        version=__version__,
+        names=list(by_name),
+        paths=comparing.paths(by_name),
+        differing=differing,
+        same=same,
+        cautions=comparing.cautions(by_name),
+        places=[_place(by_name, position) for position in POSITIONS if _has(by_name, position)],
+        damage=_damage(studies),
+        matrices=_matrices(studies),
+        lesion_table=comparing.lesion_table(by_name) if studies else None,
+        without_study=[name for name in by_name if name not in studies],
+    )
+
+
+def _has(runs: comparing.Runs, position: str) -> bool:
+    return any(r.position == position for run in runs.values() for r in results_of(run))
+
+
+def _place(runs: comparing.Runs, position: str) -> Place:
+    at = {name: r for name, run in runs.items() for r in results_of(run) if r.position == position}
+    probes = comparing.probes_at(runs, position)
+    scores = {name: r.scores for name, r in at.items()}
+    keys = {name: r.keys for name, r in at.items()}
+    return Place(
+        position=position,
+        accuracy=_accuracy(probes, position),
+        probe_table=comparing.probe_table(probes) if probes else None,
+        label_table=comparing.label_table(probes) if probes else None,
+        depth=picture(
+            f"depth-{position}",
+            figures.depth_profiles(scores, keys),
+            "Lines of strength and of key neurons over relative depth, one for each run.",
+        ),
+        agreements=[
+            _agreement(found, i)
+            for i, found in enumerate(comparing.agreements(runs))
+            if found.position == position
+        ],
+    )
+
+
+def _accuracy(probes: Any, position: str) -> Picture | None:
+    if not probes:
+        return None
+    told = ", ".join(f"{name} {p.accuracy:.3f}" for name, p in probes.items())
+    words = f"Dots of accuracy beside baselines, a row for each run: {told}."
+    return picture(f"accuracies-{position}", figures.probe_accuracies(probes), words)
+
+
+def _agreement(found: comparing.Agreement, i: int) -> Picture:
+    words = (
+        "Matrix of the share of key neurons that every two runs of the same model have in common: "
+        f"{', '.join(found.names)}."
+    )
+    figure = figures.agreement_matrix(found.names, found.share, found.expected)
+    return picture(f"agreement-{found.position}-{i}", figure, words)
+
+
+def _damage(studies: Any) -> Picture | None:
+    if not studies:
+        return None
+    told = ", ".join(f"{name} {s.diagonal_mean:+.3f}" for name, s in studies.items())
+    words = f"Dots of the rise in each label's own tag loss. Means in nats: {told}."
+    return picture("damage", figures.own_damage(studies), words)
+
+
+def _matrices(studies: Any) -> Picture | None:
+    if not studies:
+        return None
+    words = "The lesion matrices of all runs, on one colour scale."
+    return picture("matrices", figures.lesion_matrices(studies), words)

@@ -1,0 +1,48 @@
+"""Templates filled to pages that load nothing: style, script and plotly.js are inside them."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from grammar_lens import figures
+from grammar_lens.report.lesions import signed
+
+
+def fill(template: str, *, scripts: Sequence[str] = ("page.js",), **contents: Any) -> str:
+    """A page's HTML. Texts are escaped wherever they stand; only listed scripts may run.
+
+    Half a surrogate pair, which is no text, becomes a question mark.
+    """
+    style, script = _asset("page.css"), "".join(map(_asset, scripts))
+    plotly = figures.plotly_js().replace("\r\n", "\n")
+    page = Environment(
+        loader=FunctionLoader(_asset),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.filters["signed"] = signed
+    page.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    html = page.get_template(template).render(
+        **contents,
+        style=Markup(style),
+        script=Markup(script),
+        plotly=Markup(plotly),
+        script_hashes=[_hash(plotly), _hash(script)],
+    )
+    return html.encode(errors="replace").decode()
+
+
+def _asset(name: str) -> str:
+    return resources.files("grammar_lens").joinpath(f"report/templates/{name}").read_text("utf-8")
+
+
+def _hash(script: str) -> str:
+    """A script's source hash for the content security policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
