@@ -1,0 +1,56 @@
+"""Work that goes on while the page is open already."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
+from typing import Generic, TypeVar
+
+from grammar_lens.explorer.errors import ExplorerError
+
+T = TypeVar("T")
+
+
+class Background(Generic[T]):
+    """A value that a thread makes once, and what became of it."""
+
+    def __init__(self, what: str, make: Callable[[], T]) -> None:
+        self.what = what
+        self._make = make
+        self._made: Future[T] = Future()
+
+    def start(self) -> None:
+        """Begins; to be called once."""
+        # as a daemon it does not keep a program alive that is told to end
+        Thread(target=self._work, name=self.what, daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            self._made.set_result(self._make())
+        except Exception as error:  # whatever it is, the page is where it can be told
+            self._made.set_exception(error)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a value, or never will be."""
+        return self._made.done()
+
+    @property
+    def fault(self) -> str:
+        """Why there is no value; empty while it is being made and when there is one."""
+        if not self._made.done():
+            return ""
+        error = self._made.exception()
+        return "" if error is None else str(error) or type(error).__name__
+
+    def wait(self) -> T:
+        """The value, as soon as it is there. Raises ExplorerError if it could not be made."""
+        error = self._made.exception()
+        if error is not None:
+            raise ExplorerError(f"{self.what} is not available: {self.fault}") from error
+        return self._made.result()
+
+    def get(self) -> T:
+        """The value. Raises ExplorerError while it is being made, and if it could not be."""
+        if not self._made.done():
+            raise ExplorerError(f"{self.what} is still loading: wait a moment")
+        return self.wait()

@@ -1,0 +1,279 @@
+"""What happens on the page: every callback reads the controls, asks the session and shows it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, no_update
+
+from grammar_lens.explorer import pieces
+from grammar_lens.explorer.controls import LESION, NOW, SEEN, SETTLING, clicked, cut_of
+from grammar_lens.explorer.errors import ExplorerError
+from grammar_lens.explorer.page import score_list
+from grammar_lens.explorer.pictures import heatmap, profile
+from grammar_lens.explorer.session import Session
+from grammar_lens.selectivity import SCORES
+
+
+def connect(app: Dash, session: Session) -> None:
+    """Puts all callbacks on the page."""
+    _connect_script(app)
+    _connect_controls(app, session)
+    _connect_state(app, session)
+    _connect_views(app, session)
+    _connect_lesion(app, session)
+
+
+def _connect_script(app: Dash) -> None:
+    """What happens in the browser alone (assets/explorer.js)."""
+    for name in ("position", "tag", "which", "value"):
+        app.clientside_callback(
+            ClientsideFunction("explorer", "mark"), Input(name, "data"), State(name, "id")
+        )
+    for name in ("k", "dose"):
+        app.clientside_callback(
+            ClientsideFunction("explorer", "tell"),
+            Output(f"{name}-told", "children"),
+            Input(name, "value"),
+        )
+    for name in SETTLING:
+        app.clientside_callback(
+            ClientsideFunction("explorer", "settle"),
+            Output(f"{name}-settled", "data"),
+            Input(name, "value"),
+            State(name, "id"),
+            prevent_initial_call=True,
+        )
+    app.clientside_callback(
+        ClientsideFunction("explorer", "press"),
+        Input("chosen", "value"),
+        Input("key-list", "children"),
+    )
+
+
+def _connect_controls(app: Dash, session: Session) -> None:
+    @app.callback(
+        Output("score-box", "children"),
+        Output("score", "data"),
+        Input("position", "data"),
+        prevent_initial_call=True,
+    )
+    def offer_scores(position: str) -> tuple[Any, str]:
+        methods = session.methods(position)
+        return score_list(methods), methods[0]
+
+    @app.callback(
+        Output("score-summary", "children"),
+        Output("k", "max"),
+        Output("k", "value"),
+        inputs=SEEN,
+        state={"k": State("k", "value")},
+    )
+    def limit_k(position: str, score: str, tag: str, k: str | int) -> tuple[Any, ...]:
+        most = session.most(position, score, tag)
+        summary = SCORES[score].summary.replace("`", "")
+        return summary, most, no_update if int(k) <= most else most
+
+    @app.callback(Output("picking", "hidden"), Input("which", "data"))
+    def show_picking(which: str) -> bool:
+        return which != "picked"
+
+    @app.callback(
+        Output("chosen", "value"),
+        inputs={
+            **SEEN,
+            "click": Input("heatmap", "clickData"),
+            "buttons": Input({"type": "choose", "neuron": ALL}, "n_clicks"),
+        },
+    )
+    def choose(position: str, score: str, tag: str, click: Any, buttons: Sequence[int]) -> Any:
+        cause = ctx.triggered_id
+        if cause == "heatmap":
+            return clicked(click) or no_update
+        if isinstance(cause, dict):
+            return cause["neuron"] if any(buttons) else no_update
+        try:
+            ((layer, index),) = session.first(position, score, tag, 1)
+        except ExplorerError:  # the list of key neurons says so
+            return no_update
+        return f"{layer}.{index}"
+
+    @app.callback(
+        Output("picked", "value"),
+        Input("add", "n_clicks"),
+        State("chosen", "value"),
+        State("picked", "value"),
+        prevent_initial_call=True,
+    )
+    def add(_clicks: int, chosen: str, picked: str | None) -> str:
+        there = [x for x in (picked or "").replace(",", " ").split() if x != chosen]
+        return ", ".join([*there, chosen])
+
+
+def _connect_state(app: Dash, session: Session) -> None:
+    @app.callback(
+        Output("state", "children"),
+        Output("state", "hidden"),
+        Output("write", "disabled"),
+        Output("read", "disabled"),
+        Output("clock", "disabled"),
+        Output("ready", "data"),
+        Input("clock", "n_intervals"),
+        State("ready", "data"),
+    )
+    def look(_times: int, ready: bool) -> tuple[Any, ...]:
+        now = session.can_tell_tags
+        return (
+            session.told,
+            not session.told,
+            not session.can_write,
+            not now,
+            session.is_settled,
+            now if now != ready else no_update,
+        )
+
+
+def _connect_views(app: Dash, session: Session) -> None:
+    @app.callback(
+        Output("heatmap-title", "children"),
+        Output("heatmap", "figure"),
+        inputs={**SEEN, "chosen": Input("chosen", "value")},
+    )
+    def show_heatmap(position: str, score: str, tag: str, chosen: str) -> tuple[str, Any]:
+        try:
+            at = session.address(position, chosen or "")
+        except ExplorerError:
+            at = None
+        return f"Every neuron's score for {tag}", heatmap(session.scores(position, score), tag, at)
+
+    @app.callback(Output("profile", "figure"), inputs=SEEN)
+    def show_profile(position: str, score: str, tag: str) -> Any:
+        return profile(session.scores(position, score), tag)
+
+    @app.callback(
+        Output("key-list", "children"),
+        inputs={**SEEN, "k": LESION["k"]},
+    )
+    def show_keys(position: str, score: str, tag: str, k: str | int) -> Any:
+        return _told(lambda: pieces.key_list(session.first(position, score, tag, int(k))))
+
+    @app.callback(
+        Output("neuron-scores", "children"),
+        Output("chosen-note", "children"),
+        Output("neuron-examples", "children"),
+        Output("read", "hidden"),
+        inputs={
+            **SEEN,
+            "chosen": Input("chosen", "value"),
+            "_times": Input("times-read", "data"),
+        },
+    )
+    def show_neuron(
+        position: str, score: str, tag: str, chosen: str, _times: int
+    ) -> tuple[Any, ...]:
+        try:
+            at = session.address(position, chosen or "")
+        except ExplorerError as error:
+            return pieces.fault(str(error)), str(error), "", True
+        found = session.neuron(position, score, at)
+        rank = int(found.set_index("label").at[tag, "rank"])
+        known = session.examples(position, at)
+        return (
+            pieces.neuron_scores(f"{at[0]}.{at[1]}", score, found, tag, known),
+            f"no. {rank:,} of {tag}",
+            pieces.no_examples() if known is None else pieces.examples(known),
+            known is not None,
+        )
+
+    @app.callback(
+        Output("times-read", "data"),
+        Output("chosen-note", "children", allow_duplicate=True),
+        Input("read", "n_clicks"),
+        State("position", "data"),
+        State("chosen", "value"),
+        State("times-read", "data"),
+        running=[(Output("read", "disabled"), True, False)],
+        prevent_initial_call=True,
+    )
+    def read(_clicks: int, position: str, chosen: str, times: int) -> tuple[Any, Any]:
+        try:
+            session.read(position, session.address(position, chosen or ""))
+        except ValueError as error:
+            return no_update, _reason(error)
+        return times + 1, no_update
+
+
+def _connect_lesion(app: Dash, session: Session) -> None:
+    @app.callback(
+        Output("headline", "children"),
+        Output("distribution", "children"),
+        Output("likely", "children"),
+        inputs={
+            "controls": {**SEEN, **LESION},
+            "prompt": Input("prompt-settled", "data"),
+            "ready": Input("ready", "data"),
+        },
+    )
+    def tell_tags(controls: dict[str, Any], prompt: str | None, ready: bool) -> tuple[Any, ...]:
+        if not ready:
+            return "", "", ""
+        try:
+            cut = cut_of(session, controls)
+            found = session.tags(prompt or "", cut.neurons, **cut.manner)
+        except ValueError as error:
+            return pieces.fault(_reason(error)), "", ""
+        tag = controls["tag"]
+        return (
+            pieces.headline(tag, cut.told, *found),
+            pieces.distribution(tag, *found),
+            pieces.likely(*found),
+        )
+
+    @app.callback(
+        Output("texts", "children"),
+        inputs={"_clicks": Input("write", "n_clicks")},
+        state={
+            "controls": NOW,
+            "prompt": State("prompt", "value"),
+            "tokens": State("tokens", "value"),
+            "temperature": State("temperature", "value"),
+            "seed": State("seed", "value"),
+        },
+        running=[(Output("write", "disabled"), True, False)],
+        prevent_initial_call=True,
+    )
+    def write(
+        _clicks: int,
+        controls: dict[str, Any],
+        prompt: str | None,
+        tokens: int | None,
+        temperature: float | int | None,
+        seed: int | None,
+    ) -> Any:
+        def work() -> Any:
+            if tokens is None or temperature is None or seed is None:
+                raise ExplorerError("Tokens, temperature and seed must be numbers within range.")
+            cut = cut_of(session, controls)
+            settings = {
+                "tokens": int(tokens),
+                "temperature": float(temperature),
+                "seed": int(seed),
+            }
+            found = session.text(prompt or "", cut.neurons, **cut.manner, **settings)
+            return pieces.texts(cut.told, *found)
+
+        return _told(work)
+
+
+def _told(work: Callable[[], Any]) -> Any:
+    """What some work shows, or why it cannot."""
+    try:
+        return work()
+    except ValueError as error:
+        return pieces.fault(_reason(error))
+
+
+def _reason(error: ValueError) -> str:
+    """An error that this package raised on purpose; others pass through."""
+    if not type(error).__module__.startswith("grammar_lens."):
+        raise error
+    return str(error)

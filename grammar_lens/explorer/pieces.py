@@ -1,0 +1,287 @@
+"""Results as HTML. Texts are data: React writes them as they are, so nothing in them is markup."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from dash import dcc, html
+
+from grammar_lens.examples import NeuronExamples, TokenEffect
+from grammar_lens.explorer import pictures
+from grammar_lens.explorer.prompts import NextWord
+from grammar_lens.figures import decimals, number, score_name, visible
+from grammar_lens.generation import Written
+from grammar_lens.selection import Neurons
+from grammar_lens.selectivity import SCORES
+
+MOST_ROWS = 100
+GRAPH: Any = {"displaylogo": False, "responsive": True}
+
+
+def aria(**named: str) -> Any:
+    """Attributes for screen readers, such as `aria-label`."""
+    return {f"aria-{name}": value for name, value in named.items()}
+
+
+def data(**named: str) -> Any:
+    """Attributes for the page's own script, such as `data-store`."""
+    return {f"data-{name}": value for name, value in named.items()}
+
+
+def key_list(key: Neurons) -> list[Any]:
+    """A label's first neurons, each a button that chooses it."""
+    digits = decimals(key.score)
+    rows = []
+    for rank, ((layer, index), value) in enumerate(zip(key, key.score, strict=True), 1):
+        name = f"{layer}.{index}"
+        button = html.Button(
+            name,
+            id={"type": "choose", "neuron": name},
+            n_clicks=0,
+            **data(neuron=name),
+        )
+        rows.append([str(rank), button, number(value, digits, plus=True)])
+    shown = rows[:MOST_ROWS]
+    more = f", the first {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else ""
+    heads = ["no.", "neuron", "score"]
+    return [
+        html.H3(f"Key neurons of {key.name}{more}"),
+        html.Div(_table(heads, shown, numbers=(0, 2)), className="scroll"),
+    ]
+
+
+def neuron_scores(
+    name: str, method: str, found: pd.DataFrame, tag: str, known: NeuronExamples | None
+) -> list[Any]:
+    """One neuron's numbers for every label; the label in view stands out."""
+    digits, neutral = decimals(found.score), SCORES[method].neutral
+    most = float((found.score - neutral).abs().max()) or 1.0
+    activation = decimals([*found["mean"], *found["sd"]])
+    records: Any = found.itertuples()
+    rows = [
+        [
+            row.label,
+            _signed((row.score - neutral) / most, number(row.score, digits, plus=True)),
+            number(row.cohens_d, 2, plus=True),
+            f"{row.rank:,}",
+            f"{number(row.mean, activation)} ± {number(row.sd, activation)}",
+            f"{row.fires:.0%}",
+            f"{row.words:,}",
+        ]
+        for row in records
+    ]
+    heads = ["tag", "score", "Cohen's d", "rank", "mean ± sd", "fires", "words"]
+    if known is not None:
+        heads.append("logits")
+        of_label = dict(zip(known.labels, known.contrast, strict=True))
+        lifts = [float(of_label.get(label, np.nan)) for label in found.label]
+        for row, lift in zip(rows, lifts, strict=True):
+            row.append(number(lift, decimals(lifts), plus=True))
+    mark = found.label.tolist().index(tag)
+    return [
+        html.H3(f"Neuron {name}: {score_name(method)}"),
+        html.Div(
+            _table(heads, rows, numbers=range(1, len(heads)), mark=mark),
+            className="scroll",
+            tabIndex=0,
+            role="region",
+            **aria(label=f"Scores of neuron {name}"),
+        ),
+        html.P(
+            "Rank 1 is the tag's strongest neuron. Mean, sd and how often it fires are of its activation "
+            "at the tag's training words."
+            + (
+                ""
+                if known is None
+                else " Logits: how much a unit of activation raises the tag's words above others."
+            ),
+            className="note",
+        ),
+    ]
+
+
+def examples(found: NeuronExamples) -> list[Any]:
+    """What one neuron answers to and what it writes."""
+    about = f"over {int(found.count.sum()):,} training words"
+    return [
+        html.Figure(
+            [html.H3(f"When it is active, {about}"), _graph(pictures.activations(found))],
+            className="panel",
+        ),
+        html.Figure(
+            [
+                html.H3("Where it is most and least active"),
+                html.Div(
+                    html.Div(_graph(pictures.concordance(found)), className="wide"),
+                    className="scroll",
+                    tabIndex=0,
+                    role="region",
+                    **aria(label="Sentences"),
+                ),
+            ],
+            className="panel",
+        ),
+        html.Div(
+            [
+                html.H3("What it writes, straight to the logits"),
+                html.H4("Tokens it promotes"),
+                _effects(found.promoted),
+                html.H4("Tokens it suppresses"),
+                _effects(found.suppressed),
+                html.P("Numbers are logits per unit of its activation.", className="note"),
+            ],
+            className="panel",
+        ),
+    ]
+
+
+def no_examples() -> html.P:
+    """That the neuron's words are not known yet."""
+    return html.P(
+        "The run has no words that this neuron answers to. It can be read at some training words:"
+    )
+
+
+def headline(tag: str, lesion: str, intact: NextWord, lesioned: NextWord) -> list[Any]:
+    """What the lesion does to the tag in view, in one sentence."""
+    if tag not in intact.labels:
+        return [f"The lexicon knows no {tag}."]
+    row = intact.labels.index(tag)
+    before, after = intact.probability[row], lesioned.probability[row]
+    return [
+        f"P({tag}) is ",
+        html.B(f"{before:.1%}"),
+        " intact and ",
+        html.B(f"{after:.1%}"),
+        f" with {lesion}.",
+    ]
+
+
+def distribution(tag: str, intact: NextWord, lesioned: NextWord) -> list[Any]:
+    """P(label | prompt) with and without the lesion as paired bars."""
+    most = max(intact.probability.max(), lesioned.probability.max())
+    rows = []
+    for label, a, b in zip(intact.labels, intact.probability, lesioned.probability, strict=True):
+        rows.append(
+            [
+                label,
+                _pair(a / most, b / most),
+                f"{a:.1%}",
+                f"{b:.1%}",
+                number(100 * (b - a), 1, plus=True),
+            ]
+        )
+    mark = intact.labels.index(tag) if tag in intact.labels else None
+    heads = ["tag", "P(tag | prompt)", "intact", "lesioned", "points"]
+    return [
+        html.H3("The next word's tag"),
+        _legend(),
+        _table(heads, rows, numbers=(2, 3, 4), mark=mark, style="bars"),
+        html.P(
+            f"Of what may come next, {intact.seen_mass:.0%} intact and {lesioned.seen_mass:.0%} "
+            "lesioned begins some training word; the rest counts with the tags' overall shares.",
+            className="note",
+        ),
+    ]
+
+
+def likely(intact: NextWord, lesioned: NextWord) -> list[Any]:
+    """The likeliest next tokens before and after."""
+    rows = [
+        [x for t in both for x in (visible(t.text), t.label or "new", f"{t.probability:.1%}")]
+        for both in zip(intact.tokens, lesioned.tokens, strict=True)
+    ]
+    return [
+        html.H3("The likeliest next tokens"),
+        _table(
+            ["intact", "tag", "P", "lesioned", "tag", "P"], rows, numbers=(2, 5), style="tokens"
+        ),
+        html.P(
+            "Tag: of most training words that begin with the token; new: of none.", className="note"
+        ),
+    ]
+
+
+def texts(lesion: str, intact: Written, lesioned: Written) -> html.Div:
+    """Both texts side by side, what was written standing out from the prompt."""
+    return html.Div(
+        [_text("Intact", intact, "intact"), _text(f"With {lesion}", lesioned, "lesioned")],
+        className="beside",
+    )
+
+
+def fault(message: str) -> html.P:
+    """Why there is nothing to show."""
+    return html.P(message, className="missing")
+
+
+def _text(title: str, written: Written, style: str) -> html.Div:
+    parts = [
+        html.Span(written.text[: written.begin], className="prompt"),
+        html.Span(written.text[written.begin :], className="written"),
+        html.Span(" ■ end", className="prompt") if written.ended else "",
+    ]
+    return html.Div(
+        [html.H4(title), html.P(parts, className="text", dir="auto")], className=f"panel {style}"
+    )
+
+
+def _graph(figure: Any) -> dcc.Graph:
+    return dcc.Graph(figure=figure, config=GRAPH)
+
+
+def _effects(effects: Sequence[TokenEffect]) -> html.Ul:
+    digits = decimals([e.logit for e in effects])
+    items = [
+        html.Li([html.Code(visible(e.token)), " ", html.Small(number(e.logit, digits, plus=True))])
+        for e in effects
+    ]
+    return html.Ul(items, className="tokens")
+
+
+def _pair(intact: float, lesioned: float) -> html.Td:
+    """Two bars. They are a background, as the browser is slow to make many elements while one types."""
+    widths = {"--intact": f"{100 * intact:.2f}%", "--lesioned": f"{100 * lesioned:.2f}%"}
+    return html.Td(className="pair", style=widths)
+
+
+def _signed(share: float, told: str) -> html.Td:
+    """A number beside a bar from the middle, to the right for what is positive."""
+    start = 50 + 50 * min(share, 0)
+    place = {"--start": f"{start:.2f}%", "--end": f"{start + 50 * abs(share):.2f}%"}
+    return html.Td(told, className="number signed", style=place)
+
+
+def _legend() -> html.P:
+    keys = [
+        html.Span([html.I(className=f"bar {style}"), style]) for style in ("intact", "lesioned")
+    ]
+    return html.P(keys, className="colours")
+
+
+def _table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    numbers: Sequence[int] = (),
+    mark: int | None = None,
+    style: str = "",
+) -> html.Table:
+    """A table whose first column names the rows; row `mark` stands out."""
+    kind = ["number" if i in numbers else "" for i in range(len(heads))]
+    head = [html.Th(h, scope="col", className=k) for h, k in zip(heads, kind, strict=True)]
+    body = [
+        html.Tr(
+            [
+                html.Th(row[0], scope="row", className=kind[0]),
+                *(
+                    c if isinstance(c, html.Td) else html.Td(c, className=k)
+                    for c, k in zip(row[1:], kind[1:], strict=True)
+                ),
+            ],
+            className="marked" if i == mark else "",
+        )
+        for i, row in enumerate(rows)
+    ]
+    return html.Table([html.Thead(html.Tr(head)), html.Tbody(body)], className=style)

@@ -1,0 +1,789 @@
+"""The explorer: it computes what the study computes, leaks no lesion, and works in a real browser."""
+
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import grammar_lens as gl
+from grammar_lens import steps
+from grammar_lens.explorer import ExplorerError, Session, app, make_app, pieces, serve
+from grammar_lens.explorer import session as session_module
+from grammar_lens.explorer.controls import clicked, cut_of
+from grammar_lens.explorer.findings import KEPT
+from grammar_lens.explorer.pictures import heatmap, profile
+from grammar_lens.generation import Written, write_on
+from grammar_lens.model import Model, context_length, next_token_logits
+from grammar_lens.outcomes import Condition, Manner
+from grammar_lens.run import Run, RunError, load_run
+from grammar_lens.selectivity import SCORES
+from grammar_lens.study.batteries import ready
+
+PROMPT = "The old man"
+LABELS = ("NOUN", "VERB", "ADJ", "DET")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the embedded model on a few sentences, as far as the examples."""
+    folder = tmp_path_factory.mktemp("made")
+    embedded = files("grammar_lens") / "embedded" / "treebank"
+    for split, n in (("train", 80), ("test", 12)):
+        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
+        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+    config = steps.Config(
+        train=f"{folder}:train",
+        fresh=f"{folder}:test",
+        labels=LABELS,
+        replicates=0,
+        top_k=12,
+        out=folder / "run",
+        show_progress=False,
+    )
+    run = None
+    for step in ("collect", "score", "select", "examples"):
+        run = steps.run_step(step, config, run, lambda _text: None)
+    return folder / "run"
+
+
+@pytest.fixture
+def stored(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def settled(run: Run) -> Session:
+    """A session that has loaded what it can."""
+    session = Session(run)
+    session.load()
+    session._model._made.exception()
+    session._vocabulary._made.exception()
+    return session
+
+
+@pytest.fixture(scope="module")
+def session(made: Path) -> Session:
+    loaded = settled(load_run(made))
+    assert loaded.told == ""
+    assert loaded.is_settled
+    assert loaded.can_write
+    assert loaded.can_tell_tags
+    return loaded
+
+
+@pytest.fixture
+def model(session: Session) -> Model:
+    """The session's own model, which no other thread uses now."""
+    return session._model.get()
+
+
+def changed(stored: Path, change: Callable[[dict[str, Any]], object]) -> Run:
+    """The run with its record changed."""
+    record = json.loads((stored / "run.json").read_text("utf-8"))
+    change(record)
+    (stored / "run.json").write_text(json.dumps(record), "utf-8")
+    return load_run(stored)
+
+
+class TestScores:
+    def test_those_that_need_no_new_pass_its_own_first(self, session: Session) -> None:
+        moments = {m.name for m in SCORES.values() if m.needs == "moments"}
+        assert session.methods("word")[0] == "correlation"
+        assert set(session.methods("word")) == moments
+        assert session.methods("next")[0] == "attribution_contrast"
+        assert set(session.methods("next")) == {*moments, "attribution", "attribution_contrast"}
+
+    @pytest.mark.parametrize("position", ["word", "next"])
+    def test_they_are_what_gl_score_and_select_give(self, session: Session, position: str) -> None:
+        run = session.run
+        for method in session.methods(position):
+            scores = gl.score(run.evidence(position), method)
+            assert np.array_equal(session.scores(position, method).values, scores.values, True)
+            keys = session.keys(position, method)
+            expected = gl.select(scores, 12)
+            assert {x: list(keys[x]) for x in keys} == {x: list(expected[x]) for x in expected}
+
+    def test_the_run_s_own_keys_are_those_it_stored(self, session: Session) -> None:
+        assert session.keys("word", "correlation") is session.run.keys_at("word")
+
+    def test_some_are_kept_and_no_more(self, session: Session) -> None:
+        first = session.scores("word", "cohens_d")
+        assert session.scores("word", "cohens_d") is first
+        for method in session.methods("word"):
+            session.scores("word", method)
+        assert len(session._ranked) == KEPT
+
+    def test_what_the_run_does_not_have_is_refused(self, session: Session) -> None:
+        with pytest.raises(ExplorerError, match="'auroc' cannot be computed from what the run"):
+            session.scores("word", "auroc")
+        with pytest.raises(ExplorerError, match="did not read 'middle': it has word, next"):
+            session.labels("middle")
+
+    def test_a_run_without_key_neurons_is_refused(self, stored: Path) -> None:
+        (stored / "key_neurons.csv").unlink()
+        with pytest.raises(
+            RunError, match=r"has no key_neurons\.csv yet: first `grammar-lens select"
+        ):
+            Session(load_run(stored))
+
+
+class TestNeurons:
+    def test_the_first_of_a_label(self, session: Session) -> None:
+        first = session.first("next", "attribution_contrast", "VERB", 3)
+        assert list(first) == list(session.run.keys["VERB"].top(3))
+        assert first.mean is not None
+
+    def test_a_label_without_key_neurons(self, stored: Path) -> None:
+        table = pd.read_csv(stored / "key_neurons.csv")
+        there = (table.label != "NOUN") | (table.position != "word")
+        table[there].to_csv(stored / "key_neurons.csv", index=False)
+        with pytest.raises(ExplorerError, match="NOUN has no key neurons by correlation"):
+            Session(load_run(stored)).first("word", "correlation", "NOUN", 3)
+
+    def test_picked_ones_have_their_means(self, session: Session) -> None:
+        picked = session.picked("word", "correlation", " 7.12, 0.3;7.12\n1.0 ")
+        assert list(picked) == [(7, 12), (0, 3), (1, 0)]
+        assert picked.name == "picked"
+        units = session.run.scores_at("word").units
+        assert np.array_equal(picked.mean, units.mean[[7, 0, 1], [12, 3, 0]])
+        assert session.picked("word", "correlation", "7.12").name == "7.12"
+
+    @pytest.mark.parametrize(
+        "text", ["7", "7.", ".3", "a.b", "8.0", "0.896", "-1.2", "1.2.3", "\u00b2.1", "<b>"]
+    )
+    def test_what_is_no_neuron(self, session: Session, text: str) -> None:
+        with pytest.raises(ExplorerError, match=r"expected layer\.index, with layers 0 to 7 of"):
+            session.picked("word", "correlation", text)
+
+    def test_none_picked(self, session: Session) -> None:
+        with pytest.raises(ExplorerError, match="No neuron is picked"):
+            session.picked("word", "correlation", " , ")
+
+    def test_its_numbers_for_every_label(self, session: Session) -> None:
+        key = session.first("word", "correlation", "VERB", 5)
+        moments = session.run.at("word").moments["neuron"]
+        scores = session.run.scores_at("word")
+        for rank, (layer, index) in enumerate(key, 1):
+            found = session.neuron("word", "correlation", (layer, index)).set_index("label")
+            assert list(found.index) == list(scores.labels)
+            assert found.at["VERB", "rank"] == rank
+            assert found.at["VERB", "score"] == key.score[rank - 1]
+            row = scores.labels.index("VERB")
+            assert found.at["VERB", "cohens_d"] == scores.effect[row, layer, index]
+            assert found.at["VERB", "mean"] == moments.mean[row, layer, index]
+            variance = moments.m2[row, layer, index] / (moments.count[row] - 1)
+            assert found.at["VERB", "sd"] == pytest.approx(variance**0.5)
+            assert found.at["VERB", "fires"] == moments.firing_rate()[row, layer, index]
+            assert found.at["VERB", "words"] == moments.count[row]
+
+    def test_examples_are_the_run_s_or_read_now(self, session: Session) -> None:
+        key = next(iter(session.run.keys["VERB"]))
+        assert session.examples("next", key) is session.run.examples["next"][key]
+        at = next((7, i) for i in range(896) if (7, i) not in session.run.examples["next"])
+        assert session.examples("next", at) is None
+        session.read("next", at)
+        found = session.examples("next", at)
+        assert found is not None
+        assert (found.layer, found.index, found.origin.position) == (*at, "next")
+        assert session.examples("word", at) is None
+
+    def test_reading_agrees_with_what_the_run_stored(self, session: Session) -> None:
+        """With all words both read the same ones."""
+        at = next(iter(session.run.keys["VERB"]))
+        session.read("next", at)
+        now, then = session._read["next", at], session.run.examples["next"][at]
+        assert np.array_equal(now.count, then.count)
+        assert [e.word for e in now.top] == [e.word for e in then.top]
+        assert np.allclose(now.quantiles, then.quantiles, rtol=1e-3)  # four digits are stored
+
+
+class TestTags:
+    def test_they_are_probabilities_of_the_formula(self, session: Session, model: Model) -> None:
+        """P(t|c) = sum_v p(v|c) lambda(t|v), in plain NumPy."""
+        key = session.run.keys["VERB"]
+        ids = model.tokenizer(PROMPT, return_tensors="pt").input_ids
+        lexicon = gl.fit_lexicon(model, gl.load_treebank(session.config.train), labels=LABELS)
+        for found, dose in zip(session.tags(PROMPT, key), (0.0, 1.0), strict=True):
+            with gl.lesion(model, key, dose=dose), torch.no_grad():
+                logits = model(ids)[0, -1].double().numpy()
+            p = np.exp(logits - logits.max())
+            p /= p.sum()
+            assert found.labels == lexicon.labels
+            assert found.probability.sum() == pytest.approx(1, abs=1e-12)
+            # float32 logits of a pass with another head shape
+            assert found.probability == pytest.approx(p @ lexicon.probability, abs=1e-6)
+            assert found.seen_mass == pytest.approx(p[lexicon.seen].sum(), abs=1e-6)
+            assert found.tokens[0].probability == pytest.approx(p.max(), abs=1e-6)
+            assert found.tokens[0].text == model.tokenizer.decode([int(p.argmax())])
+            for token in found.tokens:
+                (v,) = model.tokenizer.encode(token.text, add_special_tokens=False)
+                label = lexicon.labels[lexicon.probability[v].argmax()]
+                assert token.label == (label if lexicon.seen[v] else None)
+
+    def test_they_are_the_lesion_study_s(self, session: Session, model: Model) -> None:
+        """At words of a few sentences, given the text before each as a prompt."""
+        keys = session.run.keys
+        bank = gl.load_treebank(session.config.fresh)
+        lexicon = session._vocabulary.get().lexicon
+        battery, _, _ = ready(model, bank, keys, lexicon, LABELS[:2], None, 0, None, False)
+        manner = Manner("zero", 1.5)
+        outcomes = battery.run([Condition("VERB", 0, keys["VERB"], manner)])
+        spans = [(s.text, word.span) for s in bank for word in s.words]
+        compared = 0
+        for i, word in enumerate(outcomes.word):
+            text, span = spans[word]
+            prompt = text[: span[0]].rstrip() if span else ""
+            if not prompt or len(prompt) == span[0]:
+                continue  # the first word, and what is written without a blank before it
+            found = session.tags(prompt, keys["VERB"], value="zero", dose=1.5)
+            for row, one in enumerate(found):
+                assert one.probability == pytest.approx(
+                    outcomes.tag_probability[row, i],
+                    abs=2e-6,  # rounding of float32 batches
+                )
+            compared += 1
+            if compared == 15:
+                return
+        pytest.fail(f"only {compared} words could be compared")
+
+    def test_a_dose_of_nothing_changes_nothing(self, session: Session) -> None:
+        intact, lesioned = session.tags(PROMPT, session.run.keys["VERB"], dose=0.0)
+        assert np.array_equal(intact.probability, lesioned.probability)
+        assert intact.tokens == lesioned.tokens
+        _, cut = session.tags(PROMPT, session.run.keys["VERB"])
+        assert np.abs(cut.probability - intact.probability).max() > 1e-3
+
+    def test_blanks_at_the_end_are_not_read(self, session: Session) -> None:
+        plain, blanks = (
+            session.tags(p, session.run.keys["VERB"])[1] for p in (PROMPT, f"{PROMPT} \n ")
+        )
+        assert np.array_equal(plain.probability, blanks.probability)
+
+    @pytest.mark.parametrize("prompt", ["", "  \n"])
+    def test_an_empty_prompt(self, session: Session, prompt: str) -> None:
+        with pytest.raises(ExplorerError, match="The prompt is empty"):
+            session.tags(prompt, session.run.keys["VERB"])
+
+    def test_a_prompt_beyond_the_context(self, session: Session, model: Model) -> None:
+        most = context_length(model)
+        with pytest.raises(
+            ExplorerError, match=f"at most {most:,} are allowed: reference-9m reads"
+        ):
+            session.tags("dog " * (most + 5), session.run.keys["VERB"])
+
+    def test_the_model_is_clean_after_an_exception(
+        self, session: Session, model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def logits() -> torch.Tensor:
+            ids = model.tokenizer(PROMPT, return_tensors="pt").input_ids
+            return next_token_logits(model, ids, torch.tensor([ids.shape[1] - 1]))
+
+        before, calls = logits(), []
+
+        def fails(*_arguments: object) -> None:
+            calls.append(logits())
+            if len(calls) == 2:
+                raise ExplorerError("on purpose")
+
+        monkeypatch.setattr(session_module, "next_word", fails)
+        with pytest.raises(ExplorerError, match="on purpose"):
+            session.tags(PROMPT, session.run.keys["VERB"])
+        assert not torch.equal(calls[1], before)
+        assert torch.equal(logits(), before)
+        monkeypatch.undo()
+        assert session.tags(PROMPT, session.run.keys["VERB"])  # the model is free again
+
+    def test_lesions_of_several_threads_do_not_meet(self, session: Session) -> None:
+        keys = session.run.keys
+        asked = [(label, dose) for label in LABELS for dose in (0.0, 1.0, 2.0)]
+        alone = {a: session.tags(PROMPT, keys[a[0]], dose=a[1]) for a in asked}
+        with ThreadPoolExecutor(8) as pool:
+            jobs = [
+                (a, pool.submit(session.tags, PROMPT, keys[a[0]], dose=a[1])) for a in asked * 4
+            ]
+            for a, job in jobs:
+                for found, expected in zip(job.result(), alone[a], strict=True):
+                    assert np.array_equal(found.probability, expected.probability)
+
+
+class TestText:
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_it_is_what_the_model_writes(
+        self, session: Session, model: Model, temperature: float
+    ) -> None:
+        key, settings = session.run.keys["VERB"], {"tokens": 8, "temperature": temperature}
+        intact, lesioned = session.text(f"{PROMPT} ", key, dose=2.0, seed=3, **settings)
+        ((expected,),) = write_on(model, [PROMPT], seed=3, **settings)
+        assert intact == expected
+        with gl.lesion(model, key, dose=2.0):
+            ((expected,),) = write_on(model, [PROMPT], seed=3, **settings)
+        assert lesioned == expected
+        assert lesioned.text != intact.text
+        assert intact.text[: intact.begin] == PROMPT
+
+    def test_without_a_dose_both_are_the_same(self, session: Session) -> None:
+        intact, lesioned = session.text(
+            PROMPT, session.run.keys["VERB"], dose=0.0, tokens=8, temperature=1.0
+        )
+        assert intact == lesioned
+
+    def test_settings_out_of_range(self, session: Session) -> None:
+        key = session.run.keys["VERB"]
+        with pytest.raises(ExplorerError, match="Tokens to write: 0, expected 1 to 200"):
+            session.text(PROMPT, key, tokens=0)
+        with pytest.raises(ExplorerError, match="Temperature: -1, expected 0"):
+            session.text(PROMPT, key, temperature=-1.0)
+        with pytest.raises(ExplorerError, match="The prompt is empty"):
+            session.text(" ", key)
+
+    def test_no_room_for_what_is_to_be_written(self, session: Session, model: Model) -> None:
+        most = context_length(model)
+        prompt = "dog " * (most - 20)
+        session.tags(prompt, session.run.keys["VERB"])
+        with pytest.raises(ExplorerError, match=f"{most - 40:,} are allowed when 40 are to be"):
+            session.text(prompt, session.run.keys["VERB"], tokens=40)
+
+
+class TestWhatIsMissing:
+    def test_nothing_is_told_before_it_is_there(self, made: Path) -> None:
+        session = Session(load_run(made))
+        assert session.told == "Loading the model 'reference-9m' …"
+        assert not session.is_settled
+        assert not session.can_write
+        with pytest.raises(ExplorerError, match="is still loading: wait a moment"):
+            session.tags(PROMPT, session.run.keys["VERB"])
+        with pytest.raises(ExplorerError, match="the model 'reference-9m' is still loading"):
+            session.text(PROMPT, session.run.keys["VERB"])
+
+    def test_without_the_model_the_run_can_be_seen(self, stored: Path) -> None:
+        run = changed(stored, lambda record: record["config"].update(model="./nowhere"))
+        session = settled(run)
+        assert session.is_settled
+        assert session.told.startswith("The model './nowhere' is not available: no model folder at")
+        assert not session.can_write
+        assert not session.can_tell_tags
+        with pytest.raises(ExplorerError, match=r"the model '\./nowhere' is not available"):
+            session.text(PROMPT, session.run.keys["VERB"])
+        assert session.scores("next", "cohens_d").method == "cohens_d"
+        assert len(session.neuron("next", "cohens_d", (0, 0))) == len(LABELS)
+
+    def test_another_model_of_that_name(self, stored: Path) -> None:
+        session = settled(changed(stored, lambda record: record["model"].update(weights="0" * 64)))
+        assert "its weights are not those that the run was made with" in session.told
+
+    def test_without_the_treebank_it_can_still_write(self, stored: Path) -> None:
+        run = changed(stored, lambda record: record["config"].update(train="gone.conllu"))
+        session = settled(run)
+        assert session.told.startswith("The training data 'gone.conllu' is not available")
+        assert session.can_write
+        assert not session.can_tell_tags
+        key = session.run.keys["VERB"]
+        assert session.text(PROMPT, key, tokens=2)[0].text.startswith(PROMPT)
+        with pytest.raises(
+            ExplorerError, match=r"the training data 'gone\.conllu' is not available"
+        ):
+            session.tags(PROMPT, key)
+
+    def test_a_treebank_that_has_changed(self, stored: Path) -> None:
+        run = changed(
+            stored, lambda record: record["treebank"]["train"].update(fingerprint="0" * 64)
+        )
+        assert "it has changed since the run was made" in settled(run).told
+
+
+class TestTheControls:
+    CONTROLS = {  # noqa: RUF012
+        "position": "next",
+        "score": "attribution_contrast",
+        "tag": "VERB",
+        "k": "3",
+        "which": "first",
+        "chosen": "7.1",
+        "picked": "7.1, 7.2",
+        "value": "zero",
+        "dose": -0.5,
+    }
+
+    @pytest.mark.parametrize(
+        ("which", "told"),
+        [
+            ("first", "3 VERB neurons set to zero at dose -0.5"),
+            ("chosen", "neuron 7.1 set to zero at dose -0.5"),
+            ("picked", "2 picked neurons set to zero at dose -0.5"),
+        ],
+    )
+    def test_the_lesion_they_describe(self, session: Session, which: str, told: str) -> None:
+        cut = cut_of(session, {**self.CONTROLS, "which": which})
+        assert cut.told == told
+        assert cut.manner == {"value": "zero", "dose": -0.5}
+
+    def test_what_a_click_chooses(self) -> None:
+        cell = {"curveNumber": 0, "x": 31, "y": 4, "z": 0.1}
+        assert clicked({"points": [cell]}) == "4.31"
+        of_several = {**cell, "x": 47.5, "customdata": 33}
+        assert clicked({"points": [of_several]}) == "4.33"
+        circle = {"curveNumber": 1, "x": 12, "y": 7, "customdata": [1, 0.5, 0.3]}
+        assert clicked({"points": [circle]}) == "7.12"
+        assert clicked(None) is None
+        assert clicked({"points": []}) is None
+
+    def test_the_chosen_neuron_is_marked(self, session: Session) -> None:
+        scores = session.scores("word", "correlation")
+        figure = heatmap(scores, "VERB", (3, 50))
+        assert (figure.data[-1].x, figure.data[-1].y) == ((50,), (3,))
+        assert len(heatmap(scores, "VERB", None).data) == len(figure.data) - 1
+
+    def test_the_profile_shows_the_tag_in_view(self, session: Session) -> None:
+        figure = profile(session.scores("word", "correlation"), "VERB")
+        full = [trace.name for trace in figure.data if trace.opacity is None]
+        assert full == ["VERB"]
+
+    def test_texts_are_data(self) -> None:
+        hostile = "<script>alert(1)</script>"
+        shown = pieces.texts("x", Written(hostile, 3, True), Written("", 0, False))
+        assert hostile[:3] in json.dumps(
+            shown.to_plotly_json(), default=lambda c: c.to_plotly_json()
+        )
+
+
+def test_a_wide_layer_has_cells_that_name_their_strongest(session: Session) -> None:
+    """What `clicked` relies on: in a binned heatmap the index comes with the cell."""
+    from grammar_lens.figures import layer_neuron_heatmap
+
+    figure = layer_neuron_heatmap(session.scores("word", "correlation"), "VERB", bins=100)
+    assert np.asarray(figure.data[0].customdata).shape == (8, 100)
+
+
+@pytest.fixture(scope="module")
+def client(made: Path) -> Any:
+    return make_app(load_run(made)).server.test_client()
+
+
+class TestTheServer:
+    @pytest.mark.parametrize("host", ["127.0.0.1:8050", "localhost:8050", "localhost"])
+    def test_it_answers_to_this_machine(self, client: Any, host: str) -> None:
+        answer = client.get("/", headers={"Host": host})
+        assert answer.status_code == 200
+        assert '<html lang="en">' in answer.text
+        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Host": "evil.example:8050"},
+            {"Host": "127.0.0.1.evil.example"},
+            {"Host": "localhost@evil.example"},
+            {"Host": "127.0.0.1:8050", "Origin": "http://evil.example"},
+            {"Host": "127.0.0.1:8050", "Origin": "http://127.0.0.1:9999"},
+            {"Host": "127.0.0.1:8050", "Origin": "null"},
+        ],
+    )
+    def test_it_refuses_foreign_names_and_pages(self, client: Any, headers: dict[str, str]) -> None:
+        for path in ("/", "/_dash-layout", "/assets/explorer.js"):
+            answer = client.get(path, headers=headers)
+            assert answer.status_code == 403
+            assert "answers only to 127.0.0.1 and localhost" in answer.text
+
+    def test_everything_comes_from_here(self, client: Any) -> None:
+        page = client.get("/", headers={"Host": "localhost"}).text
+        sources = [part.split('"')[0] for part in page.split('src="')[1:]]
+        sources += [part.split('"')[0] for part in page.split('href="')[1:]]
+        assert sources
+        assert all(source.startswith("/") for source in sources)
+
+    @pytest.mark.parametrize("path", ["../app.py", "..%2fapp.py", "%2e%2e/app.py"])
+    def test_no_other_file_is_served(self, client: Any, path: str) -> None:
+        answer = client.get(f"/assets/{path}", headers={"Host": "localhost"})
+        assert "make_app" not in answer.text
+
+    def test_a_port_in_use(self, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            with pytest.raises(ExplorerError, match=f"port {port} cannot be used .*--port 0"):
+                serve(load_run(made), port=port, open_browser=False)
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize("port", [-1, 65_536])
+    def test_no_port_at_all(self, made: Path, port: int) -> None:
+        with pytest.raises(ExplorerError, match=f"port {port} cannot be used"):
+            serve(load_run(made), port=port, open_browser=False)
+
+    def test_the_browser_is_shown_the_page(
+        self, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shown: queue.Queue[str] = queue.Queue()
+
+        class Server:
+            port = 8123
+
+            def serve_forever(self) -> None:
+                pass
+
+        monkeypatch.setattr(app, "_server", lambda *_arguments: Server())
+        monkeypatch.setattr(app.webbrowser, "open", shown.put)
+        serve(load_run(made), port=0)
+        assert shown.get(timeout=10) == "http://127.0.0.1:8123/"
+        assert "is at http://127.0.0.1:8123/ (Ctrl-C ends it)" in capsys.readouterr().out
+        serve(load_run(made), port=0, open_browser=False)
+        assert shown.empty()
+
+    def test_without_dash(self, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(app, "find_spec", lambda _name: None)
+        with pytest.raises(ExplorerError, match=r'pip install "grammar-lens\[explorer\]"'):
+            make_app(load_run(made))
+
+
+# In a browser ---------------------------------------------------------------------------------
+
+SERVE = """
+import sys
+from grammar_lens.explorer import serve
+from grammar_lens.run import load_run
+serve(load_run(sys.argv[1]), port=0, open_browser=False)
+"""
+
+
+def started(run: Path) -> tuple[subprocess.Popen[str], str]:
+    """A server of a run in its own process, and where it is."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(run)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    assert " is at http://127.0.0.1:" in line
+    return server, line.split(" is at ")[1].split()[0]
+
+
+@pytest.fixture(scope="module")
+def url(made: Path) -> Iterator[str]:
+    """Where a server of the run is; Ctrl-C ends it."""
+    server, url = started(made)
+    yield url
+    server.send_signal(signal.SIGINT)
+    rest, _ = server.communicate(timeout=30)
+    assert (server.returncode, rest) == (0, "")
+
+
+def visit(browser: Any, url: str, faults: list[str], width: int = 1400) -> Any:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(60_000)
+    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: faults.append(str(e)))
+    page.on("dialog", lambda d: (faults.append(d.message), d.dismiss()))
+    page.on("requestfailed", lambda r: faults.append(r.url))
+    page.on("request", lambda r: r.url.startswith((url, "data:", "blob:")) or faults.append(r.url))
+    page.goto(url)
+    page.wait_for_selector("#heatmap .main-svg")
+    page.wait_for_selector("#neuron-scores table")
+    return page
+
+
+@pytest.fixture
+def opened(browser: Any, url: str) -> Iterator[Any]:
+    """The page with a distribution; any error or foreign request fails the test."""
+    faults: list[str] = []
+    page = visit(browser, url, faults)
+    page.wait_for_selector("#distribution table")
+    yield page
+    page.close()
+    assert faults == []
+
+
+def expect(page: Any, selector: str) -> Any:
+    from playwright.sync_api import expect as playwright_expect
+
+    playwright_expect.set_options(timeout=30_000)
+    return playwright_expect(page.locator(selector))
+
+
+def radio(page: Any, name: str) -> Any:
+    return page.get_by_role("radio", name=name, exact=True)
+
+
+@pytest.mark.browser
+def test_browser_another_tag_changes_every_view(opened: Any) -> None:
+    assert opened.locator("#headline").inner_text().startswith("P(VERB) is ")
+    expect(opened, "#k-told").to_have_text("12")
+    before = opened.locator("#chosen").input_value()
+    radio(opened, "DET").click()
+    expect(opened, "#headline").to_contain_text("P(DET) is ")
+    expect(opened, "#headline").to_contain_text("12 DET neurons set to the mean")
+    expect(opened, "#heatmap-title").to_have_text("Every neuron's score for DET")
+    expect(opened, "#key-list h3").to_have_text("Key neurons of DET")
+    expect(opened, "#distribution tr.marked th").to_have_text("DET")
+    expect(opened, "#neuron-scores tr.marked th").to_have_text("DET")
+    assert opened.locator("#chosen").input_value() != before
+    expect(opened, "#tag-choices [aria-checked=true]").to_have_text("DET")
+
+
+@pytest.mark.browser
+def test_browser_the_dose_moves_the_distribution(opened: Any) -> None:
+    lesioned = "#distribution tr.marked td:nth-child(4)"
+    intact = opened.locator("#distribution tr.marked td:nth-child(3)").inner_text()
+    full = opened.locator(lesioned).inner_text()
+    assert full != intact
+    dose = opened.locator("#dose")
+    for _ in range(4):
+        dose.press("ArrowLeft")
+    expect(opened, "#dose-told").to_have_text("0")
+    expect(opened, lesioned).to_have_text(intact)
+    expect(opened, "#headline").to_contain_text("at dose 0")
+    for _ in range(8):
+        dose.press("ArrowRight")
+    expect(opened, "#dose-told").to_have_text("2")
+    expect(opened, lesioned).not_to_have_text(intact)
+    dose.press("Home")
+    expect(opened, "#dose-told").to_have_text("\u22121")
+
+
+@pytest.mark.browser
+def test_browser_typing_moves_the_distribution(opened: Any) -> None:
+    before = opened.locator("#distribution").inner_text()
+    prompt = opened.get_by_label("Prompt")
+    prompt.fill("She opened the")
+    expect(opened, "#distribution").not_to_have_text(before, use_inner_text=True)
+    prompt.fill("")
+    expect(opened, "#headline").to_contain_text("The prompt is empty")
+    prompt.fill("dog " * 4000)
+    expect(opened, "#headline").to_contain_text("tokens, and at most 1,024 are allowed")
+    hostile = "<script>alert(1)</script> <img src=x onerror=alert(2)>"
+    prompt.fill(hostile)
+    expect(opened, "#headline").to_contain_text("P(VERB) is")
+    opened.get_by_role("button", name="Write with and without").click()
+    expect(opened, "#texts .text >> nth=0").to_contain_text(hostile)
+
+
+@pytest.mark.browser
+def test_browser_writes_with_and_without(opened: Any) -> None:
+    opened.get_by_label("Tokens").fill("12")
+    opened.get_by_label("Tokens").press("Enter")
+    for _ in range(4):
+        opened.locator("#dose").press("ArrowRight")
+    expect(opened, "#dose-told").to_have_text("2")
+    opened.get_by_role("button", name="Write with and without").click()
+    expect(opened, "#texts h4 >> nth=0").to_have_text("Intact")
+    expect(opened, "#texts h4 >> nth=1").to_have_text(
+        "With 12 VERB neurons set to the mean at dose 2"
+    )
+    intact, lesioned = opened.locator("#texts .text").all_inner_texts()
+    assert intact.startswith(PROMPT)
+    assert lesioned.startswith(PROMPT)
+    assert intact != lesioned
+    expect(opened, "#write").to_be_enabled()
+
+
+@pytest.mark.browser
+def test_browser_chooses_and_lesions_single_neurons(opened: Any) -> None:
+    button = opened.locator("#key-list button >> nth=3")
+    name = button.inner_text()
+    button.focus()
+    button.press("Enter")
+    expect(opened, "#chosen").to_have_value(name)
+    expect(opened, "#neuron-scores h3").to_contain_text(f"Neuron {name}")
+    expect(opened, "#chosen-note").to_have_text("no. 4 of VERB")
+    expect(opened, "#key-list button[aria-pressed=true]").to_have_text(name)
+    assert opened.evaluate("document.activeElement.textContent") == name  # the focus stays
+    radio(opened, "the one chosen").click()
+    expect(opened, "#headline").to_contain_text(f"neuron {name} set to the mean")
+    assert not opened.locator("#picked").is_visible()
+    radio(opened, "picked").click()
+    expect(opened, "#headline").to_contain_text("No neuron is picked")
+    opened.get_by_role("button", name="Add the neuron chosen").click()
+    opened.locator("#key-list button >> nth=0").click()
+    expect(opened, "#chosen-note").to_have_text("no. 1 of VERB")
+    opened.get_by_role("button", name="Add the neuron chosen").click()
+    expect(opened, "#headline").to_contain_text("2 picked neurons set to the mean")
+
+
+@pytest.mark.browser
+def test_browser_a_click_on_the_heatmap_chooses(opened: Any) -> None:
+    box = opened.locator("#heatmap .nsewdrag").bounding_box()
+    opened.mouse.click(box["x"] + box["width"] * 0.31, box["y"] + box["height"] * 0.9)
+    # the lowest layer, near a third of 896 neurons
+    expect(opened, "#neuron-scores h3").to_contain_text("Neuron 0.27")
+    expect(opened, "#read").to_be_visible()
+    opened.get_by_role("button", name="Read it now").click()
+    opened.wait_for_selector("#neuron-examples .main-svg")
+    expect(opened, "#read").to_be_hidden()
+    expect(opened, "#neuron-scores thead").to_contain_text("logits")
+
+
+@pytest.mark.browser
+def test_browser_examples_of_a_key_neuron(opened: Any) -> None:
+    expect(opened, "#neuron-examples .js-plotly-plot").to_have_count(2)
+    expect(opened, "#neuron-examples").to_contain_text("Tokens it promotes")
+    assert opened.locator("#neuron-examples li").count() == 20
+
+
+@pytest.mark.browser
+def test_browser_position_score_and_k_by_keyboard(opened: Any) -> None:
+    radio(opened, "before the word").focus()
+    opened.keyboard.press("ArrowLeft")
+    expect(opened, "#position-choices [aria-checked=true]").to_have_text("at the word")
+    expect(opened, "#score-list").to_have_value("correlation")
+    expect(opened, "#neuron-scores h3").to_contain_text("correlation r")
+    opened.locator("#score-list").select_option("cohens_d")
+    expect(opened, "#neuron-scores h3").to_contain_text("Cohen's d")
+    expect(opened, "#score-summary").to_contain_text("pooled standard deviation")
+    expect(opened, "#key-list tbody tr").to_have_count(12)
+    for _ in range(9):
+        opened.locator("#k").press("ArrowLeft")
+    expect(opened, "#key-list tbody tr").to_have_count(3)
+    expect(opened, "#headline").to_contain_text("3 VERB neurons")
+    chosen = opened.get_by_label("Neuron chosen")
+    chosen.fill("9.9")
+    expect(opened, "#chosen-note").to_contain_text("'9.9' is no neuron")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1400, 420])
+def test_browser_is_accessible_and_fits(browser: Any, url: str, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    faults: list[str] = []
+    page = visit(browser, url, faults, width)
+    page.wait_for_selector("#distribution table")
+    page.get_by_role("button", name="Write with and without").click()
+    page.wait_for_selector("#texts .panel")
+    radio(page, "picked").click()
+    found = axe.run(page).response["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+    assert faults == []
+
+
+@pytest.mark.browser
+def test_browser_without_the_model(browser: Any, stored: Path) -> None:
+    changed(stored, lambda record: record["config"].update(model="./nowhere"))
+    server, url = started(stored)
+    try:
+        faults: list[str] = []
+        page = visit(browser, url, faults)
+        expect(page, "#state").to_contain_text("The model './nowhere' is not available")
+        expect(page, "#write").to_be_disabled()
+        expect(page, "#distribution").to_be_empty()
+        radio(page, "DET").click()
+        expect(page, "#heatmap-title").to_have_text("Every neuron's score for DET")
+        page.close()
+        assert faults == []
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
