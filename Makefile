@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # `import torch` leaves these untouched when they are set already
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup setup-test demo test test-slow test-hooked-transformer check bench clean
+.PHONY: help setup setup-test demo test test-slow test-hooked-transformer check docs tutorial bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' Makefile
@@ -16,11 +16,11 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) -e '.[explorer,images,ipython]'
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) -e '.[test,dev]'
+	$(PIP) -e '.[test,docs,dev]'
 	@touch $@
 
 setup: $(VENV)/.installed  ## install the package into .venv
@@ -44,10 +44,16 @@ test-hooked-transformer:  ## the same numbers from TransformerLens 3.9's HookedT
 	$(VENV)-ht/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-ht/constraints.txt -e '.[test]'
 	$(VENV)-ht/bin/python -m pytest -q tests/hooked_transformer
 
-check: setup-test  ## format, lint, types
+check: setup-test docs  ## format, lint, types, documents
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+docs: setup-test  ## the documents as a site in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+tutorial: setup-test  ## run the tutorial anew and store what it prints and draws
+	OMP_NUM_THREADS=1 $(BIN)/python -m docs_build.tutorial
 
 bench: setup-test  ## speed and memory against the bare forward pass and against the usual way
 	$(BIN)/python benchmarks/startup.py

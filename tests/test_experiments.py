@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import grammar_lens as gl
+from grammar_lens import steps
 from grammar_lens.model import Model
 
 ROOT = Path(__file__).parents[1]
@@ -244,7 +245,10 @@ class TestAblateInteractively:
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
         reference: Model,
+        words: Path,
+        tiny_folder: Path,
     ) -> None:
+        self.make_run(tmp_path / "runs" / "demo", words, tiny_folder)
         whole = gl.load_treebank()
         rare = {"X", "SYM", "INTJ"}
         sentences = []
@@ -267,7 +271,29 @@ class TestAblateInteractively:
         assert np.isfinite(left["study"].matrix).all()
         assert left["study"].n_shams == 3
         assert (tmp_path / "results/ablate_interactively/verb_neurons.html").is_file()
-        assert len(out.splitlines()) < 60
+        assert len(out.splitlines()) < 85
+        assert len(left["best"].top) == 5
+        assert all(f" {example.word} " in out for example in left["best"].top)
+        assert "Run runs/demo: " in out
+        assert re.search(r"^Neuron [01]\.\d+ of tiny", out, re.MULTILINE)
+        assert re.search("^half a lesion The old man", out, re.MULTILINE)
+        assert re.search("^amplified     The old man", out, re.MULTILINE)
+
+    def make_run(self, out: Path, words: Path, model: Path) -> None:
+        """A run without lesions, for the last cell."""
+        config = steps.Config(
+            model=str(model),
+            train=f"{words}:train",
+            fresh=f"{words}:test",
+            labels=TAGS,
+            replicates=0,
+            top_k=3,
+            probe_k=2,
+            lesion="none",
+            out=out,
+            show_progress=False,
+        )
+        steps.run_all(config, resume=False, say=lambda _text: None)
 
     def test_cells_are_short(self) -> None:
         cells = self.SCRIPT.read_text("utf-8").split("\n# %% ")[1:]

@@ -49,13 +49,3 @@ def test_every_module_it_names_exists() -> None:
     there = {p.stem for p in package.glob("[a-z]*.py")}
     there |= {p.parent.name for p in package.glob("*/__init__.py")}
     assert named == there
-
-
-@pytest.mark.parametrize("page", sorted(p.name for p in (README.parent / "docs").glob("*.md")))
-def test_code_of_the_docs_runs(page: str) -> None:
-    text = (README.parent / "docs" / page).read_text("utf-8")
-    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        silent = io.StringIO()
-        with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(io.StringIO()):
-            exec(compile(code, page, "exec"), {})
-        assert silent.getvalue()
