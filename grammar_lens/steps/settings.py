@@ -12,8 +12,8 @@ from grammar_lens.run import (
     Run,
     RunError,
 )
-from grammar_lens.selection import RULES, SIGNS
-from grammar_lens.selectivity import SCORES
+from grammar_lens.selection import RULES
+from grammar_lens.selectivity import SCORES, SIGNS
 from grammar_lens.study import CONTEXTS, LEAST_WINDOW, WINDOW
 
 DEFAULT_SCORES = {"word": "correlation", "next": "attribution_contrast"}
