@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shellingham
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -215,7 +216,8 @@ class TestCompletion:
         assert complete("generate --run runs/one --lesion ", tmp_path) == ["VERB", "X"]
         assert complete("generate --run runs/two --lesion NO", tmp_path) == ["NOUN"]
 
-    def test_the_script_for_the_shell(self) -> None:
-        code, out, _ = call("--show-completion", "bash")
+    def test_the_script_for_the_shell(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shellingham, "detect_shell", lambda: ("bash", "/bin/bash"))
+        code, out, _ = call("--show-completion")
         assert code == 0
         assert "complete_bash" in out

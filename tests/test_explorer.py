@@ -551,7 +551,8 @@ class TestTheServer:
 # In a browser ---------------------------------------------------------------------------------
 
 SERVE = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from grammar_lens.explorer import serve
 from grammar_lens.run import load_run
 serve(load_run(sys.argv[1]), port=0, open_browser=False)

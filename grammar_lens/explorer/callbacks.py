@@ -77,25 +77,31 @@ def _connect_controls(app: Dash, session: Session) -> None:
     def show_picking(which: str) -> bool:
         return which != "picked"
 
-    @app.callback(
-        Output("chosen", "value"),
-        inputs={
-            **SEEN,
-            "click": Input("heatmap", "clickData"),
-            "buttons": Input({"type": "choose", "neuron": ALL}, "n_clicks"),
-        },
-    )
-    def choose(position: str, score: str, tag: str, click: Any, buttons: Sequence[int]) -> Any:
-        cause = ctx.triggered_id
-        if cause == "heatmap":
-            return clicked(click) or no_update
-        if isinstance(cause, dict):
-            return cause["neuron"] if any(buttons) else no_update
+    # apart from each other: of one callback with several causes, a page that loads slowly tells only one
+    @app.callback(Output("chosen", "value"), inputs=SEEN)
+    def choose_first(position: str, score: str, tag: str) -> Any:
         try:
             ((layer, index),) = session.first(position, score, tag, 1)
         except ExplorerError:  # the list of key neurons says so
             return no_update
         return f"{layer}.{index}"
+
+    @app.callback(
+        Output("chosen", "value", allow_duplicate=True),
+        Input("heatmap", "clickData"),
+        prevent_initial_call=True,
+    )
+    def choose_cell(click: Any) -> Any:
+        return clicked(click) or no_update
+
+    @app.callback(
+        Output("chosen", "value", allow_duplicate=True),
+        Input({"type": "choose", "neuron": ALL}, "n_clicks"),
+        prevent_initial_call=True,
+    )
+    def choose_listed(clicks: Sequence[int | None]) -> Any:
+        # a new list of buttons calls this too, without a click
+        return ctx.triggered_id["neuron"] if ctx.triggered_id and any(clicks) else no_update
 
     @app.callback(
         Output("picked", "value"),
