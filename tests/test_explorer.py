@@ -593,7 +593,12 @@ def visit(browser: Any, url: str, faults: list[str], width: int = 1400) -> Any:
     page.on("request", lambda r: r.url.startswith((url, "data:", "blob:")) or faults.append(r.url))
     page.goto(url)
     page.wait_for_selector("#heatmap .main-svg")
-    page.wait_for_selector("#neuron-scores table")
+    try:
+        page.wait_for_selector("#neuron-scores table")
+    except Exception as error:
+        chosen, shown = page.locator("#chosen").input_value(), page.locator("body").inner_text()
+        told = f"no neuron is shown; chosen {chosen!r}, faults {faults}: {shown[:800]}"
+        raise AssertionError(told) from error
     return page
 
 
