@@ -769,6 +769,9 @@ def test_browser_is_accessible_and_fits(browser: Any, url: str, width: int) -> N
     page.get_by_role("button", name="Write with and without").click()
     page.wait_for_selector("#texts .panel")
     radio(page, "picked").click()
+    expect(page, "#headline").to_contain_text("No neuron is picked")
+    # what is being loaded is pale for a moment
+    page.wait_for_function("!document.querySelector('[data-dash-is-loading=true]')")
     found = axe.run(page).response["violations"]
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import pty
+import signal
 import sys
 import time
 from typing import Any
@@ -124,6 +125,7 @@ def terminal(steps: int, stop_after: float | None = None, **environment: str) ->
     """What a process writes to a terminal, and how it ends; Ctrl-C after some seconds if asked for."""
     pid, screen = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job ignores it
         os.environ.update({"TERM": "xterm", "COLUMNS": "80", **environment})
         os.execv(sys.executable, [sys.executable, "-c", WORK, str(steps)])
     written, begin = b"", None
