@@ -9,6 +9,7 @@ import pytest
 from test_figures import HOSTILE, LABELS
 from test_report import MadeRun, Page, made_run
 from typer.testing import CliRunner
+from watched_pages import on_page
 
 from grammar_lens.cli import app
 from grammar_lens.report import ComparisonError, comparing, render_comparison, write_comparison
@@ -139,21 +140,12 @@ def test_markup_from_outside_does_nothing() -> None:
 @pytest.mark.browser
 def test_browser_shows_it_without_network_or_error(browser: Any, tmp_path: Path) -> None:
     path = write_comparison(hostile_runs(), tmp_path / "compare.html")
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    faults: list[str] = []
-    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: faults.append(str(e)))
-    page.on("dialog", lambda d: (faults.append(d.message), d.dismiss()))
-    page.on("request", lambda r: r.url == path.as_uri() or faults.append(r.url))
-    page.goto(path.as_uri())
-    page.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
-    assert page.locator(".plot .main-svg").count() >= 8
-    table = page.locator("#labels-word")
-    table.locator("thead button").first.click()
-    first = table.locator("tbody tr td").first
-    assert first.inner_text() == min("NOUN", "VERB", HOSTILE)
-    page.close()
-    assert faults == []
+    with on_page(browser, path, drawn=True) as page:
+        assert page.locator(".plot .main-svg").count() >= 8
+        table = page.locator("#labels-word")
+        table.locator("thead button").first.click()
+        first = table.locator("tbody tr td").first
+        assert first.inner_text() == min("NOUN", "VERB", HOSTILE)
 
 
 def test_command_says_what_is_wrong(tmp_path: Path) -> None:

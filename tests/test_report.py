@@ -25,6 +25,7 @@ from test_figures import (
     made_study,
 )
 from typer.testing import CliRunner
+from watched_pages import on_page
 
 from grammar_lens import figures
 from grammar_lens.cli import app
@@ -778,18 +779,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def opened(browser: Any, hostile: Path) -> Iterator[Any]:
     """That report, drawn; any error or request fails the test."""
-    path = hostile
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    faults: list[str] = []
-    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: faults.append(str(e)))
-    page.on("dialog", lambda d: (faults.append(d.message), d.dismiss()))
-    page.on("request", lambda r: r.url == path.as_uri() or faults.append(r.url))
-    page.goto(path.as_uri())
-    page.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
-    yield page
-    page.close()
-    assert faults == []
+    with on_page(browser, hostile, drawn=True) as page:
+        yield page
 
 
 @pytest.mark.browser

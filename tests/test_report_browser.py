@@ -4,8 +4,6 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from test_report import MadeRun, made_examples, made_run
+from watched_pages import on_page
 
 import grammar_lens as gl
 from grammar_lens.figures import number
@@ -32,25 +31,6 @@ HOSTILE_WORDS = (
     *(f" {TURNED}", "\n", "\x00", f" {LONG}", "</p>", " %{x} &amp;", "."),
 )
 HOSTILE_LABELS = ("NOUN", f'V"{SCRIPT}', "\U0001f600 & \u05e2\u05d1\u05e8")
-
-
-@contextmanager
-def on_page(
-    browser: Any, path: Path, link: str = "", *, drawn: bool = False, **size: int
-) -> Iterator[Any]:
-    """A report, `drawn` to the end or not; any message, error, dialog or request fails the test."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900, **size})
-    faults: list[str] = []
-    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: faults.append(str(e)))
-    page.on("dialog", lambda d: (faults.append(d.message), d.dismiss()))
-    page.on("request", lambda r: r.url.startswith(path.as_uri()) or faults.append(r.url))
-    page.goto(path.as_uri() + link)
-    if drawn:
-        page.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
-    yield page
-    page.close()
-    assert faults == []
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from grammar_lens.figures.style import (
     FigureError,
     about,
     finish,
+    label_rows,
     line_style,
     plain,
 )
@@ -102,11 +103,7 @@ def _add_range(
 def _by_label(figure: go.Figure, names: list[str], title: str) -> go.Figure:
     """A row for every label, the legend above."""
     figure.update_yaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=names,
-        range=[len(names) - 0.5, -0.5],
-        dtick=1,
+        **label_rows(names),
     )
     figure.update_yaxes(col=1, title_text=title)
     return figure.update_layout(

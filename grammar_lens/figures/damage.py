@@ -18,6 +18,7 @@ from grammar_lens.figures.style import (
     about,
     finish,
     half_width,
+    label_rows,
     matrix,
     matrix_axes,
     number,
@@ -249,10 +250,6 @@ def _add_damage(figure: go.Figure, study: LesionStudy) -> None:
     figure.update_yaxes(
         row=2,
         col=1,
-        type="category",
-        categoryorder="array",
-        categoryarray=names,
-        range=[len(names) - 0.5, -0.5],
-        dtick=1,
+        **label_rows(names),
         title_text="neurons cut of",
     )

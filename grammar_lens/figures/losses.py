@@ -10,6 +10,7 @@ from grammar_lens.figures.style import (
     SHAMS,
     about,
     finish,
+    label_rows,
     plain,
 )
 
@@ -83,11 +84,7 @@ def loss_split(study: LesionStudy) -> go.Figure:
     figure.update_xaxes(title_text="rise in the loss of the tag's own words (nats; 0: intact)")
     figure.update_yaxes(
         title_text="neurons cut of",
-        type="category",
-        categoryorder="array",
-        categoryarray=names,
-        range=[len(names) - 0.5, -0.5],
-        dtick=1,
+        **label_rows(names),
         showgrid=False,
     )
     return figure.update_layout(

@@ -13,6 +13,7 @@ from grammar_lens.figures.style import (
     FigureError,
     about,
     finish,
+    label_rows,
     plain,
     score_name,
     unit_name,
@@ -155,11 +156,7 @@ def _by_label(figure: go.Figure, names: list[str]) -> go.Figure:
     """A row for every label, the first on top, a legend below."""
     figure.update_yaxes(
         title_text="words of",
-        type="category",
-        categoryorder="array",
-        categoryarray=names,
-        range=[len(names) - 0.5, -0.5],
-        dtick=1,
+        **label_rows(names),
         showgrid=False,
     )
     return figure.update_layout(

@@ -185,6 +185,17 @@ def line_style(i: int) -> dict[str, Any]:
     }
 
 
+def label_rows(names: list[str]) -> dict[str, Any]:
+    """A y axis with a row for every label, the first on top; labels like numbers stay names."""
+    return {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": names,
+        "range": [len(names) - 0.5, -0.5],
+        "dtick": 1,
+    }
+
+
 def tick_step(n_layers: int) -> int:
     """Layers from one tick to the next."""
     return 1 if n_layers <= 16 else 4

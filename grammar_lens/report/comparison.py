@@ -42,6 +42,7 @@ def render_comparison(runs: Sequence[RunLike]) -> str:
     """The page's HTML."""
     by_name = comparing.named(runs)
     differing, same = comparing.settings(by_name)
+    shared = comparing.agreements(by_name)
     studies = {name: run.study for name, run in by_name.items() if run.study is not None}
     return fill(
         "compare.html.jinja",
@@ -51,7 +52,11 @@ def render_comparison(runs: Sequence[RunLike]) -> str:
         differing=differing,
         same=same,
         cautions=comparing.cautions(by_name),
-        places=[_place(by_name, position) for position in POSITIONS if _has(by_name, position)],
+        places=[
+            _place(by_name, position, [a for a in shared if a.position == position])
+            for position in POSITIONS
+            if _has(by_name, position)
+        ],
         damage=_damage(studies),
         matrices=_matrices(studies),
         lesion_table=comparing.lesion_table(by_name) if studies else None,
@@ -63,7 +68,7 @@ def _has(runs: comparing.Runs, position: str) -> bool:
     return any(r.position == position for run in runs.values() for r in results_of(run))
 
 
-def _place(runs: comparing.Runs, position: str) -> Place:
+def _place(runs: comparing.Runs, position: str, shared: Sequence[comparing.Agreement]) -> Place:
     at = {name: r for name, run in runs.items() for r in results_of(run) if r.position == position}
     probes = comparing.probes_at(runs, position)
     scores = {name: r.scores for name, r in at.items()}
@@ -78,11 +83,7 @@ def _place(runs: comparing.Runs, position: str) -> Place:
             figures.depth_profiles(scores, keys),
             "Lines of strength and of key neurons over relative depth, one for each run.",
         ),
-        agreements=[
-            _agreement(found, i)
-            for i, found in enumerate(comparing.agreements(runs))
-            if found.position == position
-        ],
+        agreements=[_agreement(found, i) for i, found in enumerate(shared)],
     )
 
 
