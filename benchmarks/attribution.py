@@ -26,13 +26,17 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 import grammar_lens as gl
-from grammar_lens.attribution import attribute_all, attribute_own, integrated_gradients
-from grammar_lens.cli import start_page
-from grammar_lens.model import REFERENCE_MODEL, locate, model_name
-from grammar_lens.moments import MomentAccumulator, Moments, Origin
-from grammar_lens.run import library_versions, make_folder, write_json
-from grammar_lens.steps import read_source
-from grammar_lens.study import default_budget, fresh_corpus, prepare
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import default_budget, fresh_corpus, prepare
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.files import make_folder, write_json
+from grammar_lens.model.about import model_name
+from grammar_lens.model.loading import REFERENCE_MODEL, locate
+from grammar_lens.passes.moments import MomentAccumulator, Moments
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import library_versions
+from grammar_lens.selectivity.attribution.first_order import attribute_all, attribute_own
+from grammar_lens.selectivity.attribution.integrated import integrated_gradients
 
 SAME = 1e-5
 """Both ways of integrated gradients agree to this share of the largest: float32 rounding."""

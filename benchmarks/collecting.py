@@ -57,21 +57,18 @@ from peers import SITES, Peers, correlations, has_nnsight
 from words import POSITION, readable
 
 import grammar_lens as gl
-from grammar_lens.alignment import token_batches
-from grammar_lens.cli import start_page
-from grammar_lens.model import (
-    REFERENCE_MODEL,
-    Model,
-    bare_model,
-    forward_body,
-    locate,
-    model_name,
-)
-from grammar_lens.run import library_versions, make_folder, write_json
-from grammar_lens.steps import read_source
-from grammar_lens.study import prepare
-from grammar_lens.study.collecting import Collected, Collection
-from grammar_lens.study.reading import Wanted
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.alignment import token_batches
+from grammar_lens.corpus.corpus import prepare
+from grammar_lens.files import make_folder, write_json
+from grammar_lens.model.about import Model, model_name
+from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.forward import forward_body
+from grammar_lens.model.loading import REFERENCE_MODEL, locate
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import library_versions
+from grammar_lens.selectivity.collecting import Collected, Collection
+from grammar_lens.selectivity.readings import Wanted
 
 EXTRAPOLATED = ("usual", "filtered")
 TO_LAYERS, TO_BARE, USUAL, EXTRA = 1.10, 1.25, 15.0, 0.1

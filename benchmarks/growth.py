@@ -48,16 +48,18 @@ from plotly.subplots import make_subplots
 from words import POSITION, readable
 
 import grammar_lens as gl
-from grammar_lens.cli import start_page
-from grammar_lens.exchange import MIN_REPLICATES, exchange
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import Corpus, default_budget
 from grammar_lens.figures.style import ACCENT, CONTRAST, GREY, finish
-from grammar_lens.lesions import run_battery
-from grammar_lens.model import REFERENCE_MODEL, Model, locate
-from grammar_lens.outcomes import Condition
-from grammar_lens.run import library_versions, make_folder, write_json
-from grammar_lens.selection import Neurons
-from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, default_budget
+from grammar_lens.files import make_folder, write_json
+from grammar_lens.lesions.battery import run_battery
+from grammar_lens.lesions.outcomes import Condition
+from grammar_lens.model.about import Model
+from grammar_lens.model.loading import REFERENCE_MODEL, locate
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import library_versions
+from grammar_lens.selectivity.null import MIN_REPLICATES, exchange
 
 DOCS = Path(__file__).parents[1] / "docs"
 K = 100

@@ -26,16 +26,21 @@ import typer
 from measure import FOLDER, interleaved, machine, one_thread, positive, show, target
 
 import grammar_lens as gl
-from grammar_lens.cli import start_page
-from grammar_lens.dissociation import sham_sets
-from grammar_lens.evidence import Evidence
-from grammar_lens.lesions import run_battery
-from grammar_lens.lexicon import DeviceLexicon, split_losses
-from grammar_lens.model import REFERENCE_MODEL, model_name, next_token_logits, output_norms
-from grammar_lens.outcomes import Condition, Outcomes
-from grammar_lens.run import library_versions, make_folder, write_json
-from grammar_lens.steps import read_source
-from grammar_lens.study import LESION_TAGS, default_budget, fresh_corpus, prepare
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import default_budget, fresh_corpus, prepare
+from grammar_lens.corpus.lexicon import DeviceLexicon, split_losses
+from grammar_lens.dissociation.shams import sham_sets
+from grammar_lens.files import make_folder, write_json
+from grammar_lens.lesions.battery import run_battery
+from grammar_lens.lesions.outcomes import Condition, Outcomes
+from grammar_lens.lesions.prepared import LESION_TAGS
+from grammar_lens.model.about import model_name
+from grammar_lens.model.forward import next_token_logits
+from grammar_lens.model.loading import REFERENCE_MODEL
+from grammar_lens.model.weights import output_norms
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import library_versions
+from grammar_lens.selectivity.evidence import Evidence
 
 SAME = 3e-5
 """Losses (nats) of both ways agree to this: the bare layers may multiply by another library than the

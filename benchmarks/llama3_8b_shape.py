@@ -54,23 +54,26 @@ from measure import FOLDER, Timing, compare, machine, positive, show, target
 from words import POSITION, readable
 
 import grammar_lens as gl
-from grammar_lens import moments as moments_module
-from grammar_lens.activations import Tap, stream
-from grammar_lens.alignment import TokenBatch, token_batches
-from grammar_lens.attribution import attribute_own
-from grammar_lens.cli import start_page
-from grammar_lens.lesions import run_battery
-from grammar_lens.model import Model, bare_model
-from grammar_lens.moments import MomentAccumulator, Moments, Origin
-from grammar_lens.outcomes import Condition
-from grammar_lens.readers import FeatureReader
-from grammar_lens.reduction import PLAIN
-from grammar_lens.run import library_versions, make_folder, write_json
-from grammar_lens.selection import Neurons
-from grammar_lens.steps import read_source
-from grammar_lens.study import default_budget
-from grammar_lens.study.collecting import Collection
-from grammar_lens.study.reading import Wanted
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.alignment import TokenBatch, token_batches
+from grammar_lens.corpus.corpus import default_budget
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.files import make_folder, write_json
+from grammar_lens.lesions.battery import run_battery
+from grammar_lens.lesions.outcomes import Condition
+from grammar_lens.model.about import Model
+from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.passes import moments as moments_module
+from grammar_lens.passes.moments import MomentAccumulator, Moments
+from grammar_lens.passes.readers import FeatureReader
+from grammar_lens.passes.reduction import PLAIN
+from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import library_versions
+from grammar_lens.selectivity.attribution.first_order import attribute_own
+from grammar_lens.selectivity.collecting import Collection
+from grammar_lens.selectivity.readings import Wanted
 
 DATA = "../shared/data"
 GOALS = {

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
-from grammar_lens.memory import peak_host
+from grammar_lens.passes.memory import peak_host
 
 FOLDER = Path("results") / "benchmarks"
 

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from words import POSITION
 
-from grammar_lens.alignment import TokenBatch
-from grammar_lens.model import Model, hook_name, site_width
-from grammar_lens.study import Corpus
+from grammar_lens.corpus.alignment import TokenBatch
+from grammar_lens.corpus.corpus import Corpus
+from grammar_lens.model.about import Model, hook_name, site_width
 
 SITES = ("neuron", "resid_post")
 

@@ -28,14 +28,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import grammar_lens as gl
-from grammar_lens.activations import Tap, stream
-from grammar_lens.cli import start_page
-from grammar_lens.model import REFERENCE_MODEL, model_name
-from grammar_lens.probing import fit, standardise
-from grammar_lens.readers import FeatureReader
-from grammar_lens.run import library_versions, make_folder, write_json
-from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, default_budget, fresh_corpus, prepare
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import Corpus, default_budget, fresh_corpus, prepare
+from grammar_lens.files import make_folder, write_json
+from grammar_lens.model.about import model_name
+from grammar_lens.model.loading import REFERENCE_MODEL
+from grammar_lens.passes.readers import FeatureReader
+from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.probing.fitting import fit, standardise
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import library_versions
 
 POSITION = "word"
 SAME = 0.003

@@ -25,9 +25,11 @@ import typer
 from measure import FOLDER, machine, positive, show, target
 from wide_run import LAYERS, UNITS, wide_run
 
-from grammar_lens.cli import start_page
-from grammar_lens.report import write_report
-from grammar_lens.run import library_versions, load_run, make_folder, write_json
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.files import make_folder, write_json
+from grammar_lens.report.page import write_report
+from grammar_lens.runs.run import load_run
+from grammar_lens.runs.store.provenance import library_versions
 
 MOST_BYTES, MOST_LOADED, MOST_SHOWN = 15e6, 3.0, 5.0
 _NOW = "() => performance.now() / 1000"

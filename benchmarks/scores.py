@@ -24,14 +24,17 @@ import typer
 from measure import FOLDER, Timing, interleaved, machine, one_thread, positive, show, target
 
 import grammar_lens as gl
-from grammar_lens.cli import start_page
-from grammar_lens.evidence import Attribution, Evidence
-from grammar_lens.model import REFERENCE_MODEL, Model, model_name
-from grammar_lens.moments import Moments, Origin
-from grammar_lens.run import library_versions, make_folder, write_json
-from grammar_lens.selectivity import SCORES
-from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, prepare
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.files import make_folder, write_json
+from grammar_lens.model.about import Model, model_name
+from grammar_lens.model.loading import REFERENCE_MODEL
+from grammar_lens.passes.moments import Moments
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import library_versions
+from grammar_lens.selectivity.evidence import Attribution, Evidence
+from grammar_lens.selectivity.registry import SCORES
 
 MOST_PERCENT = 2.0
 LARGE = (17, 32, 14_336)

@@ -17,8 +17,9 @@ from typing import Annotated
 import typer
 from measure import FOLDER, children_cpu, interleaved, machine, positive, show, target
 
-from grammar_lens.cli import start_page
-from grammar_lens.run import library_versions, make_folder, write_json
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.files import make_folder, write_json
+from grammar_lens.runs.store.provenance import library_versions
 
 MOST = 5.0
 

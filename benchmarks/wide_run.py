@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from grammar_lens.controls import SelectionControls
-from grammar_lens.dissociation import LesionStudy, diagonal_score
-from grammar_lens.evidence import Evidence
-from grammar_lens.examples import (
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.dissociation.matrices import diagonal_score
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.neurons.controls import SelectionControls
+from grammar_lens.neurons.examples import (
     QUANTILES,
     Example,
     Examples,
@@ -24,12 +26,13 @@ from grammar_lens.examples import (
     Passage,
     TokenEffect,
 )
-from grammar_lens.moments import Moments, Origin, UnitStatistics
-from grammar_lens.outcomes import Manner
-from grammar_lens.probing import ProbeResult
-from grammar_lens.selection import KeyNeurons, select
-from grammar_lens.selectivity import Scores
-from grammar_lens.timecourse import CourseSummary
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.selection import select
+from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.passes.moments import Moments, UnitStatistics
+from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.result import Scores
 
 UPOS = (
     *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM"),

@@ -3,8 +3,8 @@
 import numpy as np
 
 import grammar_lens as gl
-from grammar_lens.model import Model
-from grammar_lens.study import Corpus, prepare
+from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.model.about import Model
 
 POSITION = "next"
 

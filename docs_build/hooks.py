@@ -71,7 +71,7 @@ def all_commands() -> list[tuple[str, Any]]:
     """The commands by name, in the order of `grammar-lens --help`."""
     from typer.main import get_command
 
-    from grammar_lens.cli import app
+    from grammar_lens.cli.app import app
 
     group: Any = get_command(app)
     context = group.make_context("grammar-lens", [], resilient_parsing=True)

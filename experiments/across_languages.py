@@ -47,30 +47,21 @@ import typer
 from plotly.subplots import make_subplots
 
 import grammar_lens as gl
-from grammar_lens.cli import listed, start_page
+from grammar_lens.cli.options import listed
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import prepare
 from grammar_lens.figures.style import COLOURS, DASHES, GREY, STYLE, plain
-from grammar_lens.model import Model, describe, model_name
-from grammar_lens.run import (
-    RunError,
+from grammar_lens.files import RunError, make_folder, write_file, write_json, write_text
+from grammar_lens.model.about import Model, describe, model_name
+from grammar_lens.neurons.agreement import Choices, agreement_table, choices
+from grammar_lens.neurons.depth import depth_bins, depth_profile, same_peak
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import (
     experiment_record,
-    make_folder,
     refuse_other_results,
     treebank_record,
-    write_file,
-    write_json,
-    write_text,
 )
-from grammar_lens.steps import read_source
-from grammar_lens.study import prepare
-from grammar_lens.subspace import (
-    Choices,
-    agreement_table,
-    choices,
-    depth_bins,
-    depth_profile,
-    same_peak,
-)
-from grammar_lens.treebank import Treebank
 
 NAME = "across_languages"
 

@@ -34,24 +34,22 @@ from plotly.subplots import make_subplots
 
 import grammar_lens as gl
 from grammar_lens import figures
-from grammar_lens.cli import listed, start_page
-from grammar_lens.dissociation import LesionStudy
+from grammar_lens.cli.options import listed
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
+from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.figures import style
-from grammar_lens.model import Model, describe
-from grammar_lens.run import (
+from grammar_lens.files import make_folder, write_file, write_json, write_text
+from grammar_lens.model.about import Model, describe
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.overlap import layer_strength
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import (
     experiment_record,
-    make_folder,
     refuse_other_results,
     treebank_record,
-    write_file,
-    write_json,
-    write_text,
 )
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import Scores
-from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, fresh_corpus, prepare
-from grammar_lens.subspace import layer_strength
+from grammar_lens.selectivity.result import Scores
 
 NAME = "layer_by_layer"
 

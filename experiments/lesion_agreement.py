@@ -34,24 +34,24 @@ import typer
 
 import grammar_lens as gl
 from grammar_lens import figures
-from grammar_lens.agreement import AgreementStudy, MinimalPair, agreement_study, read_pairs
-from grammar_lens.cli import listed, start_page
-from grammar_lens.dissociation import matched_keys
+from grammar_lens.agreement.lesioning import AgreementStudy, agreement_study
+from grammar_lens.agreement.pairs import MinimalPair, read_pairs
+from grammar_lens.cli.options import listed
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.dissociation.shams import matched_keys
 from grammar_lens.figures import style
-from grammar_lens.model import Model, describe, output_norms
-from grammar_lens.run import (
+from grammar_lens.files import make_folder, write_file, write_json, write_text
+from grammar_lens.model.about import Model, describe
+from grammar_lens.model.weights import output_norms
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import (
     experiment_record,
-    make_folder,
     refuse_other_results,
     treebank_record,
-    write_file,
-    write_json,
-    write_text,
 )
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import SCORES
-from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, prepare
+from grammar_lens.selectivity.registry import SCORES
 
 NAME = "lesion_agreement"
 

@@ -41,32 +41,30 @@ from plotly.subplots import make_subplots
 
 import grammar_lens as gl
 from grammar_lens import figures
-from grammar_lens.cli import listed, start_page
-from grammar_lens.directions import Directions, directions
-from grammar_lens.dissociation import diagonal_score, matched_keys
+from grammar_lens.cli.options import listed
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
+from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.dissociation.changes import changes
-from grammar_lens.dissociation.matrices import LEAST_LABELS, chance
-from grammar_lens.dissociation.shams import output_ratio
-from grammar_lens.dissociation.words import least
+from grammar_lens.dissociation.matrices import LEAST_LABELS, chance, diagonal_score
+from grammar_lens.dissociation.shams import matched_keys, output_ratio
+from grammar_lens.dissociation.verdicts import least
 from grammar_lens.figures import style
-from grammar_lens.lexicon import Lexicon
-from grammar_lens.model import Model, describe, output_norms
-from grammar_lens.moments import Moments
-from grammar_lens.outcomes import Condition, Manner, Outcomes
-from grammar_lens.run import (
+from grammar_lens.files import make_folder, write_file, write_json, write_text
+from grammar_lens.lesions.directions import Directions, directions
+from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes
+from grammar_lens.lesions.prepared import Battery, ready
+from grammar_lens.model.about import Model, describe
+from grammar_lens.model.weights import output_norms
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.passes.moments import Moments
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import (
     experiment_record,
-    make_folder,
     refuse_other_results,
     treebank_record,
-    write_file,
-    write_json,
-    write_text,
 )
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import SCORES
-from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, fresh_corpus, prepare
-from grammar_lens.study.batteries import Battery, ready
+from grammar_lens.selectivity.registry import SCORES
 
 NAME = "lesion_by_layer"
 WHOLE, SUBSPACE = "whole layer", "directions"

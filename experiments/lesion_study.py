@@ -48,41 +48,35 @@ import typer
 
 import grammar_lens as gl
 from grammar_lens import figures
-from grammar_lens.cli import INTERRUPTED, listed, one_line_errors, start_page
-from grammar_lens.dissociation import (
-    Calibration,
-    CrossedPair,
-    LesionStudy,
-    Redundancy,
-    Round,
-    value_ladder,
-)
-from grammar_lens.dissociation.words import least
-from grammar_lens.evidence import Evidence
-from grammar_lens.lexicon import Lexicon
-from grammar_lens.model import Model, describe
-from grammar_lens.outcomes import VALUES, WHERE, Manner, Outcomes
-from grammar_lens.run import (
-    RunError,
-    experiment_record,
-    make_folder,
-    outcome_table,
-    refuse_other_results,
+from grammar_lens.cli.errors import INTERRUPTED, one_line_errors
+from grammar_lens.cli.options import listed
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
+from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.dissociation.calibration import Calibration
+from grammar_lens.dissociation.pairs import CrossedPair
+from grammar_lens.dissociation.redundancy import Redundancy, Round
+from grammar_lens.dissociation.result import LesionStudy, value_ladder
+from grammar_lens.dissociation.verdicts import least
+from grammar_lens.files import RunError, make_folder, read_json, to_json, write_json, write_text
+from grammar_lens.lesions.outcomes import VALUES, WHERE, Manner, Outcomes
+from grammar_lens.model.about import Model, describe
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.arrays import (
+    read_attributions,
+    read_evidence,
     save_attributions,
     save_collected,
-    save_study,
-    to_json,
-    treebank_record,
-    write_json,
-    write_text,
 )
-from grammar_lens.run.arrays import read_attributions, read_evidence
-from grammar_lens.run.files import read_json
-from grammar_lens.run.tables import read_study
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import SCORES
-from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, fresh_corpus, prepare
+from grammar_lens.runs.store.provenance import (
+    experiment_record,
+    refuse_other_results,
+    treebank_record,
+)
+from grammar_lens.runs.store.tables import outcome_table, read_study, save_study
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.registry import SCORES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -233,11 +227,11 @@ def main(config: Config) -> pd.DataFrame:
     """Runs the study, writes its folder, and gives the table of scores and domains."""
     begin = time.perf_counter()
     refuse_other_results(config.out, NAME)
-    bench = loaded(config)
-    record = opened(bench)
-    evidence = gathered(bench)
+    session = loaded(config)
+    record = opened(session)
+    evidence = gathered(session)
     keys = {name: gl.select(gl.score(evidence, name), config.k) for name in listed(config.scores)}
-    parts = list(planned(bench, evidence, keys))
+    parts = list(planned(session, evidence, keys))
     for number, (score, part, work) in enumerate(parts, 1):
         told = f"part {number} of {len(parts)}: {score}, {part}"
         folder = config.out / score / part
@@ -296,10 +290,10 @@ def loaded(config: Config) -> Bench:
         if part == MAIN:
             fresh[CHECK] = fresh_corpus(model, corpus.bank, train, config.check_sentences)[0]
         print(f"{source}: {len(corpus.bank):,} sentences ({dropped:,} stand in the training data)")
-    bench = Bench(config, model, train, fresh, gl.fit_lexicon(model, train))
+    session = Bench(config, model, train, fresh, gl.fit_lexicon(model, train))
     for part in fresh:
-        _ = bench.cut(part)
-    return bench
+        _ = session.cut(part)
+    return session
 
 
 def domain_parts(config: Config) -> dict[str, str]:
@@ -307,18 +301,18 @@ def domain_parts(config: Config) -> dict[str, str]:
     return {f"domain-{n}": source for n, source in enumerate(listed(config.domains), 1)}
 
 
-def opened(bench: Bench) -> dict[str, Any]:
+def opened(session: Bench) -> dict[str, Any]:
     """The record of a new study, or of the one to go on with.
 
     Raises RunError for a study begun before, unless it is to be resumed with the same settings and
     words.
     """
-    config = bench.config
+    config = session.config
     record = experiment_record(NAME, config) | {
-        "model": describe(bench.model),
+        "model": describe(session.model),
         "treebank": {
-            "train": treebank_record(bench.train.bank),
-            **{part: treebank_record(corpus.bank) for part, corpus in bench.fresh.items()},
+            "train": treebank_record(session.train.bank),
+            **{part: treebank_record(corpus.bank) for part, corpus in session.fresh.items()},
         },
         "seed": config.seed,
         "seconds": {},
@@ -347,30 +341,30 @@ def opened(bench: Bench) -> dict[str, Any]:
     return record
 
 
-def gathered(bench: Bench) -> Evidence:
+def gathered(session: Bench) -> Evidence:
     """Moments and attributions of the training words, kept for a study that is resumed."""
-    out = bench.config.out
+    out = session.config.out
     moments, attributions = out / "moments.safetensors", out / "attributions.safetensors"
     if not moments.is_file():
         print("collecting", flush=True)
-        save_collected(moments, gl.collect(bench.model, bench.train, **bench.config.passes))
+        save_collected(moments, gl.collect(session.model, session.train, **session.config.passes))
     evidence = read_evidence(moments).evidence()
     if not attributions.is_file():
         print("attributing", flush=True)
         found = gl.attribute(
-            bench.model,
-            bench.train,
+            session.model,
+            session.train,
             moments=evidence.moments,
-            lexicon=bench.lexicon,
-            **bench.config.passes,
+            lexicon=session.lexicon,
+            **session.config.passes,
         )
         save_attributions(attributions, {"attribution": found})
     return replace(evidence, attribution=read_attributions(attributions)["attribution"])
 
 
-def planned(bench: Bench, evidence: Evidence, keys: Mapping[str, KeyNeurons]) -> Iterator[Part]:
+def planned(session: Bench, evidence: Evidence, keys: Mapping[str, KeyNeurons]) -> Iterator[Part]:
     """Everything to do, in order: for every score its study, its checks, then the domains."""
-    c = bench.config
+    c = session.config
     further = {
         "others": c.others,
         "other_shams": c.other_shams,
@@ -378,24 +372,24 @@ def planned(bench: Bench, evidence: Evidence, keys: Mapping[str, KeyNeurons]) ->
         "sufficiency": c.sufficiency,
     }
     for score, mine in keys.items():
-        yield score, MAIN, partial(study, bench, mine, MAIN, shams=c.shams, **further)
+        yield score, MAIN, partial(study, session, mine, MAIN, shams=c.shams, **further)
         if c.single_neurons:
-            yield score, CALIBRATION, partial(calibrate, bench, mine, evidence)
+            yield score, CALIBRATION, partial(calibrate, session, mine, evidence)
         if c.rounds:
-            yield score, REDUNDANCY, partial(find_again, bench, mine, evidence)
+            yield score, REDUNDANCY, partial(find_again, session, mine, evidence)
         for domain in domain_parts(c):
-            yield score, domain, partial(study, bench, mine, domain, shams=c.domain_shams)
+            yield score, domain, partial(study, session, mine, domain, shams=c.domain_shams)
 
 
-def study(bench: Bench, keys: KeyNeurons, domain: str, folder: Path, **settings: Any) -> None:
+def study(session: Bench, keys: KeyNeurons, domain: str, folder: Path, **settings: Any) -> None:
     """One lesion study, stored; what its battery had finished before is not done again."""
-    config, corpus = bench.config, bench.fresh[domain]
+    config, corpus = session.config, session.fresh[domain]
     found = gl.lesion_study(
-        bench.model,
+        session.model,
         corpus,
         keys,
-        lexicon=bench.lexicon,
-        labels=bench.cut(domain),
+        lexicon=session.lexicon,
+        labels=session.cut(domain),
         value=config.value,
         dose=config.dose,
         where=config.where,
@@ -422,39 +416,39 @@ def real_lesions(outcomes: Outcomes) -> Outcomes:
     )
 
 
-def calibrate(bench: Bench, keys: KeyNeurons, evidence: Evidence, folder: Path) -> None:
+def calibrate(session: Bench, keys: KeyNeurons, evidence: Evidence, folder: Path) -> None:
     """Attributions against true lesions of single neurons, stored."""
-    c = bench.config
+    c = session.config
     assert evidence.attribution is not None
     found = gl.calibrate(
-        bench.model,
-        bench.fresh[CHECK],
+        session.model,
+        session.fresh[CHECK],
         keys,
         evidence.attribution,
-        lexicon=bench.lexicon,
+        lexicon=session.lexicon,
         value=c.value,
         where=c.where,
         n_random=c.single_neurons,
         n_top=min(TOP, c.k),
         k=max(1, c.single_neurons // TENTH),
-        labels=bench.cut(CHECK),
+        labels=session.cut(CHECK),
         **c.passes,
     )
     write_json(folder / RESULT, found)
 
 
-def find_again(bench: Bench, keys: KeyNeurons, evidence: Evidence, folder: Path) -> None:
+def find_again(session: Bench, keys: KeyNeurons, evidence: Evidence, folder: Path) -> None:
     """The neurons cut, found again and cut again, stored."""
-    c = bench.config
+    c = session.config
     found = gl.find_again(
-        bench.model,
-        bench.train,
-        bench.fresh[CHECK],
+        session.model,
+        session.train,
+        session.fresh[CHECK],
         keys,
         moments=evidence.moments,
         rounds=c.rounds,
         value=c.value,
-        labels=bench.cut(CHECK),
+        labels=session.cut(CHECK),
         max_train_words=c.round_words,
         **c.passes,
     )

@@ -36,22 +36,18 @@ import pandas as pd
 import typer
 
 import grammar_lens as gl
-from grammar_lens.cli import listed, start_page
-from grammar_lens.controls import mean_interval
-from grammar_lens.evidence import Evidence
-from grammar_lens.model import Model, describe
-from grammar_lens.run import (
-    experiment_record,
-    make_folder,
-    treebank_record,
-    write_json,
-    write_text,
-)
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import SCORES
-from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, fresh_corpus, prepare
-from grammar_lens.subspace import reliability
+from grammar_lens.cli.options import listed
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
+from grammar_lens.files import make_folder, write_json, write_text
+from grammar_lens.model.about import Model, describe
+from grammar_lens.neurons.controls import mean_interval
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.overlap import reliability
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import experiment_record, treebank_record
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.registry import SCORES
 
 NAME = "rank_the_rankers"
 AT_NEXT_ONLY = ("attribution", "integrated_gradients")

@@ -46,30 +46,29 @@ import typer
 from plotly.subplots import make_subplots
 
 import grammar_lens as gl
-from grammar_lens import probing, subspace
-from grammar_lens.cli import listed, start_page
-from grammar_lens.controls import mean_interval
-from grammar_lens.evidence import Attribution, Evidence
+from grammar_lens.cli.options import listed
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
+from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.figures.style import COLOURS, GREY, STYLE, plain
-from grammar_lens.lexicon import Lexicon
-from grammar_lens.model import Model, describe
-from grammar_lens.moments import Moments
-from grammar_lens.probing import ProbeCurve
-from grammar_lens.run import (
-    RunError,
+from grammar_lens.files import RunError, make_folder, write_file, write_json, write_text
+from grammar_lens.model.about import Model, describe
+from grammar_lens.neurons.agreement import cross_overlap
+from grammar_lens.neurons.controls import mean_interval
+from grammar_lens.neurons.depth import depth_bins, depth_share
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.overlap import overlap
+from grammar_lens.passes.moments import Moments
+from grammar_lens.probing.curves import ProbeCurve, fewest_enough
+from grammar_lens.runs.session import read_source
+from grammar_lens.runs.store.provenance import (
     experiment_record,
-    make_folder,
     refuse_other_results,
     treebank_record,
-    write_file,
-    write_json,
-    write_text,
 )
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import Scores
+from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.from_effects import frequency_depends
-from grammar_lens.steps import read_source
-from grammar_lens.study import Corpus, fresh_corpus, prepare
+from grammar_lens.selectivity.result import Scores
 
 NAME = "reproduce_paper"
 CLASSIFIERS = ("logistic", "svm")
@@ -132,7 +131,7 @@ def main(config: Config) -> pd.DataFrame:
     make_folder(config.out)
 
     model = gl.load_model(config.model, device=config.device or None)
-    subspace.depth_bins(model.cfg.n_layers, len(THIRDS))  # too few layers end it here
+    depth_bins(model.cfg.n_layers, len(THIRDS))  # too few layers end it here
     bank = read_source(config.train, "upos").head(config.max_sentences, seed=config.seed)
     corpus = prepare(model, bank, labels=listed(config.tags))
     new, dropped = fresh_corpus(
@@ -237,9 +236,9 @@ def set_numbers(
     keys: KeyNeurons, halves: Sequence[KeyNeurons], kept: np.ndarray
 ) -> dict[str, float]:
     """How many neurons there are, how far the tags share them, and where they stand."""
-    union, sharing = keys.union(), subspace.overlap(keys)
+    union, sharing = keys.union(), overlap(keys)
     pairs = np.triu_indices(len(keys), 1)
-    between = subspace.cross_overlap(*halves)
+    between = cross_overlap(*halves)
     other = ~np.eye(len(keys), dtype=bool)
     counts = np.bincount(union[:, 0], minlength=keys.n_layers).astype(float)
     return {
@@ -259,7 +258,7 @@ def set_numbers(
 
 
 def _thirds(name: str, amount: np.ndarray) -> dict[str, float]:
-    shares = subspace.depth_share(amount, 3).tolist()
+    shares = depth_share(amount, 3).tolist()
     return {f"{name}_{third}": share for third, share in zip(THIRDS, shares, strict=True)}
 
 
@@ -317,7 +316,7 @@ def accuracy_numbers(
         }
     for name, points in curve.to_frame().groupby("score"):
         sizes, reached = points.n_neurons.astype(int).tolist(), points.accuracy.tolist()
-        fewest = probing.fewest_enough(sizes, reached, curve.majority_accuracy, config.enough)
+        fewest = fewest_enough(sizes, reached, curve.majority_accuracy, config.enough)
         numbers[f"needed_share_{name}"] = fewest / n_units
     return numbers
 

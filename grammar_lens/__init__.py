@@ -10,120 +10,100 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from grammar_lens import figures
-    from grammar_lens.directions import Directions
-    from grammar_lens.dissociation import LesionStudy
-    from grammar_lens.evidence import Attribution, Evidence
-    from grammar_lens.examples import Examples
-    from grammar_lens.inspection import NeuronView
-    from grammar_lens.interchange import export_run, read_neurons
-    from grammar_lens.lesions import lesion
-    from grammar_lens.lexicon import Lexicon
-    from grammar_lens.model import load_model, output_contrast
-    from grammar_lens.moments import Moments
-    from grammar_lens.outcomes import Manner
-    from grammar_lens.probing import ProbeResult
-    from grammar_lens.run import load_run
-    from grammar_lens.selection import KeyNeurons, Neurons, all_neurons, select
-    from grammar_lens.selectivity import Scores, score
-    from grammar_lens.study import (
-        attribute,
-        calibrate,
-        collect,
-        collect_labels,
-        donors,
-        erasure,
-        examples_of,
-        find_again,
-        fit_lexicon,
-        key_subspaces,
-        lesion_study,
-        probe,
-        probe_curve,
-        probe_layers,
-        time_course,
-    )
-    from grammar_lens.timecourse import TimeCourse
-    from grammar_lens.transformer import KeyNeuronFeatures
-    from grammar_lens.treebank import Treebank, load_treebank
+    from grammar_lens.corpus.bank import Treebank
+    from grammar_lens.corpus.corpus import fit_lexicon
+    from grammar_lens.corpus.lexicon import Lexicon
+    from grammar_lens.corpus.sources import load_treebank
+    from grammar_lens.dissociation.checks import calibrate, find_again
+    from grammar_lens.dissociation.result import LesionStudy
+    from grammar_lens.dissociation.study import lesion_study
+    from grammar_lens.lesions.context import lesion
+    from grammar_lens.lesions.directions import Directions
+    from grammar_lens.lesions.outcomes import Manner
+    from grammar_lens.lesions.prepared import donors
+    from grammar_lens.model.loading import load_model
+    from grammar_lens.model.weights import output_contrast
+    from grammar_lens.neurons.examples import Examples
+    from grammar_lens.neurons.find_examples import examples_of
+    from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
+    from grammar_lens.neurons.selection import select
+    from grammar_lens.neurons.subspaces import key_subspaces
+    from grammar_lens.neurons.timecourse import TimeCourse, time_course
+    from grammar_lens.neurons.view import NeuronView
+    from grammar_lens.passes.moments import Moments
+    from grammar_lens.probing.erasure import erasure
+    from grammar_lens.probing.evaluation import ProbeResult
+    from grammar_lens.probing.probes import probe, probe_curve, probe_layers
+    from grammar_lens.runs.features import KeyNeuronFeatures
+    from grammar_lens.runs.interchange.reading import read_neurons
+    from grammar_lens.runs.interchange.writing import export_run
+    from grammar_lens.runs.run import load_run
+    from grammar_lens.selectivity.attribution.attribute import attribute
+    from grammar_lens.selectivity.collecting import collect, collect_labels
+    from grammar_lens.selectivity.evidence import Attribution, Evidence
+    from grammar_lens.selectivity.result import Scores
+    from grammar_lens.selectivity.scoring import score
 
 _HOME = {
-    "Attribution": "evidence",
-    "Directions": "directions",
-    "Evidence": "evidence",
-    "Examples": "examples",
-    "KeyNeuronFeatures": "transformer",
-    "KeyNeurons": "selection",
-    "LesionStudy": "dissociation",
-    "Lexicon": "lexicon",
-    "Manner": "outcomes",
-    "Moments": "moments",
-    "NeuronView": "inspection",
-    "Neurons": "selection",
-    "ProbeResult": "probing",
-    "Scores": "selectivity",
-    "TimeCourse": "timecourse",
-    "Treebank": "treebank",
-    "all_neurons": "selection",
-    "attribute": "study",
-    "calibrate": "study",
-    "collect": "study",
-    "collect_labels": "study",
-    "donors": "study",
-    "erasure": "study",
-    "examples_of": "study",
-    "export_run": "interchange",
-    "find_again": "study",
-    "fit_lexicon": "study",
-    "key_subspaces": "study",
-    "lesion": "lesions",
-    "lesion_study": "study",
-    "load_model": "model",
-    "load_run": "run",
-    "load_treebank": "treebank",
-    "output_contrast": "model",
-    "probe": "study",
-    "probe_curve": "study",
-    "probe_layers": "study",
-    "read_neurons": "interchange",
-    "score": "selectivity",
-    "select": "selection",
-    "time_course": "study",
+    "Attribution": "selectivity.evidence",
+    "Directions": "lesions.directions",
+    "Evidence": "selectivity.evidence",
+    "Examples": "neurons.examples",
+    "KeyNeuronFeatures": "runs.features",
+    "KeyNeurons": "neurons.neurons",
+    "LesionStudy": "dissociation.result",
+    "Lexicon": "corpus.lexicon",
+    "Manner": "lesions.outcomes",
+    "Moments": "passes.moments",
+    "NeuronView": "neurons.view",
+    "Neurons": "neurons.neurons",
+    "ProbeResult": "probing.evaluation",
+    "Scores": "selectivity.result",
+    "TimeCourse": "neurons.timecourse",
+    "Treebank": "corpus.bank",
+    "all_neurons": "neurons.neurons",
+    "attribute": "selectivity.attribution.attribute",
+    "calibrate": "dissociation.checks",
+    "collect": "selectivity.collecting",
+    "collect_labels": "selectivity.collecting",
+    "donors": "lesions.prepared",
+    "erasure": "probing.erasure",
+    "examples_of": "neurons.find_examples",
+    "export_run": "runs.interchange.writing",
+    "find_again": "dissociation.checks",
+    "fit_lexicon": "corpus.corpus",
+    "key_subspaces": "neurons.subspaces",
+    "lesion": "lesions.context",
+    "lesion_study": "dissociation.study",
+    "load_model": "model.loading",
+    "load_run": "runs.run",
+    "load_treebank": "corpus.sources",
+    "output_contrast": "model.weights",
+    "probe": "probing.probes",
+    "probe_curve": "probing.probes",
+    "probe_layers": "probing.probes",
+    "read_neurons": "runs.interchange.reading",
+    "score": "selectivity.scoring",
+    "select": "neurons.selection",
+    "time_course": "neurons.timecourse",
 }
 _SUBMODULES = (
-    "activations",
     "agreement",
-    "alignment",
-    "attribution",
     "certification",
-    "contrasts",
-    "controls",
-    "directions",
+    "cli",
+    "corpus",
     "dissociation",
-    "evidence",
-    "examples",
-    "exchange",
     "explorer",
     "figures",
     "generation",
-    "inspection",
-    "interchange",
     "lesions",
-    "lexicon",
     "model",
-    "moments",
-    "outcomes",
-    "planted",
+    "neurons",
+    "passes",
     "probing",
     "report",
-    "run",
-    "selection",
+    "runs",
     "selectivity",
-    "study",
-    "subspace",
-    "sums",
-    "timecourse",
-    "transformer",
-    "treebank",
 )
 
 

@@ -12,8 +12,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from grammar_lens.model import Model, load_model
-from grammar_lens.treebank import Sentence, Treebank, Word
+from grammar_lens.corpus.bank import Sentence, Treebank, Word
+from grammar_lens.model.about import Model
+from grammar_lens.model.loading import load_model
 
 # HookedTransformer left TransformerLens with version 4: make test-hooked-transformer
 collect_ignore = (

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 import grammar_lens as gl
-from grammar_lens import distributed
-from grammar_lens.outcomes import Manner
-from grammar_lens.study import Wanted, fit_lexicon, prepare
-from grammar_lens.study.attributing import attribute
-from grammar_lens.study.collecting import Collection
-from grammar_lens.study.probes import probe_words
+from grammar_lens.corpus.corpus import fit_lexicon, prepare
+from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.passes import distributed
+from grammar_lens.probing.probes import probe_words
+from grammar_lens.selectivity.attribution.attribute import attribute
+from grammar_lens.selectivity.collecting import Collection
+from grammar_lens.selectivity.readings import Wanted
 
 
 def main(folder: str, words: str, out: str) -> None:

@@ -12,12 +12,16 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import grammar_lens.lesions.battery as module
-from grammar_lens.directions import Directions
-from grammar_lens.lesions import Donors, run_battery
-from grammar_lens.model import BareModel, Model, bare_model, hook_name, hooked
-from grammar_lens.outcomes import Condition, Manner, Outcomes
-from grammar_lens.selection import Neurons
-from grammar_lens.study import Corpus, fit_lexicon
+from grammar_lens.corpus.corpus import Corpus, fit_lexicon
+from grammar_lens.lesions.battery import run_battery
+from grammar_lens.lesions.directions import Directions
+from grammar_lens.lesions.donors import Donors
+from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes
+from grammar_lens.model.about import Model, hook_name
+from grammar_lens.model.fast_path import BareModel
+from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.forward import hooked
+from grammar_lens.neurons.neurons import Neurons
 
 ARRAYS = ("nll", "tag_loss", "lexical_loss", "tag_probability")
 WAYS = ("bare", "hooked")

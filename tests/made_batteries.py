@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from grammar_lens.dissociation import LesionStudy, dissociation
-from grammar_lens.moments import Origin, UnitStatistics
-from grammar_lens.outcomes import Condition, Manner, Outcomes
-from grammar_lens.selection import KeyNeurons, Neurons
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.statistics import dissociation
+from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
+from grammar_lens.passes.moments import UnitStatistics
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
 MAIN = Manner()

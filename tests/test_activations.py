@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from grammar_lens.activations import Tap, stream
-from grammar_lens.alignment import Alignment, align, token_batches
-from grammar_lens.model import SITES, Model, embedding, load_model, site_width
-from grammar_lens.moments import MomentAccumulator, Moments, Origin
-from grammar_lens.passing import ActivationError, is_out_of_memory
-from grammar_lens.readers import FeatureReader, SampleReader, Seen
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.alignment import Alignment, align, token_batches
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.model.about import SITES, Model, embedding, site_width
+from grammar_lens.model.loading import load_model
+from grammar_lens.passes.batches import ActivationError, is_out_of_memory
+from grammar_lens.passes.moments import MomentAccumulator, Moments
+from grammar_lens.passes.readers import FeatureReader, SampleReader, Seen
+from grammar_lens.passes.stream import Tap, stream
 
 PLACES = {
     "neuron": ("mlp.down_proj", "in"),

@@ -16,22 +16,22 @@ import torch
 from tokenizers import processors
 
 import grammar_lens as gl
-from grammar_lens.agreement import (
+from grammar_lens.agreement.lesioning import AgreementStudy, agreement_study
+from grammar_lens.agreement.pairs import (
+    ATTRACTORS,
+    NUMBERS,
     AgreementError,
-    AgreementStudy,
     MinimalPair,
-    PairScores,
-    agreement_study,
     pairs_to_csv,
     read_pairs,
-    score_pairs,
-    write_pairs,
 )
-from grammar_lens.agreement.pairs import ATTRACTORS, NUMBERS
-from grammar_lens.cli import listed
-from grammar_lens.model import Model, load_model
-from grammar_lens.moments import Origin
-from grammar_lens.selection import KeyNeurons, Neurons
+from grammar_lens.agreement.scoring import PairScores, score_pairs
+from grammar_lens.agreement.writing import write_pairs
+from grammar_lens.cli.options import listed
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.model.about import Model
+from grammar_lens.model.loading import load_model
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 
 ROOT = Path(__file__).parents[1]
 PAIRS = read_pairs()

@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from grammar_lens.activations import Tap, stream
-from grammar_lens.alignment import (
+from grammar_lens.corpus.alignment import (
     POSITIONS,
     REASONS,
     Alignment,
@@ -22,9 +21,11 @@ from grammar_lens.alignment import (
     align,
     token_batches,
 )
-from grammar_lens.model import Model
-from grammar_lens.readers import FeatureReader
-from grammar_lens.treebank import Treebank, load_treebank
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.sources import load_treebank
+from grammar_lens.model.about import Model
+from grammar_lens.passes.readers import FeatureReader
+from grammar_lens.passes.stream import Tap, stream
 
 Span = tuple[int, int]
 Spans = list[Span | None]

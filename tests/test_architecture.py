@@ -4,9 +4,9 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -15,40 +15,24 @@ import pytest
 import grammar_lens
 
 PACKAGE = Path(grammar_lens.__file__).parent
-MIDDLE = (
-    *(
-        "alignment",
-        "windows",
-        "readers",
-        "reduction",
-        "fused",
-        "moments",
-        "sums",
-        "exchange",
-        "contrasts",
-        "display",
-        "evidence",
-    ),
-    *(
-        "examples",
-        "inspection",
-        "selectivity",
-        "selection",
-        "directions",
-        "subspace",
-        "controls",
-        "timecourse",
-    ),
-    *("probing", "lexicon", "outcomes", "dissociation", "planning"),
+LAYERS = (
+    *("files", "errors", "progress", "display"),
+    *("model", "corpus", "passes", "selectivity", "neurons", "probing", "lesions"),
+    *("agreement", "dissociation", "certification"),
+    *("figures", "report", "generation", "runs", "explorer", "cli"),
 )
-EDGES = (
-    *("treebank", "model", "passing", "activations", "attribution", "distributed", "checkpoints"),
-    *("memory", "lesions", "study", "run", "steps", "interchange", "transformer"),
-    *("agreement", "planted", "certification"),
-    *("figures", "report", "explorer", "cli", "progress", "summary", "generation"),
-)
+"""The rooms of the package from the ground up: each imports only what stands before it."""
+ARITHMETIC = ("passes", "selectivity", "neurons", "probing", "lesions", "dissociation")
+RUN_A_MODEL = {
+    *("lesions.context", "lesions.donors", "lesions.passes"),
+    *("neurons.passages", "neurons.timecourse", "probing.probes"),
+    *("selectivity.collecting", "selectivity.readings"),
+    *(f"selectivity.attribution.{x}" for x in ("attribute", "first_order", "head", "integrated")),
+    "selectivity.attribution.scaled_path",
+}
+OPEN_A_FILE = {"lesions.store", "passes.checkpoints", "passes.distributed", "passes.memory"}
 HEAVY = ("torch", "numpy", "pandas", "jaxtyping", "scipy", "sklearn", "transformers", "plotly")
-FILE_MODULES = {"os", "io", "pathlib", "shutil", "tempfile", "pickle", "safetensors", "pooch"}
+FILE_MODULES = {"os", "io", "shutil", "tempfile", "pickle", "safetensors", "pooch"}
 FILE_CALLS = {
     *("open", "fdopen", "read_text", "write_text", "read_bytes", "write_bytes", "mkdir"),
     *("load", "save", "savez", "loadtxt", "savetxt", "fromfile", "tofile", "memmap"),
@@ -56,14 +40,16 @@ FILE_CALLS = {
 }
 
 
-def module_of(path: Path) -> str:
-    """The module a file belongs to; a module that outgrew its room is a folder."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+FILES = {
+    path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", "."): path.read_text()
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+"""The source of every file of the package by its dotted name."""
 
 
-def sources() -> Iterator[tuple[str, str]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield module_of(path), path.read_text()
+def room_of(name: str) -> str:
+    """The room a file stands in: the first part of its name below the package."""
+    return name.split(".")[1]
 
 
 def imported(source: str) -> set[str]:
@@ -130,15 +116,15 @@ class TestTheCheckItself:
     @pytest.mark.parametrize(
         "source",
         [
-            "from grammar_lens.run import load_run",
-            "from grammar_lens import run",
-            "from . import run",
-            "from .run import load_run",
-            "import grammar_lens.run as r",
+            "from grammar_lens.runs import load_run",
+            "from grammar_lens import runs",
+            "from . import runs",
+            "from .runs import load_run",
+            "import grammar_lens.runs as r",
         ],
     )
     def test_every_way_to_import_our_own_is_seen(self, source: str) -> None:
-        assert brings_in(source, "grammar_lens.run")
+        assert brings_in(source, "grammar_lens.runs")
 
     @pytest.mark.parametrize(
         "source", ["open('x')", "Path('x').read_text()", "import os", "np.save('x', y)"]
@@ -146,25 +132,80 @@ class TestTheCheckItself:
     def test_every_way_to_files_is_seen(self, source: str) -> None:
         assert touches_files(source)
 
-    def test_every_module_is_the_middle_or_an_edge(self) -> None:
-        """So a new module is put on one side, and a renamed one does not slip through."""
-        there = {name for name, _ in sources()} - {"__init__", "__main__"}
-        assert there == {*MIDDLE, *EDGES}
+    def test_a_circle_is_seen(self) -> None:
+        assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) in (["a", "b", "c"], ["b", "c", "a"])
+        assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def ours(name: str) -> set[str]:
+    """The files of the package that a file imports; a room's face where it takes a name from that."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[name])):
+        if isinstance(node, ast.ImportFrom):
+            found |= {_file_of(f"{node.module}.{a.name}", f"{node.module}") for a in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {_file_of(a.name, a.name) for a in node.names}
+    return (found & FILES.keys()) - {name, "grammar_lens.__init__"}
+
+
+def _file_of(name: str, module: str) -> str:
+    return next((n for n in (name, module) if n in FILES), f"{module}.__init__")
+
+
+def circle(arrows: Mapping[str, set[str]]) -> list[str]:
+    """One circle of imports, or nothing."""
+    sorter = TopologicalSorter(arrows)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        return error.args[1][:0:-1]
+    return []
+
+
+def test_every_room_has_its_layer() -> None:
+    assert {room_of(name) for name in FILES} - {"__init__", "__main__"} == {*LAYERS}
+
+
+def test_imports_only_go_down() -> None:
+    upward = [
+        (name, other)
+        for name in FILES
+        if room_of(name) in LAYERS
+        for other in ours(name)
+        if LAYERS.index(room_of(other)) > LAYERS.index(room_of(name))
+    ]
+    assert upward == []
+
+
+def test_no_circle_of_files() -> None:
+    assert circle({name: ours(name) for name in FILES}) == []
 
 
 @pytest.mark.parametrize(
-    ("package", "owner"), [("transformer_lens", "model"), ("plotly", "figures")]
+    ("library", "owner"), [("transformer_lens", "model"), ("plotly", "figures")]
 )
-def test_one_module_owns_a_library(package: str, owner: str) -> None:
-    assert {name for name, source in sources() if brings_in(source, package)} == {owner}
+def test_one_room_owns_a_library(library: str, owner: str) -> None:
+    assert {room_of(name) for name, text in FILES.items() if brings_in(text, library)} == {owner}
 
 
-@pytest.mark.parametrize("module", MIDDLE)
-def test_the_middle_imports_no_edge_and_opens_no_file(module: str) -> None:
-    for name, source in sources():
-        if name == module:
-            assert {e for e in EDGES if brings_in(source, f"grammar_lens.{e}")} == set()
-            assert touches_files(source) == set()
+def test_no_model_in_the_arithmetic() -> None:
+    """What runs a model is named here; everything else in these rooms takes arrays."""
+    runs_model = ("grammar_lens.passes.stream", "grammar_lens.model.forward")
+    found = {
+        name.removeprefix("grammar_lens.")
+        for name, text in FILES.items()
+        if room_of(name) in ARITHMETIC and any(brings_in(text, m) for m in runs_model)
+    }
+    assert found == RUN_A_MODEL
+
+
+def test_no_file_is_opened_in_the_arithmetic() -> None:
+    found = {
+        name.removeprefix("grammar_lens.")
+        for name, text in FILES.items()
+        if room_of(name) in ARITHMETIC and touches_files(text)
+    }
+    assert found == OPEN_A_FILE
 
 
 @pytest.mark.parametrize(
@@ -199,10 +240,9 @@ def test_an_unknown_name_is_refused() -> None:
 
 def test_no_module_has_the_name_of_a_public_function() -> None:
     """Importing a submodule sets it on the package: it would replace the function of that name."""
-    modules = {name for name, _ in sources()} - {"__init__", "__main__"}
-    without = {"fused"} if find_spec("triton") is None else set()
-    for name in modules - without:
-        import_module(f"grammar_lens.{name}")
+    rooms = {room_of(name) for name in FILES} - {"__init__", "__main__"}
+    for room in rooms:
+        import_module(f"grammar_lens.{room}")
     hidden = {n for n in grammar_lens._HOME if isinstance(getattr(grammar_lens, n), ModuleType)}
     assert hidden == set()
-    assert modules.isdisjoint(grammar_lens._HOME)
+    assert rooms.isdisjoint(grammar_lens._HOME)

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 
 import grammar_lens as gl
-from grammar_lens.attribution import (
-    AttributionError,
-    attribute_all,
-    attribute_own,
-    integrated_gradients,
-)
-from grammar_lens.evidence import Attribution, Evidence
-from grammar_lens.model import Model
-from grammar_lens.moments import Moments
-from grammar_lens.readers import SampleReader
-from grammar_lens.study import Corpus, CorpusError, collect, prepare
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, CorpusError, prepare
+from grammar_lens.model.about import Model
+from grammar_lens.passes.moments import Moments
+from grammar_lens.passes.readers import SampleReader
+from grammar_lens.selectivity.attribution.first_order import attribute_all, attribute_own
+from grammar_lens.selectivity.attribution.head import AttributionError
+from grammar_lens.selectivity.attribution.integrated import integrated_gradients
+from grammar_lens.selectivity.collecting import collect
+from grammar_lens.selectivity.evidence import Attribution, Evidence
 
 QUIET = {"show_progress": False}
 SHAPE = (2, 48)

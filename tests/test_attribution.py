@@ -12,16 +12,21 @@ from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from grammar_lens.alignment import Alignment, TokenBatch, align, token_batches
-from grammar_lens.attribution import AttributionError, attribute_all, attribute_own, first_order
-from grammar_lens.lesions import lesion
-from grammar_lens.lexicon import Lexicon, build_lexicon
-from grammar_lens.model import Model, ModelError, hooked, load_model, vocabulary_size, watch_tokens
-from grammar_lens.moments import MomentAccumulator, Origin
-from grammar_lens.passing import ActivationError
-from grammar_lens.readers import Seen, State
-from grammar_lens.selection import Neurons
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.alignment import Alignment, TokenBatch, align, token_batches
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.lexicon import Lexicon, build_lexicon
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.lesions.context import lesion
+from grammar_lens.model.about import Model, ModelError, vocabulary_size
+from grammar_lens.model.forward import hooked, watch_tokens
+from grammar_lens.model.loading import load_model
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.passes.batches import ActivationError
+from grammar_lens.passes.moments import MomentAccumulator
+from grammar_lens.passes.readers import Seen, State
+from grammar_lens.selectivity.attribution import first_order
+from grammar_lens.selectivity.attribution.first_order import attribute_all, attribute_own
+from grammar_lens.selectivity.attribution.head import AttributionError
 
 
 @dataclass(frozen=True)

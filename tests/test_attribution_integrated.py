@@ -11,17 +11,16 @@ import torch
 from test_attribution import Kept, Words, exact, own, planted, words_of  # noqa: F401
 from torch import Tensor
 
-from grammar_lens.alignment import TokenBatch
-from grammar_lens.attribution import (
-    AttributionError,
-    Completeness,
-    TopShareReader,
-    integrated,
-    integrated_gradients,
-)
-from grammar_lens.model import Model, ModelError, hooked
-from grammar_lens.readers import Seen
-from grammar_lens.treebank import Treebank, load_treebank
+from grammar_lens.corpus.alignment import TokenBatch
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.sources import load_treebank
+from grammar_lens.model.about import Model, ModelError
+from grammar_lens.model.forward import hooked
+from grammar_lens.passes.readers import Seen
+from grammar_lens.selectivity.attribution import integrated
+from grammar_lens.selectivity.attribution.head import AttributionError
+from grammar_lens.selectivity.attribution.integrated import Completeness, integrated_gradients
+from grammar_lens.selectivity.attribution.top_share import TopShareReader
 
 
 def gradients(model: Model, words: Words, **options: Any) -> tuple[np.ndarray, Completeness]:

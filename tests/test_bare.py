@@ -11,20 +11,15 @@ import transformers
 from lesion_bench import SIZE, llama, n_hooks, units
 from torch import Tensor
 
-from grammar_lens.lesions import lesion
-from grammar_lens.model import (
-    BareModel,
-    Model,
-    Reading,
-    bare_model,
-    can_continue,
-    forward_body,
-    hook_name,
-    hooked,
-    load_model,
-    products,
-    twin,
-)
+from grammar_lens.lesions.context import lesion
+from grammar_lens.model import fast_path_check as twin
+from grammar_lens.model import onednn as products
+from grammar_lens.model.about import Model, hook_name
+from grammar_lens.model.fast_path import BareModel, Reading
+from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.forward import forward_body, hooked
+from grammar_lens.model.kv_cache import can_continue
+from grammar_lens.model.loading import load_model
 
 IDS = torch.randint(3, 60, (3, 13), generator=torch.Generator().manual_seed(3))
 IDS[:, 0] = 0

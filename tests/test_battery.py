@@ -36,16 +36,20 @@ from transformers import (
 )
 
 import grammar_lens.lesions.battery as module
-from grammar_lens.directions import Directions, directions
-from grammar_lens.lesions import Donors, LesionError, lesion, record_donors, run_battery
-from grammar_lens.lexicon import DeviceLexicon, split_losses
-from grammar_lens.model import Model, device_of, load_model, next_token_logits
-from grammar_lens.moments import Origin
-from grammar_lens.outcomes import Condition, Manner
-from grammar_lens.passing import ActivationError
-from grammar_lens.selection import KeyNeurons, Neurons, all_neurons
-from grammar_lens.study import Corpus, fit_lexicon, prepare
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
+from grammar_lens.corpus.lexicon import DeviceLexicon, split_losses
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.lesions.battery import run_battery
+from grammar_lens.lesions.context import lesion
+from grammar_lens.lesions.directions import Directions, directions
+from grammar_lens.lesions.donors import Donors, LesionError, record_donors
+from grammar_lens.lesions.outcomes import Condition, Manner
+from grammar_lens.model.about import Model, device_of
+from grammar_lens.model.forward import next_token_logits
+from grammar_lens.model.loading import load_model
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
+from grammar_lens.passes.batches import ActivationError
 
 CLOSE = 1e-5
 """Nats: float32 logits near 5, from products of another shape."""

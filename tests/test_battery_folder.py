@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from lesion_bench import ARRAYS, WAYS, conditions, draw, go
 
-from grammar_lens.alignment import Alignment
+from grammar_lens.corpus.alignment import Alignment
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
+from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.lesions import battery as module
-from grammar_lens.lesions import run_battery
-from grammar_lens.lexicon import Lexicon
-from grammar_lens.model import Model
-from grammar_lens.outcomes import Condition, Manner, Outcomes
-from grammar_lens.study import Corpus, fit_lexicon, prepare
-from grammar_lens.treebank import Treebank
+from grammar_lens.lesions.battery import run_battery
+from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes
+from grammar_lens.model.about import Model
 
 BUDGET = 200
 """Tokens: a batch for every sentence."""
@@ -308,8 +308,8 @@ import conftest
 from lesion_bench import conditions, draw
 from grammar_lens.lesions import run_battery
 from grammar_lens.model import load_model
-from grammar_lens.outcomes import Condition
-from grammar_lens.study import fit_lexicon, prepare
+from grammar_lens.corpus.corpus import fit_lexicon, prepare
+from grammar_lens.lesions.outcomes import Condition
 
 model = load_model()
 corpus = prepare(model, conftest.written(conftest.TRAIN))

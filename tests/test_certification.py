@@ -8,17 +8,14 @@ import pytest
 from rich.console import Console
 from statsmodels.stats.proportion import proportion_confint
 
-from grammar_lens.certification import (
-    Certification,
-    CertificationError,
-    Measure,
-    WorldResult,
-    certify,
-    many,
-    one,
-)
-from grammar_lens.planted import TAGS, plant
-from grammar_lens.selection import KeyNeurons
+from grammar_lens.certification import certify as many
+from grammar_lens.certification import world_result as one
+from grammar_lens.certification.certify import CertificationError, certify
+from grammar_lens.certification.measures import Certification, Measure
+from grammar_lens.certification.planted.chain import TAGS
+from grammar_lens.certification.planted.world import plant
+from grammar_lens.certification.world_result import WorldResult
+from grammar_lens.neurons.neurons import KeyNeurons
 
 SHORT = {"train_words": 4000, "fresh_words": 1000}
 """Fewer fresh words than in the command: the everyday tests have half a minute for all worlds."""

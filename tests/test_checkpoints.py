@@ -19,10 +19,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import grammar_lens as gl
-from grammar_lens.checkpoints import CheckpointError, Checkpoints, opened
-from grammar_lens.model import Model
-from grammar_lens.study import Collection, Wanted, prepare
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import prepare
+from grammar_lens.model.about import Model
+from grammar_lens.passes.checkpoints import CheckpointError, Checkpoints, opened
+from grammar_lens.selectivity.collecting import Collection
+from grammar_lens.selectivity.readings import Wanted
 
 LABELS = ("ADJ", "NOUN", "PRON", "PUNCT", "VERB")
 
@@ -115,7 +117,7 @@ def test_the_budget_is_kept(
     collection: Callable[..., Collection], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass whose batches had to be halved goes on with halves."""
-    from grammar_lens import activations
+    from grammar_lens.passes import stream as activations
 
     read = activations._read
 
@@ -244,7 +246,7 @@ def test_a_full_disk_is_told(
     collection: Callable[..., Collection], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And leaves the checkpoint before, and no file of another name."""
-    from grammar_lens import checkpoints
+    from grammar_lens.passes import checkpoints
 
     path = tmp_path / "pass.safetensors"
     read_until(collection(), Checkpoints(path, 1), 2)
@@ -263,7 +265,7 @@ def test_a_full_disk_is_told(
 
 def test_by_default_a_checkpoint_costs_a_twentieth_of_the_time(tmp_path: Path) -> None:
     """Time is made: batches of 10 s, files that take 4 s to write."""
-    from grammar_lens import checkpoints
+    from grammar_lens.passes import checkpoints
 
     now = [0.0]
     written: list[float] = []

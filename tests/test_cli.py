@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from grammar_lens.cli import app
+from grammar_lens.cli.app import app
 
 SENTENCES = (
     "The/DET old/ADJ man/NOUN slowly/ADV walked/VERB home/ADV",
@@ -445,7 +445,7 @@ def test_plan_without_weights_or_room(files: tuple[Path, Path]) -> None:
 def test_a_run_begins_with_its_plan(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from grammar_lens.steps import planning
+    from grammar_lens.runs import forecast as planning
 
     options = ("--train", files[0], "--fresh", files[1], "--lesion", "none", *SMALL[:-1])
     code, _, err = call("run", *options, "--out", tmp_path / "first")

@@ -16,7 +16,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import grammar_lens
-from grammar_lens.cli import app
+from grammar_lens.cli.app import app
 
 GROUP: Any = get_command(app)
 HEAVY = ("torch", "numpy", "pandas", "scipy", "sklearn", "transformers", "plotly", "dash")
@@ -98,7 +98,7 @@ class TestErrors:
         assert err.count("\n") == 1
 
     def test_what_nobody_expected(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from grammar_lens import treebank
+        from grammar_lens import corpus as treebank
 
         def broken(*_args: object, **_options: object) -> None:
             raise KeyError("a\nb")
@@ -113,7 +113,7 @@ class TestErrors:
         assert isinstance(result.exception, KeyError)
 
     def test_stopping_says_what_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from grammar_lens import certification, steps
+        from grammar_lens import certification
 
         def stopped(*_args: object, **_options: object) -> None:
             raise KeyboardInterrupt
@@ -129,14 +129,14 @@ class TestErrors:
 class TestTalk:
     @pytest.fixture
     def _warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from grammar_lens import treebank
+        from grammar_lens import corpus as treebank
 
-        real = treebank.load_treebank
+        real = load_treebank
 
         def noisy(*args: Any, **options: Any) -> Any:
             filters = warnings.filters[:]  # a run of the tests makes errors of them
             warnings.simplefilter("always")
-            warnings.warn_explicit("ours", RuntimeWarning, treebank.__file__, 1)
+            warnings.warn_explicit("ours", RuntimeWarning, sources.__file__, 1)
             warnings.warn_explicit("theirs", RuntimeWarning, "/lib/other.py", 7)
             warnings.filters[:] = filters
             return real(*args, **options)

@@ -9,15 +9,17 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from grammar_lens.cli import app, options
+from grammar_lens.cli import options
+from grammar_lens.cli.app import app
 from grammar_lens.cli.config_file import KINDS, _options
 from grammar_lens.cli.options import SETTINGS, config_fields
-from grammar_lens.model import SITES
-from grammar_lens.outcomes import VALUES, WHERE
-from grammar_lens.selection import RULES
-from grammar_lens.selectivity import SCORES, SIGNS
-from grammar_lens.steps import Config
-from grammar_lens.study import CONTEXTS
+from grammar_lens.corpus.corpus import CONTEXTS
+from grammar_lens.lesions.outcomes import VALUES, WHERE
+from grammar_lens.model.about import SITES
+from grammar_lens.neurons.selection import RULES
+from grammar_lens.runs.settings import Config
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.result import SIGNS
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -78,7 +80,6 @@ class TestTheTable:
 @pytest.fixture
 def config_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
     """The settings that a command would work with."""
-    from grammar_lens import steps
 
     class StoppedError(ValueError):
         pass

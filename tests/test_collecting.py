@@ -9,16 +9,19 @@ import pytest
 import statsmodels.api as sm
 import torch
 
-from grammar_lens.alignment import AlignmentError
-from grammar_lens.evidence import Evidence
-from grammar_lens.exchange import MIN_WORDS, ExchangeError, Null
-from grammar_lens.model import Model
-from grammar_lens.moments import Moments, Origin
-from grammar_lens.selection import select
-from grammar_lens.selectivity import SCORES, score
-from grammar_lens.study import Collected, Corpus, CorpusError, collect, collect_labels, prepare
-from grammar_lens.study.reading import Plan, Wanted
-from grammar_lens.treebank import Treebank, TreebankError
+from grammar_lens.corpus.alignment import AlignmentError
+from grammar_lens.corpus.bank import Treebank, TreebankError
+from grammar_lens.corpus.corpus import Corpus, CorpusError, prepare
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.selection import select
+from grammar_lens.passes.moments import Moments
+from grammar_lens.selectivity.collecting import Collected, collect, collect_labels
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.null import MIN_WORDS, ExchangeError, Null
+from grammar_lens.selectivity.readings import Plan, Wanted
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.scoring import score
 
 QUIET: dict[str, Any] = {"show_progress": False}
 EXTRAS: dict[str, Any] = {"replicates": 25, "sample": 7, "controls": True}

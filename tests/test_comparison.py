@@ -11,8 +11,10 @@ from test_report import MadeRun, Page, made_run
 from typer.testing import CliRunner
 from watched_pages import on_page
 
-from grammar_lens.cli import app
-from grammar_lens.report import ComparisonError, comparing, render_comparison, write_comparison
+from grammar_lens.cli.app import app
+from grammar_lens.report import comparing
+from grammar_lens.report.comparing import ComparisonError
+from grammar_lens.report.comparison import render_comparison, write_comparison
 from grammar_lens.report.tables import DASH
 
 

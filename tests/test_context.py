@@ -13,26 +13,31 @@ from lesion_bench import WAYS, battery, by_hand, draw, go, llama, units
 from transformers import AutoTokenizer
 
 import grammar_lens.lesions.battery as module
-from grammar_lens import windows
-from grammar_lens.activations import Tap, stream
-from grammar_lens.alignment import POSITIONS, Alignment, align, token_batches
-from grammar_lens.lesions import record_donors
-from grammar_lens.model import Model, hook_name, hooked, load_model
-from grammar_lens.outcomes import Condition, Manner
-from grammar_lens.readers import FeatureReader
-from grammar_lens.study import (
+from grammar_lens.corpus import windows
+from grammar_lens.corpus.alignment import POSITIONS, Alignment, align, token_batches
+from grammar_lens.corpus.bank import Sentence, Treebank, Word
+from grammar_lens.corpus.corpus import (
     Corpus,
     CorpusError,
-    attribute,
-    collect,
+    fewer,
     fit_lexicon,
     fresh_corpus,
     prepare,
+    relabelled,
+    sampled,
 )
-from grammar_lens.study.corpus import fewer, relabelled, sampled
-from grammar_lens.study.reading import Plan, Wanted
-from grammar_lens.treebank import Sentence, Treebank, Word, load_treebank
-from grammar_lens.windows import align_windows
+from grammar_lens.corpus.sources import load_treebank
+from grammar_lens.corpus.windows import align_windows
+from grammar_lens.lesions.donors import record_donors
+from grammar_lens.lesions.outcomes import Condition, Manner
+from grammar_lens.model.about import Model, hook_name
+from grammar_lens.model.forward import hooked
+from grammar_lens.model.loading import load_model
+from grammar_lens.passes.readers import FeatureReader
+from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.selectivity.attribution.attribute import attribute
+from grammar_lens.selectivity.collecting import collect
+from grammar_lens.selectivity.readings import Plan, Wanted
 
 QUICK = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

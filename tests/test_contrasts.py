@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from grammar_lens.contrasts import (
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.passes.moments import Moments
+from grammar_lens.selectivity.contrasts import (
     Adjusted,
     Contrast,
     ContrastError,
@@ -15,9 +17,8 @@ from grammar_lens.contrasts import (
     holding_constant,
     within_type,
 )
-from grammar_lens.evidence import Evidence
-from grammar_lens.moments import Moments, Origin
-from grammar_lens.selectivity import SCORES
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.registry import SCORES
 
 LABELS = ("NOUN", "VERB", "ADJ")
 ORIGIN = Origin("a-model", "a-bank", "upos", "word", "neuron")

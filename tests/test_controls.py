@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from grammar_lens.contrasts import Adjusted, adjusted, holding_constant, within_type
-from grammar_lens.controls import (
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.neurons.controls import (
     SelectionControls,
     mean_interval,
     selection_controls,
@@ -18,11 +18,14 @@ from grammar_lens.controls import (
     with_effects,
     within_type_table,
 )
-from grammar_lens.evidence import Evidence, Sample
-from grammar_lens.exchange import Null, Replicates, exchange
-from grammar_lens.moments import Moments, Origin
-from grammar_lens.selection import KeyNeurons, Neurons, select
-from grammar_lens.selectivity import SCORES, score
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
+from grammar_lens.neurons.selection import select
+from grammar_lens.passes.moments import Moments
+from grammar_lens.selectivity.contrasts import Adjusted, adjusted, holding_constant, within_type
+from grammar_lens.selectivity.evidence import Evidence, Sample
+from grammar_lens.selectivity.null import Null, Replicates, exchange
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.scoring import score
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "word", "neuron")
 LABELS = ("ADJ", "NOUN", "PART", "VERB")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from grammar_lens.directions import directions
-from grammar_lens.selection import SelectionError
+from grammar_lens.lesions.directions import directions
+from grammar_lens.neurons.neurons import SelectionError
 
 
 def test_the_basis_is_orthonormal_and_spans_the_vectors():

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
 from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 
 import numpy as np
@@ -25,28 +26,33 @@ from test_figures import (
 )
 
 import grammar_lens
-from grammar_lens.agreement import AgreementStudy, MinimalPair, PairScores
-from grammar_lens.certification import Certification
-from grammar_lens.certification.one import WorldResult
-from grammar_lens.contrasts import Adjusted
-from grammar_lens.directions import directions
+from grammar_lens.agreement.lesioning import AgreementStudy
+from grammar_lens.agreement.pairs import MinimalPair
+from grammar_lens.agreement.scoring import PairScores
+from grammar_lens.certification.measures import Certification
+from grammar_lens.certification.world_result import WorldResult
+from grammar_lens.corpus.bank import Sentence, Treebank, Word
+from grammar_lens.corpus.corpus import prepare
+from grammar_lens.corpus.lexicon import build_lexicon
+from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import listed, page
-from grammar_lens.evidence import Attribution, Evidence, Sample
-from grammar_lens.examples import Examples
-from grammar_lens.exchange import Replicates
-from grammar_lens.generation import Comparison
+from grammar_lens.generation.comparison import Comparison
+from grammar_lens.lesions.directions import directions
 from grammar_lens.lesions.donors import Donors
-from grammar_lens.lexicon import build_lexicon
-from grammar_lens.model import Model
-from grammar_lens.moments import Origin
-from grammar_lens.probing import CurvePoint, FittedProbe, ProbeCurve
-from grammar_lens.selection import select
-from grammar_lens.selectivity import score
-from grammar_lens.study import Collected
-from grammar_lens.study.corpus import prepare
-from grammar_lens.subspace import ErasureResult, Reliability, Subspaces, overlap
-from grammar_lens.timecourse import TimeCourse
-from grammar_lens.treebank import Sentence, Treebank, Word
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.examples import Examples
+from grammar_lens.neurons.overlap import Reliability, overlap
+from grammar_lens.neurons.selection import select
+from grammar_lens.neurons.subspaces import Subspaces
+from grammar_lens.neurons.timecourse import TimeCourse
+from grammar_lens.probing.curves import CurvePoint, ProbeCurve
+from grammar_lens.probing.erasure import ErasureResult
+from grammar_lens.probing.fitted import FittedProbe
+from grammar_lens.selectivity.collecting import Collected
+from grammar_lens.selectivity.contrasts import Adjusted
+from grammar_lens.selectivity.evidence import Attribution, Evidence, Sample
+from grammar_lens.selectivity.null import Replicates
+from grammar_lens.selectivity.scoring import score
 
 HOSTILE_LABELS = (HOSTILE, *LABELS[1:])
 
@@ -161,7 +167,11 @@ ELSEWHERE = {"Alignment", "Corpus", "Manner", "NeuronView", "Origin", "Reading",
 
 def public_results() -> set[type]:
     """Dataclasses of public modules that say what they are of, make a table, or stand in `gl`."""
-    modules = [import_module(f"grammar_lens.{name}") for name in grammar_lens._SUBMODULES]
+    modules = [
+        import_module(info.name)
+        for info in walk_packages(grammar_lens.__path__, "grammar_lens.")
+        if "__main__" not in info.name and "triton" not in info.name
+    ]
     every = {
         x for m in modules for x in vars(m).values() if isinstance(x, type) and is_dataclass(x)
     }

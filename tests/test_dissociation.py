@@ -15,12 +15,9 @@ from made_batteries import (
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from grammar_lens.dissociation import (
-    LesionStudy,
-    StudyError,
-    diagonal_score,
-)
-from grammar_lens.outcomes import Outcomes
+from grammar_lens.dissociation.matrices import diagonal_score
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.lesions.outcomes import Outcomes, StudyError
 
 
 @pytest.fixture(scope="module")

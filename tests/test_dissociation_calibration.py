@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from grammar_lens.dissociation import (
-    Calibration,
-    Round,
-    StudyError,
-    calibration,
-    redundancy,
-)
+from grammar_lens.dissociation.calibration import Calibration, calibration
+from grammar_lens.dissociation.redundancy import Round, redundancy
+from grammar_lens.lesions.outcomes import StudyError
 
 LABELS = ("NOUN", "VERB", "ADJ")
 

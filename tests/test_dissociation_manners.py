@@ -17,18 +17,12 @@ from made_batteries import (
 )
 from scipy import stats
 
-from grammar_lens.dissociation import (
-    EVERYTHING,
-    DamageMatched,
-    DoseResponse,
-    LesionStudy,
-    StudyError,
-    Sufficiency,
-    diagonal_score,
-    dose_response,
-    value_ladder,
-)
-from grammar_lens.outcomes import Condition, Manner, Outcomes
+from grammar_lens.dissociation.damage_matched import DamageMatched
+from grammar_lens.dissociation.dose_response import DoseResponse
+from grammar_lens.dissociation.matrices import diagonal_score
+from grammar_lens.dissociation.result import LesionStudy, dose_response, value_ladder
+from grammar_lens.dissociation.sufficiency import EVERYTHING, Sufficiency
+from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes, StudyError
 
 N_SHAMS = 20
 DOSES = (-1.0, 0.25, 0.5, 0.75, 1.0, 2.0)

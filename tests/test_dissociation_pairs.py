@@ -16,12 +16,10 @@ from made_batteries import (
 )
 from scipy import stats
 
-from grammar_lens.dissociation import (
-    LesionStudy,
-    sham_sets,
-)
 from grammar_lens.dissociation.pairs import patterned
-from grammar_lens.outcomes import Outcomes
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.shams import sham_sets
+from grammar_lens.lesions.outcomes import Outcomes
 
 
 @pytest.fixture(scope="module")

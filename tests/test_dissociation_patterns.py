@@ -7,12 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grammar_lens.dissociation import (
-    diagonal_score,
-    margins,
-    scaled,
-)
-from grammar_lens.dissociation.matrices import leads, shares
+from grammar_lens.dissociation.matrices import diagonal_score, leads, margins, scaled, shares
 
 
 class TestScaled:

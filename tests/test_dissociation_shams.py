@@ -17,15 +17,14 @@ from made_batteries import (
 )
 from scipy import stats
 
-from grammar_lens.dissociation import (
+from grammar_lens.dissociation.shams import (
     N_NEAREST,
-    StudyError,
     growing_sham,
     matched_keys,
     sham_sets,
     size_for,
 )
-from grammar_lens.outcomes import Condition
+from grammar_lens.lesions.outcomes import Condition, StudyError
 
 sets_of_neurons = st.dictionaries(
     st.sampled_from(["NOUN", "VERB", "ADJ"]),

@@ -11,13 +11,11 @@ from made_batteries import (
     study_of,
 )
 
-from grammar_lens.dissociation import (
-    DamageMatched,
-    DoseResponse,
-    LesionStudy,
-    Sufficiency,
-)
-from grammar_lens.outcomes import Manner, Outcomes
+from grammar_lens.dissociation.damage_matched import DamageMatched
+from grammar_lens.dissociation.dose_response import DoseResponse
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.sufficiency import Sufficiency
+from grammar_lens.lesions.outcomes import Manner, Outcomes
 
 
 @pytest.fixture(scope="module")

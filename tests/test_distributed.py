@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from grammar_lens import distributed
-from grammar_lens.distributed import DistributedError, Shard
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.passes import distributed
+from grammar_lens.passes.distributed import DistributedError, Shard
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -200,7 +200,7 @@ def test_every_figure_stands_in_the_reference() -> None:
 
 
 def test_every_score_has_its_formula() -> None:
-    from grammar_lens.selectivity import SCORES
+    from grammar_lens.selectivity.registry import SCORES
 
     headings = re.findall(r"^### (.+)$", (DOCS / "methods.md").read_text("utf-8"), re.M)
     told = {name for heading in headings for name in heading.split(", ")}
@@ -228,7 +228,7 @@ def test_every_source_that_is_cited_is_listed() -> None:
 def command_group() -> Any:
     from typer.main import get_command
 
-    from grammar_lens.cli import app
+    from grammar_lens.cli.app import app
 
     return get_command(app)
 

@@ -6,12 +6,14 @@ from lesion_bench import draw, units
 from scipy import stats
 
 import grammar_lens.lesions.battery as module
-from grammar_lens.directions import Directions, directions
-from grammar_lens.lesions import Donors, LesionError, record_donors
-from grammar_lens.model import Model, forward_body, hook_name, hooked
-from grammar_lens.selection import Neurons
-from grammar_lens.study import Corpus, donors, prepare
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.lesions.directions import Directions, directions
+from grammar_lens.lesions.donors import Donors, LesionError, record_donors
+from grammar_lens.lesions.prepared import donors
+from grammar_lens.model.about import Model, hook_name
+from grammar_lens.model.forward import forward_body, hooked
+from grammar_lens.neurons.neurons import Neurons
 
 SETS = (
     draw(np.random.default_rng(0), 5, [0, 1]),

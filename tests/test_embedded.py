@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 
 import grammar_lens as gl
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.bank import Treebank
 
 EMBEDDED = files("grammar_lens") / "embedded"
 

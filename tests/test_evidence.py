@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from grammar_lens.evidence import MIN_HALF, Attribution, Evidence, Sample
-from grammar_lens.moments import Moments, Origin
-from grammar_lens.selectivity import score
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.passes.moments import Moments
+from grammar_lens.selectivity.evidence import MIN_HALF, Attribution, Evidence, Sample
+from grammar_lens.selectivity.scoring import score
 
 LABELS = ("ADJ", "NOUN", "VERB")
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")

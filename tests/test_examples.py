@@ -11,8 +11,14 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import grammar_lens as gl
-from grammar_lens.alignment import align
-from grammar_lens.examples import (
+from grammar_lens.corpus.alignment import align
+from grammar_lens.corpus.bank import Sentence, Treebank
+from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
+from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.model.about import Model
+from grammar_lens.model.loading import load_model
+from grammar_lens.model.weights import output_contrast
+from grammar_lens.neurons.examples import (
     QUANTILES,
     Example,
     ExampleError,
@@ -23,12 +29,9 @@ from grammar_lens.examples import (
     token_texts,
     tokens_within,
 )
-from grammar_lens.lexicon import Lexicon
-from grammar_lens.model import Model, load_model, output_contrast
-from grammar_lens.selection import Neurons, select
-from grammar_lens.study import Corpus, examples_at, fit_lexicon, prepare
-from grammar_lens.study.examples import token_text
-from grammar_lens.treebank import Sentence, Treebank
+from grammar_lens.neurons.find_examples import examples_at, token_text
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.neurons.selection import select
 
 QUIET = {"show_progress": False}
 

@@ -8,8 +8,13 @@ import pytest
 import torch
 from scipy import stats
 
-from grammar_lens.evidence import Evidence
-from grammar_lens.exchange import (
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.neurons.selection import select
+from grammar_lens.passes.moments import MomentAccumulator, Moments
+from grammar_lens.passes.readers import Seen
+from grammar_lens.passes.sums import SumAccumulator, label_rows
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.null import (
     MIN_WORDS,
     Exchange,
     ExchangeError,
@@ -18,11 +23,8 @@ from grammar_lens.exchange import (
     benjamini_hochberg,
     exchange,
 )
-from grammar_lens.moments import MomentAccumulator, Moments, Origin
-from grammar_lens.readers import Seen
-from grammar_lens.selection import select
-from grammar_lens.selectivity import SCORES, score
-from grammar_lens.sums import SumAccumulator, label_rows
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.scoring import score
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
 LABELS = ("ADJ", "ADP", "DET", "NOUN", "PUNCT", "VERB")

@@ -18,8 +18,9 @@ import pytest
 import torch
 
 import grammar_lens as gl
-from grammar_lens import steps
-from grammar_lens.model import Model
+from grammar_lens.model.about import Model
+from grammar_lens.runs.pipeline import run_all
+from grammar_lens.runs.settings import Config
 
 ROOT = Path(__file__).parents[1]
 TAGS = ("NOUN", "VERB", "PRON", "DET")
@@ -281,7 +282,7 @@ class TestAblateInteractively:
 
     def make_run(self, out: Path, words: Path, model: Path) -> None:
         """A run without lesions, for the last cell."""
-        config = steps.Config(
+        config = Config(
             model=str(model),
             train=f"{words}:train",
             fresh=f"{words}:test",
@@ -293,7 +294,7 @@ class TestAblateInteractively:
             out=out,
             show_progress=False,
         )
-        steps.run_all(config, resume=False, say=lambda _text: None)
+        run_all(config, resume=False, say=lambda _text: None)
 
     def test_cells_are_short(self) -> None:
         cells = self.SCRIPT.read_text("utf-8").split("\n# %% ")[1:]

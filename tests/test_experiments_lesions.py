@@ -18,10 +18,11 @@ import pytest
 import torch
 
 import grammar_lens as gl
+from grammar_lens.corpus.corpus import fresh_corpus, prepare
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.dissociation import grown_shams as damage
 from grammar_lens.lesions.store import Store
-from grammar_lens.moments import Origin
-from grammar_lens.steps import read_source
-from grammar_lens.study import damage, fresh_corpus, prepare
+from grammar_lens.runs.session import read_source
 
 ROOT = Path(__file__).parents[1]
 TAGS = ("NOUN", "VERB", "PRON")

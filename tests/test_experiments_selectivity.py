@@ -19,8 +19,8 @@ from conftest import shake
 from transformers import LlamaForCausalLM
 
 import grammar_lens as gl
-from grammar_lens.steps import read_source
-from grammar_lens.study import prepare
+from grammar_lens.corpus.corpus import prepare
+from grammar_lens.runs.session import read_source
 
 ROOT = Path(__file__).parents[1]
 TAGS = ("NOUN", "VERB", "PRON", "DET")

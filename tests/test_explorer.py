@@ -20,18 +20,24 @@ import pytest
 import torch
 
 import grammar_lens as gl
-from grammar_lens import steps
-from grammar_lens.explorer import ExplorerError, Session, app, make_app, pieces, serve
-from grammar_lens.explorer import session as session_module
+from grammar_lens.explorer import app, pieces
+from grammar_lens.explorer import explored_run as session_module
+from grammar_lens.explorer.app import make_app, serve
+from grammar_lens.explorer.background import ExplorerError
 from grammar_lens.explorer.controls import clicked, cut_of
-from grammar_lens.explorer.findings import KEPT
+from grammar_lens.explorer.explored_run import ExploredRun
 from grammar_lens.explorer.pictures import heatmap, profile
-from grammar_lens.generation import Written, write_on
-from grammar_lens.model import Model, context_length, next_token_logits
-from grammar_lens.outcomes import Condition, Manner
-from grammar_lens.run import Run, RunError, load_run
-from grammar_lens.selectivity import SCORES
-from grammar_lens.study.batteries import ready
+from grammar_lens.explorer.ranked_scores import KEPT
+from grammar_lens.files import RunError
+from grammar_lens.generation.writing import Written, write_on
+from grammar_lens.lesions.outcomes import Condition, Manner
+from grammar_lens.lesions.prepared import ready
+from grammar_lens.model.about import Model, context_length
+from grammar_lens.model.forward import next_token_logits
+from grammar_lens.runs.pipeline import run_step
+from grammar_lens.runs.run import Run, load_run
+from grammar_lens.runs.settings import Config
+from grammar_lens.selectivity.registry import SCORES
 
 PROMPT = "The old man"
 LABELS = ("NOUN", "VERB", "ADJ", "DET")
@@ -45,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, n in (("train", 80), ("test", 12)):
         blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
         (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
-    config = steps.Config(
+    config = Config(
         train=f"{folder}:train",
         fresh=f"{folder}:test",
         labels=LABELS,
@@ -56,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     run = None
     for step in ("collect", "score", "select", "examples"):
-        run = steps.run_step(step, config, run, lambda _text: None)
+        run = run_step(step, config, run, lambda _text: None)
     return folder / "run"
 
 
@@ -66,9 +72,9 @@ def stored(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "run"))
 
 
-def settled(run: Run) -> Session:
+def settled(run: Run) -> ExploredRun:
     """A session that has loaded what it can."""
-    session = Session(run)
+    session = ExploredRun(run)
     session.load()
     session._model._made.exception()
     session._vocabulary._made.exception()
@@ -76,7 +82,7 @@ def settled(run: Run) -> Session:
 
 
 @pytest.fixture(scope="module")
-def session(made: Path) -> Session:
+def session(made: Path) -> ExploredRun:
     loaded = settled(load_run(made))
     assert loaded.told == ""
     assert loaded.is_settled
@@ -86,7 +92,7 @@ def session(made: Path) -> Session:
 
 
 @pytest.fixture
-def model(session: Session) -> Model:
+def model(session: ExploredRun) -> Model:
     """The session's own model, which no other thread uses now."""
     return session._model.get()
 
@@ -100,7 +106,7 @@ def changed(stored: Path, change: Callable[[dict[str, Any]], object]) -> Run:
 
 
 class TestScores:
-    def test_those_that_need_no_new_pass_its_own_first(self, session: Session) -> None:
+    def test_those_that_need_no_new_pass_its_own_first(self, session: ExploredRun) -> None:
         moments = {m.name for m in SCORES.values() if m.needs == "moments"}
         assert session.methods("word")[0] == "correlation"
         assert set(session.methods("word")) == moments
@@ -108,7 +114,9 @@ class TestScores:
         assert set(session.methods("next")) == {*moments, "attribution", "attribution_contrast"}
 
     @pytest.mark.parametrize("position", ["word", "next"])
-    def test_they_are_what_gl_score_and_select_give(self, session: Session, position: str) -> None:
+    def test_they_are_what_gl_score_and_select_give(
+        self, session: ExploredRun, position: str
+    ) -> None:
         run = session.run
         for method in session.methods(position):
             scores = gl.score(run.evidence(position), method)
@@ -117,17 +125,17 @@ class TestScores:
             expected = gl.select(scores, 12)
             assert {x: list(keys[x]) for x in keys} == {x: list(expected[x]) for x in expected}
 
-    def test_the_run_s_own_keys_are_those_it_stored(self, session: Session) -> None:
+    def test_the_run_s_own_keys_are_those_it_stored(self, session: ExploredRun) -> None:
         assert session.keys("word", "correlation") is session.run.keys_at("word")
 
-    def test_some_are_kept_and_no_more(self, session: Session) -> None:
+    def test_some_are_kept_and_no_more(self, session: ExploredRun) -> None:
         first = session.scores("word", "cohens_d")
         assert session.scores("word", "cohens_d") is first
         for method in session.methods("word"):
             session.scores("word", method)
         assert len(session._ranked) == KEPT
 
-    def test_what_the_run_does_not_have_is_refused(self, session: Session) -> None:
+    def test_what_the_run_does_not_have_is_refused(self, session: ExploredRun) -> None:
         with pytest.raises(ExplorerError, match="'auroc' cannot be computed from what the run"):
             session.scores("word", "auroc")
         with pytest.raises(ExplorerError, match="did not read 'middle': it has word, next"):
@@ -138,11 +146,11 @@ class TestScores:
         with pytest.raises(
             RunError, match=r"has no key_neurons\.csv yet: first `grammar-lens select"
         ):
-            Session(load_run(stored))
+            ExploredRun(load_run(stored))
 
 
 class TestNeurons:
-    def test_the_first_of_a_label(self, session: Session) -> None:
+    def test_the_first_of_a_label(self, session: ExploredRun) -> None:
         first = session.first("next", "attribution_contrast", "VERB", 3)
         assert list(first) == list(session.run.keys["VERB"].top(3))
         assert first.mean is not None
@@ -152,9 +160,9 @@ class TestNeurons:
         there = (table.label != "NOUN") | (table.position != "word")
         table[there].to_csv(stored / "key_neurons.csv", index=False)
         with pytest.raises(ExplorerError, match="NOUN has no key neurons by correlation"):
-            Session(load_run(stored)).first("word", "correlation", "NOUN", 3)
+            ExploredRun(load_run(stored)).first("word", "correlation", "NOUN", 3)
 
-    def test_picked_ones_have_their_means(self, session: Session) -> None:
+    def test_picked_ones_have_their_means(self, session: ExploredRun) -> None:
         picked = session.picked("word", "correlation", " 7.12, 0.3;7.12\n1.0 ")
         assert list(picked) == [(7, 12), (0, 3), (1, 0)]
         assert picked.name == "picked"
@@ -165,15 +173,15 @@ class TestNeurons:
     @pytest.mark.parametrize(
         "text", ["7", "7.", ".3", "a.b", "8.0", "0.896", "-1.2", "1.2.3", "\u00b2.1", "<b>"]
     )
-    def test_what_is_no_neuron(self, session: Session, text: str) -> None:
+    def test_what_is_no_neuron(self, session: ExploredRun, text: str) -> None:
         with pytest.raises(ExplorerError, match=r"expected layer\.index, with layers 0 to 7 of"):
             session.picked("word", "correlation", text)
 
-    def test_none_picked(self, session: Session) -> None:
+    def test_none_picked(self, session: ExploredRun) -> None:
         with pytest.raises(ExplorerError, match="No neuron is picked"):
             session.picked("word", "correlation", " , ")
 
-    def test_its_numbers_for_every_label(self, session: Session) -> None:
+    def test_its_numbers_for_every_label(self, session: ExploredRun) -> None:
         key = session.first("word", "correlation", "VERB", 5)
         moments = session.run.at("word").moments["neuron"]
         scores = session.run.scores_at("word")
@@ -190,7 +198,7 @@ class TestNeurons:
             assert found.at["VERB", "fires"] == moments.firing_rate()[row, layer, index]
             assert found.at["VERB", "words"] == moments.count[row]
 
-    def test_examples_are_the_run_s_or_read_now(self, session: Session) -> None:
+    def test_examples_are_the_run_s_or_read_now(self, session: ExploredRun) -> None:
         key = next(iter(session.run.keys["VERB"]))
         assert session.examples("next", key) is session.run.examples["next"][key]
         at = next((7, i) for i in range(896) if (7, i) not in session.run.examples["next"])
@@ -201,7 +209,7 @@ class TestNeurons:
         assert (found.layer, found.index, found.origin.position) == (*at, "next")
         assert session.examples("word", at) is None
 
-    def test_reading_agrees_with_what_the_run_stored(self, session: Session) -> None:
+    def test_reading_agrees_with_what_the_run_stored(self, session: ExploredRun) -> None:
         """With all words both read the same ones."""
         at = next(iter(session.run.keys["VERB"]))
         session.read("next", at)
@@ -212,7 +220,9 @@ class TestNeurons:
 
 
 class TestTags:
-    def test_they_are_probabilities_of_the_formula(self, session: Session, model: Model) -> None:
+    def test_they_are_probabilities_of_the_formula(
+        self, session: ExploredRun, model: Model
+    ) -> None:
         """P(t|c) = sum_v p(v|c) lambda(t|v), in plain NumPy."""
         key = session.run.keys["VERB"]
         ids = model.tokenizer(PROMPT, return_tensors="pt").input_ids
@@ -234,7 +244,7 @@ class TestTags:
                 label = lexicon.labels[lexicon.probability[v].argmax()]
                 assert token.label == (label if lexicon.seen[v] else None)
 
-    def test_they_are_the_lesion_study_s(self, session: Session, model: Model) -> None:
+    def test_they_are_the_lesion_study_s(self, session: ExploredRun, model: Model) -> None:
         """At words of a few sentences, given the text before each as a prompt."""
         keys = session.run.keys
         bank = gl.load_treebank(session.config.fresh)
@@ -260,25 +270,25 @@ class TestTags:
                 return
         pytest.fail(f"only {compared} words could be compared")
 
-    def test_a_dose_of_nothing_changes_nothing(self, session: Session) -> None:
+    def test_a_dose_of_nothing_changes_nothing(self, session: ExploredRun) -> None:
         intact, lesioned = session.tags(PROMPT, session.run.keys["VERB"], dose=0.0)
         assert np.array_equal(intact.probability, lesioned.probability)
         assert intact.tokens == lesioned.tokens
         _, cut = session.tags(PROMPT, session.run.keys["VERB"])
         assert np.abs(cut.probability - intact.probability).max() > 1e-3
 
-    def test_blanks_at_the_end_are_not_read(self, session: Session) -> None:
+    def test_blanks_at_the_end_are_not_read(self, session: ExploredRun) -> None:
         plain, blanks = (
             session.tags(p, session.run.keys["VERB"])[1] for p in (PROMPT, f"{PROMPT} \n ")
         )
         assert np.array_equal(plain.probability, blanks.probability)
 
     @pytest.mark.parametrize("prompt", ["", "  \n"])
-    def test_an_empty_prompt(self, session: Session, prompt: str) -> None:
+    def test_an_empty_prompt(self, session: ExploredRun, prompt: str) -> None:
         with pytest.raises(ExplorerError, match="The prompt is empty"):
             session.tags(prompt, session.run.keys["VERB"])
 
-    def test_a_prompt_beyond_the_context(self, session: Session, model: Model) -> None:
+    def test_a_prompt_beyond_the_context(self, session: ExploredRun, model: Model) -> None:
         most = context_length(model)
         with pytest.raises(
             ExplorerError, match=f"at most {most:,} are allowed: reference-9m reads"
@@ -286,7 +296,7 @@ class TestTags:
             session.tags("dog " * (most + 5), session.run.keys["VERB"])
 
     def test_the_model_is_clean_after_an_exception(
-        self, session: Session, model: Model, monkeypatch: pytest.MonkeyPatch
+        self, session: ExploredRun, model: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def logits() -> torch.Tensor:
             ids = model.tokenizer(PROMPT, return_tensors="pt").input_ids
@@ -307,7 +317,7 @@ class TestTags:
         monkeypatch.undo()
         assert session.tags(PROMPT, session.run.keys["VERB"])  # the model is free again
 
-    def test_lesions_of_several_threads_do_not_meet(self, session: Session) -> None:
+    def test_lesions_of_several_threads_do_not_meet(self, session: ExploredRun) -> None:
         keys = session.run.keys
         asked = [(label, dose) for label in LABELS for dose in (0.0, 1.0, 2.0)]
         alone = {a: session.tags(PROMPT, keys[a[0]], dose=a[1]) for a in asked}
@@ -323,7 +333,7 @@ class TestTags:
 class TestText:
     @pytest.mark.parametrize("temperature", [0.0, 1.0])
     def test_it_is_what_the_model_writes(
-        self, session: Session, model: Model, temperature: float
+        self, session: ExploredRun, model: Model, temperature: float
     ) -> None:
         key, settings = session.run.keys["VERB"], {"tokens": 8, "temperature": temperature}
         intact, lesioned = session.text(f"{PROMPT} ", key, dose=2.0, seed=3, **settings)
@@ -335,13 +345,13 @@ class TestText:
         assert lesioned.text != intact.text
         assert intact.text[: intact.begin] == PROMPT
 
-    def test_without_a_dose_both_are_the_same(self, session: Session) -> None:
+    def test_without_a_dose_both_are_the_same(self, session: ExploredRun) -> None:
         intact, lesioned = session.text(
             PROMPT, session.run.keys["VERB"], dose=0.0, tokens=8, temperature=1.0
         )
         assert intact == lesioned
 
-    def test_settings_out_of_range(self, session: Session) -> None:
+    def test_settings_out_of_range(self, session: ExploredRun) -> None:
         key = session.run.keys["VERB"]
         with pytest.raises(ExplorerError, match="Tokens to write: 0, expected 1 to 200"):
             session.text(PROMPT, key, tokens=0)
@@ -350,7 +360,7 @@ class TestText:
         with pytest.raises(ExplorerError, match="The prompt is empty"):
             session.text(" ", key)
 
-    def test_no_room_for_what_is_to_be_written(self, session: Session, model: Model) -> None:
+    def test_no_room_for_what_is_to_be_written(self, session: ExploredRun, model: Model) -> None:
         most = context_length(model)
         prompt = "dog " * (most - 20)
         session.tags(prompt, session.run.keys["VERB"])
@@ -360,7 +370,7 @@ class TestText:
 
 class TestWhatIsMissing:
     def test_nothing_is_told_before_it_is_there(self, made: Path) -> None:
-        session = Session(load_run(made))
+        session = ExploredRun(load_run(made))
         assert session.told == "Loading the model 'reference-9m' …"
         assert not session.is_settled
         assert not session.can_write
@@ -426,7 +436,7 @@ class TestTheControls:
             ("picked", "2 picked neurons set to zero at dose -0.5"),
         ],
     )
-    def test_the_lesion_they_describe(self, session: Session, which: str, told: str) -> None:
+    def test_the_lesion_they_describe(self, session: ExploredRun, which: str, told: str) -> None:
         cut = cut_of(session, {**self.CONTROLS, "which": which})
         assert cut.told == told
         assert cut.manner == {"value": "zero", "dose": -0.5}
@@ -441,13 +451,13 @@ class TestTheControls:
         assert clicked(None) is None
         assert clicked({"points": []}) is None
 
-    def test_the_chosen_neuron_is_marked(self, session: Session) -> None:
+    def test_the_chosen_neuron_is_marked(self, session: ExploredRun) -> None:
         scores = session.scores("word", "correlation")
         figure = heatmap(scores, "VERB", (3, 50))
         assert (figure.data[-1].x, figure.data[-1].y) == ((50,), (3,))
         assert len(heatmap(scores, "VERB", None).data) == len(figure.data) - 1
 
-    def test_the_profile_shows_the_tag_in_view(self, session: Session) -> None:
+    def test_the_profile_shows_the_tag_in_view(self, session: ExploredRun) -> None:
         figure = profile(session.scores("word", "correlation"), "VERB")
         full = [trace.name for trace in figure.data if trace.opacity is None]
         assert full == ["VERB"]
@@ -460,9 +470,9 @@ class TestTheControls:
         )
 
 
-def test_a_wide_layer_has_cells_that_name_their_strongest(session: Session) -> None:
+def test_a_wide_layer_has_cells_that_name_their_strongest(session: ExploredRun) -> None:
     """What `clicked` relies on: in a binned heatmap the index comes with the cell."""
-    from grammar_lens.figures import layer_neuron_heatmap
+    from grammar_lens.figures.neurons import layer_neuron_heatmap
 
     figure = layer_neuron_heatmap(session.scores("word", "correlation"), "VERB", bins=100)
     assert np.asarray(figure.data[0].customdata).shape == (8, 100)
@@ -554,7 +564,7 @@ SERVE = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from grammar_lens.explorer import serve
-from grammar_lens.run import load_run
+from grammar_lens.runs.run import load_run
 serve(load_run(sys.argv[1]), port=0, open_browser=False)
 """
 

@@ -9,31 +9,30 @@ import plotly.io as pio
 import pytest
 
 from grammar_lens import figures
-from grammar_lens.controls import SelectionControls, sham_localiser
-from grammar_lens.dissociation import (
-    Calibration,
-    CrossedPair,
-    DamageMatched,
-    DoseResponse,
-    LesionStudy,
-    Redundancy,
-    Round,
-    Sufficiency,
-    calibration,
-    diagonal_score,
-    redundancy,
-)
-from grammar_lens.evidence import Evidence
-from grammar_lens.examples import QUANTILES, Example, NeuronExamples, Passage, TokenEffect
-from grammar_lens.exchange import Null, Replicates
-from grammar_lens.figures import FigureError
-from grammar_lens.moments import Moments, Origin
-from grammar_lens.outcomes import Manner
-from grammar_lens.probing import ProbeResult
-from grammar_lens.selection import KeyNeurons, select
-from grammar_lens.selectivity import SCORES, ScoreError, Scores, score
-from grammar_lens.subspace import layer_counts, layer_strength, overlap
-from grammar_lens.timecourse import CourseSummary
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.dissociation.calibration import Calibration, calibration
+from grammar_lens.dissociation.damage_matched import DamageMatched
+from grammar_lens.dissociation.dose_response import DoseResponse
+from grammar_lens.dissociation.matrices import diagonal_score
+from grammar_lens.dissociation.pairs import CrossedPair
+from grammar_lens.dissociation.redundancy import Redundancy, Round, redundancy
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.sufficiency import Sufficiency
+from grammar_lens.figures.style import FigureError
+from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.neurons.controls import SelectionControls, sham_localiser
+from grammar_lens.neurons.examples import QUANTILES, Example, NeuronExamples, Passage, TokenEffect
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.overlap import layer_counts, layer_strength, overlap
+from grammar_lens.neurons.selection import select
+from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.passes.moments import Moments
+from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.null import Null, Replicates
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.result import ScoreError, Scores
+from grammar_lens.selectivity.scoring import score
 
 LABELS = ("NOUN", "VERB", "ADJ")
 HOSTILE = "<script>alert(1)</script> & %{x}"

@@ -17,8 +17,9 @@ from test_figures import (
 )
 
 from grammar_lens import figures
-from grammar_lens.figures import FigureError
-from grammar_lens.selectivity import Scores, score
+from grammar_lens.figures.style import FigureError
+from grammar_lens.selectivity.result import Scores
+from grammar_lens.selectivity.scoring import score
 
 
 @pytest.fixture(scope="module")

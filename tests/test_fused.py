@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import grammar_lens
-from grammar_lens import moments, reduction
-from grammar_lens.readers import Seen
+from grammar_lens.passes import moments, reduction
+from grammar_lens.passes.readers import Seen
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 tl = pytest.importorskip("triton.language")
@@ -49,12 +49,12 @@ def fused(device: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def imported(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """`grammar_lens.fused`, with kernels that are defined anew; the test's alone."""
+    """`grammar_lens.passes.triton_kernels`, with kernels that are defined anew; the test's alone."""
     # first set, so that what was there before comes back after the test
     monkeypatch.setattr(grammar_lens, "fused", None, raising=False)
-    monkeypatch.setitem(sys.modules, "grammar_lens.fused", None)
-    del sys.modules["grammar_lens.fused"]
-    return importlib.import_module("grammar_lens.fused")
+    monkeypatch.setitem(sys.modules, "grammar_lens.passes.triton_kernels", None)
+    del sys.modules["grammar_lens.passes.triton_kernels"]
+    return importlib.import_module("grammar_lens.passes.triton_kernels")
 
 
 @dataclass(frozen=True)

@@ -13,28 +13,23 @@ import torch
 from typer.testing import CliRunner
 
 import grammar_lens as gl
-from grammar_lens import steps
-from grammar_lens.cli import app
-from grammar_lens.generation import (
-    GenerationError,
-    TaggedWord,
-    Tagger,
-    Written,
-    count_tags,
-    find_words,
-    side_by_side,
-    tag_shares,
-    tag_table,
-    told,
-    with_and_without,
-    write_on,
-)
-from grammar_lens.model import Model, load_model
-from grammar_lens.moments import Origin
-from grammar_lens.probing import FittedProbe
-from grammar_lens.run import RunError, load_run
-from grammar_lens.study import fresh_corpus, prepare
-from grammar_lens.study.probes import probe_words
+from grammar_lens.cli.app import app
+from grammar_lens.corpus.corpus import fresh_corpus, prepare
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.files import RunError
+from grammar_lens.generation.shares import count_tags, tag_shares
+from grammar_lens.generation.tables import side_by_side, tag_table, told
+from grammar_lens.generation.tagging import TaggedWord, Tagger
+from grammar_lens.generation.words import find_words
+from grammar_lens.generation.writing import GenerationError, Written, write_on
+from grammar_lens.model.about import Model
+from grammar_lens.model.loading import load_model
+from grammar_lens.probing.fitted import FittedProbe
+from grammar_lens.probing.probes import probe_words
+from grammar_lens.runs.pipeline import run_step
+from grammar_lens.runs.run import load_run
+from grammar_lens.runs.settings import Config
+from grammar_lens.runs.texts import with_and_without
 
 LABELS = ("NOUN", "VERB", "PRON", "DET")
 PROMPT = "The old man"
@@ -59,7 +54,7 @@ def made(
     for split, n in (("train", 45), ("test", 20)):
         blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
         (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
-    config = steps.Config(
+    config = Config(
         model=str(folder / "tiny"),
         train=f"{folder}:train",
         fresh=f"{folder}:test",
@@ -73,7 +68,7 @@ def made(
     )
     run = None
     for step in ("collect", "score", "select", "probe"):
-        run = steps.run_step(step, config, run, lambda _text: None)
+        run = run_step(step, config, run, lambda _text: None)
     return folder / "run"
 
 

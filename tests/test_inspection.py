@@ -17,22 +17,26 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 import grammar_lens as gl
-from grammar_lens import steps
-from grammar_lens.examples import Example, NeuronExamples, Passage, TokenEffect
-from grammar_lens.inspection import (
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.files import RunError
+from grammar_lens.lesions.donors import LesionError
+from grammar_lens.model.about import ModelError
+from grammar_lens.neurons.examples import Example, NeuronExamples, Passage, TokenEffect
+from grammar_lens.neurons.neurons import SelectionError
+from grammar_lens.neurons.selection import select
+from grammar_lens.neurons.view import (
     InspectionError,
     NeuronView,
     parse_address,
     require_neuron,
     scores_of,
 )
-from grammar_lens.inspection.display import AROUND, MOST_SIGNS
-from grammar_lens.lesions import LesionError
-from grammar_lens.model import ModelError
-from grammar_lens.moments import Moments, Origin
-from grammar_lens.run import Run, RunError, load_run
-from grammar_lens.selection import SelectionError, select
-from grammar_lens.steps import Config
+from grammar_lens.neurons.view_html import AROUND, MOST_SIGNS
+from grammar_lens.passes.moments import Moments
+from grammar_lens.runs.pipeline import run_all
+from grammar_lens.runs.run import Run, load_run
+from grammar_lens.runs.session import Session
+from grammar_lens.runs.settings import Config
 
 LABELS = ("DET", "NOUN", "PRON", "VERB")
 PROMPT = "The old man"
@@ -61,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=folder / "run",
         show_progress=False,
     )
-    steps.run_all(config, resume=False, say=print)
+    run_all(config, resume=False, say=print)
     return folder / "run"
 
 
@@ -77,8 +81,8 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("this must not be loaded")
 
-    monkeypatch.setattr("grammar_lens.run.session.load_model", refuse)
-    monkeypatch.setattr("grammar_lens.steps.bench.load_treebank", refuse)
+    monkeypatch.setattr("grammar_lens.runs.run.load_model", refuse)
+    monkeypatch.setattr("grammar_lens.runs.session.load_treebank", refuse)
 
 
 # Addresses and scores --------------------------------------------------------------------------
@@ -303,18 +307,18 @@ def test_only_what_is_stored(run: Run):
 
 
 def test_examples_are_read_where_there_are_none(run: Run):
-    bench = steps.Workbench(Config.of(run, show_progress=False), print)
+    session = Session(Config.of(run, show_progress=False), print)
     stored = {at for examples in run.examples.values() for at in examples}
     at = next((3, i) for i in range(896) if (3, i) not in stored)
     view = run.neuron(*at)
     assert list(view.examples) == ["word", "next"]
     for position, found in view.examples.items():
         want = gl.examples_of(
-            bench.model,
-            bench.train,
+            session.model,
+            session.train,
             [at],
             position=position,
-            lexicon=bench.lexicon,
+            lexicon=session.lexicon,
             show_progress=False,
         )[at]
         assert [e.word for e in found.top] == [e.word for e in want.top]
@@ -487,7 +491,7 @@ def test_a_runs_names_complete_and_load_nothing(
         raise AssertionError("this must not be read")
 
     for name in ("read_evidence", "read_scores", "read_keys", "read_examples", "read_study"):
-        monkeypatch.setattr(f"grammar_lens.run.stored.{name}", refuse)
+        monkeypatch.setattr(f"grammar_lens.runs.store.stored.{name}", refuse)
     before = set(vars(run))
     found = {text.rpartition(".")[2] for text in complete("run.", run=run)}
     assert {"keys", "scores", "moments", "examples", "model", "neuron", "lesion", "study"} <= found

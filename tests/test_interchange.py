@@ -19,15 +19,18 @@ from pyarrow import parquet
 from safetensors.numpy import save_file
 
 import grammar_lens as gl
-from grammar_lens import KeyNeurons, Scores, steps
-from grammar_lens.examples import Example, Examples, NeuronExamples, Passage
-from grammar_lens.interchange import InterchangeError, export_run, read_neurons
-from grammar_lens.interchange.schema import Field, Table
-from grammar_lens.interchange.writing import _writer
-from grammar_lens.moments import Origin, UnitStatistics
-from grammar_lens.run import Run, load_run
-from grammar_lens.selection import SelectionError
-from grammar_lens.steps import Config, run_step
+from grammar_lens import KeyNeurons, Scores
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.neurons.examples import Example, Examples, NeuronExamples, Passage
+from grammar_lens.neurons.neurons import SelectionError
+from grammar_lens.passes.moments import UnitStatistics
+from grammar_lens.runs.interchange.listing import InterchangeError
+from grammar_lens.runs.interchange.reading import read_neurons
+from grammar_lens.runs.interchange.schema import Field, Table
+from grammar_lens.runs.interchange.writing import _writer, export_run
+from grammar_lens.runs.pipeline import run_all, run_step
+from grammar_lens.runs.run import Run, load_run
+from grammar_lens.runs.settings import Config
 
 # pandas 3 reads floats exactly unasked
 EXACT: Any = {} if int(pd.__version__.split(".")[0]) >= 3 else {"float_precision": "round_trip"}
@@ -109,7 +112,7 @@ def made(bank: gl.Treebank, tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=folder / "run",
         show_progress=False,
     )
-    steps.run_all(config, resume=False, say=lambda _text: None)
+    run_all(config, resume=False, say=lambda _text: None)
     return folder / "run"
 
 

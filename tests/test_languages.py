@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from grammar_lens.cli import app
+from grammar_lens.cli.app import app
 
 LESS = (
     *("--replicates", "20", "--min-words", "10", "--max-fresh-sentences", "20", "--quiet"),

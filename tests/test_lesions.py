@@ -11,21 +11,18 @@ import torch
 from lesion_bench import n_hooks, units
 from torch import Tensor, nn
 
-from grammar_lens.directions import Directions, directions
-from grammar_lens.lesions import Donors, LesionError, edits_of, lesion, record_donors
-from grammar_lens.model import (
-    Model,
-    ModelError,
-    forward_body,
-    hook_name,
-    hooked,
-    load_model,
-    next_token_logits,
-)
-from grammar_lens.outcomes import Manner
-from grammar_lens.selection import Neurons
-from grammar_lens.study import Corpus, donors, prepare
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.lesions.context import lesion
+from grammar_lens.lesions.directions import Directions, directions
+from grammar_lens.lesions.donors import Donors, LesionError, record_donors
+from grammar_lens.lesions.edits import edits_of
+from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.lesions.prepared import donors
+from grammar_lens.model.about import Model, ModelError, hook_name
+from grammar_lens.model.forward import forward_body, hooked, next_token_logits
+from grammar_lens.model.loading import load_model
+from grammar_lens.neurons.neurons import Neurons
 
 BOS, PAD = 0, 2
 IDS = torch.randint(3, 60, (3, 10), generator=torch.Generator().manual_seed(3))

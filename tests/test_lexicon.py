@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from grammar_lens.lexicon import (
+from grammar_lens.corpus.lexicon import (
     DeviceLexicon,
     Lexicon,
     LexiconError,

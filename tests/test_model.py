@@ -11,7 +11,8 @@ import transformers
 from torch import Tensor, nn
 
 from grammar_lens import model as gm
-from grammar_lens.model import ModelError, load_model
+from grammar_lens.model.about import ModelError
+from grammar_lens.model.loading import load_model
 
 SHAPE = {
     "vocab_size": 400,

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grammar_lens.moments import MomentAccumulator, Moments, MomentsError, Origin, pool
-from grammar_lens.readers import Seen
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.passes.moments import MomentAccumulator, Moments, MomentsError, pool
+from grammar_lens.passes.readers import Seen
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
 LABELS = ("NOUN", "VERB", "ADJ")

@@ -12,8 +12,9 @@ SCRIPT = """
 import resource, sys, warnings
 import numpy as np, torch
 import grammar_lens as gl
-from grammar_lens.study import Wanted, prepare
-from grammar_lens.study.collecting import Collection
+from grammar_lens.corpus.corpus import prepare
+from grammar_lens.selectivity.collecting import Collection
+from grammar_lens.selectivity.readings import Wanted
 
 torch.set_num_threads(1)
 out, limited = sys.argv[1], sys.argv[2] == "limited"

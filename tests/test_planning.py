@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from grammar_lens.attribution import head
-from grammar_lens.memory import free_memory
-from grammar_lens.model import ModelError, load_shape, locate
-from grammar_lens.planning import (
+from grammar_lens.model.about import ModelError
+from grammar_lens.model.loading import load_shape, locate
+from grammar_lens.passes.memory import free_memory
+from grammar_lens.runs.forecast import duration, forecast, of_session, size, sizes_for
+from grammar_lens.runs.memory_plan import (
     HEAD_CHUNK,
     BatchSize,
     ModelSize,
@@ -26,9 +27,10 @@ from grammar_lens.planning import (
     remedies,
     seconds_in_all,
 )
-from grammar_lens.steps import Config, Workbench, forecast
-from grammar_lens.steps.planning import duration, of_bench, size, sizes_for
-from grammar_lens.steps.work import collection
+from grammar_lens.runs.session import Session
+from grammar_lens.runs.settings import Config
+from grammar_lens.runs.steps import collection
+from grammar_lens.selectivity.attribution import head
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -59,8 +61,8 @@ SIZES = Sizes(
 def silent(_text: str) -> None: ...
 
 
-def bench_of(**settings: Any) -> Workbench:
-    return Workbench(Config(train="embedded:test", show_progress=False, **settings), silent)
+def bench_of(**settings: Any) -> Session:
+    return Session(Config(train="embedded:test", show_progress=False, **settings), silent)
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +91,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["plain", "replicates", "sample", "sites"],
 )
 def test_statistics_are_counted_exactly(settings: Mapping[str, Any]) -> None:
-    bench = bench_of(**settings)
-    sizes, batches = sizes_for(bench)
-    plan, job = memory_plan(sizes), collection(bench)
+    session = bench_of(**settings)
+    sizes, batches = sizes_for(session)
+    plan, job = memory_plan(sizes), collection(session)
     pieces = [piece for tap in job.taps for piece in tap.reader.state()]
     there = sum(t.numel() * t.element_size() for piece in pieces for t in piece.values())
     told = dict(plan.statistics)
     tables = told.pop("tables")
     assert sum(told.values()) == there
-    corpus = bench.train
+    corpus = session.train
     words = corpus.alignment.n_words * len(job.taps[0:1]) * len(sizes.readings)
     assert tables == words * (2 * settings["replicates"] + 16 * len(corpus.labels))
     assert [b.token_ids.shape for b in batches] == [b.token_ids.shape for b in job.batches]
@@ -106,12 +108,13 @@ def test_statistics_are_counted_exactly(settings: Mapping[str, Any]) -> None:
 
 
 def test_statistics_without_contrasts_are_counted_exactly() -> None:
-    from grammar_lens.study import Collection, Wanted
+    from grammar_lens.selectivity.collecting import Collection
+    from grammar_lens.selectivity.readings import Wanted
 
-    bench = bench_of()
+    session = bench_of()
     wanted = Wanted(("neuron",), ("next",), 20, 3, False, 0)
-    job = Collection(bench.model, [bench.train], wanted, 512)
-    reading = next(iter(sizes_for(bench)[0].readings.values()))
+    job = Collection(session.model, [session.train], wanted, 512)
+    reading = next(iter(sizes_for(session)[0].readings.values()))
     n = sum(len(p["read"]) for tap in job.taps for p in tap.reader.state() if "read" in p)
     reading = replace(reading, replicates=20, controls=False, sampled=n)
     pieces = [piece for tap in job.taps for piece in tap.reader.state()]
@@ -123,50 +126,51 @@ PEAK = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from grammar_lens.attribution import attribute_own
-from grammar_lens.memory import peak_host
-from grammar_lens.model import bare_model
-from grammar_lens.planning import memory_plan
-from grammar_lens.steps import Config, Workbench
-from grammar_lens.steps.planning import _random_lesions, sizes_for
-from grammar_lens.lesions import run_battery
-from grammar_lens.steps.work import collection
-from grammar_lens.study.reading import Plan, Reading, Wanted
+from grammar_lens.selectivity.attribution.first_order import attribute_own
+from grammar_lens.passes.memory import peak_host
+from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.runs.memory_plan import memory_plan
+from grammar_lens.runs.session import Session
+from grammar_lens.runs.settings import Config
+from grammar_lens.runs.forecast import _random_lesions, sizes_for
+from grammar_lens.lesions.battery import run_battery
+from grammar_lens.runs.steps import collection
+from grammar_lens.selectivity.readings import Plan, Reading, Wanted
 
 what, budget, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 config = Config(train="embedded:test", fresh="embedded:train", token_budget=budget,
                 replicates=n, show_progress=False)
-bench = Workbench(config, lambda _text: None)
-sizes, batches = sizes_for(bench)
+session = Session(config, lambda _text: None)
+sizes, batches = sizes_for(session)
 plan = memory_plan(sizes)
 if what == "nulls":
     collect = plan.passes["collect"]
     told = collect.statistics + collect.held + plan.host_after
 else:
     told = plan.passes[what].total
-bench.lexicon, bare_model(bench.model), bench.lesioned
+session.lexicon, bare_model(session.model), session.lesioned
 Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
 before = peak_host()
 if what == "collect":
-    job = collection(bench)
+    job = collection(session)
     job.batches = job.batches[:2]
     job.read(False)
 elif what == "nulls":
-    job = collection(bench)
+    job = collection(session)
     job.read(False)
     job.found()
 elif what == "attribution":
     wanted = Wanted(("neuron",), ("next",), n, 0, False, 0, min_words=0)
-    reading = Reading(bench.model, Plan(bench.train, "next", wanted), "neuron")
+    reading = Reading(session.model, Plan(session.train, "next", wanted), "neuron")
     taps = [(tap.codes, tap.reader) for tap in reading.taps]
-    attribute_own(bench.model, bench.train.alignment, batches[:1], reading.plan.codes,
-                  bench.lexicon, np.zeros((8, 896)), taps)
+    attribute_own(session.model, session.train.alignment, batches[:1], reading.plan.codes,
+                  session.lexicon, np.zeros((8, 896)), taps)
 else:
-    codes = bench.lesioned.read("next")
-    first = bench.lesioned.batches(budget // 8)[0]
-    codes[~np.isin(bench.lesioned.alignment.row, first.rows)] = -1
-    run_battery(bench.model, bench.lesioned.alignment, codes, bench.lexicon,
-                _random_lesions(bench, 8), token_budget=budget)
+    codes = session.lesioned.read("next")
+    first = session.lesioned.batches(budget // 8)[0]
+    codes[~np.isin(session.lesioned.alignment.row, first.rows)] = -1
+    run_battery(session.model, session.lesioned.alignment, codes, session.lexicon,
+                _random_lesions(session, 8), token_budget=budget)
 print(json.dumps({"told": told / 2**20, "measured": peak_host() - before}))
 """
 
@@ -208,8 +212,8 @@ class TestLlama:
         assert (found.dtype, found.token_budget) == ("bfloat16", 4096)
         assert (found.free, found.fits, found.times) == (None, None, {})
         units = 32 * 14336
-        bench = Workbench(Config(train="embedded:test"), silent)
-        labels = len(bench.train.labels)
+        session = Session(Config(train="embedded:test"), silent)
+        labels = len(session.train.labels)
         # two positions, four parts, three numbers; exchanged sums in float32
         assert found.memory.statistics["moments"] == pytest.approx(
             2 * 8 * units * labels * 4 * 3, rel=0.01
@@ -324,10 +328,10 @@ def test_where_it_does_not_fit_nothing_is_timed() -> None:
 
 
 def test_the_short_form_costs_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = bench_of()
-    _ = bench.train
+    session = bench_of()
+    _ = session.train
     monkeypatch.setattr(torch.nn.Module, "__call__", None)
-    lines = of_bench(bench).short()
+    lines = of_session(session).short()
     assert len(lines) == 2
     assert "9,179,392 parameters (35.0 MiB, float32)" in lines[0]
     assert "expected peak" in lines[1]

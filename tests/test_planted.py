@@ -7,12 +7,18 @@ import pytest
 import torch
 
 import grammar_lens as gl
-from grammar_lens.certification.one import with_sets
-from grammar_lens.model import n_parameters
-from grammar_lens.planted import TAGS, PlantedError, TagChain, World, draw_chain, plant
-from grammar_lens.planted.chain import LEAST_COST, LEAST_SLOPE
-from grammar_lens.planted.design import design
-from grammar_lens.selection import Neurons
+from grammar_lens.certification.planted.chain import (
+    LEAST_COST,
+    LEAST_SLOPE,
+    TAGS,
+    TagChain,
+    draw_chain,
+)
+from grammar_lens.certification.planted.design import design
+from grammar_lens.certification.planted.world import PlantedError, World, plant
+from grammar_lens.certification.world_result import with_sets
+from grammar_lens.model.about import n_parameters
+from grammar_lens.neurons.neurons import Neurons
 
 SMALL = {"train_words": 1500, "fresh_words": 1500}
 

@@ -10,21 +10,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from grammar_lens.moments import Origin
-from grammar_lens.probing import (
-    Columns,
-    ProbeError,
-    ProbeResult,
-    ProbeWords,
-    accuracy,
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.neurons.neurons import random_neurons
+from grammar_lens.probing.baselines import (
     bootstrap_interval,
     control_labels,
-    evaluate,
     majority_accuracy,
-    predict,
-    random_neurons,
     word_baseline_accuracy,
 )
+from grammar_lens.probing.evaluation import ProbeResult, evaluate
+from grammar_lens.probing.fitting import accuracy, predict
+from grammar_lens.probing.words import Columns, ProbeError, ProbeWords
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "word", "neuron")
 LABELS = ("NOUN", "VERB", "ADJ")

@@ -6,20 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from grammar_lens.probing import (
-    ProbeError,
-    ProbeWords,
-    code_length,
-    curve,
-    fewest_enough,
-    fit,
-    online_code_length,
-    per_layer,
-    predict,
-    round_robin,
-    standardise,
-    uniform_code_length,
-)
+from grammar_lens.probing import code_length
+from grammar_lens.probing.code_length import online_code_length, uniform_code_length
+from grammar_lens.probing.curves import curve, fewest_enough, per_layer, round_robin
+from grammar_lens.probing.fitting import fit, predict, standardise
+from grammar_lens.probing.words import ProbeError, ProbeWords
 
 KS = (1, 2, 4)
 PLANTED = [np.arange(k) for k in KS]

@@ -7,7 +7,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from grammar_lens.probing import ProbeError, accuracy, fit, fit_svm, fitting, predict, standardise
+from grammar_lens.probing import fitting
+from grammar_lens.probing.fitting import accuracy, fit, fit_svm, predict, standardise
+from grammar_lens.probing.words import ProbeError
 
 
 def data(seed: int, n: int, n_labels: int = 4, n_units: int = 30) -> tuple[np.ndarray, np.ndarray]:

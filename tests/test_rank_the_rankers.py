@@ -16,12 +16,12 @@ import pytest
 import typer
 from scipy import stats
 
-from grammar_lens.cli import start_page
-from grammar_lens.model import Model
-from grammar_lens.moments import Origin
-from grammar_lens.selection import KeyNeurons, Neurons
-from grammar_lens.study import Corpus, prepare
-from grammar_lens.treebank import Treebank
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "rank_the_rankers.py"
 SCORES = ("correlation", "eta_squared", "auroc", "logit_contrast", "attribution", "frequency")

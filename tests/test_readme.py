@@ -34,7 +34,7 @@ def test_ten_lines_print_what_is_shown() -> None:
 def test_every_command_it_names_exists() -> None:
     from typer.main import get_command
 
-    from grammar_lens.cli import app
+    from grammar_lens.cli.app import app
 
     known = set(get_command(app).commands)  # pyright: ignore[reportAttributeAccessIssue]
     named = set(re.findall(r"grammar-lens ([a-z]+)", README.read_text("utf-8")))

@@ -28,22 +28,32 @@ from typer.testing import CliRunner
 from watched_pages import on_page
 
 from grammar_lens import figures
-from grammar_lens.cli import app
-from grammar_lens.contrasts import Adjusted
-from grammar_lens.controls import SelectionControls
-from grammar_lens.dissociation import LesionStudy
-from grammar_lens.evidence import Evidence
-from grammar_lens.examples import QUANTILES, Example, Examples, NeuronExamples, Passage, TokenEffect
-from grammar_lens.moments import Moments
-from grammar_lens.probing import ProbeResult
-from grammar_lens.report import render, write_figures, write_report
+from grammar_lens.cli.app import app
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.neurons.controls import SelectionControls
+from grammar_lens.neurons.examples import (
+    QUANTILES,
+    Example,
+    Examples,
+    NeuronExamples,
+    Passage,
+    TokenEffect,
+)
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.selection import select
+from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.passes.moments import Moments
+from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.report.files import write_figures
 from grammar_lens.report.lesions import COMMAND, missing
 from grammar_lens.report.lesions import sentences as sentences_of
 from grammar_lens.report.packing import script_json, single_precision
+from grammar_lens.report.page import render, write_report
 from grammar_lens.report.trust import Finding, findings, rule_in_words
-from grammar_lens.selection import KeyNeurons, select
-from grammar_lens.selectivity import Scores, score
-from grammar_lens.timecourse import CourseSummary
+from grammar_lens.selectivity.contrasts import Adjusted
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.result import Scores
+from grammar_lens.selectivity.scoring import score
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from test_report import MadeRun, made_examples, made_run
 from watched_pages import on_page
 
 import grammar_lens as gl
-from grammar_lens.figures import number
-from grammar_lens.report import write_figures, write_report
-from grammar_lens.steps import Config, run_all
+from grammar_lens.figures.style import number
+from grammar_lens.report.files import write_figures
+from grammar_lens.report.page import write_report
+from grammar_lens.runs.pipeline import run_all
+from grammar_lens.runs.settings import Config
 
 pytestmark = pytest.mark.browser
 

@@ -10,13 +10,14 @@ import pytest
 from test_figures import LABELS, made_moments
 from test_report import MadeRun, Page, made_examples, made_run
 
-from grammar_lens.examples import Example, Passage
-from grammar_lens.report import render
+from grammar_lens.neurons.examples import Example, Passage
+from grammar_lens.neurons.selection import select
 from grammar_lens.report.neurons import LISTED, neuron_pages, ranked
 from grammar_lens.report.packing import halves, packed, single_precision, steps, unsigned
+from grammar_lens.report.page import render
 from grammar_lens.report.passages import AROUND, MOST_SIGNS, examples_data
-from grammar_lens.selection import select
-from grammar_lens.selectivity import Scores, score
+from grammar_lens.selectivity.result import Scores
+from grammar_lens.selectivity.scoring import score
 
 
 def unpacked(block: dict[str, Any]) -> np.ndarray:

@@ -17,40 +17,49 @@ from made_batteries import battery, extended, planted, study_of, unshared
 from typer.testing import CliRunner
 
 import grammar_lens as gl
-from grammar_lens import steps
-from grammar_lens.cli import app
-from grammar_lens.controls import SelectionControls, selection_controls, with_effects
-from grammar_lens.dissociation import LesionStudy
-from grammar_lens.evidence import Attribution, Evidence
-from grammar_lens.examples import Examples, Passage
-from grammar_lens.model import Model
-from grammar_lens.moments import Origin
-from grammar_lens.outcomes import Manner, Outcomes
-from grammar_lens.probing import CurvePoint, ProbeCurve
-from grammar_lens.run import (
-    ATTRIBUTIONS,
-    Run,
-    RunError,
-    load_run,
-    outcome_table,
+from grammar_lens.cli.app import app
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.files import RunError
+from grammar_lens.lesions.outcomes import Manner, Outcomes
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.controls import SelectionControls, selection_controls, with_effects
+from grammar_lens.neurons.examples import Examples, Passage
+from grammar_lens.neurons.selection import select
+from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.probing.curves import CurvePoint, ProbeCurve
+from grammar_lens.runs import steps as work
+from grammar_lens.runs.pipeline import run_all, run_step
+from grammar_lens.runs.run import Run, load_run
+from grammar_lens.runs.session import Session
+from grammar_lens.runs.settings import Config
+from grammar_lens.runs.store.arrays import (
+    read_attributions,
+    read_evidence,
+    read_scores,
     save_attributions,
     save_collected,
+    save_scores,
+)
+from grammar_lens.runs.store.examples import read_examples, save_examples
+from grammar_lens.runs.store.stored import ATTRIBUTIONS
+from grammar_lens.runs.store.tables import (
+    outcome_table,
+    read_controls,
+    read_course,
+    read_curves,
+    read_keys,
+    read_study,
     save_controls,
     save_course,
     save_curves,
-    save_examples,
     save_keys,
-    save_scores,
     save_study,
 )
-from grammar_lens.run.arrays import read_attributions, read_evidence, read_scores
-from grammar_lens.run.examples import read_examples
-from grammar_lens.run.tables import read_controls, read_course, read_curves, read_keys, read_study
-from grammar_lens.selection import select
-from grammar_lens.steps import Config, work
-from grammar_lens.study import Collected, Corpus, prepare
-from grammar_lens.timecourse import CourseSummary
-from grammar_lens.treebank import Treebank
+from grammar_lens.selectivity.collecting import Collected
+from grammar_lens.selectivity.evidence import Attribution, Evidence
 
 QUIET = {"show_progress": False}
 LABELS = ("DET", "NOUN", "PRON", "VERB")
@@ -406,7 +415,7 @@ def test_settings_that_cannot_be_followed(settings: dict[str, Any], message: str
     """Told before a model is loaded, and without making the directory."""
     config = Config(model="./nowhere", out=tmp_path / "out", **settings)
     with pytest.raises(RunError, match=message):
-        steps.run_all(config, resume=False, say=print)
+        run_all(config, resume=False, say=print)
     assert not (tmp_path / "out").exists()
 
 
@@ -450,18 +459,18 @@ def stored(made: Path, tmp_path: Path) -> Path:
 def step_again(step: str, path: Path, **changes: Any) -> Run:
     run = load_run(path)
     config = Config.of(run, show_progress=False, **changes)
-    return steps.run_step(step, config, run, print)
+    return run_step(step, config, run, print)
 
 
 def test_the_stored_examples_are_of_the_first_key_neurons(made: Path):
     run = load_run(made)
     config = Config.of(run, show_progress=False)
-    bench = steps.Workbench(config, print)
+    session = Session(config, print)
     assert list(run.examples) == ["word", "next"]
     for position, examples in run.examples.items():
         keys = run.keys_at(position).top(config.example_neurons)
         want = gl.examples_of(
-            bench.model, bench.train, keys, position=position, lexicon=bench.lexicon, **QUIET
+            session.model, session.train, keys, position=position, lexicon=session.lexicon, **QUIET
         )
         assert list(examples) == list(map(tuple, keys.union().tolist()))
         for at in examples:
@@ -495,7 +504,7 @@ def test_a_new_choice_removes_the_examples_of_the_old(stored: Path):
     run = load_run(stored)
     assert run.examples, "what was loaded before must not stay either"
     config = Config.of(run, show_progress=False, top_k=3)
-    steps.run_step("select", config, run, print)
+    run_step("select", config, run, print)
     assert run.examples == load_run(stored).examples == {}
     for step in ("course", "probe"):
         step_again(step, stored)
@@ -517,7 +526,7 @@ def test_a_run_of_a_version_without_examples(stored: Path):
     assert (stored / "report.html").is_file()
     said: list[str] = []
     config = Config.of(load_run(stored), show_progress=False)
-    steps.run_all(config, resume=True, say=said.append)
+    run_all(config, resume=True, say=said.append)
     assert (stored / "examples.json").read_bytes() == before
     assert "probe: done before, kept" in said
     assert not any(line.startswith("examples: done") for line in said)
@@ -530,7 +539,7 @@ def test_a_run_without_examples(stored: Path):
     (stored / "run.json").write_text(json.dumps(record))
     config = Config.of(load_run(stored), show_progress=False)
     assert config.left_out == ("examples", "lesion")
-    run = steps.run_all(config, resume=True, say=print)
+    run = run_all(config, resume=True, say=print)
     assert run.examples == {}
     assert run.has("report")
 
@@ -553,8 +562,8 @@ def test_course_is_made_again_alone(stored: Path):
 def test_the_stored_course_is_of_the_stored_key_neurons(made: Path):
     run = load_run(made)
     config = Config.of(run, show_progress=False)
-    bench = steps.Workbench(config, print)
-    course = gl.time_course(bench.model, bench.fresh[0], position="word", **QUIET)
+    session = Session(config, print)
+    course = gl.time_course(session.model, session.fresh[0], position="word", **QUIET)
     assert_same(run.course, course.summary(run.keys_at("word")))
 
 
@@ -663,7 +672,7 @@ def test_attributions_are_made_once(stored: Path, monkeypatch: pytest.MonkeyPatc
     assert asked == ["integrated_gradients", "all"], "another kind is made anew"
     assert load_run(stored).attributions["attribution"].kind == "all"
     config = Config.of(load_run(stored), show_progress=False)
-    steps.run_step("collect", config, load_run(stored), print)
+    run_step("collect", config, load_run(stored), print)
     assert not (stored / ATTRIBUTIONS).exists(), "they rest on the moments"
 
 
@@ -683,7 +692,7 @@ def test_a_score_that_lacks_its_sample_costs_nothing(stored: Path):
     run = load_run(stored)
     before = {p.name: p.read_bytes() for p in stored.iterdir() if p.is_file()}
     with pytest.raises(RunError, match=r"'auroc' needs the activations .* --sample 100"):
-        steps.run_step("score", Config.of(run, score="auroc", show_progress=False), run, print)
+        run_step("score", Config.of(run, score="auroc", show_progress=False), run, print)
     after = {p.name: p.read_bytes() for p in stored.iterdir() if p.is_file()}
     assert after == before
 

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from grammar_lens.exchange import Null
-from grammar_lens.moments import Origin, UnitStatistics
-from grammar_lens.selection import KeyNeurons, Neurons, SelectionError, all_neurons, select
-from grammar_lens.selectivity import Scores
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons, SelectionError, all_neurons
+from grammar_lens.neurons.selection import select
+from grammar_lens.passes.moments import UnitStatistics
+from grammar_lens.selectivity.null import Null
+from grammar_lens.selectivity.result import Scores
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
 LABELS = ("NOUN", "VERB")

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.feature_selection import f_classif
 
-from grammar_lens.evidence import Attribution, Evidence, Sample
-from grammar_lens.moments import Moments, Origin, UnitStatistics
-from grammar_lens.selectivity import SCORES, ScoreError, Scores, score
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.passes.moments import Moments, UnitStatistics
+from grammar_lens.selectivity.evidence import Attribution, Evidence, Sample
 from grammar_lens.selectivity.from_moments import LEAST_FIRING
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.result import ScoreError, Scores
+from grammar_lens.selectivity.scoring import score
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
 LABELS = ("NOUN", "VERB", "ADJ")

@@ -14,11 +14,14 @@ from test_selectivity import LABELS, ORIGIN, PLANTED, moments_of, planted
 from torch import Tensor, nn
 
 from grammar_lens import model as gm
-from grammar_lens.evidence import Attribution, Evidence
-from grammar_lens.lexicon import build_lexicon
-from grammar_lens.model import ModelError, load_model, output_contrast
-from grammar_lens.selectivity import ScoreError, score
+from grammar_lens.corpus.lexicon import build_lexicon
+from grammar_lens.model.about import ModelError
+from grammar_lens.model.loading import load_model
+from grammar_lens.model.weights import output_contrast
+from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.from_effects import frequency_depends
+from grammar_lens.selectivity.result import ScoreError
+from grammar_lens.selectivity.scoring import score
 
 FINAL_NORM = {"gpt2": "transformer.ln_f", "pythia": "gpt_neox.final_layer_norm"}
 CENTRED = ("gpt2", "pythia")

@@ -12,10 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from test_selectivity import LABELS, ORIGIN, PLANTED, moments_of, planted
 
-from grammar_lens.evidence import Evidence, Sample
-from grammar_lens.selectivity import ScoreError, Scores, elastic_net, from_sample, score
+from grammar_lens.selectivity import elastic_net, from_sample
 from grammar_lens.selectivity.elastic_net import fit_elastic_net
+from grammar_lens.selectivity.evidence import Evidence, Sample
 from grammar_lens.selectivity.from_sample import probe_weights
+from grammar_lens.selectivity.result import ScoreError, Scores
+from grammar_lens.selectivity.scoring import score
 
 
 def evidence_of(

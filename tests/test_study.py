@@ -8,25 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from grammar_lens.activations import Tap, stream
-from grammar_lens.dissociation import LesionStudy, StudyError
-from grammar_lens.lexicon import build_lexicon
-from grammar_lens.model import Model, output_norms
-from grammar_lens.readers import FeatureReader
-from grammar_lens.selection import KeyNeurons, Neurons, SelectionError, select
-from grammar_lens.selectivity import score
-from grammar_lens.study import (
-    Collected,
-    Corpus,
-    CorpusError,
-    collect,
-    fit_lexicon,
-    lesion_study,
-    prepare,
-    probe,
-    probe_layers,
-)
-from grammar_lens.treebank import Treebank, TreebankError
+from grammar_lens.corpus.bank import Treebank, TreebankError
+from grammar_lens.corpus.corpus import Corpus, CorpusError, fit_lexicon, prepare
+from grammar_lens.corpus.lexicon import build_lexicon
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.study import lesion_study
+from grammar_lens.lesions.outcomes import StudyError
+from grammar_lens.model.about import Model
+from grammar_lens.model.weights import output_norms
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons, SelectionError
+from grammar_lens.neurons.selection import select
+from grammar_lens.passes.readers import FeatureReader
+from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.probing.probes import probe, probe_layers
+from grammar_lens.selectivity.collecting import Collected, collect
+from grammar_lens.selectivity.scoring import score
 
 QUIET = {"show_progress": False}
 

@@ -10,16 +10,21 @@ import pytest
 from lesion_bench import by_hand
 
 import grammar_lens.lesions.battery as module
-from grammar_lens.dissociation import EVERYTHING, LesionStudy, StudyError
-from grammar_lens.lesions import LesionError
-from grammar_lens.model import Model
-from grammar_lens.outcomes import Condition, Manner, Outcomes
-from grammar_lens.selection import KeyNeurons, all_neurons, select
-from grammar_lens.selectivity import score
-from grammar_lens.study import Corpus, collect, damage, fit_lexicon, lesion_study, prepare
-from grammar_lens.study.batteries import Battery, scored_classes
-from grammar_lens.study.damage import grown_shams
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
+from grammar_lens.dissociation import grown_shams as damage
+from grammar_lens.dissociation.grown_shams import grown_shams
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.study import lesion_study
+from grammar_lens.dissociation.sufficiency import EVERYTHING
+from grammar_lens.lesions.donors import LesionError
+from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes, StudyError
+from grammar_lens.lesions.prepared import Battery, scored_classes
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.neurons import KeyNeurons, all_neurons
+from grammar_lens.neurons.selection import select
+from grammar_lens.selectivity.collecting import collect
+from grammar_lens.selectivity.scoring import score
 
 QUIET = {"show_progress": False}
 TAGS = ("NOUN", "VERB", "PRON")
@@ -355,7 +360,7 @@ def test_as_many_as_shams_where_those_carry_too_little(
     run: Callable[..., LesionStudy], plain: LesionStudy, monkeypatch: pytest.MonkeyPatch
 ):
     """None decides by the share of output that the shams carry."""
-    path = "grammar_lens.study.lesioning.WELL_MATCHED"
+    path = "grammar_lens.dissociation.study.WELL_MATCHED"
     monkeypatch.setattr(damage, "ROUNDS", 1)
     weakest = float(plain.output_ratio.min())
     monkeypatch.setattr(path, weakest - 0.01)

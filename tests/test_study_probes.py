@@ -13,10 +13,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 import grammar_lens as gl
-from grammar_lens.model import Model, output_weight
-from grammar_lens.selection import KeyNeurons, Neurons, select
-from grammar_lens.study import Corpus, CorpusError, collect, prepare
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, CorpusError, prepare
+from grammar_lens.model.about import Model
+from grammar_lens.model.weights import output_weight
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
+from grammar_lens.neurons.selection import select
+from grammar_lens.selectivity.collecting import collect
 
 QUIET = {"show_progress": False}
 LABELS = ("DET", "NOUN", "PRON", "VERB")

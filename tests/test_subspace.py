@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from grammar_lens.moments import Origin, UnitStatistics
-from grammar_lens.selection import KeyNeurons, Neurons, select
-from grammar_lens.selectivity import Scores
-from grammar_lens.subspace import (
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
+from grammar_lens.neurons.overlap import (
     SubspaceError,
     layer_counts,
     layer_strength,
@@ -19,6 +18,9 @@ from grammar_lens.subspace import (
     reliability,
     shared_by_chance,
 )
+from grammar_lens.neurons.selection import select
+from grammar_lens.passes.moments import UnitStatistics
+from grammar_lens.selectivity.result import Scores
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
 N_LAYERS, N_UNITS = 3, 6

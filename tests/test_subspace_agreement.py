@@ -7,18 +7,18 @@ import pytest
 from test_selectivity import ORIGIN, moments_of
 from test_subspace import keys_of, scores_of
 
-from grammar_lens.evidence import Evidence
-from grammar_lens.exchange import Replicates
-from grammar_lens.selectivity import score
-from grammar_lens.subspace import (
-    SubspaceError,
+from grammar_lens.neurons.agreement import (
+    Choice,
     agreement,
     agreement_table,
     choices,
     cross_overlap,
     score_correlation,
 )
-from grammar_lens.subspace.agreement import Choice
+from grammar_lens.neurons.overlap import SubspaceError
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.null import Replicates
+from grammar_lens.selectivity.scoring import score
 
 TAGS = ("NOUN", "VERB")
 N_LAYERS, N_UNITS, N_WORDS = 2, 60, 600

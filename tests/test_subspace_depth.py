@@ -6,9 +6,7 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 from test_subspace import keys_of, scores_of
 
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.subspace import (
-    SubspaceError,
+from grammar_lens.neurons.depth import (
     depth_bins,
     depth_profile,
     depth_share,
@@ -16,6 +14,8 @@ from grammar_lens.subspace import (
     depth_table,
     same_peak,
 )
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.overlap import SubspaceError
 
 
 class TestBins:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from grammar_lens.probing import ProbeWords
-from grammar_lens.subspace import SubspaceError, erasure_table, leace, remove_directions
+from grammar_lens.neurons.overlap import SubspaceError
+from grammar_lens.probing.erasure import erasure_table, leace, remove_directions
+from grammar_lens.probing.words import ProbeWords
 
 N_UNITS, SIGNAL = 12, 2
 

@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 from scipy import linalg, stats
 
-from grammar_lens.subspace import (
-    SubspaceError,
-    effective_rank,
-    principal_angles,
-    row_basis,
-    subspaces,
-)
+from grammar_lens.neurons.overlap import SubspaceError
+from grammar_lens.neurons.subspaces import effective_rank, principal_angles, row_basis, subspaces
 
 RNG = np.random.default_rng(0)
 

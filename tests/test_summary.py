@@ -10,9 +10,8 @@ import pytest
 from rich.console import Console
 from test_figures import LABELS, made_extended, made_study
 
-from grammar_lens.run import to_json
-from grammar_lens.steps.summing import lesion_summary
-from grammar_lens.summary import summary_table
+from grammar_lens.files import to_json
+from grammar_lens.runs.summary import lesion_summary, summary_table
 
 SELECTION = {
     "score": "attribution_contrast",

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grammar_lens.readers import Seen
-from grammar_lens.sums import Product, SumAccumulator, halves, label_rows, weight_rows
+from grammar_lens.passes.readers import Seen
+from grammar_lens.passes.sums import Product, SumAccumulator, halves, label_rows, weight_rows
 
 CPU = torch.device("cpu")
 N_LAYERS, N_UNITS, N_LABELS, N_REPLICATES = 2, 3, 4, 5

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 import grammar_lens as gl
-from grammar_lens.model import Model
-from grammar_lens.moments import Origin
-from grammar_lens.selection import KeyNeurons, Neurons, SelectionError, select
-from grammar_lens.study import Corpus, CorpusError, collect, prepare
-from grammar_lens.timecourse import TimeCourse
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, CorpusError, prepare
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons, SelectionError
+from grammar_lens.neurons.selection import select
+from grammar_lens.neurons.timecourse import TimeCourse
+from grammar_lens.selectivity.collecting import collect
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "word", "neuron")
 QUIET = {"show_progress": False}

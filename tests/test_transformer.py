@@ -22,12 +22,14 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import grammar_lens as gl
-from grammar_lens import KeyNeuronFeatures, KeyNeurons, transformer
-from grammar_lens.model import Model
-from grammar_lens.selection import Neurons
-from grammar_lens.steps import Config, run_step
-from grammar_lens.transformer import FeatureError
-from grammar_lens.treebank import Treebank
+from grammar_lens import KeyNeuronFeatures, KeyNeurons
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.runs import features as transformer
+from grammar_lens.runs.features import FeatureError
+from grammar_lens.runs.pipeline import run_step
+from grammar_lens.runs.settings import Config
 
 SENTENCES = [
     "The old dog sleeps near the warm fire.",

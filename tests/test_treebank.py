@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grammar_lens.treebank import Sentence, Treebank, TreebankError, Word, load_treebank
-from grammar_lens.treebank.spacing import divide, find_in_order, join
+from grammar_lens.corpus.bank import Sentence, Treebank, TreebankError, Word
+from grammar_lens.corpus.sources import load_treebank
+from grammar_lens.corpus.spacing import divide, find_in_order, join
 
 DOGS = """\
 # newdoc id = kennel
@@ -513,7 +514,7 @@ def test_words_are_read_only_and_can_be_copied(dogs: Treebank) -> None:
 
 def test_fingerprints_do_not_depend_on_the_process(tmp_path: Path, dogs: Treebank) -> None:
     code = (
-        "import sys; from grammar_lens.treebank import load_treebank;"
+        "import sys; from grammar_lens.corpus.sources import load_treebank;"
         "print(load_treebank(sys.argv[1]).fingerprint())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "file.conllu")]

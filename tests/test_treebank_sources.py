@@ -13,10 +13,11 @@ import datasets
 import pytest
 from datasets import config
 
-from grammar_lens.treebank import TreebankError, load_treebank, sources, universal_dependencies
-from grammar_lens.treebank.hugging_face import HubSpec
-from grammar_lens.treebank.ud_languages import LANGUAGE_CODES
-from grammar_lens.treebank.universal_dependencies import RELEASE, UDName, blob_id
+from grammar_lens.corpus import sources, universal_dependencies
+from grammar_lens.corpus.bank import TreebankError
+from grammar_lens.corpus.hugging_face import HubSpec
+from grammar_lens.corpus.sources import load_treebank
+from grammar_lens.corpus.universal_dependencies import LANGUAGE_CODES, RELEASE, UDName, blob_id
 
 FILES = {"train": "Go on", "dev": "Stay", "test": "Leave now"}
 

@@ -11,10 +11,11 @@ from statsmodels.stats.multitest import multipletests
 from grammar_lens.agreement.pairs import AgreementError, MinimalPair
 from grammar_lens.agreement.scoring import PairScores, Prepared
 from grammar_lens.display import page
-from grammar_lens.lesions import Donors, lesion
-from grammar_lens.model import Model
+from grammar_lens.lesions.context import lesion
+from grammar_lens.lesions.donors import Donors
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.progress import track
-from grammar_lens.selection import KeyNeurons, Neurons
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def agreement_study(
     """Scores the pairs intact, under the lesion of every label's neurons, and under every sham's.
 
     `shams` are replicates of `keys`, each with sets for the same labels of the same sizes. `donors`
-    (grammar_lens.lesions.record_donors) are what the value "resample" draws from.
+    (grammar_lens.lesions.donors.record_donors) are what the value "resample" draws from.
     Raises AgreementError for shams that are none, and without labels.
     """
     replicates = tuple(shams or ())

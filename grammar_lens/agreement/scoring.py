@@ -11,10 +11,11 @@ from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
 
 from grammar_lens.agreement.pairs import AgreementError, MinimalPair
-from grammar_lens.alignment import Alignment, TokenBatch, align, token_batches
+from grammar_lens.corpus.alignment import Alignment, TokenBatch, align, token_batches
+from grammar_lens.corpus.corpus import default_budget
 from grammar_lens.display import page
-from grammar_lens.model import Model, context_length, device_of, model_name, next_token_logits
-from grammar_lens.study.corpus import default_budget
+from grammar_lens.model.about import Model, context_length, device_of, model_name
+from grammar_lens.model.forward import next_token_logits
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 from scipy import stats
 
-from grammar_lens.certification.one import WorldResult
+from grammar_lens.certification.world_result import WorldResult
 from grammar_lens.display import page
 
 ALPHA = 0.05

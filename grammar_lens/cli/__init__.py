@@ -3,11 +3,15 @@
 import io
 import sys
 
-from grammar_lens.cli import looking, machine, study  # noqa: F401  # each registers its commands
+from grammar_lens.cli import (  # noqa: F401  # each registers its commands
+    inspect_commands,
+    run_commands,
+    system_commands,
+)
 from grammar_lens.cli.app import app
 from grammar_lens.cli.errors import BAD_INPUT, INTERRUPTED, one_line_errors
-from grammar_lens.cli.pages import start_page
-from grammar_lens.cli.setting import listed
+from grammar_lens.cli.options import listed
+from grammar_lens.cli.scripts import start_page
 
 __all__ = ["BAD_INPUT", "INTERRUPTED", "app", "listed", "main", "one_line_errors", "start_page"]
 

@@ -13,9 +13,9 @@ import typer.core
 
 from grammar_lens import __version__
 from grammar_lens.cli.config_file import read_config_file
+from grammar_lens.cli.console import Talk
 from grammar_lens.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, one_line_errors, say_error
 from grammar_lens.cli.options import OUTPUT, SETTINGS
-from grammar_lens.cli.talk import Talk
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What click raises for a command line it cannot take; typer has its own copy of click, or not."""

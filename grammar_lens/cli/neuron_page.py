@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from grammar_lens.examples import Example, NeuronExamples
-from grammar_lens.inspection import NeuronView
+from grammar_lens.neurons.examples import Example, NeuronExamples
+from grammar_lens.neurons.view import NeuronView
 
 AROUND = 8
 """Tokens that are shown on either side of a word."""

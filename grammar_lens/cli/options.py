@@ -5,22 +5,21 @@ of `steps.Config`. The defaults and the known values stand here because `steps` 
 holds them to those of `steps.Config` and of the modules that use them.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from grammar_lens.cli.completing import UPOS, labels_of_run, one_of, run_directories, some_of
-from grammar_lens.cli.setting import (
-    POSITIONS,
-    Setting,
-    by_commas,
-    numbers,
-    or_none,
-    positions,
-    several,
-    unless_minus_one,
+from grammar_lens.cli.completion import (
+    UPOS,
+    Complete,
+    labels_of_run,
+    one_of,
+    run_directories,
+    some_of,
 )
 
 SCORES = (
@@ -43,6 +42,86 @@ LESIONS = "Lesions"
 EXAMPLES = "Examples"
 MACHINE = "Machine"
 OUTPUT = "Output"
+
+
+POSITIONS = {"word": ("word",), "next": ("next",), "both": ("word", "next")}
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The entries of an option that takes several, by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def as_given(_option: str, value: Any) -> Any:
+    return value
+
+
+def or_none(_option: str, value: Any) -> Any:
+    """None for the 0 or nothing that leaves a choice to the program."""
+    return value or None
+
+
+def by_commas(_option: str, value: str) -> tuple[str, ...]:
+    return listed(value)
+
+
+def several(_option: str, value: list[str]) -> tuple[str, ...]:
+    return tuple(value)
+
+
+def numbers(option: str, value: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in listed(value))
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected numbers separated by commas, got {value!r}", param_hint=option
+        ) from None
+
+
+def positions(option: str, value: str) -> tuple[str, ...]:
+    if value not in POSITIONS:
+        raise typer.BadParameter(
+            f"expected one of {', '.join(POSITIONS)}, got {value!r}", param_hint=option
+        )
+    return POSITIONS[value]
+
+
+def unless_minus_one(_option: str, value: int) -> int | None:
+    return None if value == -1 else value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An option that becomes a field of `steps.Config`, by its own name or that of `field`."""
+
+    panel: str
+    default: Any
+    help: str
+    kind: Any = str
+    read: Callable[[str, Any], Any] = as_given
+    field: str | None = None
+    flag: str | None = None
+    complete: Complete | None = None
+
+    def parameter(self, name: str, *, as_the_run: bool) -> inspect.Parameter:
+        """The parameter of a command; `as_the_run` leaves what is not given as the run has it."""
+        flag = self.flag or f"--{name.replace('_', '-')}"
+        # a switch that is off by default has no opposite, unless a run may have it on
+        opposite = f"/--no-{flag.removeprefix('--')}" if as_the_run and self.kind is bool else ""
+        annotation = Annotated[
+            self.kind,
+            typer.Option(
+                f"{flag}{opposite}",
+                help=self.help,
+                rich_help_panel=self.panel,
+                autocompletion=self.complete,
+                metavar="" if self.kind is bool else None,
+            ),
+        ]
+        default = None if as_the_run else self.default
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+        )
 
 
 SETTINGS: dict[str, Setting] = {

@@ -5,11 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from grammar_lens.outcomes import Manner, Outcomes
-
-
-class StudyError(ValueError):
-    """A lesion study that cannot be carried out."""
+from grammar_lens.lesions.outcomes import Manner, Outcomes, StudyError
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import isotonic_regression
 
-from grammar_lens.dissociation.changes import StudyError
-from grammar_lens.moments import UnitStatistics
-from grammar_lens.outcomes import Condition, Outcomes
-from grammar_lens.selection import KeyNeurons, Neurons
+from grammar_lens.lesions.outcomes import Condition, Outcomes, StudyError
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
+from grammar_lens.passes.moments import UnitStatistics
 
 N_NEAREST = 10
 """A sham neuron is drawn among this many nearest in expected output."""

@@ -6,16 +6,16 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from grammar_lens.dissociation.changes import Changes, StudyError, changes, check
-from grammar_lens.dissociation.doses import response
-from grammar_lens.dissociation.keeping import sufficiency
-from grammar_lens.dissociation.matched import damage_matched, damage_ratio
+from grammar_lens.dissociation.changes import Changes, changes, check
+from grammar_lens.dissociation.damage_matched import damage_matched, damage_ratio
+from grammar_lens.dissociation.dose_response import response
 from grammar_lens.dissociation.matrices import diagonal_score
 from grammar_lens.dissociation.pairs import crossed_pairs
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.shams import output_ratio
-from grammar_lens.outcomes import Outcomes
-from grammar_lens.selection import KeyNeurons
+from grammar_lens.dissociation.sufficiency import sufficiency
+from grammar_lens.lesions.outcomes import Outcomes, StudyError
+from grammar_lens.neurons.neurons import KeyNeurons
 
 
 def dissociation(

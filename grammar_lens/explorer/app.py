@@ -8,9 +8,9 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from grammar_lens.explorer.errors import ExplorerError
-from grammar_lens.explorer.session import Session
-from grammar_lens.run import Run
+from grammar_lens.explorer.background import ExplorerError
+from grammar_lens.explorer.explored_run import ExploredRun
+from grammar_lens.runs.run import Run
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -48,7 +48,7 @@ def make_app(run: Run) -> "Dash":
     from grammar_lens.explorer.callbacks import connect
     from grammar_lens.explorer.page import layout
 
-    session = Session(run)
+    session = ExploredRun(run)
     app = Dash(
         "grammar_lens.explorer",
         assets_folder=str(Path(__file__).parent / "assets"),

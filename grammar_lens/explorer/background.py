@@ -5,8 +5,6 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import Generic, TypeVar
 
-from grammar_lens.explorer.errors import ExplorerError
-
 T = TypeVar("T")
 
 
@@ -54,3 +52,7 @@ class Background(Generic[T]):
         if not self._made.done():
             raise ExplorerError(f"{self.what} is still loading: wait a moment")
         return self.wait()
+
+
+class ExplorerError(ValueError):
+    """Something that the explorer cannot show, or cannot do here."""

@@ -6,15 +6,15 @@ from typing import Any
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, no_update
 
 from grammar_lens.explorer import pieces
+from grammar_lens.explorer.background import ExplorerError
 from grammar_lens.explorer.controls import LESION, NOW, SEEN, SETTLING, clicked, cut_of
-from grammar_lens.explorer.errors import ExplorerError
+from grammar_lens.explorer.explored_run import ExploredRun
 from grammar_lens.explorer.page import score_list
 from grammar_lens.explorer.pictures import heatmap, profile
-from grammar_lens.explorer.session import Session
-from grammar_lens.selectivity import SCORES
+from grammar_lens.selectivity.registry import SCORES
 
 
-def connect(app: Dash, session: Session) -> None:
+def connect(app: Dash, session: ExploredRun) -> None:
     """Puts all callbacks on the page."""
     _connect_script(app)
     _connect_controls(app, session)
@@ -50,7 +50,7 @@ def _connect_script(app: Dash) -> None:
     )
 
 
-def _connect_controls(app: Dash, session: Session) -> None:
+def _connect_controls(app: Dash, session: ExploredRun) -> None:
     @app.callback(
         Output("score-box", "children"),
         Output("score", "data"),
@@ -115,7 +115,7 @@ def _connect_controls(app: Dash, session: Session) -> None:
         return ", ".join([*there, chosen])
 
 
-def _connect_state(app: Dash, session: Session) -> None:
+def _connect_state(app: Dash, session: ExploredRun) -> None:
     @app.callback(
         Output("state", "children"),
         Output("state", "hidden"),
@@ -138,7 +138,7 @@ def _connect_state(app: Dash, session: Session) -> None:
         )
 
 
-def _connect_views(app: Dash, session: Session) -> None:
+def _connect_views(app: Dash, session: ExploredRun) -> None:
     @app.callback(
         Output("heatmap-title", "children"),
         Output("heatmap", "figure"),
@@ -208,7 +208,7 @@ def _connect_views(app: Dash, session: Session) -> None:
         return times + 1, no_update
 
 
-def _connect_lesion(app: Dash, session: Session) -> None:
+def _connect_lesion(app: Dash, session: ExploredRun) -> None:
     @app.callback(
         Output("headline", "children"),
         Output("distribution", "children"),

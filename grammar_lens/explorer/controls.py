@@ -5,9 +5,9 @@ from typing import Any
 
 from dash import Input, State
 
+from grammar_lens.explorer.explored_run import ExploredRun
 from grammar_lens.explorer.page import TOLD_VALUES
-from grammar_lens.explorer.session import Session
-from grammar_lens.selection import Neurons
+from grammar_lens.neurons.neurons import Neurons
 
 SEEN = {name: Input(name, "data") for name in ("position", "score", "tag")}
 SETTLING = ("prompt", "k", "dose")
@@ -43,7 +43,7 @@ class Cut:
         return f"{what} set to {TOLD_VALUES[self.value]}{at}"
 
 
-def cut_of(session: Session, controls: dict[str, Any]) -> Cut:
+def cut_of(session: ExploredRun, controls: dict[str, Any]) -> Cut:
     """The lesion that the controls describe. Raises ExplorerError where they name no neurons."""
     position, score = controls["position"], controls["score"]
     if controls["which"] == "first":

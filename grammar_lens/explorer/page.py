@@ -4,9 +4,9 @@ from typing import Any
 
 from dash import dcc, html
 
+from grammar_lens.explorer.explored_run import MOST_TOKENS, VALUES, ExploredRun
 from grammar_lens.explorer.pieces import GRAPH, aria, data
-from grammar_lens.explorer.session import MOST_TOKENS, VALUES, Session
-from grammar_lens.figures import score_name
+from grammar_lens.figures.style import score_name
 
 POSITIONS = {"word": "at the word", "next": "before the word"}
 TOLD_VALUES = {"mean": "the mean", "zero": "zero"}
@@ -17,7 +17,7 @@ LONGEST = 20_000
 """Characters of a prompt."""
 
 
-def layout(session: Session) -> html.Div:
+def layout(session: ExploredRun) -> html.Div:
     """Everything on the page."""
     return html.Div(
         [
@@ -30,7 +30,7 @@ def layout(session: Session) -> html.Div:
     )
 
 
-def _header(session: Session) -> html.Header:
+def _header(session: ExploredRun) -> html.Header:
     model = session.run.record.get("model", {}).get("name", session.config.model)
     views = (("where", "Where"), ("neuron", "Neuron"), ("lesion", "Lesion"))
     links = [html.A(name, href=f"#{target}") for target, name in views]
@@ -47,7 +47,7 @@ def _header(session: Session) -> html.Header:
     )
 
 
-def _controls(session: Session) -> html.Aside:
+def _controls(session: ExploredRun) -> html.Aside:
     return html.Aside(
         [
             html.H2("What to look at"),
@@ -60,7 +60,7 @@ def _controls(session: Session) -> html.Aside:
     )
 
 
-def _what(session: Session) -> list[Any]:
+def _what(session: ExploredRun) -> list[Any]:
     position = session.run.main_position
     labels = session.labels(position)
     tag = "VERB" if "VERB" in labels else labels[0]

@@ -3,9 +3,9 @@
 from typing import Any
 
 from grammar_lens import figures
-from grammar_lens.examples import NeuronExamples
-from grammar_lens.explorer.findings import Address
-from grammar_lens.selectivity import Scores
+from grammar_lens.explorer.ranked_scores import Address
+from grammar_lens.neurons.examples import NeuronExamples
+from grammar_lens.selectivity.result import Scores
 
 CHOSEN = "#0b5c9e"
 FAINT = 0.15

@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 from dash import dcc, html
 
-from grammar_lens.examples import NeuronExamples, TokenEffect
 from grammar_lens.explorer import pictures
 from grammar_lens.explorer.prompts import NextWord
-from grammar_lens.figures import decimals, number, score_name, visible
-from grammar_lens.generation import Written
-from grammar_lens.selection import Neurons
-from grammar_lens.selectivity import SCORES
+from grammar_lens.figures.passages import visible
+from grammar_lens.figures.style import decimals, number, score_name
+from grammar_lens.generation.writing import Written
+from grammar_lens.neurons.examples import NeuronExamples, TokenEffect
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.selectivity.registry import SCORES
 
 MOST_ROWS = 100
 GRAPH: Any = {"displaylogo": False, "responsive": True}

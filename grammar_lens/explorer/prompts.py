@@ -7,15 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grammar_lens.explorer.errors import ExplorerError
-from grammar_lens.lexicon import DeviceLexicon, Lexicon, split_losses
-from grammar_lens.model import (
-    Model,
-    context_length,
-    device_of,
-    model_name,
-    next_token_logits,
-)
+from grammar_lens.corpus.lexicon import DeviceLexicon, Lexicon, split_losses
+from grammar_lens.explorer.background import ExplorerError
+from grammar_lens.model.about import Model, context_length, device_of, model_name
+from grammar_lens.model.forward import next_token_logits
 
 N_TOKENS = 10
 """Likeliest tokens that are shown."""

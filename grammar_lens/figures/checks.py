@@ -5,7 +5,9 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from grammar_lens.dissociation import Calibration, LesionStudy, Redundancy
+from grammar_lens.dissociation.calibration import Calibration
+from grammar_lens.dissociation.redundancy import Redundancy
+from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.figures.style import (
     ACCENT,
     CONTRAST,

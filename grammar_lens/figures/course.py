@@ -20,7 +20,7 @@ from grammar_lens.figures.style import (
     tick_step,
     unit_name,
 )
-from grammar_lens.timecourse import CourseSummary
+from grammar_lens.neurons.timecourse import CourseSummary
 
 ABSENT = "#e4e7eb"
 """The ground of a panel, seen where a cell has no value."""

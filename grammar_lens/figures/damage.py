@@ -5,8 +5,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from grammar_lens.dissociation import LesionStudy
-from grammar_lens.dissociation.words import ENOUGH
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.verdicts import ENOUGH
 from grammar_lens.figures.style import (
     ACCENT,
     CONTRAST,

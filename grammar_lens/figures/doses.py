@@ -5,7 +5,8 @@ import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 from plotly.subplots import make_subplots
 
-from grammar_lens.dissociation import DoseResponse, LesionStudy
+from grammar_lens.dissociation.dose_response import DoseResponse
+from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.figures.style import (
     ACCENT,
     COLOURS,
@@ -20,7 +21,7 @@ from grammar_lens.figures.style import (
     line_style,
     plain,
 )
-from grammar_lens.outcomes import Manner
+from grammar_lens.lesions.outcomes import Manner
 
 
 def dose_response(study: LesionStudy, label: str | None = None) -> go.Figure:

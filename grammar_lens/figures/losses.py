@@ -3,16 +3,8 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from grammar_lens.dissociation import LesionStudy
-from grammar_lens.figures.style import (
-    ACCENT,
-    INK,
-    SHAMS,
-    about,
-    finish,
-    label_rows,
-    plain,
-)
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.figures.style import ACCENT, INK, SHAMS, about, finish, label_rows, plain
 
 LEXICAL = "#f0a35e"
 

@@ -24,9 +24,9 @@ from grammar_lens.figures.style import (
     tick_step,
     unit_name,
 )
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import Scores
-from grammar_lens.subspace import layer_counts, layer_strength, overlap
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.overlap import layer_counts, layer_strength, overlap
+from grammar_lens.selectivity.result import Scores
 
 MOST_UNITS = 2048
 """A heatmap shows every unit up to this layer width; wider layers are shown in bins."""

@@ -3,7 +3,6 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from grammar_lens.examples import QUANTILES, NeuronExamples
 from grammar_lens.figures.style import (
     ACCENT,
     CONTRAST,
@@ -18,7 +17,8 @@ from grammar_lens.figures.style import (
     score_name,
     unit_name,
 )
-from grammar_lens.selectivity import Scores
+from grammar_lens.neurons.examples import QUANTILES, NeuronExamples
+from grammar_lens.selectivity.result import Scores
 
 
 def neuron_scores(scores: Scores, neuron: tuple[int, int]) -> go.Figure:

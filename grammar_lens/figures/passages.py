@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from grammar_lens.examples import Example, NeuronExamples
 from grammar_lens.figures.one_neuron import called
 from grammar_lens.figures.style import (
     DIVERGING,
@@ -19,6 +18,7 @@ from grammar_lens.figures.style import (
     number,
     plain,
 )
+from grammar_lens.neurons.examples import Example, NeuronExamples
 
 MOST_SIGNS = 9
 """A token of more characters is shortened in its cell."""

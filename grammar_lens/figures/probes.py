@@ -5,6 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from grammar_lens.corpus.origin import Origin
 from grammar_lens.figures.style import (
     ACCENT,
     COLOURS,
@@ -22,9 +23,8 @@ from grammar_lens.figures.style import (
     score_name,
     word_alone,
 )
-from grammar_lens.moments import Origin
-from grammar_lens.probing import ProbeResult
 from grammar_lens.probing.curves import RANDOM
+from grammar_lens.probing.evaluation import ProbeResult
 
 
 def probe_accuracy(probe: ProbeResult) -> go.Figure:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from grammar_lens.dissociation import LesionStudy
+from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.figures.style import (
     ACCENT,
     COLOURS,
@@ -27,10 +27,10 @@ from grammar_lens.figures.style import (
     number,
     plain,
 )
-from grammar_lens.probing import ProbeResult
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import Scores
-from grammar_lens.subspace import layer_counts, layer_strength
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.overlap import layer_counts, layer_strength
+from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.selectivity.result import Scores
 
 _BASELINES = (
     ("random neurons", "random_accuracy", "circle-open", ACCENT),

@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.offline import get_plotlyjs
 
-from grammar_lens.moments import Origin
-from grammar_lens.selectivity import Scores
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.selectivity.result import Scores
 
 INK, GREY, PALE = "#1f2a37", "#6b7684", "#d9dee4"
 ACCENT, CONTRAST = "#0b5c9e", "#c2410c"

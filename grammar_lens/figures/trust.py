@@ -5,7 +5,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from grammar_lens.controls import SelectionControls
 from grammar_lens.figures.style import (
     ACCENT,
     COLOURS,
@@ -19,7 +18,8 @@ from grammar_lens.figures.style import (
     plain,
     score_name,
 )
-from grammar_lens.selection import KeyNeurons
+from grammar_lens.neurons.controls import SelectionControls
+from grammar_lens.neurons.neurons import KeyNeurons
 
 
 def selection_controls(controls: SelectionControls, keys: KeyNeurons | None = None) -> go.Figure:

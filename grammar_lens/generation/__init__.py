@@ -1,6 +1,6 @@
 """Text that a model writes with and without a lesion, and the tags of its words."""
 
-from grammar_lens.generation.comparison import Comparison, compare_tags, with_and_without
+from grammar_lens.generation.comparison import Comparison, compare_tags
 from grammar_lens.generation.shares import count_tags, tag_shares
 from grammar_lens.generation.tables import side_by_side, tag_table, told
 from grammar_lens.generation.tagging import TaggedWord, Tagger
@@ -20,6 +20,5 @@ __all__ = [
     "tag_shares",
     "tag_table",
     "told",
-    "with_and_without",
     "write_on",
 ]

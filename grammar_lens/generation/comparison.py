@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,9 @@ import pandas as pd
 
 from grammar_lens.display import page
 from grammar_lens.generation.shares import count_tags, tag_shares
-from grammar_lens.generation.tagging import POSITION, Tagger
-from grammar_lens.generation.writing import GenerationError, Written, write_on
-from grammar_lens.lesions import Donors, lesion, record_donors
-from grammar_lens.model import Model, load_model
-from grammar_lens.probing import ProbeResult
-from grammar_lens.run import Run, load_run
-from grammar_lens.selection import Neurons
-from grammar_lens.steps import Config, Workbench
+from grammar_lens.generation.tagging import Tagger
+from grammar_lens.generation.writing import Written
+from grammar_lens.probing.evaluation import ProbeResult
 
 
 @dataclass(frozen=True)
@@ -99,55 +93,6 @@ class Comparison:
         return page(repr(self), texts, self.tags)
 
 
-def with_and_without(
-    path: Path,
-    label: str,
-    *,
-    prompts: Sequence[str],
-    dose: float = 1.0,
-    value: str = "mean",
-    top_k: int | None = None,
-    tokens: int = 40,
-    temperature: float = 0.0,
-    samples: int = 1,
-    seed: int = 0,
-    device: str | None = None,
-) -> Comparison:
-    """Continuations with and without the lesion of a run's key neurons, and their words' tags.
-
-    The probe that the run stored at the position `word` reads the tags of both texts from the
-    intact model. `value` "resample" draws from words of the run's training data.
-    Raises RunError for a run without key neurons or without a stored probe.
-    """
-    run = load_run(path)
-    probe = run.fitted_at(POSITION)
-    key = run.keys[label]
-    key = key if top_k is None else key.top(top_k)
-    if not len(key):
-        raise GenerationError(f"{label!r} has no key neurons in {path}: there is nothing to cut")
-    model = load_model(run.config["model"], dtype=run.config["dtype"], device=device)
-    settings = {"tokens": tokens, "temperature": temperature, "samples": samples, "seed": seed}
-    donors = _donors(run, model, key, seed) if value == "resample" else None
-    intact = write_on(model, prompts, **settings)
-    with lesion(model, key, value=value, dose=dose, donors=donors, seed=seed):
-        lesioned = write_on(model, prompts, **settings)
-    tags, unread = compare_tags(Tagger(model, probe), intact, lesioned, seed=seed)
-    return Comparison(
-        prompts=tuple(prompts),
-        intact=_texts(intact),
-        lesioned=_texts(lesioned),
-        label=label,
-        n_neurons=len(key),
-        value=value,
-        dose=dose,
-        temperature=temperature,
-        seed=seed,
-        tags=tags,
-        unread=unread,
-        probe=run.probe_at(POSITION),
-    )
-
-
 def compare_tags(
     tagger: Tagger,
     intact: Sequence[Sequence[Written]],
@@ -167,19 +112,3 @@ def compare_tags(
         unread += missing
     rng = np.random.default_rng(seed)
     return tag_shares(counts[0], counts[1], tagger.probe.labels, prompt, rng), unread
-
-
-def _donors(run: Run, model: Model, key: Neurons, seed: int) -> Donors:
-    """What the key neurons do at words of the run's training data."""
-    bench = Workbench(Config.of(run), lambda _text: None)
-    bench.model = model
-    position = run.keys.origin.position
-    corpus = bench.train
-    rng = np.random.default_rng(seed)
-    return record_donors(
-        model, corpus.alignment, corpus.read(position), [key], position=position, rng=rng
-    )
-
-
-def _texts(written: Sequence[Sequence[Written]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(sample.text for sample in samples) for samples in written)

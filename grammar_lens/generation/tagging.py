@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grammar_lens.activations import Tap, stream
-from grammar_lens.alignment import Alignment, align, token_batches
+from grammar_lens.corpus.alignment import Alignment, align, token_batches
+from grammar_lens.corpus.corpus import default_budget
 from grammar_lens.generation.words import find_words
-from grammar_lens.model import Model, context_length
-from grammar_lens.probing import FittedProbe
-from grammar_lens.readers import FeatureReader
-from grammar_lens.study.corpus import default_budget
+from grammar_lens.model.about import Model, context_length
+from grammar_lens.passes.readers import FeatureReader
+from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.probing.fitted import FittedProbe
 
 POSITION = "word"
 

@@ -2,7 +2,7 @@
 
 import re
 
-from grammar_lens.alignment import Span
+from grammar_lens.corpus.alignment import Span
 
 _APOSTROPHE = "['\u2019]"
 _WORD = re.compile(

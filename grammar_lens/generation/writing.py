@@ -6,7 +6,7 @@ from itertools import takewhile
 
 import torch
 
-from grammar_lens.model import Model, context_length, device_of, model_name
+from grammar_lens.model.about import Model, context_length, device_of, model_name
 
 
 class GenerationError(ValueError):

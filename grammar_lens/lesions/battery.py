@@ -10,17 +10,18 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from grammar_lens import distributed
-from grammar_lens.alignment import Alignment, TokenBatch, token_batches
+from grammar_lens.corpus.alignment import Alignment, TokenBatch, token_batches
+from grammar_lens.corpus.lexicon import DeviceLexicon, Lexicon, split_losses
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.edits import edits_of
+from grammar_lens.lesions.outcomes import Condition, Outcomes
 from grammar_lens.lesions.passes import BarePasses, HookedPasses, Lesion, Passes, Scored
 from grammar_lens.lesions.store import Store, battery_key
-from grammar_lens.lexicon import DeviceLexicon, Lexicon, split_losses
-from grammar_lens.memory import keep_freed
-from grammar_lens.model import Model, bare_model, model_name
-from grammar_lens.outcomes import Condition, Outcomes
-from grammar_lens.passing import ActivationError, is_out_of_memory
+from grammar_lens.model.about import Model, model_name
+from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.passes import distributed
+from grammar_lens.passes.batches import ActivationError, is_out_of_memory
+from grammar_lens.passes.memory import keep_freed
 
 STACK = 8
 """Lesions that a full batch leaves room for in one forward pass: sentences of like length are few."""

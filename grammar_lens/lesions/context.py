@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from grammar_lens.directions import Directions
+from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors, LesionError
 from grammar_lens.lesions.edits import Edit, edits_of
-from grammar_lens.model import Model, hook_name, hooked, watch_tokens
-from grammar_lens.outcomes import Manner
-from grammar_lens.selection import Neurons
+from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.model.about import Model, hook_name
+from grammar_lens.model.forward import hooked, watch_tokens
+from grammar_lens.neurons.neurons import Neurons
 
 
 @contextlib.contextmanager

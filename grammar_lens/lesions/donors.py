@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from grammar_lens.activations import Tap, stream
-from grammar_lens.alignment import Alignment, token_batches
-from grammar_lens.directions import Directions
+from grammar_lens.corpus.alignment import Alignment, token_batches
 from grammar_lens.display import page
-from grammar_lens.model import Model, site_width
-from grammar_lens.readers import FeatureReader
-from grammar_lens.selection import Neurons
+from grammar_lens.lesions.directions import Directions
+from grammar_lens.model.about import Model, site_width
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.passes.readers import FeatureReader
+from grammar_lens.passes.stream import Tap, stream
 
 
 class LesionError(ValueError):
@@ -104,7 +104,7 @@ def record_donors(
     sets: Sequence[Neurons | Directions],
     *,
     position: str,
-    rng: np.random.Generator,
+    seed: int,
     n_words: int = 1000,
     per_label: int = 20,
     token_budget: int = 1024,
@@ -112,9 +112,10 @@ def record_donors(
 ) -> Donors:
     """Activations of all units of the sets at `n_words` random words, and at some of each label.
 
-    A word is taken when its class is not negative. Raises LesionError with fewer than two words.
+    A word is taken when its class is not negative; the same seed draws the same words for whoever asks.
+    Raises LesionError with fewer than two words.
     """
-    pool = rng.permutation(np.flatnonzero(classes >= 0))
+    pool = np.random.default_rng([seed, 7]).permutation(np.flatnonzero(classes >= 0))
     if min(len(pool), n_words) < 2:
         raise LesionError(
             f"{min(len(pool), n_words)} words to resample from, needs at least 2: use more sentences"

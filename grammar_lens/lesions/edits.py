@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grammar_lens.directions import Directions
+from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors, LesionError
-from grammar_lens.model import Model, hook_name, mid_reaches_residual, model_name, site_width
-from grammar_lens.outcomes import VALUES, WHERE, Manner
-from grammar_lens.selection import Neurons
+from grammar_lens.lesions.outcomes import VALUES, WHERE, Manner
+from grammar_lens.model.about import Model, hook_name, mid_reaches_residual, model_name, site_width
+from grammar_lens.neurons.neurons import Neurons
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grammar_lens.alignment import TokenBatch
+from grammar_lens.corpus.alignment import TokenBatch
 from grammar_lens.lesions.donors import LesionError
 from grammar_lens.lesions.edits import Edit
-from grammar_lens.model import (
-    BareModel,
-    Continuation,
-    Model,
-    can_continue,
-    device_of,
-    hook_name,
-    hooked,
-    keys_and_values,
-    model_name,
-    next_token_logits,
-    output_weight,
-)
+from grammar_lens.model.about import Model, device_of, hook_name, model_name
+from grammar_lens.model.fast_path import BareModel
+from grammar_lens.model.forward import hooked, next_token_logits
+from grammar_lens.model.kv_cache import Continuation, can_continue, keys_and_values
+from grammar_lens.model.weights import output_weight
 
 
 @dataclass(frozen=True)

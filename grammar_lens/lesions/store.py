@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from grammar_lens import distributed
-from grammar_lens.alignment import Alignment
-from grammar_lens.lexicon import Lexicon, WordLosses
-from grammar_lens.outcomes import Condition
+from grammar_lens.corpus.alignment import Alignment
+from grammar_lens.corpus.lexicon import Lexicon, WordLosses
+from grammar_lens.lesions.outcomes import Condition
+from grammar_lens.passes import distributed
 
 _FLOATS = ("nll", "tag_loss", "lexical_loss")
 _DONE = "done.json"

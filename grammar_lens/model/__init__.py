@@ -26,13 +26,9 @@ from grammar_lens.model.about import (
     supported_architectures,
     vocabulary_size,
 )
-from grammar_lens.model.bare import BareModel, KeysValues, Reading
-from grammar_lens.model.continuation import (
-    Continuation,
-    can_continue,
-    keys_and_values,
-    require_keys_values,
-)
+from grammar_lens.model.edited_pass import Forward, opened
+from grammar_lens.model.fast_path import BareModel, KeysValues, Reading
+from grammar_lens.model.fast_path_check import bare_model
 from grammar_lens.model.forward import (
     check_head,
     final_hidden,
@@ -42,9 +38,13 @@ from grammar_lens.model.forward import (
     next_token_logits,
     watch_tokens,
 )
+from grammar_lens.model.kv_cache import (
+    Continuation,
+    can_continue,
+    keys_and_values,
+    require_keys_values,
+)
 from grammar_lens.model.loading import REFERENCE_MODEL, has_weights, load_model, load_shape, locate
-from grammar_lens.model.opening import Forward, opened
-from grammar_lens.model.twin import bare_model
 from grammar_lens.model.weights import (
     neuron_contrast,
     output_contrast,

@@ -8,8 +8,8 @@ import pandas as pd
 from jaxtyping import Int
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import page
-from grammar_lens.moments import Origin
 from grammar_lens.probing.baselines import (
     ambiguous,
     bootstrap_interval,

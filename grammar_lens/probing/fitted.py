@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import page
-from grammar_lens.moments import Origin
 from grammar_lens.probing.fitting import Probe, in_sd, mean_and_sd
 
 

@@ -49,22 +49,6 @@ class Columns:
     layers: dict[int, Int[np.ndarray, " _"]] = field(default_factory=dict)
 
 
-def random_neurons(
-    chosen: Int[np.ndarray, "neuron two"], n_units: int, rng: np.random.Generator
-) -> Int[np.ndarray, "neuron two"]:
-    """As many neurons per layer as `chosen` has, drawn at random from the others where they suffice.
-
-    A layer of which more than half is chosen gives all its neurons a chance.
-    """
-    rows = [np.zeros((0, 2), np.int64)]
-    for layer, count in zip(*np.unique(chosen[:, 0], return_counts=True), strict=True):
-        others = np.setdiff1d(np.arange(n_units), chosen[chosen[:, 0] == layer, 1])
-        pool = others if len(others) >= count else np.arange(n_units)
-        index = np.sort(rng.choice(pool, count, replace=False))
-        rows.append(np.stack([np.full(count, layer), index], 1))
-    return np.concatenate(rows)
-
-
 def check_words(train: ProbeWords, fresh: ProbeWords) -> None:
     """Raises ProbeError without words, with a single label, or with different units."""
     for name, words in (("training", train), ("fresh", fresh)):

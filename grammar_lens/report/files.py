@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from grammar_lens import figures
-from grammar_lens.dissociation import LesionStudy
-from grammar_lens.examples import Examples
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.files import write_text
+from grammar_lens.neurons.examples import Examples
+from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
-from grammar_lens.run import write_text
-from grammar_lens.selection import KeyNeurons
 
 DRAWN = 3
 """Key neurons of each label whose examples are drawn to files."""

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from grammar_lens import figures
-from grammar_lens.dissociation import CrossedPair, LesionStudy, value_ladder
+from grammar_lens.dissociation.pairs import CrossedPair
+from grammar_lens.dissociation.result import LesionStudy, value_ladder
 from grammar_lens.report.tables import DASH, Cell, Table, measured, small
 
 

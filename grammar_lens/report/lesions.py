@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from grammar_lens import figures
-from grammar_lens.dissociation import LesionStudy
+from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.report import lesion_tables
 from grammar_lens.report.pictures import Picture, picture
 

@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Int
 from markupsafe import Markup
 
 from grammar_lens import figures
-from grammar_lens.examples import Examples
-from grammar_lens.moments import Moments
+from grammar_lens.neurons.examples import Examples
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.passes.moments import Moments
 from grammar_lens.report.packing import halves, json_text, packed, unsigned
 from grammar_lens.report.passages import examples_data
 from grammar_lens.report.tables import TOP
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import Scores
+from grammar_lens.selectivity.result import Scores
 
 LISTED = 1000
 """Neurons of each tag that are listed with exact values."""

@@ -9,8 +9,10 @@ from typing import Any
 import pandas as pd
 
 from grammar_lens import __version__, figures
-from grammar_lens.evidence import Attribution
-from grammar_lens.probing import ProbeResult
+from grammar_lens.files import write_text
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.report import pictures, tables
 from grammar_lens.report.html import fill
 from grammar_lens.report.lesions import Bar, lesion_contents
@@ -19,10 +21,9 @@ from grammar_lens.report.pictures import Picture
 from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
 from grammar_lens.report.tables import TOP, Table
 from grammar_lens.report.trust import Finding, findings, rule_in_words
-from grammar_lens.run import write_text
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import SCORES, Scores
-from grammar_lens.timecourse import CourseSummary
+from grammar_lens.selectivity.evidence import Attribution
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.result import Scores
 
 LABEL_NAMES = {
     "upos": "part of speech",

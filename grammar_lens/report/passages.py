@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from grammar_lens.examples import QUANTILES, Example, Examples, NeuronExamples, TokenEffect
+from grammar_lens.neurons.examples import QUANTILES, Example, Examples, NeuronExamples, TokenEffect
 from grammar_lens.report.packing import halves, unsigned
 
 AROUND = 40

@@ -9,15 +9,15 @@ import pandas as pd
 from markupsafe import Markup
 
 from grammar_lens import figures
-from grammar_lens.controls import SelectionControls
-from grammar_lens.probing import ProbeResult
+from grammar_lens.neurons.controls import SelectionControls
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.overlap import layer_strength
+from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.report.files import accuracy_curve
 from grammar_lens.report.packing import json_text, script_json, single_precision, steps, unsigned
 from grammar_lens.report.protocols import ResultsLike
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import Scores
-from grammar_lens.subspace import layer_strength
-from grammar_lens.timecourse import CourseSummary
+from grammar_lens.selectivity.result import Scores
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,19 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
-from grammar_lens.controls import SelectionControls
-from grammar_lens.dissociation import LesionStudy
-from grammar_lens.evidence import Evidence
-from grammar_lens.examples import Examples
-from grammar_lens.probing import ProbeResult
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import Scores
-from grammar_lens.timecourse import CourseSummary
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.neurons.controls import SelectionControls
+from grammar_lens.neurons.examples import Examples
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.result import Scores
 
 
 @runtime_checkable
 class ResultsLike(Protocol):
-    """What a report reads of one position; `grammar_lens.run.Results` is one."""
+    """What a report reads of one position; `grammar_lens.runs.store.stored.Results` is one."""
 
     @property
     def position(self) -> str: ...
@@ -34,7 +34,7 @@ class ResultsLike(Protocol):
 
 @runtime_checkable
 class RunLike(Protocol):
-    """What a report reads of a run; `grammar_lens.run.Run` is one."""
+    """What a report reads of a run; `grammar_lens.runs.store.stored.StoredRun` is one."""
 
     @property
     def path(self) -> Path: ...

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from grammar_lens import figures
-from grammar_lens.contrasts import Adjusted
-from grammar_lens.controls import SelectionControls, with_effects
-from grammar_lens.dissociation import LesionStudy
-from grammar_lens.probing import ProbeResult
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.neurons.controls import SelectionControls, with_effects
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.report.trust import share
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import Scores
+from grammar_lens.selectivity.contrasts import Adjusted
+from grammar_lens.selectivity.result import Scores
 
 TOP = 10
 """Key neurons of each label in the table."""

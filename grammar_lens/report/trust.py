@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from grammar_lens.controls import SelectionControls
-from grammar_lens.figures import decimals, number, unit_name
-from grammar_lens.selection import KeyNeurons
-from grammar_lens.selectivity import SCORES, Scores
+from grammar_lens.figures.style import decimals, number, unit_name
+from grammar_lens.neurons.controls import SelectionControls
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.result import Scores
 
 FROM_FILE = "from "
 """What the rule of neurons that were read from a file begins with."""

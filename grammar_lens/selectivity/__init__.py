@@ -4,9 +4,3 @@
 hold. A new score is a function from `Evidence` to an array [label, layer, unit] and a `Method` that
 says what it needs and how to read it.
 """
-
-from grammar_lens.selectivity.registry import SCORES, Method
-from grammar_lens.selectivity.result import SIGNS, ScoreError, Scores, ScoreValues
-from grammar_lens.selectivity.scoring import score
-
-__all__ = ["SCORES", "SIGNS", "Method", "ScoreError", "ScoreValues", "Scores", "score"]

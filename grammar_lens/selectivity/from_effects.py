@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from grammar_lens.evidence import Attribution, Evidence
+from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.from_moments import varies
 from grammar_lens.selectivity.result import ScoreError, ScoreValues
 

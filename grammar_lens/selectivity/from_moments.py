@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import special
 
-from grammar_lens.evidence import Evidence
-from grammar_lens.moments import Moments
+from grammar_lens.passes.moments import Moments
+from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.result import ScoreValues
 
 LEAST_FIRING = 0.01

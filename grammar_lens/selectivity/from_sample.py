@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from grammar_lens.evidence import Evidence, Sample
 from grammar_lens.selectivity.elastic_net import fit_elastic_net
+from grammar_lens.selectivity.evidence import Evidence, Sample
 from grammar_lens.selectivity.result import ScoreError, ScoreValues
 
 _VALUES = 2**20

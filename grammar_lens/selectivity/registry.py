@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grammar_lens.evidence import Evidence
 from grammar_lens.selectivity import from_effects, from_moments, from_sample
+from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.result import ScoreValues
 
 

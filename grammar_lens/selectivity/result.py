@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import listed, page
-from grammar_lens.exchange import Null
-from grammar_lens.moments import Origin, UnitStatistics
+from grammar_lens.passes.moments import UnitStatistics
+from grammar_lens.selectivity.null import Null
 
 SIGNS = ("absolute", "positive", "negative")
 ScoreValues = tuple[

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from grammar_lens.evidence import Attribution, Evidence, Sample
-from grammar_lens.moments import Moments
+from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity import from_moments
+from grammar_lens.selectivity.evidence import Attribution, Evidence, Sample
 from grammar_lens.selectivity.registry import SCORES, Method
 from grammar_lens.selectivity.result import ScoreError, Scores
 

@@ -16,23 +16,23 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grammar_lens import model as gm
-from grammar_lens.activations import Tap, stream
-from grammar_lens.alignment import token_batches
-from grammar_lens.lesions import lesion, run_battery
-from grammar_lens.model import Model, load_model
-from grammar_lens.outcomes import Condition, Outcomes
-from grammar_lens.readers import FeatureReader
-from grammar_lens.selection import KeyNeurons, Neurons, select
-from grammar_lens.selectivity import SCORES, score
-from grammar_lens.study import (
-    Collected,
-    collect,
-    fit_lexicon,
-    lesion_study,
-    prepare,
-    probe,
-)
-from grammar_lens.treebank import Treebank
+from grammar_lens.corpus.alignment import token_batches
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import fit_lexicon, prepare
+from grammar_lens.dissociation.study import lesion_study
+from grammar_lens.lesions.battery import run_battery
+from grammar_lens.lesions.context import lesion
+from grammar_lens.lesions.outcomes import Condition, Outcomes
+from grammar_lens.model.about import Model
+from grammar_lens.model.loading import load_model
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
+from grammar_lens.neurons.selection import select
+from grammar_lens.passes.readers import FeatureReader
+from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.probing.probes import probe
+from grammar_lens.selectivity.collecting import Collected, collect
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.scoring import score
 
 pytestmark = pytest.mark.skipif(
     int(version("transformer-lens").split(".")[0]) >= 4,

@@ -1,0 +1,171 @@
+"""The commands that look at finished runs, carry them elsewhere, or let them write text."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from grammar_lens.cli.app import LOOKING, command
+from grammar_lens.cli.completion import one_of, run_directories
+from grammar_lens.cli.console import Talk
+from grammar_lens.cli.options import VALUES, LabelOfRun, RunArgument, RunOption, config_fields
+
+
+@command(
+    panel=LOOKING,
+    settings=("dose", "seed", "device"),
+    examples=(
+        'grammar-lens generate --run runs/demo --lesion VERB --prompt "In the morning we"',
+        "grammar-lens generate --run runs/demo --lesion NOUN --dose 0.5 --samples 20 --temperature 0.7",
+    ),
+)
+def generate(
+    talk: Talk,
+    prompt: Annotated[
+        list[str], typer.Option(help="The text to go on with; may be given several times.")
+    ] = ["In the morning we"],  # noqa: B006
+    lesion: LabelOfRun = "NOUN",
+    value: Annotated[
+        str, typer.Option(help=f"{', '.join(VALUES[:3])}.", autocompletion=one_of(VALUES[:3]))
+    ] = "mean",
+    run: RunOption = Path("runs/demo"),
+    top_k: Annotated[int, typer.Option(help="Cut only the first k; 0: all.")] = 0,
+    tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 40,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    samples: Annotated[int, typer.Option(help="Texts for each prompt, of which 3 are shown.")] = 1,
+    **settings: Any,
+) -> None:
+    """Writes text with and without a lesion, side by side, and counts the tags of its words."""
+    from grammar_lens import generation
+    from grammar_lens.runs.texts import with_and_without
+
+    found = with_and_without(
+        run,
+        lesion,
+        prompts=prompt,
+        value=value,
+        top_k=top_k or None,
+        tokens=tokens,
+        temperature=temperature,
+        samples=samples,
+        **config_fields(settings),
+    )
+    shown = (generation.side_by_side(found), generation.tag_table(found), generation.told(found))
+    talk.tell(*shown, data=found.to_dict)
+
+
+@command(
+    panel=LOOKING,
+    examples=(
+        "grammar-lens neuron runs/demo 5.123",
+        "grammar-lens neuron runs/demo 5.123 --position next --stored --json",
+    ),
+)
+def neuron(
+    talk: Talk,
+    run: RunArgument,
+    address: Annotated[
+        str, typer.Argument(help="Layer and index, both from 0.", metavar="LAYER.INDEX")
+    ],
+    position: Annotated[
+        str,
+        typer.Option(
+            help="Where words are read: word or next; by default both.",
+            autocompletion=one_of(("word", "next")),
+        ),
+    ] = "",
+    read: Annotated[
+        bool | None,
+        typer.Option(
+            "--read/--stored",
+            help="Read its examples anew, with the model; or show only those that the run has. By "
+            "default these, or read where the run has none.",
+            metavar="",
+        ),
+    ] = None,
+) -> None:
+    """Shows one neuron: its scores, the words where it is most and least active, and its tokens."""
+    from grammar_lens.cli.neuron_page import neuron_data, neuron_page
+    from grammar_lens.runs.run import load_run
+
+    view = load_run(run).neuron(address, position=position or None, read=read)
+    talk.tell(neuron_page(view), data=lambda: neuron_data(view))
+
+
+@command(
+    panel=LOOKING,
+    kept="nothing was written",
+    examples=("grammar-lens compare runs/llama runs/gemma --out compare.html",),
+)
+def compare(
+    talk: Talk,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two run directories or more.", metavar="RUN...", autocompletion=run_directories
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+) -> None:
+    """Writes one page that holds several runs side by side: models, languages or scores."""
+    from grammar_lens.report.comparison import write_comparison
+    from grammar_lens.runs.run import load_run
+
+    path = write_comparison([load_run(run) for run in runs], out)
+    talk.tell(f"comparison: {path}", data=lambda: {"comparison": path})
+
+
+@command(
+    panel=LOOKING,
+    prints_json=False,
+    examples=(
+        "grammar-lens serve runs/demo",
+        "grammar-lens serve runs/demo --port 9000 --no-browser",
+    ),
+)
+def serve(
+    talk: Talk,
+    run: RunArgument,
+    port: Annotated[int, typer.Option(help="Port on this machine; 0: any that is free.")] = 8050,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page.", metavar="")
+    ] = True,
+) -> None:
+    """Opens a page on this machine to look at neurons and to try lesions, until Ctrl-C."""
+    from grammar_lens import explorer
+    from grammar_lens.runs.run import load_run
+
+    # Ctrl-C is how it is meant to end
+    with suppress(KeyboardInterrupt):
+        explorer.serve(load_run(run), port=port, open_browser=browser)
+
+
+@command(
+    panel=LOOKING,
+    examples=(
+        "grammar-lens export runs/demo --to tables",
+        "grammar-lens export runs/demo --to tables --format parquet",
+    ),
+)
+def export(
+    talk: Talk,
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(help="The folder to write to.")],
+    format: Annotated[
+        str, typer.Option(help="csv or parquet.", autocompletion=one_of(("csv", "parquet")))
+    ] = "csv",
+    top: Annotated[
+        int,
+        typer.Option(
+            help="Scores of each label's strongest neurons; 0: of all; by default 1,000 in CSV and all "
+            "in Parquet."
+        ),
+    ] = -1,
+) -> None:
+    """Writes key neurons, scores and the other results as tables that any tool reads."""
+    from grammar_lens.runs.interchange.writing import export_run
+    from grammar_lens.runs.run import load_run
+
+    paths = export_run(load_run(run), to, format=format, top="auto" if top == -1 else top or None)
+    talk.tell(*map(str, paths), data=lambda: {"files": paths})

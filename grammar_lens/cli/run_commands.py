@@ -1,0 +1,304 @@
+"""The commands that make a run: the whole study, or one step after the other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from grammar_lens.cli.app import STEPS, STUDY, command
+from grammar_lens.cli.console import Talk
+from grammar_lens.cli.options import ResumeOption, RunArgument, config_fields
+
+WORDS = (
+    *("model", "train", "fresh", "label", "labels", "position", "site", "min_words"),
+    *("context", "window", "words_column", "label_column"),
+)
+PASS = ("device", "dtype", "token_budget", "device_map", "checkpoint_every")
+ATTRIBUTION = ("attribution", "attribution_words")
+CHOICE = ("rule", "alpha", "sign", "top_k")
+PROBE = ("probe_k", "max_train_words")
+LESIONS = (
+    *("lesion", "lesion_labels", "dose", "lesion_at", "shams", "values", "doses"),
+    *("other_shams", "damage_matched", "sufficiency", "max_fresh_sentences"),
+)
+EXAMPLES = ("example_neurons", "example_words", "examples_each")
+DEVICE = ("device", "device_map")
+WHOLE = (
+    *(*WORDS, "score", *ATTRIBUTION, "replicates", "sample", *CHOICE, "seed"),
+    *(*PROBE, *LESIONS, *EXAMPLES, *PASS, "out"),
+)
+
+
+@command(
+    panel=STUDY,
+    settings=WHOLE,
+    kept="what was finished is kept: run again with --resume",
+    examples=(
+        "grammar-lens run --out runs/demo",
+        "grammar-lens run --model meta-llama/Meta-Llama-3-8B --train UD_English-EWT:train "
+        "--fresh UD_English-EWT:test --out runs/ewt",
+        "grammar-lens run --train my.conllu --fresh other.conllu --score welch_t --top-k 50 --out "
+        "runs/mine",
+        "grammar-lens run --config study.toml --shams 100",
+    ),
+)
+def run(talk: Talk, resume: ResumeOption = False, **settings: Any) -> None:
+    """The whole study: collect, score, select, examples, course, probe, lesion, report."""
+    from grammar_lens.runs.pipeline import run_all
+    from grammar_lens.runs.settings import Config
+
+    config = Config(**config_fields(settings), show_progress=talk.shows_progress)
+    _begin(talk, config)
+    done = run_all(config, resume=resume, say=talk.note)
+    _end(talk, done)
+    _show_summary(talk, done)
+
+
+@command(
+    panel=STUDY,
+    settings=WHOLE,
+    examples=(
+        "grammar-lens plan --train UD_English-EWT:train --fresh UD_English-EWT:test",
+        "grammar-lens plan --model meta-llama/Meta-Llama-3-8B --meta --memory-gib 24",
+    ),
+)
+def plan(
+    talk: Talk,
+    meta: Annotated[
+        bool,
+        typer.Option(
+            "--meta", help="Read config.json alone, no weights: nothing is timed.", metavar=""
+        ),
+    ] = False,
+    memory_gib: Annotated[
+        float, typer.Option(help="Compare with a device of so many GiB; 0: with the one there is.")
+    ] = 0.0,
+    **settings: Any,
+) -> None:
+    """Says how much memory and time `run` with the same options will need, before it starts."""
+    from grammar_lens.runs.forecast import forecast
+    from grammar_lens.runs.settings import Config
+
+    config = Config(**config_fields(settings), show_progress=False)
+    found = forecast(config, talk.note, meta=meta, memory_gib=memory_gib)
+    talk.tell(*found.lines(), data=lambda: found)
+
+
+@command(
+    panel=STEPS,
+    settings=(*WORDS, "score", "replicates", "sample", "seed", *PASS),
+    kept="what was finished is kept: run again with --resume, or with the same --shard",
+    examples=(
+        "grammar-lens collect runs/ewt --train UD_English-EWT:train --fresh UD_English-EWT:test",
+        "grammar-lens collect runs/ewt --shard 2/8",
+    ),
+)
+def collect(
+    talk: Talk,
+    run: RunArgument,
+    shard: Annotated[
+        str, typer.Option(help="I/N: only the I-th of N shares, for a job array; then `merge`.")
+    ] = "",
+    resume: ResumeOption = False,
+    **settings: Any,
+) -> None:
+    """Makes a run directory and collects moments of all units in one pass over --train."""
+    from grammar_lens.runs.pipeline import run_step
+    from grammar_lens.runs.settings import Config
+    from grammar_lens.runs.shards import collect_shard
+
+    config = Config(**config_fields(settings), out=run, show_progress=talk.shows_progress)
+    _begin(talk, config)
+    if shard:
+        from grammar_lens.passes.distributed import Shard
+
+        path = collect_shard(config, Shard.parse(shard), talk.note)
+        told = f"{path}: done; when all shards are, `grammar-lens merge {run}`"
+        talk.tell(told, data=lambda: {"shard": path})
+        return
+    made = run_step("collect", config, None, talk.note, resume=resume)
+    _end(talk, made, "collect")
+    _tell_parts(talk, made, repr(made.moments), COLLECTED)
+
+
+@command(panel=STEPS, examples=("grammar-lens merge runs/ewt",))
+def merge(talk: Talk, run: RunArgument) -> None:
+    """Puts together what the jobs of a job array have collected (`collect --shard`)."""
+    from grammar_lens.runs.shards import merge_shards
+
+    made = merge_shards(run, talk.note)
+    _tell_parts(talk, made, repr(made.moments), COLLECTED)
+
+
+@command(
+    panel=STEPS,
+    settings=("score", *ATTRIBUTION, *DEVICE),
+    of_a_run=True,
+    kept="what was finished is kept: the same command goes on",
+    examples=(
+        "grammar-lens score runs/demo",
+        "grammar-lens score runs/demo --score welch_t",
+    ),
+)
+def score(talk: Talk, run: RunArgument, **settings: Any) -> None:
+    """Scores every neuron for every label, from attributions too where the score needs them."""
+    done = _step("score", run, talk, settings)
+    found = {position: done.scores_at(position) for position in done.positions}
+    talk.tell(
+        *map(repr, found.values()),
+        data=lambda: {
+            position: {
+                "score": scores.method,
+                "words": dict(zip(scores.labels, scores.count, strict=True)),
+                "strongest": scores.to_frame(top=10).to_dict("records"),
+            }
+            for position, scores in found.items()
+        },
+    )
+
+
+@command(
+    panel=STEPS,
+    settings=(*CHOICE, "neurons_from"),
+    of_a_run=True,
+    examples=(
+        "grammar-lens select runs/demo --top-k 50",
+        "grammar-lens select runs/demo --rule fdr --alpha 0.01",
+        "grammar-lens select runs/demo --from neurons.csv",
+    ),
+)
+def select(talk: Talk, run: RunArgument, **settings: Any) -> None:
+    """Chooses the key neurons of every label, and measures how far the choice can be trusted."""
+    if any(settings[name] is not None for name in CHOICE):
+        # a rule is asked for, so neurons that were taken from a file before no longer stand
+        settings["neurons_from"] = settings["neurons_from"] or ""
+    done = _step("select", run, talk, settings)
+    shown = "\n".join(repr(done.keys_at(position)) for position in done.positions)
+    _tell_parts(talk, done, shown, ("selection",))
+
+
+@command(
+    panel=STEPS,
+    settings=(*EXAMPLES, *DEVICE),
+    of_a_run=True,
+    examples=(
+        "grammar-lens examples runs/demo",
+        "grammar-lens examples runs/demo --example-neurons 20 --examples-each 10",
+    ),
+)
+def examples(talk: Talk, run: RunArgument, **settings: Any) -> None:
+    """Collects the words at which the first key neurons are most and least active."""
+    done = _step("examples", run, talk, settings)
+    talk.tell(
+        *map(repr, done.examples.values()),
+        data=lambda: {p: found.to_frame().to_dict("records") for p, found in done.examples.items()},
+    )
+
+
+@command(
+    panel=STEPS,
+    settings=DEVICE,
+    examples=("grammar-lens course runs/demo",),
+)
+def course(talk: Talk, run: RunArgument, **settings: Any) -> None:
+    """Measures selectivity at tokens around the word, on fresh words: its time course."""
+    table = _step("course", run, talk, settings).course.to_frame()
+    talk.tell(table.to_string(), data=lambda: table.to_dict("records"))
+
+
+@command(
+    panel=STEPS,
+    settings=(*PROBE, "seed", *DEVICE),
+    of_a_run=True,
+    examples=("grammar-lens probe runs/demo --probe-k 20",),
+)
+def probe(talk: Talk, run: RunArgument, **settings: Any) -> None:
+    """Fits a probe on the key neurons and tests it, with its baselines, on the fresh words."""
+    done = _step("probe", run, talk, settings)
+    shown = "\n".join(repr(done.probe_at(position)) for position in done.positions)
+    _tell_parts(talk, done, shown, ("probe", "probe_next"))
+
+
+@command(
+    panel=STEPS,
+    settings=(*LESIONS, "seed", *DEVICE),
+    of_a_run=True,
+    kept="what was finished is kept: the same command goes on",
+    examples=(
+        "grammar-lens lesion runs/demo --shams 100",
+        "grammar-lens lesion runs/demo --lesion zero --dose 0.5 --lesion-labels NOUN,VERB",
+    ),
+)
+def lesion(talk: Talk, run: RunArgument, **settings: Any) -> None:
+    """Cuts each label's key neurons and measures every label's loss, against sham lesions."""
+    done = _step("lesion", run, talk, settings)
+    _tell_parts(talk, done, repr(done.study), ("lesion",))
+
+
+@command(panel=STEPS, examples=("grammar-lens report runs/demo",))
+def report(talk: Talk, run: RunArgument) -> None:
+    """Writes summary.json, figures/ and report.html from what the run has."""
+    _show_summary(talk, _step("report", run, talk, {}))
+
+
+COLLECTED = ("model", "treebank", "alignment", "collect")
+"""The parts of summary.json that collecting makes."""
+
+
+def _step(step: str, path: Path, talk: Talk, settings: dict[str, Any]) -> Any:
+    """One step on a stored run with some settings changed."""
+    from grammar_lens.runs.pipeline import run_step
+    from grammar_lens.runs.run import load_run
+    from grammar_lens.runs.settings import Config
+
+    stored = load_run(path)
+    changes = config_fields(settings)
+    config = Config.of(stored, show_progress=talk.shows_progress, **changes)
+    _begin(talk, config)
+    done = run_step(step, config, stored, talk.note)
+    _end(talk, done, step)
+    return done
+
+
+def _begin(talk: Talk, config: Any) -> None:
+    """With --verbose: what the numbers come from."""
+    if talk.verbose:
+        from grammar_lens.cli.system_commands import versions_and_devices
+
+        talk.detail(", ".join(f"{name} {found}" for name, found in versions_and_devices().items()))
+        talk.detail(", ".join(f"{name}={value!r}" for name, value in config.stored().items()))
+
+
+def _end(talk: Talk, done: Any, step: str | None = None) -> None:
+    """Notes in run.json where settings were read from; with --verbose also what a step, or all, took."""
+    from grammar_lens.cli.errors import is_other_process
+
+    if talk.config_file is not None and not is_other_process():
+        from grammar_lens.runs.store.directory import update_record
+
+        update_record(done, config_file=str(talk.config_file))
+    for name, seconds in done.record["timings"].items():
+        if step in (None, name):
+            # runs of earlier versions have no peaks
+            peak = done.record.get("peak_memory_mib", {}).get(name, {})
+            told = [f", at most {mib:,} MiB ({where}) until then" for where, mib in peak.items()]
+            talk.detail(f"{name}: {seconds:,.1f} s{''.join(told)}")
+
+
+def _tell_parts(talk: Talk, done: Any, shown: str, parts: Sequence[str]) -> None:
+    """Prints a step's result; as JSON the parts of summary.json that are of it."""
+    from grammar_lens.runs.summary import summarise
+
+    def data() -> dict[str, Any]:
+        summary = summarise(done)
+        return {part: summary[part] for part in parts if part in summary}
+
+    talk.tell(shown, data=data)
+
+
+def _show_summary(talk: Talk, done: Any) -> None:
+    from grammar_lens.runs.summary import summary_table
+
+    where = f"report: {done.path / 'report.html'}"
+    talk.tell(summary_table(done.summary), where, data=lambda: done.summary)

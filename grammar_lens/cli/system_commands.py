@@ -1,0 +1,61 @@
+"""The commands about the program itself: whether its error rates hold, and what it runs on."""
+
+from typing import Annotated
+
+import typer
+
+from grammar_lens.cli.app import ITSELF, command
+from grammar_lens.cli.console import Talk
+from grammar_lens.cli.errors import FAILED
+
+
+@command(
+    panel=ITSELF,
+    examples=("grammar-lens certify --worlds 20",),
+)
+def certify(
+    talk: Talk,
+    worlds: Annotated[
+        int, typer.Option(help="Planted models; 2 of 5 true, 2 null, 1 with decoys.")
+    ] = 200,
+    shams: Annotated[int, typer.Option(help="Sham replicates in each.")] = 19,
+    processes: Annotated[int, typer.Option(help="Worlds at the same time, a thread each.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the planted models and of all draws.")] = 0,
+) -> None:
+    """Runs the whole chain on models whose tag neurons are known, and holds its error rates to limits.
+
+    Ends with exit code 1 when a limit is not held. 200 worlds take about ten minutes on two cores.
+    """
+    from grammar_lens import certification
+
+    found = certification.certify(
+        worlds, shams=shams, seed=seed, processes=processes, show_progress=talk.shows_progress
+    )
+    talk.tell(found.table(), data=found.to_json)
+    if not found.passed:
+        raise typer.Exit(FAILED)
+
+
+@command(panel=ITSELF, examples=("grammar-lens info", "grammar-lens info --json"))
+def info(talk: Talk) -> None:
+    """Versions, devices, the embedded model and treebank."""
+    from grammar_lens.corpus.sources import load_treebank
+
+    bank = load_treebank()
+    found = {
+        **versions_and_devices(),
+        "embedded model": "reference-9m",
+        "embedded treebank": repr(bank),
+    }
+    talk.tell(*(f"{name:18} {value}" for name, value in found.items()), data=lambda: found)
+
+
+def versions_and_devices() -> dict[str, str]:
+    """Versions of what decides the numbers, and the devices that are there."""
+    import torch
+
+    from grammar_lens.runs.store.provenance import library_versions
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices = f"{', '.join(gpus) or 'cpu only'}, {torch.get_num_threads()} threads"
+    return {**library_versions(), "devices": devices}

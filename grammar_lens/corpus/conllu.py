@@ -1,0 +1,228 @@
+"""CoNLL-U files -> sentences. Lines are split here, to know their numbers, and read by `conllu`.
+
+Source: https://universaldependencies.org/format.html
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn
+
+import conllu
+from conllu.exceptions import ParseException
+
+from grammar_lens.corpus.bank import Sentence, TreebankError, Word
+from grammar_lens.corpus.spacing import Span, divide, find_in_order, join
+
+GZIP_MAGIC = b"\x1f\x8b"
+# Heads and enhanced dependencies are not read, so that a slip in them stops nobody.
+UNREAD = {"head": lambda line, i: line[i], "deps": lambda line, i: line[i]}
+
+Row = dict[str, Any]  # what `conllu` makes of a line
+Labels = Mapping[str, str]
+
+
+class _Token(NamedTuple):
+    """A surface token of a sentence: one word, or the words of a multiword token."""
+
+    form: str
+    space_after: bool
+    words: list[Row]
+
+
+class _Block:
+    """The lines of one sentence, where they stand, and errors that name the line."""
+
+    def __init__(self, path: Path, first_line: int, lines: list[str]) -> None:
+        self.path = path
+        self.first_line = first_line
+        self.lines = lines
+        self.token_lines = [n for n, line in enumerate(lines) if not line.startswith("#")]
+
+    def fail(self, problem: str, token: int | None = None) -> NoReturn:
+        offset = 0 if token is None else self.token_lines[token]
+        raise TreebankError(f"{self.path}:{self.first_line + offset}: {problem}")
+
+    def parse(self) -> tuple[dict[str, Any], list[Row]]:
+        """Comments and lines as `conllu` reads them; a bad line is a TreebankError with number."""
+        self._check_columns()
+        try:
+            parsed = conllu.parse_token_and_metadata("\n".join(self.lines), field_parsers=UNREAD)
+        except ParseException as whole:
+            for token, n in enumerate(self.token_lines):
+                try:
+                    conllu.parse_token_and_metadata(self.lines[n], field_parsers=UNREAD)
+                except ParseException as error:
+                    self.fail(f"{error} Correct this line", token)
+            self.fail(str(whole))
+        return dict(parsed.metadata), list(parsed)
+
+    def _check_columns(self) -> None:
+        for token, n in enumerate(self.token_lines):
+            line = self.lines[n]
+            columns = line.split("\t")
+            if len(columns) != 10:
+                self.fail(
+                    f"expected 10 columns separated by tabs, found {len(columns)} in "
+                    f"{line[:60]!r}: is this a CoNLL-U file?",
+                    token,
+                )
+            if "" in columns:
+                self.fail("a column is empty: write _ for a value that is missing", token)
+            if "  " in line:
+                # UD forbids it, and `conllu` would take it for the end of a column.
+                self.fail("two spaces in a row inside a column: write a single space", token)
+
+
+def read_conllu(path: Path) -> tuple[list[Sentence], tuple[str, ...]]:
+    """The file's sentences, and notes on where their spaces come from if not from SpaceAfter.
+
+    Raises TreebankError, with file and line, for anything that is not CoNLL-U.
+    """
+    sentences: list[Sentence] = []
+    respaced, marked = 0, False
+    document = None
+    shared: dict[tuple, Labels] = {}
+    for block in _blocks(path, _read_text(path)):
+        comments, rows = block.parse()
+        if "newdoc" in comments or "newdoc id" in comments:
+            document = comments.get("newdoc id") or f"{path.stem}:{block.first_line}"
+        tokens = _surface_tokens(block, rows)
+        if not tokens:
+            continue
+        given = comments.get("text")
+        text, spans, from_text = _text_and_spans(block, tokens, given)
+        if sentences and ("newpar" in comments or "newpar id" in comments):
+            sentences[-1] = replace(sentences[-1], gap="\n")
+        respaced += from_text
+        marked |= given is not None or not all(token.space_after for token in tokens)
+        sentences.append(
+            Sentence(
+                id=comments.get("sent_id") or f"{path.stem}-{len(sentences) + 1}",
+                text=text,
+                words=tuple(_words(block, tokens, spans, shared)),
+                document=document,
+                source=f"{path.name}:{block.first_line}",
+                gap=" " if tokens[-1].space_after else "",
+            )
+        )
+    if not sentences:
+        raise TreebankError(f"{path} has no sentences: expected a CoNLL-U file with words in it")
+    return sentences, _notes(path.name, respaced, len(sentences), marked)
+
+
+def _notes(name: str, respaced: int, total: int, marked: bool) -> tuple[str, ...]:
+    if not marked:
+        return (f"spacing: single spaces assumed in {name}",)
+    if respaced:
+        return (
+            f"spacing: taken from # text, which differs from SpaceAfter, in {respaced} of "
+            f"{total:,} sentences of {name}",
+        )
+    return ()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TreebankError(f"cannot read {path}: {error.strerror}") from error
+    if data.startswith(GZIP_MAGIC):
+        raise TreebankError(f"{path} is a gzip file: unpack it first, with gunzip")
+    try:
+        return data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise TreebankError(
+            f"{path}:{line}: not UTF-8, byte 0x{data[error.start]:02x} at offset {error.start}: "
+            "save the file as UTF-8"
+        ) from error
+
+
+def _blocks(path: Path, text: str) -> Iterator[_Block]:
+    lines: list[str] = []
+    # Not splitlines: forms may hold characters that it takes for line ends, such as U+2028.
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        if line.strip():
+            lines.append(line.removesuffix("\r"))
+        elif lines:
+            yield _Block(path, number - len(lines), lines)
+            lines = []
+
+
+def _surface_tokens(block: _Block, rows: list[Row]) -> list[_Token]:
+    tokens: list[_Token] = []
+    last, open_until = 0, 0  # last word id, last word id of the multiword token we are in
+    for n, row in enumerate(rows):
+        space_after = (row.get("misc") or {}).get("SpaceAfter") != "No"
+        match row["id"]:
+            case (int(), ".", int()):
+                continue  # empty node
+            case (int(start), "-", int(end)):
+                if start != last + 1 or end <= start or last < open_until:
+                    block.fail(
+                        f"multiword token {start}-{end} cannot follow word {last}: its line comes "
+                        "just before the first of its two or more words, and none overlap",
+                        n,
+                    )
+                open_until = end
+                tokens.append(_Token(row["form"], space_after, []))
+            case int(number):
+                if number != last + 1:
+                    block.fail(
+                        f"expected word id {last + 1}, found {number}: number words 1, 2, 3 ...",
+                        n,
+                    )
+                last = number
+                if number > open_until:
+                    tokens.append(_Token(row["form"], space_after, []))
+                tokens[-1].words.append(row)
+            case _:
+                block.fail("a line without an id: number the words 1, 2, 3 ...", n)
+    if last < open_until:
+        block.fail(f"the multiword token that ends at {open_until} has words up to {last} only")
+    return tokens
+
+
+def _text_and_spans(
+    block: _Block, tokens: list[_Token], given: str | None
+) -> tuple[str, list[Span], bool]:
+    """Text, the tokens' spans in it, and whether its spaces differ from the SpaceAfter marks."""
+    forms = [token.form for token in tokens]
+    text, spans = join(forms, [token.space_after for token in tokens])
+    if given is None or text.strip() == given.strip():
+        return text, spans, False
+    found = find_in_order(forms, given.strip())
+    if found is None:
+        block.fail(
+            f"the words make {text!r}, but # text is {given!r}: correct the forms, SpaceAfter=No "
+            "or # text"
+        )
+    return given.strip(), found, True
+
+
+def _words(
+    block: _Block, tokens: list[_Token], spans: list[Span], shared: dict[tuple, Labels]
+) -> Iterator[Word]:
+    for token, span in zip(tokens, spans, strict=True):
+        parts: list[Span | None] = [span]
+        if len(token.words) > 1:
+            parts = divide(token.form, [row["form"] for row in token.words], span)
+        for row, part in zip(token.words, parts, strict=True):
+            yield Word(sys.intern(row["form"]), part, _labels(block, row, shared))
+
+
+def _labels(block: _Block, row: Row, shared: dict[tuple, Labels]) -> Labels:
+    """The word's labels; one mapping, read-only, for all words that have the same."""
+    feats: dict[str, Any] = row["feats"] or {}
+    key = (row["upos"], row["xpos"], row["deprel"], *feats.items())
+    if key not in shared:
+        labels = {name: row[name] for name in ("upos", "xpos", "deprel")}
+        labels |= {f"feats:{name}": value for name, value in feats.items()}
+        if "" in labels.values():
+            block.fail(f"a feature without a value in {feats}: write Name=Value")
+        present = {name: value for name, value in labels.items() if value not in (None, "_")}
+        shared[key] = MappingProxyType(present)
+    return shared[key]

@@ -1,0 +1,127 @@
+"""Where a treebank comes from: `load_treebank`."""
+
+import os
+import re
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from grammar_lens.corpus import hugging_face, universal_dependencies
+from grammar_lens.corpus.bank import Sentence, Treebank, TreebankError, check_label
+from grammar_lens.corpus.conllu import read_conllu
+
+SPLIT_ORDER = ("train", "dev", "test")
+FORMS = (
+    "expected the path of a .conllu file or of a folder of them, folder:split, a name such as "
+    "UD_English-EWT or UD_English-EWT:train, hf:dataset[@revision][:config]:split, or None for the "
+    "embedded treebank"
+)
+
+
+def load_treebank(
+    source: str | os.PathLike[str] | None = None,
+    *,
+    label: str = "upos",
+    words_column: str | None = None,
+    label_column: str | None = None,
+    ud_base_url: str | None = None,
+) -> Treebank:
+    """The treebank at `source`; without one, the handmade English treebank in the package.
+
+    A path that exists wins over the other forms: a CoNLL-U file; a folder of `*.conllu`, whose
+    splits are named by the ends -train, -dev and -test of the file names, else by the whole name;
+    `folder:split`; `UD_English-EWT[:split]`, fetched once and cached, from `ud_base_url` if given;
+    `hf:dataset[@revision][:config]:split`, a Hugging Face dataset or a folder with one.
+
+    CoNLL-U files bring all labels there are. From a dataset `label` is read, from the column of
+    that name unless `label_column` says otherwise; `words_column` likewise.
+    Raises TreebankError for what cannot be found or read: the message has file and line.
+    """
+    check_label(label)
+    if source is None:
+        return _load_embedded()
+    source = os.fspath(source)
+    path = Path(source)
+    exists = bool(source) and path.exists()
+    if source.startswith("hf:") and not exists:
+        return hugging_face.read_dataset(
+            source, label=label, words_column=words_column, label_column=label_column
+        )
+    if words_column or label_column:
+        raise TreebankError(
+            f"words_column and label_column are for hf: datasets, not for {source!r}: leave them out"
+        )
+    if exists:
+        return _read_folder(path) if path.is_dir() else _read_files(path.stem, {"": path})
+    folder, colon, split = source.rpartition(":")
+    if colon and Path(folder).is_dir():
+        return _read_folder(Path(folder), split)
+    if colon and Path(folder).is_file():
+        raise TreebankError(f"{folder} is one file and has no split {split!r}: leave out :{split}")
+    if source.startswith("UD_"):
+        name = universal_dependencies.UDName.parse(source)
+        found, notes = universal_dependencies.fetch(name, base_url=ud_base_url)
+        return _read_split_or_all(name.repository, found, name.split, notes)
+    raise TreebankError(f"no treebank at {source!r}: {FORMS}")
+
+
+def _load_embedded() -> Treebank:
+    with as_file(files("grammar_lens") / "embedded" / "treebank") as folder:
+        if not folder.is_dir():
+            raise TreebankError(
+                f"the embedded treebank is missing from {folder}: install grammar_lens again"
+            )
+        return _read_files("handmade", _split_files(folder))
+
+
+def _read_folder(folder: Path, split: str | None = None) -> Treebank:
+    return _read_split_or_all(folder.resolve().name, _split_files(folder), split)
+
+
+def _read_split_or_all(
+    name: str, found: Mapping[str, Path], split: str | None, notes: tuple[str, ...] = ()
+) -> Treebank:
+    if split is None:
+        return _read_files(name, found, notes)
+    if split not in found:
+        raise TreebankError(f"{name} has no split {split!r}; its splits are {', '.join(found)}")
+    return _read_files(f"{name}:{split}", {"": found[split]}, notes)
+
+
+def _split_files(folder: Path) -> dict[str, Path]:
+    """Split name -> file: train, dev, test first, then the others by name.
+
+    Raises TreebankError if there is no .conllu file or if two have the same split name.
+    """
+    found: dict[str, Path] = {}
+    paths = [path for path in sorted(folder.glob("*.conllu")) if path.is_file()]
+    if not paths:
+        raise TreebankError(
+            f"no .conllu file in the folder {folder}: give a folder that has some, not in "
+            "folders inside it"
+        )
+    for path in paths:
+        match = re.search(r"-(train|dev|test)$", path.stem)
+        split = match[1] if match else path.stem
+        if split in found:
+            raise TreebankError(
+                f"{folder} has two files for the split {split!r}, {found[split].name} and "
+                f"{path.name}: keep one treebank per folder, or give the path of one file"
+            )
+        found[split] = path
+    first = [split for split in SPLIT_ORDER if split in found]
+    return {split: found[split] for split in [*first, *(s for s in found if s not in first)]}
+
+
+def _read_files(name: str, found: Mapping[str, Path], notes: tuple[str, ...] = ()) -> Treebank:
+    """All files as one treebank; the split named "" is the treebank itself and no split."""
+    sentences: list[Sentence] = []
+    splits: dict[str, tuple[int, int]] = {}
+    for split, path in found.items():
+        start = len(sentences)
+        read, spacing = read_conllu(path)
+        sentences += read
+        notes += spacing
+        if split:
+            splits[split] = (start, len(sentences))
+    return Treebank(name, tuple(sentences), splits, notes)

@@ -1,0 +1,143 @@
+"""The lesion study: each label's key neurons cut, every label's loss measured, against shams."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus
+from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.dissociation.grown_shams import grown_shams
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.shams import matched_keys
+from grammar_lens.dissociation.statistics import dissociation
+from grammar_lens.dissociation.sufficiency import EVERYTHING
+from grammar_lens.lesions.outcomes import Condition, Manner, StudyError
+from grammar_lens.lesions.prepared import ready
+from grammar_lens.model.about import Model
+from grammar_lens.model.weights import output_norms
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
+
+WELL_MATCHED = 0.9
+"""Shams with less than this share of the real sets' output call for damage-matched ones."""
+
+
+def lesion_study(
+    model: Model,
+    fresh: Treebank | Corpus,
+    keys: KeyNeurons,
+    *,
+    lexicon: Treebank | Corpus | Lexicon,
+    value: str = "mean",
+    dose: float = 1.0,
+    where: str = "every",
+    shams: int = 20,
+    others: Sequence[Manner] = (),
+    other_shams: int = 10,
+    damage_matched: int | None = 0,
+    sufficiency: bool = False,
+    labels: Sequence[str] | None = None,
+    max_sentences: int | None = None,
+    seed: int = 0,
+    token_budget: int | None = None,
+    folder: Path | None = None,
+    show_progress: bool = True,
+) -> LesionStudy:
+    """Cuts each label's key neurons and measures the loss of every label's words, against shams.
+
+    `lexicon` is the training data (or the lexicon made from it). `labels` are those whose neurons
+    are cut, by default the eight large open and closed classes, or the most frequent values.
+    At most `max_sentences` fresh sentences, drawn with a fixed seed. `others` are further manners of
+    the same lesions (values, doses), with the first `other_shams` of the shams. `damage_matched` is the number of
+    shams that grow until they do as much damage; None makes as many as there are shams where those carry
+    less than nine tenths of the real sets' output. `sufficiency` also cuts all neurons but a label's own.
+    With a `folder`, an interrupted study goes on where it stopped.
+    Raises StudyError for labels without key neurons or without fresh words, and when a layer has
+    too few other neurons for a sham.
+    """
+    rng = np.random.default_rng(seed)
+    _check(keys, shams, other_shams, damage_matched)
+    units = keys.units
+    assert units is not None
+    battery, cut, skipped = ready(
+        model, fresh, keys, lexicon, labels, max_sentences, seed, token_budget, show_progress
+    )
+    sets = keys.only(cut)
+    output = units.mean_abs * output_norms(model)
+    drawn = matched_keys(sets, output, shams, rng, units)
+    manner = Manner(value, float(dose), where)
+    conditions = _conditions(sets, drawn, manner)
+    for other in dict.fromkeys(others):
+        if other != manner:
+            conditions += _conditions(sets, drawn[:other_shams], other)
+    if damage_matched is None:
+        damage_matched = shams if _least_output(sets, drawn, output) < WELL_MATCHED else 0
+    if damage_matched:
+        conditions += grown_shams(battery, sets, manner, damage_matched, rng)
+    if sufficiency:
+        conditions += _rests(sets, drawn[:other_shams], manner)
+    return dissociation(
+        battery.run(conditions, folder=folder),
+        sets,
+        output,
+        tag_entropy=battery.lexicon.entropy,
+        skipped=skipped,
+        fresh=battery.corpus.bank.name,
+        rng=rng,
+    )
+
+
+def _check(keys: KeyNeurons, shams: int, other_shams: int, damage_matched: int | None) -> None:
+    for name, n in (
+        ("shams", shams),
+        ("other_shams", other_shams),
+        ("damage_matched", damage_matched or 0),
+    ):
+        if n < 0:
+            raise StudyError(f"{name} is {n}, expected 0 or more")
+    if keys.origin.site != "neuron":
+        raise StudyError(
+            f"a lesion study cuts neurons, and these are units of {keys.origin.site!r}: shams are "
+            "matched by ||w_out||, which only neurons have"
+        )
+    if keys.units is None:
+        raise StudyError("these key neurons carry no unit statistics: choose them with gl.select")
+
+
+def _conditions(sets: KeyNeurons, drawn: Sequence[KeyNeurons], manner: Manner) -> list[Condition]:
+    """The lesions of every label in one manner, and their shams."""
+    return [
+        Condition(label, replicate, keys[label], manner)
+        for replicate, keys in enumerate([sets, *drawn])
+        for label in sets
+    ]
+
+
+def _rests(sets: KeyNeurons, drawn: Sequence[KeyNeurons], manner: Manner) -> list[Condition]:
+    """Lesions of all neurons but one label's, of all but its shams, and of all."""
+    everything = all_neurons(sets)
+    conditions = [Condition(EVERYTHING, 0, everything, manner, "rest")]
+    for replicate, keys in enumerate([sets, *drawn]):
+        conditions += [
+            Condition(label, replicate, everything.without(keys[label]), manner, "rest")
+            for label in sets
+        ]
+    return conditions
+
+
+def _least_output(
+    sets: KeyNeurons, drawn: Sequence[KeyNeurons], output: Float[np.ndarray, "layer unit"]
+) -> float:
+    """The smallest share of a real set's expected output that its shams have, mean over them."""
+
+    def total(neurons: Neurons) -> float:
+        return float(output[neurons.layer, neurons.index].sum())
+
+    shares = [
+        np.mean([total(sham[label]) for sham in drawn]) / total(sets[label])
+        for label in sets
+        if drawn and total(sets[label]) > 0
+    ]
+    return float(min(shares, default=1.0))

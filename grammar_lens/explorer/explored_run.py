@@ -1,0 +1,170 @@
+"""A run under study: what it has stored, and its model to lesion; nothing here knows of the page."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+from grammar_lens.corpus.lexicon import DeviceLexicon
+from grammar_lens.explorer.background import Background, ExplorerError
+from grammar_lens.explorer.prompts import NextWord, Vocabulary, encode, next_word
+from grammar_lens.explorer.ranked_scores import Address, Findings
+from grammar_lens.generation.writing import Written, write_on
+from grammar_lens.lesions.context import lesion
+from grammar_lens.model.about import Model, device_of, fingerprint, vocabulary_size
+from grammar_lens.neurons.examples import NeuronExamples
+from grammar_lens.neurons.find_examples import examples_at
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.runs.run import Run
+from grammar_lens.runs.session import Session
+
+VALUES = ("mean", "zero")
+"""What a neuron can be set to without the activations of other words."""
+MOST_TOKENS = 200
+READ_WORDS = 5000
+"""Training words at which a neuron is read that the run has no examples of."""
+
+
+class ExploredRun(Findings):
+    """A run's findings, and its model: what it expects and writes, intact and lesioned.
+
+    The model and the training words load in the background after `load`. Only one thread at a time
+    uses the model, since a lesion changes it for all.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._session = Session.of(run)
+        self.config = self._session.config
+        self._read: dict[tuple[str, Address], NeuronExamples] = {}
+        self._turn = Lock()
+        self._model = Background(f"the model {self.config.model!r}", self._load_model)
+        self._vocabulary = Background(
+            f"the training data {self.config.train!r}", self._load_vocabulary
+        )
+
+    def load(self) -> None:
+        """Begins to load the model and the training words; to be called once."""
+        self._model.start()
+        self._vocabulary.start()
+
+    def _load_model(self) -> Model:
+        model = self._session.model
+        known = self.run.record.get("model", {}).get("weights")
+        if known is not None and known != fingerprint(model):
+            raise ExplorerError("its weights are not those that the run was made with")
+        return model
+
+    def _load_vocabulary(self) -> Vocabulary:
+        model = self._model.wait()
+        bank = self._session.train_bank
+        known = self.run.record.get("treebank", {}).get("train")
+        if known is not None and known["fingerprint"] != bank.fingerprint():
+            raise ExplorerError("it has changed since the run was made")
+        lexicon = self._session.lexicon
+        table = DeviceLexicon.of(lexicon, vocabulary_size(model), device_of(model))
+        return Vocabulary(lexicon, table)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is loading any more."""
+        return self._model.is_done and self._vocabulary.is_done
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the model is there."""
+        return self._model.is_done and not self._model.fault
+
+    @property
+    def can_tell_tags(self) -> bool:
+        """Whether the model and the lexicon are there."""
+        return self._vocabulary.is_done and not self._vocabulary.fault
+
+    @property
+    def told(self) -> str:
+        """What is loading, or why it is not there; empty once all is well."""
+        for part in (self._model, self._vocabulary):
+            if not part.is_done:
+                return f"Loading {part.what} …"
+            if part.fault:
+                return f"{part.what[0].upper()}{part.what[1:]} is not available: {part.fault}"
+        return ""
+
+    def examples(self, position: str, at: Address) -> NeuronExamples | None:
+        """One neuron on real text, where the run stored it or `read` has read it; else None."""
+        stored = self.run.examples.get(position)
+        if stored is not None and at in stored:
+            return stored[at]
+        return self._read.get((position, at))
+
+    def read(self, position: str, at: Address) -> None:
+        """Reads one neuron at some training words, so that `examples` has it.
+
+        Raises ExplorerError while the model or the words are not there.
+        """
+        lexicon = self._vocabulary.get().lexicon
+        with self._model_alone() as model:
+            found = examples_at(
+                model,
+                self._session.train,
+                {position: [at]},
+                lexicon=lexicon,
+                max_words=READ_WORDS,
+                seed=self.config.seed,
+                token_budget=self.config.token_budget,
+                show_progress=False,
+            )
+        self._read[position, at] = found[position][at]
+
+    @contextmanager
+    def _model_alone(self) -> Iterator[Model]:
+        """The model, which no other thread uses meanwhile."""
+        model = self._model.get()
+        with self._turn:
+            yield model
+
+    def tags(
+        self, prompt: str, neurons: Neurons, *, value: str = "mean", dose: float = 1.0
+    ) -> tuple[NextWord, NextWord]:
+        """What the model expects after a prompt, intact and with the lesion.
+
+        Raises ExplorerError for a prompt that is empty or too long, and while anything is missing.
+        """
+        vocabulary = self._vocabulary.get()
+        with self._model_alone() as model:
+            ids = encode(model, prompt)
+            intact = next_word(model, vocabulary, ids)
+            with lesion(model, neurons, value=value, dose=dose):
+                lesioned = next_word(model, vocabulary, ids)
+        return intact, lesioned
+
+    def text(
+        self,
+        prompt: str,
+        neurons: Neurons,
+        *,
+        value: str = "mean",
+        dose: float = 1.0,
+        tokens: int = 40,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> tuple[Written, Written]:
+        """What the model writes after a prompt, intact and with the lesion, from the same random numbers.
+
+        Raises ExplorerError for a prompt that is empty or too long, and for settings out of range.
+        """
+        _check(tokens, temperature)
+        settings = {"tokens": tokens, "temperature": temperature, "seed": seed}
+        with self._model_alone() as model:
+            encode(model, prompt, tokens)
+            read = [prompt.rstrip()]
+            ((intact,),) = write_on(model, read, **settings)
+            with lesion(model, neurons, value=value, dose=dose):
+                ((lesioned,),) = write_on(model, read, **settings)
+        return intact, lesioned
+
+
+def _check(tokens: int, temperature: float) -> None:
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise ExplorerError(f"Tokens to write: {tokens}, expected 1 to {MOST_TOKENS}.")
+    if not 0 <= temperature <= 5:
+        raise ExplorerError(f"Temperature: {temperature:g}, expected 0 (the likeliest token) to 5.")

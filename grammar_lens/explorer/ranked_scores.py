@@ -1,0 +1,172 @@
+"""What a run has stored, by any score that can be computed from it; nothing here needs the model."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from grammar_lens.explorer.background import ExplorerError
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
+from grammar_lens.neurons.selection import select
+from grammar_lens.runs.run import Run
+from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.result import Scores
+from grammar_lens.selectivity.scoring import score
+
+KEPT = 4
+"""Scores that are kept at a time: those of a large model take hundreds of megabytes."""
+Address = tuple[int, int]
+"""A neuron's layer and index."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Scores at one position, how strong they are, and the neurons chosen by them."""
+
+    scores: Scores
+    strength: Float[np.ndarray, "label layer unit"]
+    keys: KeyNeurons
+
+
+class Findings:
+    """A run's scores by any method, its key neurons and single neurons; for many threads at once.
+
+    Raises RunError for a run without key neurons.
+    """
+
+    def __init__(self, run: Run) -> None:
+        run.require("select")
+        self.run = run
+        self.positions = run.positions
+        self._evidence: dict[str, Evidence] = {p: run.evidence(p) for p in run.positions}
+        self._own = {p: run.scores_at(p).method for p in run.positions}
+        self._ranked: OrderedDict[tuple[str, str], Ranked] = OrderedDict()
+        self._ranking = Lock()
+
+    def labels(self, position: str) -> tuple[str, ...]:
+        """The labels that have scores."""
+        return self._of_position(position).moments.labels
+
+    def methods(self, position: str) -> tuple[str, ...]:
+        """Scores that can be computed from what the run stored, its own first."""
+        found = self._of_position(position)
+        own = self._own[position]
+        others = [
+            m.name
+            for m in SCORES.values()
+            if m.name != own and (m.needs == "moments" or getattr(found, m.needs) is not None)
+        ]
+        return (own, *others)
+
+    def _of_position(self, position: str) -> Evidence:
+        if position not in self._evidence:
+            raise ExplorerError(
+                f"the run did not read {position!r}: it has {', '.join(self.positions)}"
+            )
+        return self._evidence[position]
+
+    def scores(self, position: str, method: str) -> Scores:
+        """Every neuron's score for every label; kept for the next time.
+
+        Raises ExplorerError for a position or a score that the run does not allow.
+        """
+        return self._at(position, method).scores
+
+    def keys(self, position: str, method: str) -> KeyNeurons:
+        """The run's own key neurons, or by another score as many of the strongest."""
+        return self._at(position, method).keys
+
+    def _at(self, position: str, method: str) -> Ranked:
+        if method not in self.methods(position):
+            raise ExplorerError(
+                f"{method!r} cannot be computed from what the run stored at {position!r}: there are "
+                f"{', '.join(self.methods(position))}"
+            )
+        with self._ranking:
+            found = self._ranked.pop((position, method), None) or self._rank(position, method)
+            self._ranked[position, method] = found
+            while len(self._ranked) > KEPT:
+                self._ranked.popitem(last=False)
+        return found
+
+    def _rank(self, position: str, method: str) -> Ranked:
+        if method == self._own[position]:
+            scores, keys = self.run.scores_at(position), self.run.keys_at(position)
+        else:
+            scores = score(self._evidence[position], method)
+            sign = self.run.config.get("sign", "absolute") if scores.best == "far" else "absolute"
+            keys = select(scores, max(self.run.keys_at(position).k, 1), sign=sign)
+        return Ranked(scores, scores.strength(), keys)
+
+    def first(self, position: str, method: str, label: str, k: int) -> Neurons:
+        """A label's first `k` key neurons. Raises ExplorerError where it has none."""
+        keys = self.keys(position, method)
+        if label not in keys or not len(keys[label]):
+            raise ExplorerError(
+                f"{label} has no key neurons by {method} ({keys.rule}): choose another tag or score"
+            )
+        return keys[label].top(k)
+
+    def most(self, position: str, method: str, label: str) -> int:
+        """How many key neurons a label has, at least 1."""
+        keys = self.keys(position, method)
+        return max(len(keys[label]) if label in keys else 0, 1)
+
+    def picked(self, position: str, method: str, text: str) -> Neurons:
+        """The neurons named in a text such as "5.123, 7.20", each once.
+
+        Raises ExplorerError for anything else, and for neurons that do not exist.
+        """
+        words = text.replace(",", " ").replace(";", " ").split()
+        if not words:
+            raise ExplorerError("No neuron is picked: write some as layer.index, such as 0.12")
+        at = list(dict.fromkeys(self.address(position, word) for word in words))
+        layer, index = np.array(at).T
+        return Neurons(
+            name="picked" if len(at) > 1 else words[0],
+            site="neuron",
+            layer=layer,
+            index=index,
+            score=np.zeros(len(at)),
+            mean=self.scores(position, method).units.mean[layer, index],
+        )
+
+    def address(self, position: str, text: str) -> Address:
+        """A neuron's layer and index from "layer.index". Raises ExplorerError if there is none such."""
+        n_layers, n_units = self._of_position(position).moments.mean.shape[1:]
+        layer, dot, index = text.strip().partition(".")
+        known = dot and layer.isascii() and layer.isdigit() and index.isascii() and index.isdigit()
+        if not known or int(layer) >= n_layers or int(index) >= n_units:
+            raise ExplorerError(
+                f"{text.strip()!r} is no neuron: expected layer.index, with layers 0 to "
+                f"{n_layers - 1} of neurons 0 to {n_units - 1}"
+            )
+        return int(layer), int(index)
+
+    def neuron(self, position: str, method: str, at: Address) -> pd.DataFrame:
+        """A row per label: score, cohens_d, rank (1 is its strongest neuron), mean, sd, fires, words.
+
+        Mean and standard deviation are of the activation at the label's words; `fires` is the share of
+        them at which the neuron fires.
+        """
+        ranked, moments = self._at(position, method), self._evidence[position].moments
+        here = (slice(None), *at)
+        strength = ranked.strength.reshape(len(moments.labels), -1)
+        mine = ranked.strength[here]
+        spread = moments.m2[here] / np.maximum(moments.count - 1, 1)
+        return pd.DataFrame(
+            {
+                "label": moments.labels,
+                "score": ranked.scores.values[here],
+                "cohens_d": ranked.scores.effect[here],
+                "rank": 1 + (strength > mine[:, None]).sum(1),
+                "mean": moments.mean[here],
+                "sd": np.sqrt(spread),
+                "fires": moments.fired[here] / np.maximum(moments.count, 1),
+                "words": moments.count.astype(int),
+            }
+        )

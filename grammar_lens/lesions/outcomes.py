@@ -1,0 +1,124 @@
+"""What a battery of lesions did to every scored word."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from grammar_lens.display import page
+from grammar_lens.lesions.directions import Directions
+from grammar_lens.neurons.neurons import Neurons
+
+VALUES = ("zero", "mean", "resample", "resample_within")
+WHERE = ("every", "scored")
+KINDS = ("set", "matched", "rest")
+
+
+@dataclass(frozen=True, order=True)
+class Manner:
+    """How a lesion changes a unit: its activation a becomes (1 - dose) a + dose v.
+
+    v is 0 ("zero"), the unit's mean over words ("mean"), or what the unit does at a random other
+    word ("resample"), one of the same label ("resample_within"). `where` is "every" token, or for
+    each word only the token before it, at which it is "scored".
+    """
+
+    value: str = "mean"
+    dose: float = 1.0
+    where: str = "every"
+
+    def __str__(self) -> str:
+        at = "" if self.where == "every" else ", at the scored token only"
+        return f"{self.value}, dose {self.dose:g}{at}"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One lesion of a battery: whose set it stands for, and which replicate (0 is the real one).
+
+    `kind` is "set" (a label's units, or a sham of them matched unit by unit), "matched" (a sham that
+    grew until it does as much damage), or "rest" (all units but the set, or but its sham).
+    """
+
+    label: str
+    replicate: int
+    neurons: Neurons | Directions
+    manner: Manner = Manner()
+    kind: str = "set"
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What the model predicted for every scored word, intact (row 0) and under each condition.
+
+    Losses are in nats. `tag_probability` is kept for the intact model and the real lesions only
+    (`probed` numbers their rows): shams need no more than their losses. `shared` marks the words
+    that are scored under every condition; at the others a row that is not probed is NaN.
+    """
+
+    conditions: tuple[Condition, ...]
+    labels: tuple[str, ...]
+    word: Int[np.ndarray, " word"]
+    sentence: Int[np.ndarray, " word"]
+    label: Int[np.ndarray, " word"]
+    nll: Float[np.ndarray, "row word"]
+    tag_loss: Float[np.ndarray, "row word"]
+    lexical_loss: Float[np.ndarray, "row word"]
+    top_label: Int[np.ndarray, "row word"]
+    tag_probability: Float[np.ndarray, "probed word label"]
+    probed: tuple[int, ...]
+    shared: Bool[np.ndarray, " word"]
+    seen_mass: float
+    """Mean probability that the intact model gives to tokens the lexicon has seen begin a word."""
+
+    def row(self, label: str, replicate: int) -> int:
+        """The row of one lesion. Raises KeyError if the battery had no such lesion."""
+        for i, condition in enumerate(self.conditions):
+            if condition.label == label and condition.replicate == replicate:
+                return i + 1
+        raise KeyError(f"the battery has no lesion of {label!r}, replicate {replicate}")
+
+    def only(self, manner: Manner, kind: str = "set") -> "Outcomes":
+        """The intact model and the lesions of one manner and kind."""
+        rows = [
+            0,
+            *(i + 1 for i, c in enumerate(self.conditions) if (c.manner, c.kind) == (manner, kind)),
+        ]
+        probed = [i for i, row in enumerate(self.probed) if row in rows]
+        return replace(
+            self,
+            conditions=tuple(self.conditions[row - 1] for row in rows[1:]),
+            nll=self.nll[rows],
+            tag_loss=self.tag_loss[rows],
+            lexical_loss=self.lexical_loss[rows],
+            top_label=self.top_label[rows],
+            tag_probability=self.tag_probability[probed],
+            probed=tuple(rows.index(self.probed[i]) for i in probed),
+        )
+
+    def identity_error(self) -> float:
+        """Largest |dNLL - (dL_tag + dL_lex)| over words and conditions, nats; 0 but for rounding."""
+        if len(self.conditions) == 0:
+            return 0.0
+        change = self.nll - self.tag_loss - self.lexical_loss
+        return float(np.nanmax(np.abs(change[1:] - change[:1]), initial=0.0))
+
+    def __repr__(self) -> str:
+        return (
+            f"Outcomes of {len(self.conditions)} lesions on {len(self.word):,} words, "
+            f"{len(self.labels)} labels"
+        )
+
+    def _repr_html_(self) -> str:
+        kinds = pd.DataFrame(
+            [(c.kind, str(c.manner), c.label, c.replicate > 0) for c in self.conditions],
+            columns=pd.Index(["kind", "manner", "label", "sham"]),
+        )
+        return page(
+            repr(self), kinds.value_counts(["kind", "manner", "sham"], sort=False).reset_index()
+        )
+
+
+class StudyError(ValueError):
+    """A lesion study that cannot be carried out."""

@@ -1,0 +1,49 @@
+"""Passes through all layers with activations handed out on the way, by the fastest hooks there are."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from grammar_lens.model.about import Model, hook_name, place_name
+from grammar_lens.model.fast_path import Change
+from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.forward import final_hidden, hooked, masking
+
+Forward = Callable[
+    [Int[Tensor, "row time"], Bool[Tensor, "row time"] | None], Float[Tensor, "row time d_model"]
+]
+"""Token ids, and a mask under left padding -> what the head reads."""
+
+
+@contextlib.contextmanager
+def opened(model: Model, changes: Mapping[tuple[str, int], Change]) -> Iterator[Forward]:
+    """Yields a forward pass without head in which activations pass through their changes.
+
+    Places are (site, layer); besides the sites there are "gate", "key" and "value". A change that gives
+    back what it got is a look. Plain hooks on the bare layers where those are the same model, the
+    bridge's hooks elsewhere: its hook points and its attention in steps cost a tenth of the pass.
+    """
+    for site, layer in changes:
+        if site not in ("gate", "key", "value"):
+            hook_name(model, site, layer)
+    bare = bare_model(model)
+    if bare is not None and all(site in bare.places for site, _ in changes):
+
+        def forward(token_ids: Tensor, mask: Tensor | None) -> Tensor:
+            return bare.body(token_ids, use_cache=False, **masking(mask)).last_hidden_state
+
+        with bare.changed(changes):
+            yield forward
+        return
+    hooks = [(place_name(*at), _bridged(change)) for at, change in changes.items()]
+    with hooked(model, hooks):
+        yield lambda token_ids, mask: final_hidden(model, token_ids, mask)
+
+
+def _bridged(change: Change) -> Callable[..., Tensor]:
+    def hook(activation: Tensor, **_: object) -> Tensor:
+        return change(activation)
+
+    return hook

@@ -1,0 +1,148 @@
+"""Sentences as the model reads them: the text of every token, and neurons read at all of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from grammar_lens.corpus.alignment import Alignment, token_batches
+from grammar_lens.corpus.corpus import Corpus, default_budget, warned
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.examples import (
+    ExampleError,
+    Passage,
+    token_ends,
+    token_texts,
+    tokens_within,
+)
+from grammar_lens.passes.readers import FeatureReader
+from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.progress import track
+
+
+@dataclass(frozen=True)
+class Place:
+    """A sentence's passage, and where its tokens stand in a row of the alignment."""
+
+    passage: Passage
+    row: int
+    tokens: range
+
+
+def places_of(model: Model, corpus: Corpus, sentences: Int[np.ndarray, " _"]) -> dict[int, Place]:
+    """The place of each sentence; of one beyond the model's context, what the model reads of it.
+
+    Raises ExampleError where sentences without words leave it open what the model reads.
+    """
+    alignment = corpus.alignment
+    first_word = np.searchsorted(alignment.sentence, sentences)
+    rows = alignment.row[first_word]
+    read = {int(row): _Row.of(corpus, int(row)) for row in np.unique(rows)}
+    coded = model.tokenizer(
+        [row.text for row in read.values()],
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    ends = {}
+    for (number, row), ids, offsets in zip(
+        read.items(), coded["input_ids"], coded["offset_mapping"], strict=True
+    ):
+        known = alignment.token_ids[number]
+        if list(ids[: len(known)]) != known.tolist():
+            raise ExampleError(
+                f"sentences without words stand beside {corpus.bank.sentences[row.first].source}, so "
+                "the tokens around it cannot be told: leave such sentences out"
+            )
+        cuts = token_ends(row.text, np.asarray(offsets, np.int64).reshape(-1, 2))
+        ends[number] = cuts[: len(known)]
+    return {
+        int(s): _place(corpus, int(s), int(row), read[int(row)], ends[int(row)])
+        for s, row in zip(sentences, rows, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What the model reads at once: a sentence, or a window of several from `first` on."""
+
+    first: int
+    text: str
+
+    @classmethod
+    def of(cls, corpus: Corpus, row: int) -> "_Row":
+        there = corpus.alignment.sentences_of(np.array([row]))
+        first, last = int(there[0]), int(there[-1])
+        return cls(first, _joined(corpus, first, last) + corpus.bank.sentences[last].text)
+
+
+def _joined(corpus: Corpus, first: int, last: int) -> str:
+    """The text of some sentences up to the beginning of the last one."""
+    return "".join(s.text + s.gap for s in corpus.bank.sentences[first:last])
+
+
+def _place(
+    corpus: Corpus, number: int, row: int, read: _Row, ends: Int[np.ndarray, " token"]
+) -> Place:
+    sentence = corpus.bank.sentences[number]
+    begin = len(_joined(corpus, read.first, number))
+    end = begin + len(sentence.text)
+    tokens = tokens_within(ends, begin, end)
+    texts = token_texts(read.text, ends, tokens, begin, end)
+    return Place(Passage(texts, sentence.source), row, tokens)
+
+
+@dataclass(frozen=True)
+class TokenActivations:
+    """Some neurons at every token of some rows: `values[start[row] + t]` are those at token t."""
+
+    start: Int[np.ndarray, " row"]
+    """-1 for rows that were not read."""
+    values: Float[np.ndarray, "token neuron"]
+
+    def at_words(
+        self, alignment: Alignment, position: str, words: Int[np.ndarray, " word"]
+    ) -> Float[np.ndarray, "word neuron"]:
+        """Where some words are read."""
+        time = alignment.time(position)[words]
+        return self.values[self.start[alignment.row[words]] + time]
+
+    def in_place(self, place: Place) -> Float[np.ndarray, "token neuron"]:
+        """At the tokens of a sentence."""
+        start = self.start[place.row]
+        return self.values[start + place.tokens.start : start + place.tokens.stop]
+
+
+def read_tokens(
+    model: Model,
+    corpus: Corpus,
+    rows: Int[np.ndarray, " _"],
+    addresses: Int[np.ndarray, "neuron two"],
+    site: str,
+    *,
+    token_budget: int | None = None,
+    show_progress: bool = True,
+) -> TokenActivations:
+    """Activations of the addresses at every token of some rows of the alignment."""
+    alignment = _every_token(corpus.alignment, rows)
+    n, start = alignment.n_words, np.full(len(corpus.alignment.token_ids), -1)
+    start[rows] = alignment.token_start
+    reader = FeatureReader(n, addresses)
+    tap = Tap(site, "word", np.ones(n, bool), np.arange(n), reader, layers=reader.layers)
+    batches = token_batches(alignment, token_budget or default_budget(model))
+    each = corpus.alignment.words_per_token
+    with track("reading", n, unit="words", each=each, show=show_progress) as step:
+        stream(model, alignment, batches, [tap], progress=step, warn=warned)
+    return TokenActivations(start, reader.values)
+
+
+def _every_token(alignment: Alignment, rows: Int[np.ndarray, " row"]) -> Alignment:
+    """Some rows as if every token were a word."""
+    token_ids = tuple(alignment.token_ids[row] for row in rows)
+    lengths = [len(ids) for ids in token_ids]
+    row = np.repeat(np.arange(len(rows)), lengths)
+    place = np.concatenate([np.arange(n) for n in lengths])
+    reason = np.zeros(len(row), np.int8)
+    return Alignment(
+        token_ids, row, row, place, place, {"word": reason, "next": reason}, alignment.has_bos
+    )

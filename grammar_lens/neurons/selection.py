@@ -1,0 +1,146 @@
+"""The rules that pick the neurons of every label from the scores."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons, SelectionError
+from grammar_lens.selectivity.null import Null
+from grammar_lens.selectivity.result import SIGNS, Scores
+
+RULES = ("top_k", "fdr", "permutation", "frequency")
+
+
+def select(
+    scores: Scores,
+    k: int | None = None,
+    *,
+    rule: str = "top_k",
+    sign: str = "absolute",
+    per_layer: bool = False,
+    alpha: float = 0.05,
+    null: Null | None = None,
+) -> KeyNeurons:
+    """The key neurons of every label by a rule.
+
+    - "top_k": the `k` (100) strongest, over all layers or in each layer.
+    - "fdr": those with a q-value of at most `alpha`, over all labels and units together.
+    - "permutation": those that stand out from their own null further than any unit of any label does
+      in all but `alpha` of the replicates, so the chance of choosing anything at all by accident is
+      at most `alpha`.
+    - "frequency": the `k` (100) neurons most often among the largest attributions of a label's
+      words, from the score of that name (the rule of arXiv 2511.06519).
+
+    "fdr" and "permutation" need the scores' null, from replicates with exchanged labels, and choose
+    at most `k` if it is given. Where a score counts both ways, `sign` ranks by its size, or takes only
+    the largest ("positive") or the smallest ("negative"). Equal scores are broken by address, the
+    lowest first. Units of no strength are never chosen, so a set may hold fewer than `k`.
+    Raises SelectionError for an unknown rule or sign, when `k` is not between 1 and the number of units, and
+    when a rule lacks the null or the score that it needs.
+    """
+    n_layers, n_units = scores.values.shape[1:]
+    _check(scores, k, rule, sign, n_units if per_layer else n_layers * n_units, per_layer)
+    null = scores.null if null is None else null
+    q = _q_values(scores, null)
+    strength = scores.strength(sign)
+    strength = np.where(_allowed(scores, rule, alpha, null, q), strength, 0.0)
+    most = k or (100 if rule in ("top_k", "frequency") else n_layers * n_units)
+    sets = {}
+    for i, label in enumerate(scores.labels):
+        if per_layer:
+            rows = [la * n_units + _top(strength[i, la], most) for la in range(n_layers)]
+            flat = np.concatenate(rows)
+            flat = flat[np.argsort(-strength[i].ravel()[flat], kind="stable")]
+        else:
+            flat = _top(strength[i].ravel(), most)
+        sets[label] = Neurons(
+            name=label,
+            site=scores.origin.site,
+            layer=flat // n_units,
+            index=flat % n_units,
+            score=scores[label].ravel()[flat],
+            mean=scores.units.mean.ravel()[flat],
+            q=None if q is None else q[i].ravel()[flat],
+        )
+    return KeyNeurons(
+        sets=sets,
+        method=scores.method,
+        rule=_told(rule, k, per_layer, sign, alpha),
+        n_units=n_units,
+        n_layers=n_layers,
+        units=scores.units,
+        origin=scores.origin,
+    )
+
+
+def _check(
+    scores: Scores, k: int | None, rule: str, sign: str, there: int, per_layer: bool
+) -> None:
+    if rule not in RULES:
+        raise SelectionError(f"rule is {rule!r}, expected one of {', '.join(RULES)}")
+    if sign not in SIGNS:
+        raise SelectionError(f"sign is {sign!r}, expected one of {', '.join(SIGNS)}")
+    if k is not None and not 1 <= k <= there:
+        n_layers, n_units = scores.values.shape[1:]
+        where = "in each layer" if per_layer else f"in {n_layers} layers of {n_units}"
+        raise SelectionError(f"k is {k}, expected 1 to {there}: there are {there} units {where}")
+    if rule == "frequency" and scores.method != "frequency":
+        raise SelectionError(
+            f"the rule 'frequency' counts how often a neuron is among the largest attributions, and "
+            f"these scores are {scores.method!r}: use the score 'frequency'"
+        )
+
+
+def _allowed(
+    scores: Scores,
+    rule: str,
+    alpha: float,
+    null: Null | None,
+    q: Float[np.ndarray, "label layer unit"] | None,
+) -> Bool[np.ndarray, "label layer unit"]:
+    """The units that a rule lets through."""
+    if rule in ("top_k", "frequency"):
+        return np.ones(scores.values.shape, bool)
+    if not 0 < alpha < 1:
+        raise SelectionError(f"alpha is {alpha}, expected a number between 0 and 1")
+    if null is None or q is None:
+        raise SelectionError(
+            f"the rule {rule!r} needs a null for {scores.method!r}, and there is none: collect with "
+            "replicates (replicates=100), and use a score that class means decide (correlation, "
+            "cohens_d, eta_squared, probeless), or choose by rank (rule 'top_k')"
+        )
+    null.require_words()
+    if rule == "fdr":
+        return q <= alpha
+    threshold = null.threshold(alpha)
+    if np.isinf(threshold):
+        raise SelectionError(
+            f"{null.n_replicates} replicates cannot tell a chance of {alpha:g}: at least "
+            f"{int(np.ceil(1 / alpha)) - 1} are needed"
+        )
+    return null.z(null.observed) > threshold
+
+
+def _q_values(scores: Scores, null: Null | None) -> Float[np.ndarray, "label layer unit"] | None:
+    if null is None:
+        return None
+    if (null.method, null.labels) != (scores.method, scores.labels):
+        raise SelectionError(
+            f"the null is of {null.method!r} for {', '.join(null.labels)} and the scores are "
+            f"{scores.method!r} for {', '.join(scores.labels)}: use the null of these scores"
+        )
+    return null.q()
+
+
+def _told(rule: str, k: int | None, per_layer: bool, sign: str, alpha: float) -> str:
+    """The rule in words, for results and reports."""
+    where = " per layer" if per_layer else ""
+    if rule in ("top_k", "frequency"):
+        return f"top {k or 100}{where}, {sign}"
+    most = f", top {k}{where}" if k else ""
+    return f"{rule} at {alpha:g}{most}, {sign}"
+
+
+def _top(values: Float[np.ndarray, " unit"], k: int) -> Int[np.ndarray, " chosen"]:
+    """Positions of the k largest positive values, largest first, ties by position."""
+    order = np.argsort(-values, kind="stable")[:k]
+    return order[values[order] > 0]

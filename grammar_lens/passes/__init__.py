@@ -1,0 +1,1 @@
+"""One pass over a corpus: its batches, the activations it hands out, and their mergeable moments."""

@@ -1,7 +1,0 @@
-"""Small Llama models whose tag neurons are known by construction, with text to study them on."""
-
-from grammar_lens.planted.chain import TAGS, TagChain, draw_chain
-from grammar_lens.planted.design import KINDS
-from grammar_lens.planted.world import PlantedError, World, plant
-
-__all__ = ["KINDS", "TAGS", "PlantedError", "TagChain", "World", "draw_chain", "plant"]

@@ -1,0 +1,299 @@
+"""Probes on the activations of key neurons, and what they are compared with."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from grammar_lens.corpus.alignment import token_batches
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import (
+    Corpus,
+    CorpusError,
+    default_budget,
+    fresh_corpus,
+    prepare,
+    sampled,
+    warned,
+)
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.neurons import KeyNeurons, random_neurons
+from grammar_lens.passes.readers import FeatureReader
+from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.probing.curves import CLASSIFIERS, ProbeCurve, curve, per_layer, round_robin
+from grammar_lens.probing.evaluation import ProbeResult, evaluate
+from grammar_lens.probing.words import Columns, ProbeWords
+from grammar_lens.progress import track
+
+
+def probe(
+    model: Model,
+    train: Treebank | Corpus,
+    fresh: Treebank | Corpus,
+    keys: KeyNeurons,
+    *,
+    position: str = "word",
+    k: int | None = None,
+    n_random: int = 3,
+    max_train_words: int = 50_000,
+    seed: int = 0,
+    token_budget: int | None = None,
+    show_progress: bool = True,
+    dropped_duplicates: int = 0,
+) -> ProbeResult:
+    """How well the key neurons tell the label of fresh words, beside every baseline.
+
+    `k` takes the first k of every label. Training sentences are drawn at random up to
+    `max_train_words` words, for the probe and all its baselines alike. Sentences of `fresh` that also stand in
+    `train` are dropped and counted (`dropped_duplicates` adds those a caller has dropped).
+    """
+    rng = np.random.default_rng(seed)
+    corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
+    new, dropped = fresh_corpus(model, fresh, corpus)
+    chosen = keys.top(k).union() if k is not None else keys.union()
+    addresses, columns = _probe_columns(keys, chosen, n_random, rng)
+    train_words, fresh_words = _both(
+        model,
+        corpus,
+        new,
+        addresses,
+        position,
+        keys.origin.site,
+        max_train_words,
+        rng,
+        token_budget,
+        show_progress,
+    )
+    return evaluate(
+        train_words,
+        fresh_words,
+        columns,
+        corpus.labels,
+        k=k if k is not None else keys.k,
+        rng=rng,
+        dropped_duplicates=dropped + dropped_duplicates,
+        fresh_name=new.bank.name,
+        origin=corpus.origin(position, keys.origin.site),
+        addresses=addresses,
+    )
+
+
+def _probe_columns(
+    keys: KeyNeurons, chosen: Int[np.ndarray, "neuron two"], n_random: int, rng: np.random.Generator
+) -> tuple[Int[np.ndarray, "column two"], Columns]:
+    """All addresses that the probe and its baselines read, and which columns belong to which."""
+    draws = [random_neurons(chosen, keys.n_units, rng) for _ in range(n_random)]
+    # where nothing was chosen, any layer may be the best
+    layers = np.unique(chosen[:, 0]) if len(chosen) else np.arange(keys.n_layers)
+    told = np.zeros(len(layers)) if keys.units is None else keys.units.eta_squared[layers].mean(1)
+    best = int(layers[told.argmax()])
+    layer = np.stack([np.full(keys.n_units, best), np.arange(keys.n_units)], 1)
+    addresses, (key, *random, whole) = _columns([chosen, *draws, layer])
+    return addresses, Columns(key, tuple(random), whole, best)
+
+
+def probe_curve(
+    model: Model,
+    train: Treebank | Corpus,
+    fresh: Treebank | Corpus,
+    rankings: Mapping[str, KeyNeurons],
+    *,
+    ks: Sequence[int] = (1, 2, 5, 10, 20),
+    position: str = "word",
+    same_number: bool = False,
+    n_random: int = 2,
+    control: bool = True,
+    max_train_words: int = 20_000,
+    seed: int = 0,
+    token_budget: int | None = None,
+    show_progress: bool = True,
+) -> ProbeCurve:
+    """Accuracy on fresh words against k for several rankings at once, read in one pass.
+
+    At each k a ranking gives the first k of every label, so rankings whose labels share neurons have
+    fewer. With `same_number` the labels take turns until there are k times as many distinct neurons
+    as labels. Random neurons are drawn from the layers of the first ranking's.
+    Raises CorpusError for rankings of other labels or another site than the first.
+    """
+    first = _require_alike(rankings)
+    rng = np.random.default_rng(seed)
+    corpus = prepare(model, train, label=first.origin.label, labels=first.labels)
+    new, _ = fresh_corpus(model, fresh, corpus)
+    sets = {name: [_chosen(keys, k, same_number) for k in ks] for name, keys in rankings.items()}
+    draws = [
+        [random_neurons(chosen, first.n_units, rng) for chosen in next(iter(sets.values()))]
+        for _ in range(n_random)
+    ]
+    every = [chosen for ranking in (*sets.values(), *draws) for chosen in ranking]
+    addresses, columns = _columns(every)
+    rows = iter([columns[i : i + len(ks)] for i in range(0, len(columns), len(ks))])
+    words = _both(
+        model,
+        corpus,
+        new,
+        addresses,
+        position,
+        first.origin.site,
+        max_train_words,
+        rng,
+        token_budget,
+        show_progress,
+    )
+    return curve(
+        *words,
+        {name: next(rows) for name in sets},
+        ks,
+        rng=rng,
+        random=[next(rows) for _ in draws],
+        control=control,
+    )
+
+
+def probe_layers(
+    model: Model,
+    train: Treebank | Corpus,
+    fresh: Treebank | Corpus,
+    keys: KeyNeurons,
+    *,
+    position: str = "word",
+    classifiers: Sequence[str] = ("logistic",),
+    n_random: int = 3,
+    max_train_words: int = 20_000,
+    seed: int = 0,
+    token_budget: int | None = None,
+    show_progress: bool = True,
+) -> pd.DataFrame:
+    """Accuracy of each layer's key neurons alone (choose them with `per_layer=True`).
+
+    A row per classifier ("logistic", "svm") and layer: classifier, layer, n_neurons, accuracy,
+    random_accuracy (the mean of `n_random` draws of as many neurons of the layer, NaN without any),
+    control_accuracy, majority_accuracy.
+    Raises CorpusError for an unknown classifier.
+    """
+    unknown = [x for x in classifiers if x not in CLASSIFIERS]
+    if unknown or not classifiers:
+        raise CorpusError(
+            f"classifiers are {', '.join(map(repr, classifiers)) or 'none'}, expected some of "
+            f"{', '.join(CLASSIFIERS)}"
+        )
+    rng = np.random.default_rng(seed)
+    corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
+    new, _ = fresh_corpus(model, fresh, corpus)
+    sets = [keys.union()]
+    sets += [random_neurons(sets[0], keys.n_units, rng) for _ in range(n_random)]
+    addresses, columns = _columns(sets)
+    words = _both(
+        model,
+        corpus,
+        new,
+        addresses,
+        position,
+        keys.origin.site,
+        max_train_words,
+        rng,
+        token_budget,
+        show_progress,
+    )
+    by_layer = [
+        {la: column[chosen[:, 0] == la] for la in range(keys.n_layers)}
+        for chosen, column in zip(sets, columns, strict=True)
+    ]
+    tables = []
+    for name in classifiers:
+        fit = CLASSIFIERS[name]
+        # every classifier and draw has the same control task
+        first, *draws = (
+            per_layer(*words, c, rng=np.random.default_rng([seed, 4]), classifier=fit)
+            for c in by_layer
+        )
+        random = np.mean([d.accuracy for d in draws], axis=0) if draws else np.nan
+        first.insert(0, "classifier", name)
+        first.insert(4, "random_accuracy", random)
+        tables.append(first)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _require_alike(rankings: Mapping[str, KeyNeurons]) -> KeyNeurons:
+    """The first ranking, if all are of the same labels and site."""
+    if not rankings:
+        raise CorpusError("no ranking was given: expected key neurons by name")
+    first = next(iter(rankings.values()))
+    for name, keys in rankings.items():
+        if (keys.labels, keys.origin.site) != (first.labels, first.origin.site):
+            raise CorpusError(
+                f"ranking {name!r} is of {', '.join(keys.labels)} at {keys.origin.site!r}, the first of "
+                f"{', '.join(first.labels)} at {first.origin.site!r}: compare rankings of the same labels"
+            )
+    return first
+
+
+def _chosen(keys: KeyNeurons, k: int, same_number: bool) -> Int[np.ndarray, "neuron two"]:
+    """The distinct neurons that a ranking gives at k."""
+    if not same_number:
+        return keys.top(k).union()
+    flat = [keys[label].layer * keys.n_units + keys[label].index for label in keys]
+    chosen = np.sort(round_robin(flat, k * len(keys)))
+    return np.stack([chosen // keys.n_units, chosen % keys.n_units], 1)
+
+
+def _columns(
+    parts: Sequence[Int[np.ndarray, "_ two"]],
+) -> tuple[Int[np.ndarray, "column two"], list[Int[np.ndarray, " _"]]]:
+    """All addresses once, and the columns of each part."""
+    addresses, where = np.unique(np.concatenate(parts), axis=0, return_inverse=True)
+    ends = np.cumsum([len(p) for p in parts])[:-1]
+    return addresses, np.split(where.ravel(), ends)
+
+
+def _both(
+    model: Model,
+    corpus: Corpus,
+    new: Corpus,
+    addresses: Int[np.ndarray, "column two"],
+    position: str,
+    site: str,
+    max_train_words: int,
+    rng: np.random.Generator,
+    token_budget: int | None,
+    show_progress: bool,
+) -> tuple[ProbeWords, ProbeWords]:
+    """Activations of the addresses at training words, sampled by sentence, and at fresh words."""
+    drawn = sampled(corpus, corpus.read(position), max_train_words, rng)
+    train, fresh = (
+        probe_words(model, c, codes, position, addresses, site, token_budget, show_progress)
+        for c, codes in ((corpus, drawn), (new, new.read(position)))
+    )
+    return train, fresh
+
+
+def probe_words(
+    model: Model,
+    corpus: Corpus,
+    codes: Int[np.ndarray, " word"],
+    position: str,
+    addresses: Int[np.ndarray, "column two"],
+    site: str,
+    token_budget: int | None,
+    show_progress: bool,
+) -> ProbeWords:
+    """Activations of the addresses at every word with a code."""
+    words = np.flatnonzero(codes >= 0)
+    row = np.full(len(codes), -1)
+    row[words] = np.arange(len(words))
+    reader = FeatureReader(len(words), addresses)
+    tap = Tap(site, position, codes >= 0, row, reader, layers=reader.layers)
+    needed = np.unique(corpus.alignment.row[words])
+    budget = token_budget or default_budget(model)
+    batches = token_batches(corpus.alignment, budget, rows=needed)
+    n_tokens = sum(b.n_tokens for b in batches)
+    each = corpus.alignment.words_per_token
+    with track("reading", n_tokens, unit="words", each=each, show=show_progress) as step:
+        stream(model, corpus.alignment, batches, [tap], progress=step, warn=warned)
+    keys = corpus.keys(position)
+    return ProbeWords(
+        reader.values,
+        codes[words],
+        tuple(keys[i] for i in words),
+        corpus.alignment.sentence[words],
+    )

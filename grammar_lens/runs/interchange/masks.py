@@ -1,0 +1,78 @@
+"""Neuron lists as masks of zeros and ones: NumPy and safetensors files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from grammar_lens.runs.interchange.listing import InterchangeError, Listing, Options
+
+
+def read_npy(path: Path, options: Options) -> Listing:
+    """A mask [layer, unit], or [label, layer, unit] in the order of the labels."""
+    try:
+        mask = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InterchangeError(f"{path} cannot be read as an array of numbers: {error}") from error
+    if mask.ndim != 3:
+        return _listing(path, {None: mask}, options)
+    if len(mask) != len(options.labels):
+        raise InterchangeError(
+            f"{path} has masks of {len(mask)} labels, expected {len(options.labels)} "
+            f"({', '.join(options.labels)}): name each in a safetensors file"
+        )
+    return _listing(path, dict(zip(options.labels, mask, strict=True)), options)
+
+
+def read_safetensors(path: Path, options: Options) -> Listing:
+    """A mask [layer, unit] under the name of each label."""
+    try:
+        masks = load_file(path)
+    except (SafetensorError, OSError, KeyError) as error:
+        raise InterchangeError(f"{path} is no whole safetensors file: {error}") from error
+    return _listing(path, masks, options)
+
+
+def _listing(
+    path: Path, masks: Mapping[str | None, np.ndarray] | Mapping[str, np.ndarray], options: Options
+) -> Listing:
+    """The neurons of each mask, which come in no order."""
+    if options.one_based or options.first_layer is not None:
+        given = "one_based" if options.one_based else "first_layer"
+        raise InterchangeError(
+            f"{path}: a mask has no use for {given}, which is for numbers: leave it"
+        )
+    frames = []
+    for label, mask in masks.items():
+        whose = "the mask" if label is None else f"the mask of {label!r}"
+        layer, index = np.nonzero(_checked(f"{path}: {whose}", mask, options))
+        if not len(layer):
+            raise InterchangeError(f"{path}: {whose} chooses no neuron: leave it out")
+        name = {} if label is None else {"label": label}
+        places = [f"{whose} at [{la}, {i}]" for la, i in zip(layer, index, strict=True)]
+        frames.append(pd.DataFrame({"layer": layer, "index": index, **name}, index=places))
+    frame = pd.concat(frames) if frames else pd.DataFrame()
+    return Listing(frame, f"{path}, ", ordered=False)
+
+
+def _checked(what: str, mask: np.ndarray, options: Options) -> np.ndarray:
+    expected = (options.n_layers, options.n_units)
+    if mask.shape != expected:
+        hint = (
+            "; a mask of block outputs is read with scores of the site 'resid_post'"
+            if options.site == "neuron"
+            else ""
+        )
+        raise InterchangeError(
+            f"{what} has the shape {mask.shape}, expected {expected}, layers and units at "
+            f"{options.site!r}{hint}"
+        )
+    # numbers of other tools are 0 and 1 in any type
+    if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+        raise InterchangeError(
+            f"{what} holds other numbers than 0 and 1: choose from scores first, and save the choice"
+        )
+    return mask

@@ -1,0 +1,137 @@
+"""A run's results as CSV or Parquet, with a description of every table and column."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from grammar_lens.files import make_folder, write_file, write_json
+from grammar_lens.runs.interchange.listing import InterchangeError
+from grammar_lens.runs.interchange.schema import Table
+from grammar_lens.runs.interchange.tables import tables_of
+from grammar_lens.runs.store.stored import StoredRun
+
+DESCRIPTION = "datapackage.json"
+MADE_BY = "grammar_lens"
+TOP = 1000
+"""Neurons of each label in a CSV file of scores, unless more are asked for."""
+MEDIA = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
+_ARROW = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+}
+
+
+def export_run(
+    run: StoredRun, folder: Path | str, *, format: str = "csv", top: int | str | None = "auto"
+) -> list[Path]:
+    """Writes what the run has found as tables that explain themselves; returns their files.
+
+    `format` is "csv" or "parquet". `top` is how many of each label's strongest neurons the table of
+    scores has: None for all, "auto" for 1,000 in CSV and all in Parquet. The file datapackage.json
+    (Frictionless Data) tells the type and the meaning, with its unit, of every column. In CSV, text
+    is quoted and what is missing is empty, so read it with `keep_default_na=False`. Tables of an
+    earlier export are replaced.
+    Raises InterchangeError for another format, a `top` below 1, and a folder that holds anything else.
+    """
+    if format not in MEDIA:
+        raise InterchangeError(f"format is {format!r}, expected {' or '.join(MEDIA)}")
+    most = (TOP if format == "csv" else None) if top == "auto" else top
+    if most is not None and (not isinstance(most, int) or most < 1):
+        raise InterchangeError(f"top is {top!r}, expected 1 or more, None for all, or 'auto'")
+    folder = Path(folder)
+    for old in _earlier(folder):
+        old.unlink(missing_ok=True)
+    make_folder(folder)
+    tables = tables_of(run, most)
+    paths = [folder / f"{table.name}.{format}" for table in tables]
+    for table, path in zip(tables, paths, strict=True):
+        write_file(path, _writer(table, format))
+    described = folder / DESCRIPTION
+    write_json(described, _described(run, tables, format))
+    return [*paths, described]
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """The files of an earlier export. Raises InterchangeError where the folder holds anything else."""
+    if not folder.exists():
+        return []
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    ours = {DESCRIPTION}
+    try:
+        package = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+        if MADE_BY in package:
+            ours |= {resource["path"] for resource in package["resources"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        ours = set()
+    if there - ours:
+        raise InterchangeError(
+            f"{folder} holds something else ({min(there - ours)}): export to a new folder, or to one "
+            "that holds an earlier export alone"
+        )
+    return [folder / name for name in there]
+
+
+def _writer(table: Table, format: str) -> Callable[[Path], None]:
+    """What writes a table to a file, a part at a time; in Parquet each is a row group."""
+    arrow = pa.schema(
+        [pa.field(f.name, _ARROW[f.kind], metadata={"description": f.about}) for f in table.fields]
+    )
+
+    def write(path: Path) -> None:
+        quoted = csv.WriteOptions(quoting_style="needed")
+        with (
+            csv.CSVWriter(path, arrow, write_options=quoted)
+            if format == "csv"
+            else parquet.ParquetWriter(path, arrow, compression="zstd")
+        ) as file:
+            for part in table.parts():
+                file.write_table(_arrow_table(part, arrow))
+
+    return write
+
+
+def _arrow_table(part: pd.DataFrame, arrow: pa.Schema) -> pa.Table:
+    """A part with every column of the schema; what is missing or NaN is null."""
+    return pa.Table.from_pandas(
+        part.reindex(columns=pd.Index(arrow.names)), schema=arrow, preserve_index=False
+    )
+
+
+def _described(run: StoredRun, tables: list[Table], format: str) -> Mapping[str, Any]:
+    """The data package: every table with its columns, and where the numbers come from."""
+    record = run.record
+    words = {role: t["name"] for role, t in record.get("treebank", {}).items()}
+    return {
+        "$schema": "https://datapackage.org/profiles/2.0/datapackage.json",
+        "name": "grammar-lens-run",
+        "title": f"Lesion study of {run.config['model']}",
+        "description": "What grammar_lens found, table by table. Words: "
+        + ", ".join(f"{role} {name}" for role, name in words.items()),
+        "resources": [_resource(table, format) for table in tables],
+        MADE_BY: {name: record.get(name) for name in ("config", "model", "versions", "commit")},
+    }
+
+
+def _resource(table: Table, format: str) -> Mapping[str, Any]:
+    return {
+        "name": table.name,
+        "type": "table",
+        "path": f"{table.name}.{format}",
+        "description": table.about,
+        "format": format,
+        "mediatype": MEDIA[format],
+        **({"encoding": "utf-8"} if format == "csv" else {}),
+        "schema": {
+            "fields": [
+                {"name": f.name, "type": f.kind, "description": f.about} for f in table.fields
+            ],
+            "missingValues": [""],
+        },
+    }

@@ -1,0 +1,217 @@
+"""A run as a place to work in: its model, its lesions by name, and its neurons one by one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from grammar_lens.files import RunError
+from grammar_lens.generation.writing import write_on
+from grammar_lens.lesions.context import lesion
+from grammar_lens.model.about import Model
+from grammar_lens.model.loading import load_model
+from grammar_lens.neurons.examples import NeuronExamples
+from grammar_lens.neurons.find_examples import examples_at
+from grammar_lens.neurons.view import NeuronView, Whole, parse_address, require_neuron, scores_of
+from grammar_lens.runs.session import Session
+from grammar_lens.runs.store.stored import STEPS, StoredRun
+
+
+class Run(StoredRun):
+    """The results of a run directory, and its model to work with.
+
+    Everything is loaded when it is first asked for. `at(position)` gives everything of one position;
+    `scores`, `keys` are those of the lesion study ("next" when it was read), `probe` the one at the
+    word when it was read.
+    """
+
+    @cached_property
+    def model(self) -> Model:
+        """The model that the run is of, on the device that `gl.load_model` takes by itself.
+
+        To have it elsewhere, set it: `run.model = gl.load_model(run.config["model"], device="cpu")`.
+        """
+        return load_model(self.config["model"], dtype=self.config["dtype"])
+
+    @cached_property
+    def _session(self) -> Session:
+        """The words of the run, with its model. Raises RunError if either has changed since."""
+        session = Session.of(self, model=self.model)
+        session.require_same_sources(self)
+        return session
+
+    @contextmanager
+    def lesion(
+        self,
+        label: str,
+        *,
+        dose: float = 1.0,
+        value: str = "mean",
+        k: int | None = None,
+        position: str | None = None,
+    ) -> Iterator[Model]:
+        """While open, the label's key neurons are lesioned in `model`, which is yielded.
+
+        The first `k` of them, by default all, at the position of the lesion study unless another is
+        named; dose and value are those of `gl.lesion`. Raises RunError for a label without any.
+        """
+        key = (self.keys if position is None else self.at(position).keys)[label]
+        key = key if k is None else key.top(k)
+        if not len(key):
+            raise RunError(f"{label!r} has no key neurons in {self.path}: there is nothing to cut")
+        given = None
+        if value == "resample":
+            at = position or self.main_position
+            given = self._session.donors(key, at)
+        with lesion(self.model, key, value=value, dose=dose, donors=given) as model:
+            yield model
+
+    def generate(
+        self, prompt: str, lesion: str | None = None, *, dose: float = 1.0, tokens: int = 40
+    ) -> str:
+        """The prompt and the likeliest `tokens` after it, with the lesion of a label if one is named."""
+        cut = nullcontext(self.model) if lesion is None else self.lesion(lesion, dose=dose)
+        with cut as model:
+            return write_on(model, [prompt], tokens=tokens)[0][0].text
+
+    def neuron(
+        self,
+        layer: Whole | str,
+        index: Whole | None = None,
+        position: str | None = None,
+        read: bool | None = None,
+    ) -> NeuronView:
+        """One neuron, given as (5, 123) or "5.123": scores, examples and direct effects.
+
+        At every position of the run, or at one. Examples that the run has not stored are read now,
+        which loads the model and the training words: with `read=False` they are left out, with
+        `read=True` the stored ones are read anew too.
+        Raises InspectionError for a neuron that does not exist.
+        """
+        at = parse_address(layer, index)
+        positions = self.positions if position is None else (self.at(position).position,)
+        for p in positions:
+            require_neuron(*at, self.scores_at(p))
+        found = {} if read else self._stored_examples(at, positions)
+        missing = [p for p in positions if p not in found]
+        if missing and read is not False:
+            found |= self._read_examples(at, missing)
+        o = self.scores_at(positions[0]).origin
+        return NeuronView(
+            model=o.model,
+            treebank=o.treebank,
+            site=o.site,
+            layer=at[0],
+            index=at[1],
+            methods={p: self.scores_at(p).method for p in positions},
+            tables={
+                p: scores_of(*at, s, self.moments.at(p)[o.site], self.keys_at(p))
+                for p, s in ((p, self.scores_at(p)) for p in positions)
+            },
+            examples={p: found[p] for p in positions if p in found},
+        )
+
+    def _stored_examples(
+        self, at: tuple[int, int], positions: tuple[str, ...]
+    ) -> dict[str, NeuronExamples]:
+        stored = self.examples
+        return {p: stored[p][at] for p in positions if p in stored and at in stored[p]}
+
+    def _read_examples(
+        self, at: tuple[int, int], positions: list[str]
+    ) -> dict[str, NeuronExamples]:
+        """Examples of one neuron among the words of the step that stores them."""
+        session = self._session
+        found = examples_at(
+            session.model,
+            session.train,
+            {p: [at] for p in positions},
+            lexicon=session.lexicon,
+            **session.config.for_examples(),
+        )
+        return {p: examples[at] for p, examples in found.items()}
+
+    def __repr__(self) -> str:
+        done = ", ".join(step for step in STEPS if self.has(step)) or "nothing yet"
+        return f"Run {self.path}: {self.config['model']} on {self.config['train']}; done: {done}"
+
+    def _repr_html_(self) -> str:
+        return run_html(self)
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """The results of a run directory. Raises RunError if there is none."""
+    folder = Path(path)
+    if not (folder / "run.json").is_file():
+        raise RunError(
+            f"{folder} is no run directory (it has no run.json): make one with "
+            f"`grammar-lens run --out {folder}`"
+        )
+    return Run(folder)
+
+
+_CELL = "padding:1px 10px;text-align:left"
+
+
+def run_html(run: StoredRun) -> str:
+    """Steps done and to do, the main numbers with what they are compared with, and the report's path."""
+    title = f"{run.config['model']} on {run.config['train']}"
+    marks = {True: "\N{CHECK MARK}", False: "\N{EN DASH}"}
+    steps = " ".join(f"{marks[run.has(step)]} {step}" for step in STEPS)
+    rows = "".join(
+        f"<tr><th style='{_CELL}' scope='row'>{escape(name)}</th>"
+        f"<td style='{_CELL}'><b>{escape(found)}</b></td>"
+        f"<td style='{_CELL}'>{escape(compared)}</td></tr>"
+        for name, found, compared in _numbers(run.summary)
+    )
+    report = run.path / STEPS["report"]
+    where = f"report: <code>{escape(str(report))}</code>" if report.is_file() else "no report yet"
+    return (
+        f"<div><b>Run {escape(str(run.path))}</b>: {escape(title)}<br><small>{steps}</small>"
+        f"<table><tbody>{rows}</tbody></table><small>{where}</small></div>"
+    )
+
+
+def _numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, number and its baselines, of what the summary has."""
+    found = []
+    if "probe" in summary:
+        probe = summary["probe"]
+        found.append(
+            (
+                f"accuracy of {probe['n_neurons']} key neurons on fresh words",
+                _number(probe["accuracy"], ".3f"),
+                f"random neurons {_number(probe['random_accuracy'], '.3f')}, word alone "
+                f"{_number(probe['word_baseline_accuracy'], '.3f')}, majority "
+                f"{_number(probe['majority_accuracy'], '.3f')}",
+            )
+        )
+    if "lesion" in summary:
+        lesion = summary["lesion"]
+        labels = lesion["labels"]
+        shams = [lesion["sham_mean"][i][i] for i in range(len(labels))]
+        sham = None if None in shams else sum(shams) / len(shams)
+        found += [
+            (
+                "rise of a tag's own loss when its key neurons are cut",
+                f"{_number(lesion['diagonal_mean'], '+.3f')} nats",
+                f"other tags {_number(lesion['off_diagonal_mean'], '+.3f')}, its shams "
+                f"{_number(sham, '+.3f')}",
+            ),
+            (
+                "double dissociations",
+                f"{len(lesion['crossed_pairs'])} of {lesion['n_possible_pairs']} pairs",
+                f"selective damage p = {_number(lesion['p_value'], '.3f')} by "
+                f"{lesion['n_shams']} shams",
+            ),
+        ]
+    return found
+
+
+def _number(value: float | None, form: str) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return format(value, form).replace("-", "\N{MINUS SIGN}")

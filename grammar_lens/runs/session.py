@@ -1,0 +1,214 @@
+"""The model, the words, the key neurons and the donors of one run, each loaded when first needed."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import (
+    Corpus,
+    fit_lexicon,
+    fresh_corpus,
+    prepare,
+    require_fresh,
+    some_sentences,
+)
+from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.corpus.sources import load_treebank
+from grammar_lens.files import RunError
+from grammar_lens.lesions.donors import Donors
+from grammar_lens.lesions.prepared import donors
+from grammar_lens.model.about import Model, describe, fingerprint, hook_name
+from grammar_lens.model.loading import load_model
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.passes import distributed
+from grammar_lens.passes.checkpoints import Checkpoints
+from grammar_lens.runs.settings import Config, check_settings, check_top_k
+from grammar_lens.runs.store.directory import update_record
+from grammar_lens.runs.store.stored import StoredRun
+
+Say = Callable[[str], None]
+
+
+def _silent(_text: str) -> None:
+    pass
+
+
+KEPT = {"collect": "collect", "score": "attribution", "lesion": "lesions"}
+"""What is kept of a step that is stopped on the way."""
+
+
+class Session:
+    """What commands, steps, a run in IPython and the explorer all work on; parts load when first needed."""
+
+    def __init__(self, config: Config, say: Say = _silent) -> None:
+        self.config = config
+        self.say = say
+
+    @classmethod
+    def of(cls, run: StoredRun, *, model: Model | None = None, **changes: Any) -> "Session":
+        """A session on a stored run, silent, with `model` where it is loaded already."""
+        session = cls(Config.of(run, show_progress=False, **changes))
+        if model is not None:
+            session.model = model
+        return session
+
+    @property
+    def unfinished(self) -> Path:
+        """Where an interrupted step's work is kept."""
+        return self.config.out / "unfinished"
+
+    def keeper(self, step: str) -> Checkpoints:
+        """Keeps this process's share of a step's pass."""
+        name = f"{KEPT[step]}.{distributed.world()}.safetensors"
+        return Checkpoints(self.unfinished / name, every=self.config.checkpoint_every)
+
+    def clear(self, step: str) -> None:
+        """Removes what was kept of a step that is done, and what a kill has left half-written."""
+        kept = KEPT.get(step, step)
+        for path in (*self.unfinished.glob(f"{kept}*"), *self.unfinished.glob(".*")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.unfinished.rmdir()
+
+    @cached_property
+    def model(self) -> Model:
+        c = self.config
+        device = c.device
+        if device is None and distributed.world().of > 1 and torch.cuda.is_available():
+            device = str(distributed.local_device())
+        return load_model(c.model, dtype=c.dtype, device=device, device_map=c.device_map)
+
+    @cached_property
+    def weights(self) -> str:
+        """A digest of the model's weights."""
+        return fingerprint(self.model)
+
+    @cached_property
+    def train_bank(self) -> Treebank:
+        return self._bank(self.config.train)
+
+    @cached_property
+    def fresh_bank(self) -> Treebank:
+        return self._bank(self.config.fresh)
+
+    @cached_property
+    def train(self) -> Corpus:
+        c = self.config
+        return prepare(
+            self.model,
+            self.train_bank,
+            label=c.label,
+            labels=c.labels or None,
+            min_words=c.min_words,
+            context=c.context,
+            window=c.window,
+        )
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """P(label | token) of the training words."""
+        return fit_lexicon(self.model, self.train)
+
+    @cached_property
+    def fresh(self) -> tuple[Corpus, int]:
+        """Fresh words, and how many sentences were dropped because training has them too."""
+        return fresh_corpus(self.model, self.fresh_bank, self.train)
+
+    @cached_property
+    def lesioned(self) -> Corpus:
+        """The fresh words that lesions are measured on: all, or those of some sentences."""
+        c, (fresh, _) = self.config, self.fresh
+        if len(fresh.bank) <= c.max_fresh_sentences:
+            return fresh
+        few = some_sentences(fresh.bank, c.max_fresh_sentences, fresh.context, seed=c.seed)
+        self.say(
+            f"lesion: {len(few):,} of {len(fresh.bank):,} fresh sentences, drawn with seed {c.seed} "
+            "(--max-fresh-sentences)"
+        )
+        return fresh_corpus(self.model, few, self.train)[0]
+
+    def donors(self, units: Neurons, position: str, *, seed: int | None = None) -> Donors:
+        """What some neurons do at other training words, for a lesion that resamples them.
+
+        The same for the same neurons and seed, by default the run's, whoever asks.
+        """
+        seed = self.config.seed if seed is None else seed
+        return donors(self.model, self.train, units, position=position, seed=seed)
+
+    def _bank(self, source: str) -> Treebank:
+        c = self.config
+        bank = read_source(source, c.label, c.words_column, c.label_column)
+        for note in bank.notes:
+            self.say(f"{bank.name}: {note}")
+        if c.context == "document" and all(s.document is None for s in bank):
+            self.say(f"{bank.name}: no documents are told apart, so all sentences are read as one")
+        return bank
+
+    def check(self) -> None:
+        """Raises for everything that can be known to fail before the first forward pass."""
+        c = self.config
+        check_settings(c)
+        self.train_bank.require_label(c.label)
+        self.fresh_bank.require_label(c.label)
+        require_fresh(self.fresh_bank, self.train_bank)
+        for site in ("neuron", *c.sites):
+            hook_name(self.model, site, 0)
+        check_top_k(c, describe(self.model))
+        _ = self.train
+
+    def record_sources(self, run: StoredRun) -> None:
+        """Notes in run.json which model and words these are; words that changed are an error."""
+        self.require_same_sources(run)
+        model = {**describe(self.model), "weights": self.weights}
+        if distributed.world().is_main:
+            update_record(run, model=model, treebank=self._about_words())
+
+    def require_same_sources(self, run: StoredRun) -> None:
+        """Raises RunError where model or words are no longer those that the run was made with."""
+        for role, about in self._about_words().items():
+            old = run.record.get("treebank", {}).get(role, about)
+            if old["fingerprint"] != about["fingerprint"]:
+                raise RunError(
+                    f"the {role} data {about['name']} has changed since {run.path} was made (it had "
+                    f"{old['words']:,} words and fingerprint {old['fingerprint'][:12]}, now "
+                    f"{about['words']:,} and {about['fingerprint'][:12]}): choose another --out"
+                )
+        old = run.record.get("model", {}).get("weights", self.weights)
+        if old != self.weights:
+            raise RunError(
+                f"the model {self.config.model} has changed since {run.path} was made (its weights had the "
+                f"fingerprint {old[:12]}, now {self.weights[:12]}): choose another --out"
+            )
+
+    def _about_words(self) -> dict[str, dict[str, Any]]:
+        """Name, size and fingerprint of the training and the fresh data."""
+        return {
+            role: {
+                "name": bank.name,
+                "sentences": len(bank),
+                "words": bank.n_words,
+                "fingerprint": bank.fingerprint(),
+            }
+            for role, bank in (("train", self.train_bank), ("fresh", self.fresh_bank))
+        }
+
+
+def read_source(
+    source: str, label: str, words_column: str | None = None, label_column: str | None = None
+) -> Treebank:
+    """The treebank that a --train or --fresh option names; "embedded:test" is the handmade one."""
+    name, _, split = source.partition(":")
+    if name == "embedded" and not Path(source).exists():
+        bank = load_treebank(label=label)
+        return bank[split] if split else bank
+    columns = {"words_column": words_column, "label_column": label_column}
+    return load_treebank(source, label=label, **{k: v for k, v in columns.items() if v})

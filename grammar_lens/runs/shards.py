@@ -1,0 +1,77 @@
+"""Job arrays: every job collects a share of the words into a file, and one command puts them together."""
+
+import json
+import time
+from pathlib import Path
+
+from grammar_lens.files import RunError, to_json
+from grammar_lens.passes.checkpoints import Checkpoints, load_shards, opened
+from grammar_lens.passes.distributed import Shard
+from grammar_lens.runs.pipeline import outdate, timed
+from grammar_lens.runs.session import Say, Session
+from grammar_lens.runs.settings import Config
+from grammar_lens.runs.steps import collection, save_collection
+from grammar_lens.runs.store.directory import open_run
+from grammar_lens.runs.store.stored import SHARDS, StoredRun
+
+
+def merge_shards(path: Path, say: Say) -> StoredRun:
+    """Makes a run directory's moments of the shards that jobs of a job array have collected.
+
+    Raises CheckpointError for shards that are damaged or not of one pass, RunError where one is missing.
+    """
+    shards = found_shards(path)
+    with opened(shards[0]) as first:
+        about, stored = dict(first.about), json.loads(str(first.about["config"]))
+    config = Config.parse(stored, out=path)
+    for shard, number in zip(shards, range(len(shards)), strict=True):
+        with opened(shard) as kept:
+            kept.require({**about, "share": str(Shard(number, len(shards)))})
+    session = Session(config, say)
+    session.check()
+    run = open_run(config.out, config.stored(), resume=(path / "run.json").is_file())
+    session.record_sources(run)
+    begin = time.perf_counter()
+    job = collection(session)
+    load_shards(shards, [tap.reader for tap in job.taps])
+    outdate(run, "collect")
+    with timed(run, "collect"):
+        save_collection(session, run, job, time.perf_counter() - begin)()
+    run.reload("collect")
+    return run
+
+
+def collect_shard(config: Config, shard: Shard, say: Say) -> Path:
+    """Collects one share of the training words into a file of the run directory, for `merge_shards`.
+
+    The same call goes on with a share that was stopped.
+    """
+    session = Session(config, say)
+    session.check()
+    path = config.out / SHARDS / f"collect.{shard}.safetensors"
+    keeper = Checkpoints(path, every=config.checkpoint_every, whole=True)
+    job = collection(session)
+    job.read(config.show_progress, keeper, shard, {"config": json.dumps(to_json(config.stored()))})
+    return path
+
+
+def found_shards(path: Path) -> list[Path]:
+    """The files of all shards, in order. Raises RunError where one is missing, naming it."""
+    there = sorted((path / SHARDS).glob("collect.*of*.safetensors"))
+    if not there:
+        raise RunError(
+            f"{path} has no shards: make them with `grammar-lens collect {path} --shard 1/N` and so on"
+        )
+    totals = {p.name.split(".")[1].partition("of")[2] for p in there}
+    if len(totals) > 1:
+        raise RunError(
+            f"{path / SHARDS} has shards of {' and '.join(sorted(totals))}: remove those of the other division"
+        )
+    n = int(totals.pop())
+    wanted = [path / SHARDS / f"collect.{Shard(i, n)}.safetensors" for i in range(n)]
+    missing = [p.name for p in wanted if p not in there]
+    if missing:
+        raise RunError(
+            f"{path / SHARDS} lacks {', '.join(missing)}: run those jobs (--shard), then merge again"
+        )
+    return wanted

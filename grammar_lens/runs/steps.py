@@ -1,0 +1,376 @@
+"""What each step does: it reads what earlier steps stored and returns what stores its own result.
+
+Computing and storing are apart because in a process group all processes compute and one stores.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from grammar_lens.corpus.corpus import Corpus
+from grammar_lens.dissociation.study import lesion_study
+from grammar_lens.files import RunError, write_file, write_json
+from grammar_lens.model.weights import output_contrast
+from grammar_lens.neurons.controls import (
+    SelectionControls,
+    selection_controls,
+    sham_keys,
+    with_effects,
+)
+from grammar_lens.neurons.find_examples import examples_at
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.selection import select
+from grammar_lens.neurons.timecourse import time_course
+from grammar_lens.probing.curves import ProbeCurve
+from grammar_lens.probing.probes import probe, probe_curve
+from grammar_lens.report.files import write_figures
+from grammar_lens.report.page import write_report
+from grammar_lens.runs.interchange.reading import read_neurons
+from grammar_lens.runs.session import KEPT, Session
+from grammar_lens.runs.settings import Config
+from grammar_lens.runs.store.arrays import (
+    save_attributions,
+    save_collected,
+    save_fitted,
+    save_scores,
+)
+from grammar_lens.runs.store.directory import update_record
+from grammar_lens.runs.store.examples import save_examples
+from grammar_lens.runs.store.stored import ATTRIBUTIONS, CONTROLS, CURVES, FITTED, STEPS, StoredRun
+from grammar_lens.runs.store.tables import (
+    outcome_table,
+    save_controls,
+    save_course,
+    save_curves,
+    save_keys,
+    save_probes,
+    save_study,
+)
+from grammar_lens.runs.summary import summarise
+from grammar_lens.selectivity.attribution.attribute import attribute
+from grammar_lens.selectivity.collecting import Collection
+from grammar_lens.selectivity.evidence import Attribution, Evidence
+from grammar_lens.selectivity.readings import Wanted
+from grammar_lens.selectivity.registry import SCORES
+from grammar_lens.selectivity.result import Scores
+from grammar_lens.selectivity.scoring import score
+
+CURVE_KS = (1, 2, 5, 10, 20)
+"""Key neurons per label at which the probe is fitted for the curve of accuracy."""
+CURVE_WORDS = 20_000
+Save = Callable[[], None]
+"""Stores what a step has found."""
+
+
+def collection(session: Session) -> Collection:
+    """The pass over the training words at every position and site, not yet read."""
+    c = session.config
+    return Collection(session.model, [session.train], wanted_of(c), c.token_budget)
+
+
+def wanted_of(c: Config) -> Wanted:
+    """What the settings ask the collecting pass for."""
+    needs = {SCORES[c.score_at(p)].needs for p in c.positions}
+    return Wanted(
+        sites=c.sites if "neuron" in c.sites else ("neuron", *c.sites),
+        positions=c.positions,
+        replicates=c.replicates,
+        sample=c.sample if c.sample is not None else 100 * ("sample" in needs),
+        controls=True,
+        seed=c.seed,
+        nulls=("correlation", *(c.score_at(p) for p in c.positions)),
+    )
+
+
+def run_collect(session: Session, run: StoredRun) -> Save:
+    """Moments of all units at every position and site from one pass over the training words."""
+    begin = time.perf_counter()
+    job = collection(session)
+    job.read(session.config.show_progress, session.keeper("collect"))
+    return save_collection(session, run, job, time.perf_counter() - begin)
+
+
+def save_collection(session: Session, run: StoredRun, job: Collection, seconds: float) -> Save:
+    """Makes of a pass what its step stores."""
+    c, corpus, (collected,) = session.config, session.train, job.found()
+
+    def save() -> None:
+        (run.path / ATTRIBUTIONS).unlink(missing_ok=True)
+        main = run.main_position
+        update_record(
+            run,
+            collect={
+                "words": collected.at(main)["neuron"].n_words,
+                "tokens": collected.n_tokens,
+                "seconds": round(seconds, 3),
+            },
+            alignment={
+                "words": corpus.alignment.n_words,
+                "aligned": int(corpus.alignment.aligned(main).sum()),
+                "skipped": corpus.alignment.skipped(main),
+                "not_read": {p: corpus.skipped(p) for p in c.positions},
+            },
+        )
+        save_collected(
+            run.path / STEPS["collect"], collected
+        )  # last: it says that the step is done
+        session.clear("collect")
+
+    return save
+
+
+def run_score(session: Session, run: StoredRun) -> Save:
+    """Scores of every neuron for every label, at each position; attributions where they need them."""
+    c = session.config
+    methods = {p: c.score_at(p) for p in run.positions}
+    attributions, made = dict(run.attributions), {}
+    for needs in dict.fromkeys(SCORES[method].needs for method in methods.values()):
+        new = _attribute(session, run, needs)
+        if new is not None:
+            made[needs], attributions[needs] = new
+    evidence = {p: run.evidence(p, attributions) for p in methods}
+    if any(SCORES[m].needs == "output_contrast" for m in methods.values()):
+        contrast = output_contrast(session.model, session.lexicon.count)
+        evidence = {p: replace(e, output_contrast=contrast) for p, e in evidence.items()}
+    scores = {p: score(evidence[p], method) for p, method in methods.items()}
+
+    def save() -> None:
+        if made:
+            save_attributions(run.path / ATTRIBUTIONS, attributions)
+            update_record(run, attributions=made)
+        save_scores(run.path / STEPS["score"], scores)
+        session.clear("score")
+
+    return save
+
+
+def _attribute(
+    session: Session, run: StoredRun, needs: str
+) -> tuple[dict[str, object], Attribution] | None:
+    """The attributions that a score needs, and of what they are made; None if the run has them."""
+    c = session.config
+    if needs not in ("attribution", "integrated_gradients"):
+        return None
+    kind = c.attribution if needs == "attribution" else needs
+    made = {"kind": kind, "seed": c.seed}
+    made |= (
+        {"replicates": c.replicates} if needs == "attribution" else {"words": c.attribution_words}
+    )
+    if needs in run.attributions and run.record.get("attributions", {}).get(needs) == made:
+        return None
+    settings = {"seed": c.seed, "token_budget": c.token_budget, "show_progress": c.show_progress}
+    if needs == "attribution":
+        found = attribute(
+            session.model,
+            session.train,
+            kind=kind,
+            moments=run.moments.at("next")["neuron"],
+            lexicon=session.lexicon,
+            replicates=c.replicates if kind == "own" else 0,
+            keeper=session.keeper("score"),
+            **settings,
+        )
+    else:
+        found = attribute(
+            session.model, session.train, kind=kind, max_words=c.attribution_words, **settings
+        )
+    return made, found
+
+
+def run_select(session: Session, run: StoredRun) -> Save:
+    """The key neurons of every label at each position, and how far the choice can be trusted."""
+    c = session.config
+    tables, controls = {}, {}
+    for position in run.positions:
+        scores, evidence = run.scores_at(position), run.evidence(position)
+        if c.neurons_from is None:
+            most = c.top_k if c.rule in ("top_k", "frequency") else None
+            keys = select(scores, most, rule=c.rule, sign=c.sign, alpha=c.alpha)
+            controls[position] = selection_controls(keys, scores, evidence, c.top_k, c.sign)
+        else:
+            keys = imported(c.neurons_from, run, position)
+            controls[position] = controls_of_imported(keys, scores, evidence)
+        empty = [label for label in keys if not len(keys[label])]
+        if empty:
+            session.say(
+                f"select: at {position!r} {keys.rule} chooses nothing for {', '.join(empty)}"
+            )
+        tables[position] = with_effects(keys, scores, evidence.adjusted)
+
+    def save() -> None:
+        save_controls(run.path / CONTROLS, controls)
+        save_keys(run.path / STEPS["select"], tables)
+
+    return save
+
+
+def run_examples(session: Session, run: StoredRun) -> Save:
+    """Words at which the first key neurons of every label are most and least active."""
+    c = session.config
+    found = examples_at(
+        session.model,
+        session.train,
+        {p: run.keys_at(p).top(c.example_neurons) for p in run.positions},
+        lexicon=session.lexicon,
+        **c.for_examples(),
+    )
+    return lambda: save_examples(run.path / STEPS["examples"], found)
+
+
+def run_course(session: Session, run: StoredRun) -> Save:
+    """Selectivity of all units and of the key neurons at tokens around fresh words."""
+    position = run.positions[0]
+    fresh, _ = session.fresh
+    c = session.config
+    course = time_course(
+        session.model,
+        fresh,
+        position=position,
+        token_budget=c.token_budget,
+        show_progress=c.show_progress,
+    )
+    summary = course.summary(run.keys_at(position))
+    return lambda: save_course(run.path / STEPS["course"], summary)
+
+
+def run_probe(session: Session, run: StoredRun) -> Save:
+    """How well the key neurons tell the label of fresh words, with all baselines."""
+    c = session.config
+    fresh, dropped = session.fresh
+    probes = {}
+    for position in run.positions:
+        probes[position] = probe(
+            session.model,
+            session.train,
+            fresh,
+            run.keys_at(position),
+            position=position,
+            k=min(c.probe_k, _most(c, run.keys_at(position))),
+            max_train_words=c.max_train_words,
+            seed=c.seed,
+            token_budget=c.token_budget,
+            show_progress=c.show_progress,
+            dropped_duplicates=dropped,
+        )
+    curves = {p: _curve(session, run, p, fresh) for p in run.positions}
+
+    def save() -> None:
+        save_curves(run.path / CURVES, curves)
+        save_fitted(run.path / FITTED, {p: r.fitted for p, r in probes.items() if r.fitted})
+        save_probes(run.path / STEPS["probe"], probes)
+
+    return save
+
+
+def _most(c: Config, keys: KeyNeurons) -> int:
+    """As many key neurons as a label may have."""
+    return c.top_k if c.neurons_from is None else keys.k
+
+
+def _curve(session: Session, run: StoredRun, position: str, fresh: Corpus) -> ProbeCurve:
+    """Accuracy against k of the key neurons, and of those found with exchanged labels."""
+    c, scores, keys = session.config, run.scores_at(position), run.keys_at(position)
+    rankings = {scores.method if c.neurons_from is None else keys.rule: keys}
+    sham = sham_keys(scores, c.top_k, sign=c.sign) if c.neurons_from is None else None
+    if sham is not None:
+        rankings["exchanged labels"] = sham
+    return probe_curve(
+        session.model,
+        session.train,
+        fresh,
+        rankings,
+        ks=[k for k in CURVE_KS if k <= _most(c, keys)],
+        position=position,
+        max_train_words=min(c.max_train_words, CURVE_WORDS),
+        seed=c.seed,
+        token_budget=c.token_budget,
+        show_progress=False,
+    )
+
+
+def run_lesion(session: Session, run: StoredRun) -> Save:
+    """The lesion study of the key neurons against matched shams."""
+    c = session.config
+    corpus = session.lesioned
+    study = lesion_study(
+        session.model,
+        corpus,
+        run.keys_at(run.main_position),
+        lexicon=session.lexicon,
+        value=c.lesion,
+        dose=c.dose,
+        where=c.lesion_at,
+        shams=c.shams,
+        others=c.other_manners(),
+        other_shams=c.other_shams,
+        damage_matched=c.damage_matched,
+        sufficiency=c.sufficiency,
+        labels=c.lesion_labels or None,
+        seed=c.seed,
+        token_budget=c.token_budget,
+        folder=session.unfinished / KEPT["lesion"],
+        show_progress=c.show_progress,
+    )
+    outcomes = study.outcomes
+    assert outcomes is not None
+
+    def save() -> None:
+        save_study(run.path, STEPS["lesion"], study, outcome_table(outcomes, corpus.forms))
+        session.clear("lesion")
+
+    return save
+
+
+def run_report(session: Session, run: StoredRun) -> Save:
+    """summary.json, figures/ and report.html from what is there."""
+
+    def save() -> None:
+        write_json(run.path / "summary.json", summarise(run))
+        write_figures(run, run.path / "figures")
+        write_file(run.path / STEPS["report"], lambda path: write_report(run, path))
+
+    return save
+
+
+WORK: Mapping[str, Callable[[Session, StoredRun], Save]] = {
+    "collect": run_collect,
+    "score": run_score,
+    "select": run_select,
+    "examples": run_examples,
+    "course": run_course,
+    "probe": run_probe,
+    "lesion": run_lesion,
+    "report": run_report,
+}
+
+
+def imported(file: str, run: StoredRun, position: str) -> KeyNeurons:
+    """The neurons of a file, ranked as there, with the run's own scores at one position.
+
+    Labels that the file does not have get none.
+    Raises RunError for labels that the run does not study, and InterchangeError as `read_neurons`.
+    """
+    scores = run.scores_at(position)
+    found = read_neurons(file, scores)
+    unknown = [label for label in found if label not in scores.labels]
+    if unknown:
+        raise RunError(
+            f"{file} has neurons of {unknown[0]!r}, which {run.path} does not study: its labels are "
+            f"{', '.join(scores.labels)}"
+        )
+    none = next(iter(found.values())).top(0)
+    sets = {}
+    for label in scores.labels:
+        neurons = found[label] if label in found else replace(none, name=label)
+        values = scores[label][neurons.layer, neurons.index]
+        sets[label] = replace(neurons, score=values, q=None)
+    return replace(found, sets=sets, method=scores.method, rule=f"from {Path(file).name}")
+
+
+def controls_of_imported(keys: KeyNeurons, scores: Scores, evidence: Evidence) -> SelectionControls:
+    """Effects within word forms; null and halves judge a choice, and none was made here."""
+    there = keys.only([label for label in keys if len(keys[label])])
+    return selection_controls(
+        there, replace(scores, null=None), replace(evidence, halves=None), keys.k
+    )

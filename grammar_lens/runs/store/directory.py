@@ -1,0 +1,75 @@
+"""Run directories: found, made anew, gone on with, and their records kept."""
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from grammar_lens.files import RunError, make_folder, write_json
+from grammar_lens.runs.store.provenance import checkout_commit, library_versions
+from grammar_lens.runs.store.stored import SHARDS, StoredRun
+
+
+def refuse_directory(path: Path, *, resume: bool) -> None:
+    """Raises RunError for a directory that a run must not be written to."""
+    if (path / "run.json").is_file():
+        if not resume:
+            raise RunError(
+                f"{path} holds a run already: add --resume to complete it, or choose another --out"
+            )
+    elif path.exists() and (not path.is_dir() or any(map(_is_foreign, path.iterdir()))):
+        raise RunError(f"{path} exists and is no run directory: choose another --out")
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is neither a job array's nor what a killed process has left half-written."""
+    return path.name != SHARDS and not (path.name.startswith(".") and path.suffix == ".tmp")
+
+
+def open_run(
+    path: Path,
+    config: Mapping[str, Any],
+    *,
+    resume: bool,
+    usual: Mapping[str, Any] | None = None,
+) -> StoredRun:
+    """A new run directory, or with `resume` the old one if it was made with the same settings.
+
+    `usual` are the defaults, which a run was made with whose record knows no such setting yet.
+    Raises RunError for a directory that is in use already, or whose settings differ (naming them).
+    """
+    refuse_directory(path, resume=resume)
+    if not (path / "run.json").is_file():
+        record = {
+            "schema": 1,
+            "config": dict(config),
+            "versions": library_versions(),
+            "commit": checkout_commit(),
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "timings": {},
+        }
+        make_folder(path)
+        write_json(path / "run.json", record)
+        return StoredRun(path)
+    run = StoredRun(path)
+    old = {**(usual or {}), **run.config}
+    changed = [
+        f"{key}: it was {old.get(key)!r}, now {config[key]!r}"
+        for key in config
+        if old.get(key) != config[key]
+    ]
+    if changed:
+        raise RunError(
+            f"{path} was made with other settings and cannot be resumed with these "
+            f"({'; '.join(changed)}): choose another --out or the old settings"
+        )
+    return run
+
+
+def update_record(run: StoredRun, **entries: Any) -> None:
+    """Adds entries to run.json; mappings are merged."""
+    for key, value in entries.items():
+        old = run.record.get(key)
+        merged = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        run.record[key] = merged
+    write_json(run.path / "run.json", run.record)

@@ -1,0 +1,271 @@
+"""What a run directory holds, each result loaded when it is first asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.files import RunError, read_json
+from grammar_lens.neurons.controls import SelectionControls
+from grammar_lens.neurons.examples import Examples
+from grammar_lens.neurons.neurons import KeyNeurons
+from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.passes.moments import Moments
+from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.probing.fitted import FittedProbe
+from grammar_lens.runs.store.arrays import (
+    read_attributions,
+    read_evidence,
+    read_fitted,
+    read_scores,
+)
+from grammar_lens.runs.store.examples import read_examples
+from grammar_lens.runs.store.tables import (
+    read_controls,
+    read_course,
+    read_curves,
+    read_keys,
+    read_probe,
+    read_study,
+)
+from grammar_lens.selectivity.collecting import Collected
+from grammar_lens.selectivity.evidence import Attribution, Evidence
+from grammar_lens.selectivity.result import Scores
+
+STEPS = {
+    "collect": "moments.safetensors",
+    "score": "scores.safetensors",
+    "select": "key_neurons.csv",
+    "examples": "examples.json",
+    "course": "time_course.json",
+    "probe": "probe.json",
+    "lesion": "lesion_matrix.json",
+    "report": "report.html",
+}
+"""The steps in their order, each with the file that it writes last."""
+_OF_STEP = {
+    "collect": ("moments", "attributions"),
+    "score": ("attributions", "_scores", "_keys"),
+    "select": ("_keys", "_controls", "_examples"),
+    "examples": ("_examples",),
+    "probe": ("_probes",),
+    "lesion": ("_study",),
+}
+"""What a step makes outdated in memory."""
+ATTRIBUTIONS = "attributions.safetensors"
+SHARDS = "shards"
+"""The folder in which jobs of a job array put what they collect, before there is a run."""
+CONTROLS = "controls.json"
+CURVES = "probe_curve.csv"
+FITTED = "probe.safetensors"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run found at one position."""
+
+    position: str
+    moments: dict[str, Moments]
+    scores: Scores
+    keys: KeyNeurons
+    controls: SelectionControls | None
+    probe: ProbeResult | None
+
+    def __repr__(self) -> str:
+        return f"Results at {self.position!r}: {self.scores!r}"
+
+    def _repr_html_(self) -> str:
+        parts = (self.scores, self.keys, self.controls, self.probe)
+        return "".join(part._repr_html_() for part in parts if part is not None)
+
+
+class StoredRun:
+    """The stored results of a run directory, each loaded when it is first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record: dict[str, Any] = read_json(path / "run.json")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.record["config"]
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        return tuple(self.config["positions"])
+
+    @property
+    def main_position(self) -> str:
+        return "next" if "next" in self.positions else self.positions[0]
+
+    def reload(self, step: str) -> None:
+        """Reads the record anew, and the results of a step that was just done when they are asked for."""
+        self.record = read_json(self.path / "run.json")
+        for name in _OF_STEP.get(step, ()):
+            self.__dict__.pop(name, None)
+
+    def has(self, step: str) -> bool:
+        """Whether a step has been done."""
+        return (self.path / STEPS[step]).is_file()
+
+    def require(self, step: str) -> Path:
+        """The file of a step; a RunError says which command makes it when it is not there."""
+        path = self.path / STEPS[step]
+        if not path.is_file():
+            raise RunError(
+                f"{self.path} has no {path.name} yet: first `grammar-lens {step} {self.path}`"
+            )
+        return path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The numbers of summary.json; empty before the report step."""
+        path = self.path / "summary.json"
+        return read_json(path) if path.is_file() else {}
+
+    @cached_property
+    def moments(self) -> Collected:
+        return read_evidence(self.require("collect"))
+
+    @cached_property
+    def attributions(self) -> dict[str, Attribution]:
+        """Attributions by name ("attribution", "integrated_gradients"); those the scores needed."""
+        path = self.path / ATTRIBUTIONS
+        return read_attributions(path) if path.is_file() else {}
+
+    def evidence(
+        self, position: str | None = None, attributions: Mapping[str, Attribution] | None = None
+    ) -> Evidence:
+        """Everything known of the neurons at one position, by default that of the lesion study.
+
+        `attributions` are by default those that the run has stored.
+        """
+        where = position or self.main_position
+        found = self.moments.evidence("neuron", where)
+        if where != "next":  # attributions are of the word to come
+            return found
+        return replace(found, **(self.attributions if attributions is None else attributions))
+
+    @cached_property
+    def _scores(self) -> dict[str, Scores]:
+        return read_scores(self.require("score"), self.moments, self.attributions)
+
+    @cached_property
+    def _keys(self) -> dict[str, KeyNeurons]:
+        rules = {p: c.rule for p, c in self._controls.items()}
+        return read_keys(self.require("select"), self._scores, rules)
+
+    @cached_property
+    def _controls(self) -> dict[str, SelectionControls]:
+        path = self.path / CONTROLS
+        return read_controls(path) if path.is_file() else {}
+
+    @cached_property
+    def _probes(self) -> dict[str, ProbeResult]:
+        stored = read_json(self.require("probe"))
+        return {name: read_probe(data) for name, data in stored.items()}
+
+    def fitted_at(self, position: str) -> FittedProbe:
+        """The fitted probe of one position, to read the labels of other words with.
+
+        Raises RunError where the run has none, naming the command that makes it.
+        """
+        self.require("probe")
+        path = self.path / FITTED
+        if not path.is_file():
+            raise RunError(
+                f"{self.path} has no {FITTED}, as it was made before probes were kept: first "
+                f"`grammar-lens probe {self.path}`"
+            )
+        probes = read_fitted(path)
+        if position not in probes:
+            raise RunError(
+                f"{self.path} has no probe at {position!r}, only at {', '.join(probes)}: make a run "
+                "with `grammar-lens run --position both`"
+            )
+        return probes[position]
+
+    @property
+    def examples(self) -> dict[str, Examples]:
+        """Examples of the first key neurons by position; empty if not done."""
+        return self._examples
+
+    @cached_property
+    def _examples(self) -> dict[str, Examples]:
+        return read_examples(self.path / STEPS["examples"]) if self.has("examples") else {}
+
+    @property
+    def curves(self) -> dict[str, pd.DataFrame]:
+        """Accuracy against k by position, a row per ranking and k; empty if not done."""
+        path = self.path / CURVES
+        return read_curves(path) if path.is_file() else {}
+
+    @property
+    def course(self) -> CourseSummary | None:
+        """The time course on fresh words, by layer; None if not done."""
+        return read_course(self.path / STEPS["course"]) if self.has("course") else None
+
+    def at(self, position: str) -> Results:
+        """Everything found at "word" or at "next"."""
+        if position not in self.positions:
+            raise RunError(f"{self.path} did not read {position!r}: it has {self.positions}")
+        probe = self._probes.get(position) if self.has("probe") else None
+        return Results(
+            position,
+            self.moments.at(position),
+            self._scores[position],
+            self._keys[position],
+            self._controls.get(position),
+            probe,
+        )
+
+    def scores_at(self, position: str) -> Scores:
+        """The scores at one position."""
+        return self._scores[position]
+
+    def keys_at(self, position: str) -> KeyNeurons:
+        """The key neurons at one position."""
+        return self._keys[position]
+
+    def controls_at(self, position: str) -> SelectionControls | None:
+        """How far the choice at one position can be trusted; None if that was not measured."""
+        return self._controls.get(position)
+
+    def probe_at(self, position: str) -> ProbeResult:
+        """The probe at one position."""
+        return self._probes[position]
+
+    @property
+    def scores(self) -> Scores:
+        return self._scores[self.main_position]
+
+    @property
+    def keys(self) -> KeyNeurons:
+        return self._keys[self.main_position]
+
+    @property
+    def probe(self) -> ProbeResult:
+        return self._probes.get("word") or self._probes[self.main_position]
+
+    @property
+    def study(self) -> LesionStudy | None:
+        """The lesion study, without its outcomes word by word (`lesions`); None if not done."""
+        return self._study
+
+    @cached_property
+    def _study(self) -> LesionStudy | None:
+        if not self.has("lesion"):
+            return None
+        return read_study(read_json(self.path / STEPS["lesion"]))
+
+    @cached_property
+    def lesions(self) -> pd.DataFrame:
+        """Losses of every scored word, intact and under every lesion and sham."""
+        path = self.path / "lesions.parquet"
+        if not path.is_file():
+            raise RunError(f"{self.path} has no lesions.parquet: first `grammar-lens lesion`")
+        return pd.read_parquet(path)

@@ -1,0 +1,256 @@
+"""Key neurons, controls, probes, time course and lesions as CSV, JSON and Parquet."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.dissociation.damage_matched import DamageMatched
+from grammar_lens.dissociation.dose_response import DoseResponse
+from grammar_lens.dissociation.pairs import CrossedPair
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.sufficiency import Sufficiency
+from grammar_lens.files import RunError, read_json, to_json, write_file, write_json, write_text
+from grammar_lens.lesions.outcomes import Manner, Outcomes
+from grammar_lens.neurons.controls import SelectionControls
+from grammar_lens.neurons.neurons import KeyNeurons, SelectionError
+from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.probing.curves import ProbeCurve
+from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.selectivity.result import Scores
+
+
+def save_keys(path: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Writes the key neurons of every position: label, layer, index, score, q, rank, effects, position."""
+    table = pd.concat(
+        [t.assign(position=position) for position, t in tables.items()], ignore_index=True
+    )
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def read_keys(
+    path: Path, scores: Mapping[str, Scores], rules: Mapping[str, str]
+) -> dict[str, KeyNeurons]:
+    """The key neurons of every position, with the rules that chose them.
+
+    Raises RunError for neurons that do not exist.
+    """
+    table = pd.read_csv(path, keep_default_na=False, na_values={"q": [""]}, dtype={"label": str})
+    table.index += 2  # lines of the file, below its header
+    try:
+        return {
+            position: KeyNeurons.from_frame(
+                table.loc[table["position"] == position],
+                s,
+                rule=rules.get(position, "unknown"),
+                labels=s.labels,
+                where=f"{path}:",
+            )
+            for position, s in scores.items()
+        }
+    except SelectionError as error:
+        raise RunError(str(error)) from error
+
+
+def save_controls(path: Path, controls: Mapping[str, SelectionControls]) -> None:
+    """Writes the controls of the choice at every position."""
+    write_json(path, {p: _with_tables(c) for p, c in controls.items()})
+
+
+def _with_tables(result: Any) -> dict[str, Any]:
+    """A result whose tables are written column by column."""
+    fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    return {
+        name: value.to_dict("list") if isinstance(value, pd.DataFrame) else value
+        for name, value in fields.items()
+    }
+
+
+def read_controls(path: Path) -> dict[str, SelectionControls]:
+    """What `save_controls` wrote."""
+    tables = ("sham", "reliability", "within_type")
+    found = {}
+    for position, data in read_json(path).items():
+        frames = {
+            name: None
+            if data[name] is None
+            else pd.DataFrame(data[name]).fillna(np.nan).infer_objects()
+            for name in tables
+        }
+        found[position] = SelectionControls(**{**data, **frames})
+    return found
+
+
+def save_course(path: Path, course: CourseSummary) -> None:
+    """Writes the time course by layer."""
+    write_json(path, course)
+
+
+def read_course(path: Path) -> CourseSummary:
+    """What `save_course` wrote."""
+    data = read_json(path)
+    return CourseSummary(
+        labels=tuple(data["labels"]),
+        offsets=tuple(data["offsets"]),
+        count=np.array(data["count"], np.float64),
+        strength=np.array(data["strength"], np.float64),
+        key=np.array(data["key"], np.float64),
+        origin=Origin(**data["origin"]),
+    )
+
+
+def save_curves(path: Path, curves: Mapping[str, ProbeCurve]) -> None:
+    """Writes accuracy against k, with the position as the first column."""
+    frames = [c.to_frame().assign(position=p) for p, c in curves.items()]
+    table = pd.concat(frames, ignore_index=True)
+    table.insert(0, "position", table.pop("position"))
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def read_curves(path: Path) -> dict[str, pd.DataFrame]:
+    """What `save_curves` wrote."""
+    table = pd.read_csv(path)
+    return {
+        str(p): rows.drop(columns="position").reset_index(drop=True)
+        for p, rows in table.groupby("position", sort=False)
+    }
+
+
+def save_probes(path: Path, probes: Mapping[str, ProbeResult]) -> None:
+    """Writes all numbers of the probes, by position; the fitted probes go to `save_fitted`."""
+    written = to_json(probes)
+    for probe in written.values():
+        del probe["fitted"]
+    write_json(path, written)
+
+
+def read_probe(data: dict[str, Any]) -> ProbeResult:
+    """One probe of what `save_probes` wrote."""
+    table = dict(data["per_label"])
+    index = pd.Index(table.pop("index"), name="label")
+    return ProbeResult(
+        **{
+            **data,
+            "labels": tuple(data["labels"]),
+            "random_accuracies": tuple(data["random_accuracies"]),
+            "per_label": pd.DataFrame(table, index=index),
+            "confusion": np.array(data["confusion"]),
+            "origin": Origin(**data["origin"]),
+        }
+    )
+
+
+def save_study(folder: Path, name: str, study: LesionStudy, words: pd.DataFrame) -> None:
+    """Writes lesions.parquet, the losses word by word, and then the statistics."""
+    write_file(
+        folder / "lesions.parquet",
+        lambda p: words.to_parquet(p, index=False, compression="zstd"),
+    )
+    data = to_json(dataclasses.replace(study, outcomes=None))
+    data |= {"value": study.value, "dose": study.dose, "p_value": study.p_value}
+    data |= {"dominance": study.dominance, "verdict": study.verdict()}
+    write_json(folder / name, data)
+
+
+def read_study(data: dict[str, Any]) -> LesionStudy:
+    """The lesion study, without its outcomes word by word.
+
+    Raises RunError for the file of a version that did not write the manner of the lesion.
+    """
+    if "manner" not in data:
+        raise RunError(
+            "this lesion study was stored by an older version, without the manner of its lesions: "
+            "lesion again with `grammar-lens lesion`"
+        )
+    n = len(data["labels"])
+    matched, rest, doses = (data[name] for name in ("matched", "rest", "doses"))
+    return _from_json(
+        LesionStudy,
+        data,
+        n,
+        manner=Manner(**data["manner"]),
+        crossed_pairs=_pairs(data),
+        origin=Origin(**data["origin"]),
+        others=tuple(read_study(other) for other in data["others"]),
+        matched=matched and _from_json(DamageMatched, matched, n, crossed_pairs=_pairs(matched)),
+        rest=rest and _from_json(Sufficiency, rest, n),
+        doses=doses and _from_json(DoseResponse, doses, n),
+    )
+
+
+def _pairs(data: dict[str, Any]) -> tuple[CrossedPair, ...]:
+    return tuple(CrossedPair(**pair) for pair in data["crossed_pairs"])
+
+
+_COUNTS = ("n_words", "size")
+_MATRICES = ("sham",)
+
+
+def _from_json(kind: type, data: dict[str, Any], n_labels: int, **made: Any) -> Any:
+    """A dataclass of arrays and plain values; missing numbers were null."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        name, value = field.name, data[field.name]
+        if name in made:
+            values[name] = made[name]
+        elif name == "labels":
+            values[name] = tuple(value)
+        elif isinstance(value, list):
+            array = np.array(value, np.int64 if name in _COUNTS else np.float64)
+            if name in _MATRICES:
+                array = array.reshape(-1, n_labels, n_labels)
+            elif name in ("sham_slope", "size"):
+                array = array.reshape(-1, n_labels)
+            values[name] = array
+        else:
+            values[name] = value
+    return kind(**values)
+
+
+def outcome_table(outcomes: Outcomes, forms: tuple[str, ...]) -> pd.DataFrame:
+    """A row per word and condition: the losses (nats) of every word scored under it.
+
+    `lesion`, `kind`, `value` and `where` are empty and `dose` is 0 for the intact model; `replicate`
+    is 0 for the real set and numbers the shams.
+    Losses are float32 here; the identity dNLL = dL_tag + dL_lex was checked in float64.
+    """
+    n_rows, n_words = outcomes.nll.shape
+    conditions = outcomes.conditions
+    replicate = np.array([0, *(c.replicate for c in conditions)], np.int16)
+    dose = np.array([0.0, *(c.manner.dose for c in conditions)], np.float32)
+    words = np.array([forms[w] for w in outcomes.word], object)
+
+    def per_word(values: np.ndarray) -> np.ndarray:
+        return np.tile(values, n_rows)
+
+    def per_row(names: list[str]) -> pd.Categorical:
+        there = sorted({"", *names})
+        codes = np.array([there.index(name) for name in ["", *names]])
+        return pd.Categorical.from_codes(np.repeat(codes, n_words), pd.Index(there))
+
+    table = pd.DataFrame(
+        {
+            "lesion": per_row([c.label for c in conditions]),
+            "replicate": np.repeat(replicate, n_words),
+            "kind": per_row([c.kind for c in conditions]),
+            "value": per_row([c.manner.value for c in conditions]),
+            "dose": np.repeat(dose, n_words),
+            "where": per_row([c.manner.where for c in conditions]),
+            "sentence": per_word(outcomes.sentence).astype(np.int32),
+            "word": per_word(outcomes.word).astype(np.int32),
+            "form": pd.Categorical(per_word(words)),
+            "label": pd.Categorical.from_codes(per_word(outcomes.label), pd.Index(outcomes.labels)),
+            "nll": outcomes.nll.ravel().astype(np.float32),
+            "tag_loss": outcomes.tag_loss.ravel().astype(np.float32),
+            "lexical_loss": outcomes.lexical_loss.ravel().astype(np.float32),
+            "top_label": pd.Categorical.from_codes(
+                outcomes.top_label.ravel(), pd.Index(outcomes.labels)
+            ),
+        }
+    )
+    scored = np.isfinite(outcomes.nll).ravel()
+    return table if scored.all() else table.loc[scored].reset_index(drop=True)

@@ -1,0 +1,291 @@
+"""The numbers of summary.json."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from rich.table import Table
+from rich.text import Text
+
+from grammar_lens.dissociation.damage_matched import DamageMatched
+from grammar_lens.dissociation.dose_response import DoseResponse
+from grammar_lens.dissociation.pairs import CrossedPair
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.sufficiency import Sufficiency
+from grammar_lens.neurons.controls import selection_summary
+from grammar_lens.runs.store.stored import StoredRun
+from grammar_lens.selectivity.collecting import Collected
+
+
+def summarise(run: StoredRun) -> dict[str, Any]:
+    """The numbers of summary.json, schema 1; parts whose step is not done are left out."""
+    record = run.record
+    summary: dict[str, Any] = {"schema": 1, "model": record.get("model")}
+    if "treebank" in record:
+        summary["treebank"] = {role: t["name"] for role, t in record["treebank"].items()}
+        summary["treebank"]["label"] = run.config["label"]
+        if run.config.get("context", "sentence") != "sentence":
+            summary["treebank"] |= {name: run.config[name] for name in ("context", "window")}
+    if run.has("collect"):
+        moments: Collected = run.moments
+        labels = moments.at(run.main_position)["neuron"].labels
+        summary["treebank"]["labels"] = list(labels)
+        summary["alignment"] = record["alignment"]
+        summary["collect"] = record["collect"]
+        if "peak_memory_mib" in record:
+            summary["peak_memory_mib"] = record["peak_memory_mib"]
+    if run.has("select"):
+        summary["selection"] = {
+            p: selection_summary(run.keys_at(p), controls)
+            for p in run.positions
+            if (controls := run.controls_at(p)) is not None
+        }
+    if run.has("probe"):
+        summary["probe"] = _probe_summary(run.probe)
+        if len(run.positions) > 1:
+            summary["probe_next"] = _probe_summary(run.probe_at("next"))
+    if run.study is not None:
+        summary["lesion"] = lesion_summary(run.study)
+    return summary
+
+
+def lesion_summary(study: LesionStudy) -> dict[str, Any]:
+    """The numbers of a lesion study; what was not measured is None."""
+    labels = study.labels
+    values = {rung.value: rung.diagonal_mean for rung in study.ladder}
+    further = len(values) > 1
+    return {
+        "value": study.value,
+        "dose": study.dose,
+        "k": study.k,
+        "position": study.origin.position,
+        "labels": list(labels),
+        "matrix": study.matrix,
+        "sham_mean": study.sham_mean,
+        "n_shams": study.n_shams,
+        "diagonal_mean": study.diagonal_mean,
+        "off_diagonal_mean": study.off_diagonal_mean,
+        "p_value": study.p_value,
+        "crossed_pairs": _pairs(study.crossed_pairs),
+        "n_possible_pairs": len(labels) * (len(labels) - 1) // 2,
+        "confirmed_pairs": sum(pair.confirmed for pair in study.crossed_pairs),
+        "base_tag_loss": study.base_tag_loss,
+        "tag_entropy": study.tag_entropy,
+        "identity_error": study.identity_error,
+        "words": int(study.n_words.sum()),
+        "output_ratio": _least(study.output_ratio) if study.n_shams else None,
+        "damage_ratio": _least(study.damage_ratio),
+        "damage_matched": study.matched and _matched_summary(study.matched),
+        "doses": study.doses and _dose_summary(study.doses),
+        "values": values if further else None,
+        "sign_agreement": [sum(study.sign_agreement), len(labels)] if further else None,
+        "sufficiency": study.rest and _rest_summary(study.rest),
+        "verdict": study.verdict(),
+    }
+
+
+def _pairs(pairs: Sequence[CrossedPair]) -> list[list[Any]]:
+    return [[pair.first, pair.second, pair.confirmed] for pair in pairs]
+
+
+def _least(values: Float[np.ndarray, " label"]) -> float | None:
+    """The smallest of what is known; None if nothing is."""
+    known = values[np.isfinite(values)]
+    return float(known.min()) if len(known) else None
+
+
+def _matched_summary(matched: DamageMatched) -> dict[str, Any]:
+    return {
+        "n_shams": matched.n_shams,
+        "p_value": matched.p_value,
+        "crossed_pairs": _pairs(matched.crossed_pairs),
+        "damage_ratio": _least(matched.damage_ratio),
+    }
+
+
+def _dose_summary(doses: DoseResponse) -> dict[str, Any]:
+    """Means over labels at every dose; `trend` counts the labels whose slope passes Holm."""
+    return {
+        "doses": doses.dose,
+        "own": doses.own.mean(0),
+        "others": doses.other.mean(0),
+        "trend": int(doses.rising.sum()),
+        "n_shams": doses.n_shams,
+        "sham_p_value": doses.sham_p,
+    }
+
+
+def _rest_summary(rest: Sufficiency) -> dict[str, Any]:
+    """Means over labels: the rise with the set kept, with a sham kept, and with all cut."""
+    return {
+        "own": float(rest.own.mean()),
+        "sham_own": float(rest.sham_own.mean()) if rest.n_shams else None,
+        "everything": float(rest.everything.mean()),
+        "saved": float(rest.saved.mean()),
+        "n_shams": rest.n_shams,
+        "p_value": rest.p_value,
+    }
+
+
+def _probe_summary(probe: Any) -> dict[str, Any]:
+    names = (
+        *("position", "k", "n_neurons", "accuracy", "random_accuracy", "majority_accuracy"),
+        *("word_baseline_accuracy", "control_accuracy", "selectivity", "macro_f1"),
+        *("layer", "layer_accuracy", "unseen_accuracy", "n_train_words", "n_fresh_words"),
+        "dropped_duplicates",
+    )
+    return {name: getattr(probe, name) for name in names}
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """What was found, each number with what it must be compared with."""
+    table = Table(title=Text(_title(summary)), title_justify="left")
+    table.add_column("", no_wrap=True)
+    table.add_column("found")
+    table.add_column("compared with")
+
+    def row(name: str, found: str, compared: str = "") -> None:
+        table.add_row(Text(name), Text(found), Text(compared))
+
+    if "collect" in summary:
+        aligned, collected = summary["alignment"], summary["collect"]
+        skipped = ", ".join(f"{n:,} {reason}" for reason, n in aligned["skipped"].items())
+        row(
+            "words aligned",
+            f"{aligned['aligned']:,} of {aligned['words']:,}",
+            skipped or "none skipped",
+        )
+        row("collected", f"{collected['tokens']:,} tokens in {collected['seconds']:.1f} s")
+    for position, found in summary.get("selection", {}).items():
+        _selection_rows(row, position, found, _n_neurons(summary))
+    for key in ("probe", "probe_next"):
+        if key in summary:
+            _probe_rows(row, summary[key])
+    if "lesion" in summary:
+        _lesion_rows(row, summary["lesion"])
+    return table
+
+
+def _title(summary: dict[str, Any]) -> str:
+    model, bank = summary.get("model") or {}, summary.get("treebank") or {}
+    return f"{model.get('name')} on {bank.get('train')}, tested on {bank.get('fresh')}"
+
+
+def _n_neurons(summary: dict[str, Any]) -> int | None:
+    """How many neurons the model has, where the summary says so."""
+    model = summary.get("model") or {}
+    layers, width = model.get("n_layers"), model.get("d_mlp")
+    return layers * width if layers and width else None
+
+
+def _selection_rows(row: Any, position: str, found: dict[str, Any], there: int | None) -> None:
+    of = f" of {there:,}" if there else ""
+    compared = []
+    if "reliability" in found:
+        halves = found["reliability"]
+        compared.append(
+            f"halves agree {_number(halves['share'], 2)} (chance "
+            f"{_number(halves['expected_share'], 2)})"
+        )
+    if "sham_localiser" in found:
+        sham = found["sham_localiser"]
+        compared.append(
+            f"exchanged labels reach {sham['sham_strength']:.2g} of {sham['strength']:.2g}"
+        )
+    if "within_type" in found:
+        within = found["within_type"]
+        compared.append(
+            f"within word forms d {_number(within['within_type'], 2)} of "
+            f"{_number(within['effect'], 2)}"
+        )
+    row(
+        f"key neurons ({position})",
+        f"{found['distinct_neurons']:,} distinct{of}; {found['score'].replace('_', ' ')}, "
+        f"{found['rule']}",
+        "; ".join(compared) or "no controls",
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    """A number, or a dash for one that is missing."""
+    if value is None or value != value:  # noqa: PLR0124  # NaN
+        return "\N{EN DASH}"
+    return f"{value:.{digits}f}"
+
+
+def _probe_rows(row: Any, probe: dict[str, Any]) -> None:
+    random = probe["random_accuracy"]
+    row(
+        f"probe accuracy at '{probe['position']}'",
+        f"{probe['accuracy']:.3f} with {probe['n_neurons']} neurons (top {probe['k']} per label)",
+        f"random neurons {_number(random, 3)}, word alone "
+        f"{probe['word_baseline_accuracy']:.3f}, majority {probe['majority_accuracy']:.3f}, "
+        f"control task {probe['control_accuracy']:.3f}",
+    )
+
+
+def _lesion_rows(row: Any, lesion: dict[str, Any]) -> None:
+    n = len(lesion["labels"])
+    sham = lesion["sham_mean"]
+    own = sum(sham[i][i] for i in range(n)) / n
+    p = lesion["p_value"]
+    row(
+        "tag loss, intact",
+        f"{lesion['base_tag_loss']:.3f} nats",
+        f"tag entropy {lesion['tag_entropy']:.3f}",
+    )
+    row(
+        f"a tag's top {lesion['k']} neurons cut ({lesion['value']})",
+        f"its own tag loss {lesion['diagonal_mean']:+.3f} nats",
+        f"other tags {lesion['off_diagonal_mean']:+.3f}, its shams {own:+.3f}",
+    )
+    ratio = lesion.get("output_ratio")
+    carry = "" if ratio is None else f" of {ratio:.2f} of the output or more"
+    row(
+        "selective damage",
+        f"p = {p:.3f}" if p is not None else "no p: two tags" if lesion["n_shams"] else "no shams",
+        f"{lesion['n_shams']} sham replicates{carry}, {lesion['words']:,} fresh words",
+    )
+    if lesion.get("damage_matched"):
+        _matched_row(row, lesion["damage_matched"])
+    pairs = lesion["crossed_pairs"]
+    row(
+        "double dissociations",
+        f"{len(pairs)} of {n * (n - 1) // 2} pairs",
+        f"{sum(bool(confirmed) for *_, confirmed in pairs)} confirmed by AUROC",
+    )
+    _further_rows(row, lesion)
+
+
+def _matched_row(row: Any, matched: dict[str, Any]) -> None:
+    p, damage = matched["p_value"], matched["damage_ratio"]
+    does = "" if damage is None else f" doing {damage:.2f} of the damage or more"
+    row(
+        "beyond mere damage",
+        "no p: two tags" if p is None else f"p = {p:.3f}",
+        f"{matched['n_shams']} damage-matched shams{does}; "
+        f"{len(matched['crossed_pairs'])} pairs against them",
+    )
+
+
+def _further_rows(row: Any, lesion: dict[str, Any]) -> None:
+    """Doses, values and sufficiency, where they were measured."""
+    n, doses, rest = len(lesion["labels"]), lesion.get("doses"), lesion.get("sufficiency")
+    if doses:
+        main = doses["doses"].index(lesion["dose"])
+        row(
+            f"doses {doses['doses'][0]:g} to {doses['doses'][-1]:g}",
+            f"own tag loss rises for {doses['trend']} of {n} tags",
+            f"at dose {lesion['dose']:g} {doses['own'][main]:+.3f} nats, other tags "
+            f"{doses['others'][main]:+.3f}",
+        )
+    if lesion.get("values"):
+        agree, of = lesion["sign_agreement"]
+        means = ", ".join(f"{name} {mean:+.3f}" for name, mean in lesion["values"].items())
+        row("values of the lesion", f"{agree} of {of} tags agree in sign", f"{means} nats")
+    if rest:
+        against = "no shams" if rest["sham_own"] is None else f"a sham kept {rest['sham_own']:+.3f}"
+        p = "" if rest["p_value"] is None else f" (p = {rest['p_value']:.3f})"
+        cut = "" if rest["everything"] is None else f", all cut {rest['everything']:+.3f}"
+        row("only its own set kept", f"{rest['own']:+.3f} nats{p}", f"{against}{cut}")

@@ -1,0 +1,133 @@
+"""Functions of the logits and their gradients at the final hidden state, in closed form.
+
+The head stays out of the autograd graph, and its logits are made a few words at a time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from grammar_lens.model.about import Model
+from grammar_lens.model.forward import head_logits
+from grammar_lens.model.weights import unembedding
+from grammar_lens.passes.readers import Reader, Seen
+
+_CHUNK = {False: 2**20, True: 2**25}
+"""Logits (words x vocabulary) held in float64 at a time, on CPU and on a GPU."""
+
+Slope = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
+"""Logits [word vocab] of some of the words, which it may overwrite -> values, dvalue/dlogits."""
+Tap = tuple[Int[np.ndarray, " all_words"], Reader]
+"""Codes of all words of the corpus, and who gets the contributions of those with a code."""
+
+
+class AttributionError(ValueError):
+    """Attributions that cannot be computed or are not finite."""
+
+
+def through_head(
+    model: Model, hidden: Float[Tensor, "word d_model"], slope: Slope
+) -> tuple[Float[Tensor, " word"], Float[Tensor, "word d_model"]]:
+    """A function of each word's logits in float64, and its gradient at what the head reads."""
+    weight = unembedding(model)
+    chunk = max(1, _CHUNK[hidden.device.type == "cuda"] // len(weight))
+    values = torch.zeros(len(hidden), dtype=torch.float64, device=weight.device)
+    gradient = torch.zeros_like(hidden)
+    for begin in range(0, len(hidden), chunk):
+        part = slice(begin, begin + chunk)
+        logits = head_logits(model, hidden[part]).to(torch.float64, copy=True)
+        values[part], slopes = slope(logits, part)
+        gradient[part] = slopes.to(weight.dtype) @ weight
+    return values, gradient
+
+
+def tag_loss(label: Int[Tensor, " word"], shares: Float[Tensor, "label vocab"]) -> Slope:
+    """L_tag = -log P(t|c), P(t|c) = sum_v p_v lambda(t|v); dL/dlogit_v = p_v (1 - lambda(t|v)/P)."""
+
+    def slope(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        p = _softmax_(logits)
+        share = shares.index_select(0, label[part])
+        marginal = torch.linalg.vecdot(p, share)
+        share.div_(-marginal[:, None]).add_(1)
+        return -marginal.log(), p.mul_(share)
+
+    return slope
+
+
+def gold_log_probability(token: Int[Tensor, " word"]) -> Slope:
+    """log p of each word's token; dF/dlogit_v = [v is the token] - p_v."""
+
+    def slope(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        here = token[part, None]
+        gold = logits.gather(1, here)[:, 0] - torch.logsumexp(logits, 1)
+        p = _softmax_(logits).neg_()
+        return gold, p.scatter_add_(1, here, torch.ones_like(gold)[:, None])
+
+    return slope
+
+
+def gold_probability(token: Int[Tensor, " word"]) -> Slope:
+    """p of each word's token; dF/dlogit_v = p ([v is the token] - p_v)."""
+    logarithm = gold_log_probability(token)
+
+    def slope(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        value, slopes = logarithm(logits, part)
+        p = value.exp()
+        return p, slopes.mul_(p[:, None])
+
+    return slope
+
+
+def _softmax_(logits: Float[Tensor, "word vocab"]) -> Float[Tensor, "word vocab"]:
+    """Probabilities in the place of the logits."""
+    logits.sub_(logits.amax(1, keepdim=True)).exp_()
+    return logits.div_(logits.sum(1, keepdim=True))
+
+
+@dataclass
+class Chosen:
+    """The words of a batch that a tap wants: their rows (None for all) and codes."""
+
+    reader: Reader
+    rows: Int[Tensor, " chosen"] | None
+    codes: Int[Tensor, " chosen"]
+
+
+def choose(words: Int[np.ndarray, " word"], taps: Sequence[Tap]) -> list[Chosen]:
+    """What each tap wants of a batch's words, made once for all layers."""
+    chosen = []
+    for codes, reader in taps:
+        mine = np.flatnonzero(codes[words] >= 0)
+        if len(mine):
+            rows = None if len(mine) == len(words) else torch.from_numpy(mine)
+            here = torch.from_numpy(codes[words[mine]].astype(np.int64))
+            chosen.append(Chosen(reader, rows, here))
+    return chosen
+
+
+def hand_over(
+    layer: int, contributions: Float[Tensor, "word unit"], chosen: Sequence[Chosen]
+) -> list[tuple[int, Bool[Tensor, ""]]]:
+    """Adds a layer's contributions to each tap's reader; what comes back says which were finite."""
+    device, finite = contributions.device, []
+    for tap in chosen:
+        if tap.codes.device != device:
+            tap.codes = tap.codes.to(device)
+            tap.rows = None if tap.rows is None else tap.rows.to(device)
+        seen = Seen(contributions, where=tap.rows)
+        finite.append((layer, tap.reader.add(layer, seen, tap.codes)))
+    return finite
+
+
+def require_finite(finite: Sequence[tuple[int, Bool[Tensor, ""]]]) -> None:
+    """Raises AttributionError for the first layer whose attributions are not finite."""
+    for layer, good in finite:
+        if not bool(good):
+            raise AttributionError(
+                f"NaN or infinite attributions in layer {layer}: load the model in a wider dtype "
+                "(--dtype bfloat16 or float32), or check its weights"
+            )

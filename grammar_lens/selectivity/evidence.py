@@ -1,0 +1,170 @@
+"""What is known of the units at one site and position: moments, a sample, nulls, attributions.
+
+Every score draws on one of these; which of them there are decides which scores can be computed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from grammar_lens.corpus.origin import Origin
+from grammar_lens.display import page
+from grammar_lens.passes.moments import Moments
+from grammar_lens.selectivity.contrasts import Adjusted
+from grammar_lens.selectivity.null import Null
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Activations of every unit at some words, as many of each label as there are or were asked for.
+
+    `word` numbers them in the corpus; `count` is how many words of each label the corpus has, so that
+    a balanced sample can stand for an unbalanced corpus.
+    """
+
+    labels: tuple[str, ...]
+    classes: Int[np.ndarray, " word"]
+    word: Int[np.ndarray, " word"]
+    values: Float[np.ndarray, "word layer unit"]
+    count: Float[np.ndarray, " label"]
+    origin: Origin
+
+    def __repr__(self) -> str:
+        o = self.origin
+        return (
+            f"Sample of {len(self.classes):,} words of {o.treebank}, {len(self.labels)} values of "
+            f"{o.label}, read at {o.position!r} in {o.model}"
+        )
+
+    def _repr_html_(self) -> str:
+        drawn = np.bincount(self.classes, minlength=len(self.labels))
+        words = self.count.astype(np.int64)
+        return page(
+            repr(self), pd.DataFrame({"label": self.labels, "drawn": drawn, "words": words})
+        )
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What each unit does to each label's words, to first order: `mean[label, layer, unit]`.
+
+    For `kind` "own" and "all" it is the expected rise of the label's tag loss, in nats per word, when
+    the unit is set to its `reference` ("zero" or "mean"): positive means that the label needs the
+    unit. For "integrated_gradients" it is the unit's share of the gold token's probability (or its
+    logarithm). `frequency` is the share of the label's words at which the unit stood among the
+    `top_share` largest of that word; None where it was not counted. `halves` are those of two halves of
+    the sentences, `nulls` the scores' nulls by name. `completeness` is how far
+    integrated gradients miss the difference of outputs that they should sum to, relative to it.
+    """
+
+    kind: str
+    reference: str
+    labels: tuple[str, ...]
+    count: Float[np.ndarray, " label"]
+    mean: Float[np.ndarray, "label layer unit"]
+    origin: Origin
+    frequency: Float[np.ndarray, "label layer unit"] | None = None
+    top_share: float | None = None
+    completeness: float | None = None
+    halves: tuple["Attribution", "Attribution"] | None = None
+    nulls: Mapping[str, Null] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        o = self.origin
+        return (
+            f"Attribution ({self.kind}, reference {self.reference}) of {o.model} over "
+            f"{int(self.count.sum()):,} words of {o.treebank}, {len(self.labels)} values of {o.label}"
+        )
+
+    def _repr_html_(self) -> str:
+        flat = self.mean.reshape(len(self.labels), -1)
+        largest = flat.argmax(1)
+        units = [f"{i // self.mean.shape[2]}.{i % self.mean.shape[2]}" for i in largest]
+        table = {"label": self.labels, "words": self.count.astype(np.int64), "largest": units}
+        table["mean"] = np.take_along_axis(flat, largest[:, None], 1)[:, 0]
+        return page(repr(self), pd.DataFrame(table))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything known of the units at one site and position, as far as it was collected.
+
+    `halves` are the moments of two halves of the sentences, for reliability; `nulls` has a null by
+    name of score. `output_contrast[label, layer, unit]` is what a unit's outgoing weight does to the
+    logits of the label's words against the rest (see `model.output_contrast`).
+    """
+
+    moments: Moments
+    halves: tuple[Moments, Moments] | None = None
+    sample: Sample | None = None
+    nulls: Mapping[str, Null] = field(default_factory=dict)
+    adjusted: Adjusted | None = None
+    attribution: Attribution | None = None
+    integrated_gradients: Attribution | None = None
+    output_contrast: Float[np.ndarray, "label layer unit"] | None = None
+
+    def null(self, method: str) -> Null | None:
+        """The null of a score; None where no replicates were collected for it."""
+        mine = self.attribution.nulls if self.attribution is not None else {}
+        return self.nulls.get(method) or mine.get(method)
+
+    def split(self) -> "tuple[Evidence, Evidence] | None":
+        """What two halves of the sentences say, without labels that one of them hardly has.
+
+        None where nothing was halved. A sample is not: what rests on one has no reliability.
+        """
+        if self.halves is None:
+            return None
+        first, second = self.halves
+        enough = np.minimum(first.count, second.count) >= MIN_HALF
+        labels = [x for x, kept in zip(self.moments.labels, enough, strict=True) if kept]
+        if len(labels) < 2:
+            return None
+        return self._half(0, labels), self._half(1, labels)
+
+    def _half(self, i: int, labels: list[str]) -> "Evidence":
+        assert self.halves is not None
+        return Evidence(
+            self.halves[i].only(labels),
+            attribution=_half_attribution(self.attribution, i, labels),
+            integrated_gradients=_half_attribution(self.integrated_gradients, i, labels),
+        )
+
+    def __repr__(self) -> str:
+        nulls = {**self.nulls, **(self.attribution.nulls if self.attribution else {})}
+        there = {
+            "two halves": self.halves,
+            "a sample": self.sample,
+            f"nulls of {', '.join(nulls)}": nulls or None,
+            "contrasts with words held constant": self.adjusted,
+            "attributions": self.attribution,
+            "integrated gradients": self.integrated_gradients,
+            "output contrasts": self.output_contrast,
+        }
+        beside = ", ".join(name for name, part in there.items() if part is not None)
+        return f"Evidence: {self.moments!r}; with {beside or 'nothing else'}"
+
+    def _repr_html_(self) -> str:
+        words = self.moments.count.astype(np.int64)
+        return page(repr(self), pd.DataFrame({"label": self.moments.labels, "words": words}))
+
+
+MIN_HALF = 2
+"""Words that a label needs in each half to be scored there."""
+
+
+def _half_attribution(whole: Attribution | None, i: int, labels: list[str]) -> Attribution | None:
+    if whole is None or whole.halves is None:
+        return None
+    half = whole.halves[i]
+    rows = [half.labels.index(x) for x in labels]
+    return replace(
+        half,
+        labels=tuple(labels),
+        count=half.count[rows],
+        mean=half.mean[rows],
+        frequency=None if half.frequency is None else half.frequency[rows],
+    )
