@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_selectivity import ORIGIN, moments_of
-from test_subspace import keys_of, scores_of
+from test_overlap import keys_of, scores_of
+from test_scoring import ORIGIN, moments_of
 
 from grammar_lens.neurons.agreement import (
     Choice,

@@ -24,7 +24,7 @@ from grammar_lens.dissociation import grown_shams as damage
 from grammar_lens.lesions.store import Store
 from grammar_lens.runs.session import read_source
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TAGS = ("NOUN", "VERB", "PRON")
 TABLES = (
     "studies",

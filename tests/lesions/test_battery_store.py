@@ -329,7 +329,7 @@ def test_killed_at_any_moment(tmp_path: Path):
 
     def start(name: str, pause: float) -> subprocess.Popen[str]:
         code = CHILD.format(
-            tests=str(Path(__file__).parent),
+            tests=str(Path(__file__).parents[1]),
             folder=str(tmp_path / name),
             out=str(tmp_path / f"{name}.npy"),
             pause=pause,

@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 from scipy import stats
-from test_model import CONFIGS, IDS
-from test_selectivity import LABELS, ORIGIN, PLANTED, moments_of, planted
+from test_loading import CONFIGS, IDS
+from test_scoring import LABELS, ORIGIN, PLANTED, moments_of, planted
 from torch import Tensor, nn
 
 from grammar_lens import model as gm

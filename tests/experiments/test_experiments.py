@@ -22,7 +22,7 @@ from grammar_lens.model.about import Model
 from grammar_lens.runs.pipeline import run_all
 from grammar_lens.runs.settings import Config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TAGS = ("NOUN", "VERB", "PRON", "DET")
 
 

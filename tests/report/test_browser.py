@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from test_report import MadeRun, made_examples, made_run
+from test_page import MadeRun, made_examples, made_run
 from watched_pages import on_page
 
 import grammar_lens as gl
@@ -345,7 +345,7 @@ def test_printed_with_the_neuron_and_within_the_paper(browser: Any, path: Path) 
 @pytest.fixture(scope="module")
 def wide() -> ModuleType:
     """The page that makes runs as large as wanted."""
-    path = Path(__file__).parents[1] / "benchmarks" / "wide_run.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "wide_run.py"
     spec = importlib.util.spec_from_file_location("wide_run", path)
     assert spec is not None
     assert spec.loader is not None

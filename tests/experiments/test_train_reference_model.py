@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "train_reference_model.py"
+SCRIPT = Path(__file__).parents[2] / "experiments" / "train_reference_model.py"
 CHOICES = (
     ("The old man", "A small dog", "Her sister", "The captain", "No one"),
     ("walked to", "looked at", "spoke of", "ran from", "found"),

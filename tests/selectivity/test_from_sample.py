@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from test_selectivity import LABELS, ORIGIN, PLANTED, moments_of, planted
+from test_scoring import LABELS, ORIGIN, PLANTED, moments_of, planted
 
 from grammar_lens.selectivity import elastic_net, from_sample
 from grammar_lens.selectivity.elastic_net import fit_elastic_net

@@ -33,7 +33,7 @@ from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAIRS = read_pairs()
 PARADIGMS = tuple(dict.fromkeys(p.paradigm for p in PAIRS))
 

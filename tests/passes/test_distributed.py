@@ -17,7 +17,7 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.passes import distributed
 from grammar_lens.passes.distributed import DistributedError, Shard
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
+WORKER = Path(__file__).parents[1] / "distributed_worker.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 

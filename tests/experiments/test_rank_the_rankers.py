@@ -23,7 +23,7 @@ from grammar_lens.corpus.origin import Origin
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "rank_the_rankers.py"
+SCRIPT = Path(__file__).parents[2] / "experiments" / "rank_the_rankers.py"
 SCORES = ("correlation", "eta_squared", "auroc", "logit_contrast", "attribution", "frequency")
 AT_WORD = SCORES[:4]
 KS = (2, 4)

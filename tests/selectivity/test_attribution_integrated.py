@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_attribution import Kept, Words, exact, own, planted, words_of  # noqa: F401
+from test_attribution_first_order import Kept, Words, exact, own, planted, words_of  # noqa: F401
 from torch import Tensor
 
 from grammar_lens.corpus.alignment import TokenBatch

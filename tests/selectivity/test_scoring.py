@@ -550,7 +550,7 @@ class TestRegistry:
         assert {method.best for method in SCORES.values()} == {"far", "high", "low"}
 
     def test_the_table_of_the_documentation_lists_exactly_the_registry(self) -> None:
-        text = (Path(__file__).parents[1] / "docs" / "scores.md").read_text("utf-8")
+        text = (Path(__file__).parents[2] / "docs" / "scores.md").read_text("utf-8")
         rows = [
             [cell.strip() for cell in line.strip("|").split("|")]
             for line in text.splitlines()

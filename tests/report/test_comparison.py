@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_figures import HOSTILE, LABELS
-from test_report import MadeRun, Page, made_run
+from test_page import MadeRun, Page, made_run
 from typer.testing import CliRunner
 from watched_pages import on_page
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
-from test_subspace import keys_of, scores_of
+from test_overlap import keys_of, scores_of
 
 from grammar_lens.neurons.depth import (
     depth_bins,

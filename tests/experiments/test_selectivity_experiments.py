@@ -22,7 +22,7 @@ import grammar_lens as gl
 from grammar_lens.corpus.corpus import prepare
 from grammar_lens.runs.session import read_source
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TAGS = ("NOUN", "VERB", "PRON", "DET")
 
 

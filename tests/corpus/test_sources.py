@@ -24,7 +24,7 @@ FILES = {"train": "Go on", "dev": "Stay", "test": "Leave now"}
 
 def shared_treebanks() -> Path:
     """The folder of real treebanks, which is not part of the project."""
-    here = os.environ.get("GRAMMAR_LENS_SHARED", Path(__file__).parents[2] / "shared" / "data")
+    here = os.environ.get("GRAMMAR_LENS_SHARED", Path(__file__).parents[3] / "shared" / "data")
     folder = Path(here) / "treebanks"
     if not folder.is_dir():
         pytest.skip(f"no shared treebanks at {folder}: set GRAMMAR_LENS_SHARED")
