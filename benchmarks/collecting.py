@@ -67,8 +67,8 @@ from grammar_lens.model.forward import forward_body
 from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.runs.session import read_source
 from grammar_lens.runs.store.provenance import library_versions
+from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collected, Collection
-from grammar_lens.selectivity.readings import Wanted
 
 EXTRAPOLATED = ("usual", "filtered")
 TO_LAYERS, TO_BARE, USUAL, EXTRA = 1.10, 1.25, 15.0, 0.1
@@ -153,7 +153,7 @@ class Setting:
         )
 
     def collection(self) -> Collection:
-        wanted = Wanted(SITES, (POSITION,), replicates=0, sample=0, controls=False, seed=0)
+        wanted = CollectSpec(SITES, (POSITION,), replicates=0, sample=0, controls=False, seed=0)
         return Collection(self.model, [self.corpus], wanted, self.config.token_budget)
 
     def align(self) -> None:

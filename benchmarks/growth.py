@@ -59,7 +59,7 @@ from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.runs.session import read_source
 from grammar_lens.runs.store.provenance import library_versions
-from grammar_lens.selectivity.null import MIN_REPLICATES, exchange
+from grammar_lens.selectivity.permutation_null import MIN_REPLICATES, exchange
 
 DOCS = Path(__file__).parents[1] / "docs"
 K = 100

@@ -72,8 +72,8 @@ from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.runs.session import read_source
 from grammar_lens.runs.store.provenance import library_versions
 from grammar_lens.selectivity.attribution.first_order import attribute_own
+from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collection
-from grammar_lens.selectivity.readings import Wanted
 
 DATA = "../shared/data"
 GOALS = {
@@ -217,7 +217,7 @@ class Setting:
         )["neuron"]
 
     def plan(self) -> None:
-        wanted = Wanted(SITES, (POSITION,), replicates=0, sample=0, controls=False, seed=0)
+        wanted = CollectSpec(SITES, (POSITION,), replicates=0, sample=0, controls=False, seed=0)
         self.collection = Collection(self.model, [self.corpus], wanted, self.config.token_budget)
 
     def pass_alone(self) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.matrices import diagonal_score
 from grammar_lens.dissociation.result import LesionStudy
-from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import (
     QUANTILES,
@@ -185,7 +185,7 @@ def _study(rng: np.random.Generator, labels: tuple[str, ...], origin: Origin) ->
     sham = rng.normal(0.01, 0.01, (N_SHAMS, n, n))
     return LesionStudy(
         labels=labels,
-        manner=Manner("mean", 1.0),
+        ablation=Ablation("mean", 1.0),
         k=100,
         matrix=matrix,
         nll_matrix=1.1 * matrix,

@@ -54,7 +54,7 @@ from grammar_lens.corpus.corpus import prepare
 from grammar_lens.figures.style import COLOURS, DASHES, GREY, STYLE, plain
 from grammar_lens.files import RunError, make_folder, write_file, write_json, write_text
 from grammar_lens.model.about import Model, describe, model_name
-from grammar_lens.neurons.agreement import Choices, agreement_table, choices
+from grammar_lens.neurons.choice_agreement import Choices, agreement_table, choices
 from grammar_lens.neurons.depth import depth_bins, depth_profile, same_peak
 from grammar_lens.runs.session import read_source
 from grammar_lens.runs.store.provenance import (

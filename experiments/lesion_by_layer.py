@@ -52,7 +52,7 @@ from grammar_lens.dissociation.verdicts import least
 from grammar_lens.figures import style
 from grammar_lens.files import make_folder, write_file, write_json, write_text
 from grammar_lens.lesions.directions import Directions, directions
-from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.lesions.prepared import Battery, ready
 from grammar_lens.model.about import Model, describe
 from grammar_lens.model.weights import output_norms
@@ -195,7 +195,7 @@ def lesions_of(
     real = replicates[0]
     return [
         *(
-            Condition(label, number, keys[label].in_layer(layer), Manner())
+            Condition(label, number, keys[label].in_layer(layer), Ablation())
             for number, keys in enumerate(replicates)
             for label in real
         ),
@@ -209,7 +209,7 @@ def lesion_table(
 ) -> pd.DataFrame:
     """A row per lesion of a layer and label: rise of the tag loss (nats), and the shams' mean."""
     labels = here.labels
-    found = changes(outcomes.only(Manner()), labels)
+    found = changes(outcomes.only(Ablation()), labels)
     units = {label: len(here[label]) for label in labels}
     costs = dict(zip(labels, found.matrix(), strict=True))
     shams = dict(zip(labels, mean_or_none(found.sham_matrices()), strict=True))
@@ -258,7 +258,7 @@ def layer_row(
     sets = lesions.query("lesion not in [@WHOLE, @SUBSPACE]")
     own, other = sets.query("lesion == label"), sets.query("lesion != label")
     whole, spans = lesions.query("lesion == @WHOLE"), lesions.query("lesion == @SUBSPACE")
-    cut = outcomes.only(Manner())
+    cut = outcomes.only(Ablation())
     return {
         "layer": layer,
         "key_neurons": int(own.units.sum()),

@@ -22,7 +22,7 @@ other tags -.002, 24 of 28 pairs dissociate doubly, 20 of them by AUROC; chosen 
 +.028, and no pair; p = .05 for both, the least that 19 shams can give. Those shams do little damage
 (from .08 and .14 of the real sets'), and the two damage-matched ones of quick.toml cannot settle it.
 
-Writes studies.csv (a row per score and domain), manners.csv (per score, domain and manner of the
+Writes studies.csv (a row per score and domain), ablations.csv (per score, domain and ablation of the
 lesion), matrix.csv (and lesion and label), values.csv, doses.csv, sufficiency.csv, pairs.csv (a row per
 crossed pair), calibration.csv, redundancy.csv, key_neurons.csv, verdicts.md, lesion_study.html and
 run.json; in a folder per score and part, what the part found (of the losses word by word those of the
@@ -59,7 +59,7 @@ from grammar_lens.dissociation.redundancy import Redundancy, Round
 from grammar_lens.dissociation.result import LesionStudy, value_ladder
 from grammar_lens.dissociation.verdicts import least
 from grammar_lens.files import RunError, make_folder, read_json, to_json, write_json, write_text
-from grammar_lens.lesions.outcomes import VALUES, WHERE, Manner, Outcomes
+from grammar_lens.lesions.outcomes import VALUES, WHERE, Ablation, Outcomes
 from grammar_lens.model.about import Model, describe
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.runs.session import read_source
@@ -74,7 +74,7 @@ from grammar_lens.runs.store.provenance import (
     refuse_other_results,
     treebank_record,
 )
-from grammar_lens.runs.store.tables import outcome_table, read_study, save_study
+from grammar_lens.runs.store.results import outcome_table, read_study, save_study
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.registry import SCORES
 
@@ -146,7 +146,7 @@ class Config:
     other_where: Annotated[str, typer.Option(help="The other place to cut at; empty: none.")] = (
         "scored"
     )
-    other_shams: Annotated[int, typer.Option(help="Shams of each other manner.")] = 10
+    other_shams: Annotated[int, typer.Option(help="Shams of each other ablation.")] = 10
     damage_matched: Annotated[
         int, typer.Option(help="Shams that grow until they do as much damage; 0: none.")
     ] = 20
@@ -176,13 +176,13 @@ class Config:
         return {"seed": self.seed, "token_budget": self.token_budget or None}
 
     @property
-    def main(self) -> Manner:
-        """The manner of the lesion that everything else is compared with."""
-        return Manner(self.value, self.dose, self.where)
+    def main(self) -> Ablation:
+        """The ablation of the lesion that everything else is compared with."""
+        return Ablation(self.value, self.dose, self.where)
 
     @property
-    def others(self) -> list[Manner]:
-        """The further manners of the lesion."""
+    def others(self) -> list[Ablation]:
+        """The further ablations of the lesion."""
         try:
             doses = [float(x) for x in listed(self.doses)]
         except ValueError:
@@ -255,11 +255,11 @@ def main(config: Config) -> pd.DataFrame:
 def check(config: Config) -> None:
     """Raises RunError for settings that would fail when hours are spent."""
     known = [x for x, score in SCORES.items() if score.needs in ("moments", "attribution")]
-    manners = (config.main, *config.others)
+    ablations = (config.main, *config.others)
     allowed = (
         ("scores", listed(config.scores), known),
-        ("value", [m.value for m in manners], VALUES),
-        ("where", [m.where for m in manners], WHERE),
+        ("value", [m.value for m in ablations], VALUES),
+        ("where", [m.where for m in ablations], WHERE),
     )
     for name, given, choices in allowed:
         for one in given:
@@ -499,7 +499,7 @@ def write_tables(config: Config, found: list[Found]) -> pd.DataFrame:
     whole = [(score, domain, s) for score, domain, s in every if domain == MAIN]
     tables = {
         "studies": pd.DataFrame([study_row(*one) for one in every]),
-        "manners": stacked(every, manner_table),
+        "ablations": stacked(every, ablation_table),
         "matrix": stacked(every, matrix_table),
         "pairs": stacked(every, pair_table),
         "values": stacked(whole, value_ladder),
@@ -558,7 +558,7 @@ def study_row(score: str, domain: str, s: LesionStudy) -> dict[str, Any]:
 
 
 def summary(s: LesionStudy) -> dict[str, Any]:
-    """What can be said of every manner of a lesion."""
+    """What can be said of every ablation of a lesion."""
     shams = replace(s, matrix=s.sham_mean)
     return {
         "diagonal": s.diagonal_mean,
@@ -581,17 +581,17 @@ def named(s: LesionStudy, which: Iterable[object]) -> str:
     return " ".join(label for label, is_one in zip(s.labels, which, strict=True) if is_one)
 
 
-def manner_table(s: LesionStudy) -> pd.DataFrame:
-    """A row per manner of the lesion, the main one first."""
-    return pd.DataFrame([{**asdict(x.manner), **summary(x)} for x in (s, *s.others)])
+def ablation_table(s: LesionStudy) -> pd.DataFrame:
+    """A row per ablation of the lesion, the main one first."""
+    return pd.DataFrame([{**asdict(x.ablation), **summary(x)} for x in (s, *s.others)])
 
 
 def matrix_table(s: LesionStudy) -> pd.DataFrame:
-    """A row per manner, lesion and label."""
+    """A row per ablation, lesion and label."""
     frames = []
     for one in (s, *s.others):
         frame = one.to_frame()
-        for column, (name, value) in enumerate(asdict(one.manner).items()):
+        for column, (name, value) in enumerate(asdict(one.ablation).items()):
             frame.insert(column, name, value)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
@@ -623,7 +623,7 @@ def sentences(found: Found) -> dict[str, str]:
     """What every part of a score says in words."""
     told = {f"{s.fresh} ({part})": s.verdict() for part, s in found.studies.items()}
     checks = {CALIBRATION: found.calibration, REDUNDANCY: found.redundancy}
-    return told | {name: check.in_words() for name, check in checks.items() if check is not None}
+    return told | {name: check.verdict() for name, check in checks.items() if check is not None}
 
 
 def verdicts(found: list[Found]) -> str:
@@ -660,10 +660,10 @@ def page(found: list[Found]) -> str:
                     continue
                 body.append(embedded(figure, f"{f.score}-{part}-{name}"))
         if f.calibration is not None:
-            body.append(f"<p>{html.escape(f.calibration.in_words())}</p>")
+            body.append(f"<p>{html.escape(f.calibration.verdict())}</p>")
             body.append(embedded(figures.calibration(f.calibration), f"{f.score}-{CALIBRATION}"))
         if f.redundancy is not None:
-            body.append(f"<p>{html.escape(f.redundancy.in_words())}</p>")
+            body.append(f"<p>{html.escape(f.redundancy.verdict())}</p>")
             body.append(embedded(figures.redundancy(f.redundancy), f"{f.score}-{REDUNDANCY}"))
     style = "body{font-family:sans-serif;max-width:60rem;margin:2rem auto;line-height:1.5}"
     head = f"<meta charset='utf-8'><title>{NAME}</title><style>{style}</style>"

@@ -53,7 +53,7 @@ from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.figures.style import COLOURS, GREY, STYLE, plain
 from grammar_lens.files import RunError, make_folder, write_file, write_json, write_text
 from grammar_lens.model.about import Model, describe
-from grammar_lens.neurons.agreement import cross_overlap
+from grammar_lens.neurons.choice_agreement import cross_overlap
 from grammar_lens.neurons.controls import mean_interval
 from grammar_lens.neurons.depth import depth_bins, depth_share
 from grammar_lens.neurons.neurons import KeyNeurons

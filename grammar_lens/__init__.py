@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from grammar_lens.dissociation.study import lesion_study
     from grammar_lens.lesions.context import lesion
     from grammar_lens.lesions.directions import Directions
-    from grammar_lens.lesions.outcomes import Manner
+    from grammar_lens.lesions.outcomes import Ablation
     from grammar_lens.lesions.prepared import donors
     from grammar_lens.model.loading import load_model
     from grammar_lens.model.weights import output_contrast
@@ -53,7 +53,7 @@ _HOME = {
     "KeyNeurons": "neurons.neurons",
     "LesionStudy": "dissociation.result",
     "Lexicon": "corpus.lexicon",
-    "Manner": "lesions.outcomes",
+    "Ablation": "lesions.outcomes",
     "Moments": "passes.moments",
     "NeuronView": "neurons.view",
     "Neurons": "neurons.neurons",

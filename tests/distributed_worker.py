@@ -11,12 +11,12 @@ import torch
 
 import grammar_lens as gl
 from grammar_lens.corpus.corpus import fit_lexicon, prepare
-from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.passes import distributed
 from grammar_lens.probing.probes import probe_words
 from grammar_lens.selectivity.attribution.attribute import attribute
+from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collection
-from grammar_lens.selectivity.readings import Wanted
 
 
 def main(folder: str, words: str, out: str) -> None:
@@ -26,7 +26,7 @@ def main(folder: str, words: str, out: str) -> None:
         model = gl.load_model(folder)
         corpus = prepare(model, gl.load_treebank(words))
         quiet = {"token_budget": 60, "show_progress": False}
-        wanted = Wanted(("neuron", "resid_post"), ("word", "next"), 20, 2, True, 0)
+        wanted = CollectSpec(("neuron", "resid_post"), ("word", "next"), 20, 2, True, 0)
         collection = Collection(model, [corpus], wanted, 60)
         collection.read(False)
         (found,) = collection.found()
@@ -65,7 +65,7 @@ def main(folder: str, words: str, out: str) -> None:
             keys,
             lexicon=lexicon,
             shams=2,
-            others=[Manner("resample", 1.0, "every")],
+            others=[Ablation("resample", 1.0, "every")],
             labels=("NOUN", "VERB", "DET"),
             folder=Path(out).with_suffix(".unfinished"),
             **quiet,

@@ -16,7 +16,7 @@ from grammar_lens.corpus.corpus import Corpus, fit_lexicon
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors
-from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.model.about import Model, hook_name
 from grammar_lens.model.fast_path import BareModel
 from grammar_lens.model.fast_path_check import bare_model
@@ -81,8 +81,8 @@ def conditions() -> list[Condition]:
     ]
 
 
-def in_manner(chosen: Sequence[Condition], manner: Manner) -> list[Condition]:
-    return [replace(c, manner=manner) for c in chosen]
+def in_ablation(chosen: Sequence[Condition], ablation: Ablation) -> list[Condition]:
+    return [replace(c, ablation=ablation) for c in chosen]
 
 
 def battery(model: Model, corpus: Corpus, chosen: Sequence[Condition], **options: Any) -> Outcomes:
@@ -136,7 +136,7 @@ def by_hand(
         words = np.flatnonzero((found.row == row) & (codes >= 0))
         places = found.time("next")[words]
         donor = None if assigned is None else assigned[begin[row] : begin[row + 1]]
-        if condition.manner.where == "every":
+        if condition.ablation.where == "every":
             runs = [(words, places, np.arange(first, len(ids)))]
         else:
             runs = [(words[[i]], places[[i]], places[[i]]) for i in range(len(words))]
@@ -157,7 +157,7 @@ def by_hand_at(
     donor: np.ndarray | None,
 ) -> Iterator[None]:
     """One row's activations changed at some times, unit by unit, in NumPy."""
-    chosen, manner = condition.neurons, condition.manner
+    chosen, ablation = condition.neurons, condition.ablation
     site = chosen.site
 
     def hook(layer: int) -> Callable[..., Tensor]:
@@ -166,7 +166,7 @@ def by_hand_at(
             for time in times:
                 row = out[0, time]
                 of = None if donor is None else donor[time]
-                out[0, time] = _moved(row, chosen, layer, manner, donors, of)
+                out[0, time] = _moved(row, chosen, layer, ablation, donors, of)
             return torch.from_numpy(out).to(x.dtype)
 
         return change
@@ -180,26 +180,26 @@ def _moved(
     row: np.ndarray,
     chosen: Neurons | Directions,
     layer: int,
-    manner: Manner,
+    ablation: Ablation,
     donors: Donors | None,
     donor: int | None,
 ) -> np.ndarray:
     """(1 - dose) a + dose v for the units, or for the part of the vector within the subspace."""
     target = np.zeros(len(row))
-    if manner.value.startswith("resample"):
+    if ablation.value.startswith("resample"):
         assert donors is not None
         known = donors.addresses[chosen.site, layer]
         target[known] = donors.values[chosen.site, layer][donor]
     if isinstance(chosen, Directions):
-        if manner.value == "mean":
+        if ablation.value == "mean":
             assert chosen.mean is not None
             target = chosen.mean
         projector = chosen.basis.T @ chosen.basis
-        return row + manner.dose * projector @ (target - row)
+        return row + ablation.dose * projector @ (target - row)
     index = chosen.index[chosen.layer == layer]
-    if manner.value == "mean":
+    if ablation.value == "mean":
         assert chosen.mean is not None
         target[index] = chosen.mean[chosen.layer == layer]
     out = row.copy()
-    out[index] = (1 - manner.dose) * row[index] + manner.dose * target[index]
+    out[index] = (1 - ablation.dose) * row[index] + ablation.dose * target[index]
     return out

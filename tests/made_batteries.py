@@ -7,12 +7,12 @@ import numpy as np
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.statistics import dissociation
-from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.passes.moments import UnitStatistics
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
-MAIN = Manner()
+MAIN = Ablation()
 LABELS = ("NOUN", "VERB", "ADJ", "ADV", "PRON", "DET")
 
 
@@ -137,14 +137,14 @@ def extended(
     damage: np.ndarray,
     labels: tuple[str, ...],
     *,
-    manner: Manner = MAIN,
+    ablation: Ablation = MAIN,
     kind: str = "set",
     first: int = 0,
     size: int = 1,
     seed: int = 0,
     noise: float = 0.3,
 ) -> Outcomes:
-    """The battery and further lesions with the damage [replicate, label, label] of one manner.
+    """The battery and further lesions with the damage [replicate, label, label] of one ablation.
 
     `first` is the number of the first replicate; sets have `size` neurons. Probabilities of real
     lesions are those of the intact model.
@@ -158,7 +158,7 @@ def extended(
     lexical_loss = np.repeat(base.lexical_loss[:1], len(rises), 0)
     n_rows = len(base.conditions) + 1
     conditions = tuple(
-        Condition(x, first + r, neurons(x, [(0, 500 + n) for n in range(size)]), manner, kind)
+        Condition(x, first + r, neurons(x, [(0, 500 + n) for n in range(size)]), ablation, kind)
         for r in range(len(damage))
         for x in labels
     )

@@ -26,7 +26,7 @@ ARITHMETIC = ("passes", "selectivity", "neurons", "probing", "lesions", "dissoci
 RUN_A_MODEL = {
     *("lesions.context", "lesions.donors", "lesions.passes"),
     *("neurons.passages", "neurons.timecourse", "probing.probes"),
-    *("selectivity.collecting", "selectivity.readings"),
+    *("selectivity.collecting", "selectivity.collect_plan"),
     *(f"selectivity.attribution.{x}" for x in ("attribute", "first_order", "head", "integrated")),
     "selectivity.attribution.scaled_path",
 }

@@ -51,7 +51,7 @@ from grammar_lens.probing.fitted import FittedProbe
 from grammar_lens.selectivity.collecting import Collected
 from grammar_lens.selectivity.contrasts import Adjusted
 from grammar_lens.selectivity.evidence import Attribution, Evidence, Sample
-from grammar_lens.selectivity.null import Replicates
+from grammar_lens.selectivity.permutation_null import Replicates
 from grammar_lens.selectivity.scoring import score
 
 HOSTILE_LABELS = (HOSTILE, *LABELS[1:])
@@ -161,7 +161,7 @@ def every_result(labels: tuple[str, ...], model: str) -> list[object]:
     return [result for part in parts for result in part(labels, model)]
 
 
-ELSEWHERE = {"Alignment", "Corpus", "Manner", "NeuronView", "Origin", "Reading", "Results"}
+ELSEWHERE = {"Alignment", "Corpus", "Ablation", "NeuronView", "Origin", "Reading", "Results"}
 """Tested below or with their modules, or a few plain values that Python shows well."""
 
 

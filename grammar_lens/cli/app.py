@@ -13,7 +13,7 @@ import typer.core
 
 from grammar_lens import __version__
 from grammar_lens.cli.config_file import read_config_file
-from grammar_lens.cli.console import Talk
+from grammar_lens.cli.console import Console
 from grammar_lens.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, one_line_errors, say_error
 from grammar_lens.cli.options import OUTPUT, SETTINGS
 
@@ -148,7 +148,7 @@ def command(
     prints_json: bool = True,
     kept: str = "nothing of it is kept",
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command: a function of a `Talk`, its own options, and the settings it names.
+    """Registers a command: a function of a `Console`, its own options, and the settings it names.
 
     The settings come as `**settings`; `of_a_run` leaves those not given as the run has them. `kept`
     says what is left when the command is stopped.
@@ -162,9 +162,9 @@ def command(
         @functools.wraps(body)
         def called(**given: Any) -> None:
             told = {p.name: given.pop(p.name) for p in shared}
-            talk = Talk(config_file=told.pop("config"), **told)
-            with talk.listening(), _ended(talk, kept):
-                body(talk, **given)
+            console = Console(config_file=told.pop("config"), **told)
+            with console.listening(), _ended(console, kept):
+                body(console, **given)
 
         called.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
             [p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *chosen, *shared)]
@@ -189,7 +189,7 @@ def _literal(text: str) -> str:
 
 
 @contextmanager
-def _ended(talk: Talk, kept: str) -> Iterator[None]:
+def _ended(console: Console, kept: str) -> Iterator[None]:
     """Turns whatever a command may raise into one line and an exit code."""
     try:
         with one_line_errors():
@@ -200,7 +200,7 @@ def _ended(talk: Talk, kept: str) -> Iterator[None]:
     except (UsageError, typer.Exit, typer.Abort, BrokenPipeError):
         raise
     except Exception as error:
-        if talk.verbose:
+        if console.verbose:
             raise
         first_line = str(error).partition("\n")[0]
         say_error(

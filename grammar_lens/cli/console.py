@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
-class Talk:
+class Console:
     """How much a command says, and to whom; one of several processes speaks."""
 
     quiet: bool = False
@@ -49,13 +49,13 @@ class Talk:
 
             typer.echo(json.dumps(to_json(data()), indent=1, allow_nan=False))
             return
-        from rich.console import Console
+        from rich.console import Console as RichConsole
 
         for part in shown:
             if isinstance(part, str):
                 typer.echo(part)
             else:
-                Console().print(part)
+                RichConsole().print(part)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

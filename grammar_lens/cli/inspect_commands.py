@@ -8,7 +8,7 @@ import typer
 
 from grammar_lens.cli.app import LOOKING, command
 from grammar_lens.cli.completion import one_of, run_directories
-from grammar_lens.cli.console import Talk
+from grammar_lens.cli.console import Console
 from grammar_lens.cli.options import VALUES, LabelOfRun, RunArgument, RunOption, config_fields
 
 
@@ -21,7 +21,7 @@ from grammar_lens.cli.options import VALUES, LabelOfRun, RunArgument, RunOption,
     ),
 )
 def generate(
-    talk: Talk,
+    console: Console,
     prompt: Annotated[
         list[str], typer.Option(help="The text to go on with; may be given several times.")
     ] = ["In the morning we"],  # noqa: B006
@@ -52,7 +52,7 @@ def generate(
         **config_fields(settings),
     )
     shown = (generation.side_by_side(found), generation.tag_table(found), generation.told(found))
-    talk.tell(*shown, data=found.to_dict)
+    console.tell(*shown, data=found.to_dict)
 
 
 @command(
@@ -63,7 +63,7 @@ def generate(
     ),
 )
 def neuron(
-    talk: Talk,
+    console: Console,
     run: RunArgument,
     address: Annotated[
         str, typer.Argument(help="Layer and index, both from 0.", metavar="LAYER.INDEX")
@@ -90,7 +90,7 @@ def neuron(
     from grammar_lens.runs.run import load_run
 
     view = load_run(run).neuron(address, position=position or None, read=read)
-    talk.tell(neuron_page(view), data=lambda: neuron_data(view))
+    console.tell(neuron_page(view), data=lambda: neuron_data(view))
 
 
 @command(
@@ -99,7 +99,7 @@ def neuron(
     examples=("grammar-lens compare runs/llama runs/gemma --out compare.html",),
 )
 def compare(
-    talk: Talk,
+    console: Console,
     runs: Annotated[
         list[Path],
         typer.Argument(
@@ -113,7 +113,7 @@ def compare(
     from grammar_lens.runs.run import load_run
 
     path = write_comparison([load_run(run) for run in runs], out)
-    talk.tell(f"comparison: {path}", data=lambda: {"comparison": path})
+    console.tell(f"comparison: {path}", data=lambda: {"comparison": path})
 
 
 @command(
@@ -125,7 +125,7 @@ def compare(
     ),
 )
 def serve(
-    talk: Talk,
+    console: Console,
     run: RunArgument,
     port: Annotated[int, typer.Option(help="Port on this machine; 0: any that is free.")] = 8050,
     browser: Annotated[
@@ -149,7 +149,7 @@ def serve(
     ),
 )
 def export(
-    talk: Talk,
+    console: Console,
     run: RunArgument,
     to: Annotated[Path, typer.Option(help="The folder to write to.")],
     format: Annotated[
@@ -168,4 +168,4 @@ def export(
     from grammar_lens.runs.run import load_run
 
     paths = export_run(load_run(run), to, format=format, top="auto" if top == -1 else top or None)
-    talk.tell(*map(str, paths), data=lambda: {"files": paths})
+    console.tell(*map(str, paths), data=lambda: {"files": paths})

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from grammar_lens.cli.app import STEPS, STUDY, command
-from grammar_lens.cli.console import Talk
+from grammar_lens.cli.console import Console
 from grammar_lens.cli.options import ResumeOption, RunArgument, config_fields
 
 WORDS = (
@@ -43,16 +43,16 @@ WHOLE = (
         "grammar-lens run --config study.toml --shams 100",
     ),
 )
-def run(talk: Talk, resume: ResumeOption = False, **settings: Any) -> None:
+def run(console: Console, resume: ResumeOption = False, **settings: Any) -> None:
     """The whole study: collect, score, select, examples, course, probe, lesion, report."""
     from grammar_lens.runs.pipeline import run_all
     from grammar_lens.runs.settings import Config
 
-    config = Config(**config_fields(settings), show_progress=talk.shows_progress)
-    _begin(talk, config)
-    done = run_all(config, resume=resume, say=talk.note)
-    _end(talk, done)
-    _show_summary(talk, done)
+    config = Config(**config_fields(settings), show_progress=console.shows_progress)
+    _begin(console, config)
+    done = run_all(config, resume=resume, say=console.note)
+    _end(console, done)
+    _show_summary(console, done)
 
 
 @command(
@@ -64,7 +64,7 @@ def run(talk: Talk, resume: ResumeOption = False, **settings: Any) -> None:
     ),
 )
 def plan(
-    talk: Talk,
+    console: Console,
     meta: Annotated[
         bool,
         typer.Option(
@@ -81,8 +81,8 @@ def plan(
     from grammar_lens.runs.settings import Config
 
     config = Config(**config_fields(settings), show_progress=False)
-    found = forecast(config, talk.note, meta=meta, memory_gib=memory_gib)
-    talk.tell(*found.lines(), data=lambda: found)
+    found = forecast(config, console.note, meta=meta, memory_gib=memory_gib)
+    console.tell(*found.lines(), data=lambda: found)
 
 
 @command(
@@ -95,7 +95,7 @@ def plan(
     ),
 )
 def collect(
-    talk: Talk,
+    console: Console,
     run: RunArgument,
     shard: Annotated[
         str, typer.Option(help="I/N: only the I-th of N shares, for a job array; then `merge`.")
@@ -108,27 +108,27 @@ def collect(
     from grammar_lens.runs.settings import Config
     from grammar_lens.runs.shards import collect_shard
 
-    config = Config(**config_fields(settings), out=run, show_progress=talk.shows_progress)
-    _begin(talk, config)
+    config = Config(**config_fields(settings), out=run, show_progress=console.shows_progress)
+    _begin(console, config)
     if shard:
         from grammar_lens.passes.distributed import Shard
 
-        path = collect_shard(config, Shard.parse(shard), talk.note)
+        path = collect_shard(config, Shard.parse(shard), console.note)
         told = f"{path}: done; when all shards are, `grammar-lens merge {run}`"
-        talk.tell(told, data=lambda: {"shard": path})
+        console.tell(told, data=lambda: {"shard": path})
         return
-    made = run_step("collect", config, None, talk.note, resume=resume)
-    _end(talk, made, "collect")
-    _tell_parts(talk, made, repr(made.moments), COLLECTED)
+    made = run_step("collect", config, None, console.note, resume=resume)
+    _end(console, made, "collect")
+    _tell_parts(console, made, repr(made.moments), COLLECTED)
 
 
 @command(panel=STEPS, examples=("grammar-lens merge runs/ewt",))
-def merge(talk: Talk, run: RunArgument) -> None:
+def merge(console: Console, run: RunArgument) -> None:
     """Puts together what the jobs of a job array have collected (`collect --shard`)."""
     from grammar_lens.runs.shards import merge_shards
 
-    made = merge_shards(run, talk.note)
-    _tell_parts(talk, made, repr(made.moments), COLLECTED)
+    made = merge_shards(run, console.note)
+    _tell_parts(console, made, repr(made.moments), COLLECTED)
 
 
 @command(
@@ -141,11 +141,11 @@ def merge(talk: Talk, run: RunArgument) -> None:
         "grammar-lens score runs/demo --score welch_t",
     ),
 )
-def score(talk: Talk, run: RunArgument, **settings: Any) -> None:
+def score(console: Console, run: RunArgument, **settings: Any) -> None:
     """Scores every neuron for every label, from attributions too where the score needs them."""
-    done = _step("score", run, talk, settings)
+    done = _step("score", run, console, settings)
     found = {position: done.scores_at(position) for position in done.positions}
-    talk.tell(
+    console.tell(
         *map(repr, found.values()),
         data=lambda: {
             position: {
@@ -168,14 +168,14 @@ def score(talk: Talk, run: RunArgument, **settings: Any) -> None:
         "grammar-lens select runs/demo --from neurons.csv",
     ),
 )
-def select(talk: Talk, run: RunArgument, **settings: Any) -> None:
+def select(console: Console, run: RunArgument, **settings: Any) -> None:
     """Chooses the key neurons of every label, and measures how far the choice can be trusted."""
     if any(settings[name] is not None for name in CHOICE):
         # a rule is asked for, so neurons that were taken from a file before no longer stand
         settings["neurons_from"] = settings["neurons_from"] or ""
-    done = _step("select", run, talk, settings)
+    done = _step("select", run, console, settings)
     shown = "\n".join(repr(done.keys_at(position)) for position in done.positions)
-    _tell_parts(talk, done, shown, ("selection",))
+    _tell_parts(console, done, shown, ("selection",))
 
 
 @command(
@@ -187,10 +187,10 @@ def select(talk: Talk, run: RunArgument, **settings: Any) -> None:
         "grammar-lens examples runs/demo --example-neurons 20 --examples-each 10",
     ),
 )
-def examples(talk: Talk, run: RunArgument, **settings: Any) -> None:
+def examples(console: Console, run: RunArgument, **settings: Any) -> None:
     """Collects the words at which the first key neurons are most and least active."""
-    done = _step("examples", run, talk, settings)
-    talk.tell(
+    done = _step("examples", run, console, settings)
+    console.tell(
         *map(repr, done.examples.values()),
         data=lambda: {p: found.to_frame().to_dict("records") for p, found in done.examples.items()},
     )
@@ -201,10 +201,10 @@ def examples(talk: Talk, run: RunArgument, **settings: Any) -> None:
     settings=DEVICE,
     examples=("grammar-lens course runs/demo",),
 )
-def course(talk: Talk, run: RunArgument, **settings: Any) -> None:
+def course(console: Console, run: RunArgument, **settings: Any) -> None:
     """Measures selectivity at tokens around the word, on fresh words: its time course."""
-    table = _step("course", run, talk, settings).course.to_frame()
-    talk.tell(table.to_string(), data=lambda: table.to_dict("records"))
+    table = _step("course", run, console, settings).course.to_frame()
+    console.tell(table.to_string(), data=lambda: table.to_dict("records"))
 
 
 @command(
@@ -213,11 +213,11 @@ def course(talk: Talk, run: RunArgument, **settings: Any) -> None:
     of_a_run=True,
     examples=("grammar-lens probe runs/demo --probe-k 20",),
 )
-def probe(talk: Talk, run: RunArgument, **settings: Any) -> None:
+def probe(console: Console, run: RunArgument, **settings: Any) -> None:
     """Fits a probe on the key neurons and tests it, with its baselines, on the fresh words."""
-    done = _step("probe", run, talk, settings)
+    done = _step("probe", run, console, settings)
     shown = "\n".join(repr(done.probe_at(position)) for position in done.positions)
-    _tell_parts(talk, done, shown, ("probe", "probe_next"))
+    _tell_parts(console, done, shown, ("probe", "probe_next"))
 
 
 @command(
@@ -230,23 +230,23 @@ def probe(talk: Talk, run: RunArgument, **settings: Any) -> None:
         "grammar-lens lesion runs/demo --lesion zero --dose 0.5 --lesion-labels NOUN,VERB",
     ),
 )
-def lesion(talk: Talk, run: RunArgument, **settings: Any) -> None:
+def lesion(console: Console, run: RunArgument, **settings: Any) -> None:
     """Cuts each label's key neurons and measures every label's loss, against sham lesions."""
-    done = _step("lesion", run, talk, settings)
-    _tell_parts(talk, done, repr(done.study), ("lesion",))
+    done = _step("lesion", run, console, settings)
+    _tell_parts(console, done, repr(done.study), ("lesion",))
 
 
 @command(panel=STEPS, examples=("grammar-lens report runs/demo",))
-def report(talk: Talk, run: RunArgument) -> None:
+def report(console: Console, run: RunArgument) -> None:
     """Writes summary.json, figures/ and report.html from what the run has."""
-    _show_summary(talk, _step("report", run, talk, {}))
+    _show_summary(console, _step("report", run, console, {}))
 
 
 COLLECTED = ("model", "treebank", "alignment", "collect")
 """The parts of summary.json that collecting makes."""
 
 
-def _step(step: str, path: Path, talk: Talk, settings: dict[str, Any]) -> Any:
+def _step(step: str, path: Path, console: Console, settings: dict[str, Any]) -> Any:
     """One step on a stored run with some settings changed."""
     from grammar_lens.runs.pipeline import run_step
     from grammar_lens.runs.run import load_run
@@ -254,39 +254,41 @@ def _step(step: str, path: Path, talk: Talk, settings: dict[str, Any]) -> Any:
 
     stored = load_run(path)
     changes = config_fields(settings)
-    config = Config.of(stored, show_progress=talk.shows_progress, **changes)
-    _begin(talk, config)
-    done = run_step(step, config, stored, talk.note)
-    _end(talk, done, step)
+    config = Config.of(stored, show_progress=console.shows_progress, **changes)
+    _begin(console, config)
+    done = run_step(step, config, stored, console.note)
+    _end(console, done, step)
     return done
 
 
-def _begin(talk: Talk, config: Any) -> None:
+def _begin(console: Console, config: Any) -> None:
     """With --verbose: what the numbers come from."""
-    if talk.verbose:
+    if console.verbose:
         from grammar_lens.cli.system_commands import versions_and_devices
 
-        talk.detail(", ".join(f"{name} {found}" for name, found in versions_and_devices().items()))
-        talk.detail(", ".join(f"{name}={value!r}" for name, value in config.stored().items()))
+        console.detail(
+            ", ".join(f"{name} {found}" for name, found in versions_and_devices().items())
+        )
+        console.detail(", ".join(f"{name}={value!r}" for name, value in config.stored().items()))
 
 
-def _end(talk: Talk, done: Any, step: str | None = None) -> None:
+def _end(console: Console, done: Any, step: str | None = None) -> None:
     """Notes in run.json where settings were read from; with --verbose also what a step, or all, took."""
     from grammar_lens.cli.errors import is_other_process
 
-    if talk.config_file is not None and not is_other_process():
+    if console.config_file is not None and not is_other_process():
         from grammar_lens.runs.store.directory import update_record
 
-        update_record(done, config_file=str(talk.config_file))
+        update_record(done, config_file=str(console.config_file))
     for name, seconds in done.record["timings"].items():
         if step in (None, name):
             # runs of earlier versions have no peaks
             peak = done.record.get("peak_memory_mib", {}).get(name, {})
             told = [f", at most {mib:,} MiB ({where}) until then" for where, mib in peak.items()]
-            talk.detail(f"{name}: {seconds:,.1f} s{''.join(told)}")
+            console.detail(f"{name}: {seconds:,.1f} s{''.join(told)}")
 
 
-def _tell_parts(talk: Talk, done: Any, shown: str, parts: Sequence[str]) -> None:
+def _tell_parts(console: Console, done: Any, shown: str, parts: Sequence[str]) -> None:
     """Prints a step's result; as JSON the parts of summary.json that are of it."""
     from grammar_lens.runs.summary import summarise
 
@@ -294,11 +296,11 @@ def _tell_parts(talk: Talk, done: Any, shown: str, parts: Sequence[str]) -> None
         summary = summarise(done)
         return {part: summary[part] for part in parts if part in summary}
 
-    talk.tell(shown, data=data)
+    console.tell(shown, data=data)
 
 
-def _show_summary(talk: Talk, done: Any) -> None:
+def _show_summary(console: Console, done: Any) -> None:
     from grammar_lens.runs.summary import summary_table
 
     where = f"report: {done.path / 'report.html'}"
-    talk.tell(summary_table(done.summary), where, data=lambda: done.summary)
+    console.tell(summary_table(done.summary), where, data=lambda: done.summary)

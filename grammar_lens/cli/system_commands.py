@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from grammar_lens.cli.app import ITSELF, command
-from grammar_lens.cli.console import Talk
+from grammar_lens.cli.console import Console
 from grammar_lens.cli.errors import FAILED
 
 
@@ -14,7 +14,7 @@ from grammar_lens.cli.errors import FAILED
     examples=("grammar-lens certify --worlds 20",),
 )
 def certify(
-    talk: Talk,
+    console: Console,
     worlds: Annotated[
         int, typer.Option(help="Planted models; 2 of 5 true, 2 null, 1 with decoys.")
     ] = 200,
@@ -29,15 +29,15 @@ def certify(
     from grammar_lens import certification
 
     found = certification.certify(
-        worlds, shams=shams, seed=seed, processes=processes, show_progress=talk.shows_progress
+        worlds, shams=shams, seed=seed, processes=processes, show_progress=console.shows_progress
     )
-    talk.tell(found.table(), data=found.to_json)
+    console.tell(found.table(), data=found.to_json)
     if not found.passed:
         raise typer.Exit(FAILED)
 
 
 @command(panel=ITSELF, examples=("grammar-lens info", "grammar-lens info --json"))
-def info(talk: Talk) -> None:
+def info(console: Console) -> None:
     """Versions, devices, the embedded model and treebank."""
     from grammar_lens.corpus.sources import load_treebank
 
@@ -47,7 +47,7 @@ def info(talk: Talk) -> None:
         "embedded model": "reference-9m",
         "embedded treebank": repr(bank),
     }
-    talk.tell(*(f"{name:18} {value}" for name, value in found.items()), data=lambda: found)
+    console.tell(*(f"{name:18} {value}" for name, value in found.items()), data=lambda: found)
 
 
 def versions_and_devices() -> dict[str, str]:

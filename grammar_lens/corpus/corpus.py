@@ -57,7 +57,7 @@ class Corpus:
         """The form of every word in lower case: what counts as one word type."""
         return tuple(form.lower() for form in self.forms)
 
-    def keys(self, position: str) -> tuple[str, ...]:
+    def word_types(self, position: str) -> tuple[str, ...]:
         """The word type that a lookup table would know of every word: itself, at `next` the one before.
 
         At `next` the word itself has not been read yet. The first word of all has "" there.

@@ -50,7 +50,7 @@ class Calibration:
         columns = {name: getattr(self, name) for name in (*names, "recall", "recall_all", "sign")}
         return pd.DataFrame({"label": self.labels, **columns, "chance": self.chance})
 
-    def in_words(self) -> str:
+    def verdict(self) -> str:
         """The outcome in one sentence."""
         return (
             f"Over {self.n_random} neurons drawn at random, attribution and true lesion correlate by "
@@ -60,7 +60,7 @@ class Calibration:
         )
 
     def __repr__(self) -> str:
-        return f"Calibration: {self.in_words()}"
+        return f"Calibration: {self.verdict()}"
 
     def _repr_html_(self) -> str:
         return page(repr(self), self.to_frame())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from grammar_lens.lesions.outcomes import Manner, Outcomes, StudyError
+from grammar_lens.lesions.outcomes import Ablation, Outcomes, StudyError
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def replicates(outcomes: Outcomes) -> list[int]:
 
 
 def changes(outcomes: Outcomes, labels: tuple[str, ...]) -> Changes:
-    """The changes under the lesions of one manner and kind.
+    """The changes under the lesions of one ablation and kind.
 
     Raises KeyError when a lesion is missing, StudyError when no word has one of the labels.
     """
@@ -110,7 +110,7 @@ def check(outcomes: Outcomes, labels: tuple[str, ...]) -> None:
     if row:
         c = outcomes.conditions[row - 1]
         where = f"under the lesion of {c.label!r}, replicate {c.replicate}"
-        where += "" if (c.manner, c.kind) == (Manner(), "set") else f" ({c.manner}, {c.kind})"
+        where += "" if (c.ablation, c.kind) == (Ablation(), "set") else f" ({c.ablation}, {c.kind})"
     raise StudyError(
         f"losses are NaN or infinite {where}: load the model in a wider dtype (--dtype bfloat16 or "
         "float32), or leave out labels the lexicon lacks"

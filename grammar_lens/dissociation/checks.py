@@ -11,7 +11,7 @@ from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.dissociation.calibration import Calibration, calibration
 from grammar_lens.dissociation.redundancy import Redundancy, Round, redundancy
 from grammar_lens.lesions.context import lesion
-from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes, StudyError
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes, StudyError
 from grammar_lens.lesions.prepared import ready
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
@@ -64,9 +64,9 @@ def calibrate(
     chosen = np.concatenate([drawn, *(s.layer * n_units + s.index for s in best)])
     _, first = np.unique(chosen, return_index=True)
     chosen = chosen[np.sort(first)]
-    manner = Manner(value, 1.0, where)
+    ablation = Ablation(value, 1.0, where)
     conditions = [
-        Condition(f"{n}", 1, everything.take(np.array([n])), manner) for n in chosen.tolist()
+        Condition(f"{n}", 1, everything.take(np.array([n])), ablation) for n in chosen.tolist()
     ]
     outcomes = battery.run(conditions, codes=battery.studied, what="single neurons")
     rows = [attribution.labels.index(label) for label in cut]
@@ -135,7 +135,7 @@ def find_again(
             sets[label].append(here)
         again.append(np.array(shares))
     conditions = [
-        Condition(label, r + 1, _joined(sets[label][: r + 1]), Manner(value))
+        Condition(label, r + 1, _joined(sets[label][: r + 1]), Ablation(value))
         for r in range(rounds)
         for label in cut
     ]

@@ -44,7 +44,7 @@ class DamageMatched:
         """(1 + shams with S* at least the real one) / (1 + shams); None with two labels."""
         return None if len(self.labels) < LEAST_LABELS else chance(self.s_star, self.s_star_sham)
 
-    def in_words(self) -> str:
+    def verdict(self) -> str:
         """The outcome in two or three sentences."""
         low = least(self.damage_ratio)
         size = f" (of {self.size.mean():.0f} neurons, doing {low:.2f} of the damage or more)"
@@ -61,7 +61,7 @@ class DamageMatched:
         return f"{told} Against them, {pairs[0].lower()}{pairs[1:]}{weak}"
 
     def __repr__(self) -> str:
-        return f"DamageMatched: {self.in_words()}"
+        return f"DamageMatched: {self.verdict()}"
 
     def _repr_html_(self) -> str:
         table = {"label": self.labels, "neurons of a sham (mean)": self.size.mean(0)}

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from grammar_lens.display import page
 from grammar_lens.dissociation.changes import Changes
 from grammar_lens.dissociation.matrices import LEAST_SHAMS, chance
-from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.lesions.outcomes import Ablation
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class DoseResponse:
             }
         )
 
-    def in_words(self) -> str:
+    def verdict(self) -> str:
         """The outcome in one or two sentences."""
         n = len(self.labels)
         doses = ", ".join(f"{dose:g}" for dose in self.dose[self.tested])
@@ -122,14 +122,14 @@ class DoseResponse:
         return f"{text} That is not shown to be faster than under the shams ({slopes})."
 
     def __repr__(self) -> str:
-        return f"DoseResponse: {self.in_words()}"
+        return f"DoseResponse: {self.verdict()}"
 
     def _repr_html_(self) -> str:
         return page(repr(self), self.trend_frame())
 
 
-def response(by_manner: dict[Manner, Changes]) -> DoseResponse | None:
-    """The dose-response of the first manner and those that differ from it in dose alone.
+def response(by_ablation: dict[Ablation, Changes]) -> DoseResponse | None:
+    """The dose-response of the first ablation and those that differ from it in dose alone.
 
     None when there is no other dose, or none above 0 and up to 1. Replicates are numbered alike.
 
@@ -138,10 +138,10 @@ def response(by_manner: dict[Manner, Changes]) -> DoseResponse | None:
     18 % false positives at 5 % (simulated); with its variance taken over sentences it holds its level
     but sees nothing where few sentences bear the whole rise.
     """
-    main = next(iter(by_manner))
+    main = next(iter(by_ablation))
     same = {
         m.dose: changes
-        for m, changes in by_manner.items()
+        for m, changes in by_ablation.items()
         if (m.value, m.where) == (main.value, main.where) and m.dose != 0
     }
     dose = np.array(sorted({0.0, *same}))
@@ -150,7 +150,7 @@ def response(by_manner: dict[Manner, Changes]) -> DoseResponse | None:
         return None
     means = {d: changes.matrix() for d, changes in same.items()}
     shams = {d: _own(changes.sham_matrices()) for d, changes in same.items()}
-    first = by_manner[main]
+    first = by_ablation[main]
     n_labels = len(first.labels)
     nothing = np.zeros((n_labels, n_labels))
     own = np.stack([np.diag(means.get(d, nothing)) for d in dose], 1)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from grammar_lens.dissociation.shams import growing_sham, size_for
-from grammar_lens.lesions.outcomes import Condition, Manner
+from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import Battery
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 
@@ -22,7 +22,7 @@ NEAR = 0.1
 def grown_shams(
     battery: Battery,
     sets: KeyNeurons,
-    manner: Manner,
+    ablation: Ablation,
     n_replicates: int,
     rng: np.random.Generator,
 ) -> list[Condition]:
@@ -44,12 +44,12 @@ def grown_shams(
     target: dict[str, float] = {}
     for step in range(ROUNDS):
         conditions = [
-            Condition(label, r, growing[label, r].top(size), manner, "matched")
+            Condition(label, r, growing[label, r].top(size), ablation, "matched")
             for (label, r), found in tried.items()
             if (size := _next_size(found, target.get(label), len(sets[label]), growing[label, r]))
         ]
         if step == 0:
-            conditions += [Condition(label, 0, sets[label], manner) for label in sets]
+            conditions += [Condition(label, 0, sets[label], ablation) for label in sets]
         if not conditions:
             break
         for condition, rise in zip(
@@ -62,7 +62,7 @@ def grown_shams(
                 mine[len(condition.neurons)] = rise
     return [
         Condition(
-            label, r, growing[label, r].top(_nearest(found, target[label])), manner, "matched"
+            label, r, growing[label, r].top(_nearest(found, target[label])), ablation, "matched"
         )
         for (label, r), found in tried.items()
     ]

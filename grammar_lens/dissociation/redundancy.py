@@ -63,7 +63,7 @@ class Redundancy:
             }
         )
 
-    def in_words(self) -> str:
+    def verdict(self) -> str:
         """The outcome in one sentence."""
         steps = ", ".join(
             f"{own.mean():.3f} (k = {r.k})" for own, r in zip(self.own, self.rounds, strict=True)
@@ -75,7 +75,7 @@ class Redundancy:
         )
 
     def __repr__(self) -> str:
-        return f"Redundancy: {self.in_words()}"
+        return f"Redundancy: {self.verdict()}"
 
     def _repr_html_(self) -> str:
         return page(repr(self), self.to_frame())

@@ -14,7 +14,7 @@ from grammar_lens.dissociation.matrices import LEAST_LABELS, chance
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.dissociation.verdicts import ENOUGH, least, pairs_told, significance, why_no_p
-from grammar_lens.lesions.outcomes import Manner, Outcomes, StudyError
+from grammar_lens.lesions.outcomes import Ablation, Outcomes, StudyError
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class LesionStudy:
     replicate; `auroc_fall` is the intact minus the lesioned one-vs-rest AUROC of P(j | context);
     `bias` the mean change of P(j | context) over words of other labels.
     `n_words` counts the scored words of each column's label.
-    `others` are the same statistics for further manners of the lesion, `matched` those against
+    `others` are the same statistics for further ablations of the lesion, `matched` those against
     damage-matched shams, `rest` those of cutting everything but the sets, `doses` the dose-response;
     empty or None where the battery holds no such lesions.
     """
 
     labels: tuple[str, ...]
-    manner: Manner
+    ablation: Ablation
     k: int
     matrix: Float[np.ndarray, "label label"]
     nll_matrix: Float[np.ndarray, "label label"]
@@ -68,11 +68,11 @@ class LesionStudy:
 
     @property
     def value(self) -> str:
-        return self.manner.value
+        return self.ablation.value
 
     @property
     def dose(self) -> float:
-        return self.manner.dose
+        return self.ablation.dose
 
     @property
     def n_shams(self) -> int:
@@ -120,8 +120,8 @@ class LesionStudy:
     @property
     def ladder(self) -> tuple["LesionStudy", ...]:
         """The studies that differ from this one in the lesion's value alone, itself first."""
-        same = (self.manner.dose, self.manner.where)
-        return (self, *(s for s in self.others if (s.manner.dose, s.manner.where) == same))
+        same = (self.ablation.dose, self.ablation.where)
+        return (self, *(s for s in self.others if (s.ablation.dose, s.ablation.where) == same))
 
     @property
     def sign_agreement(self) -> tuple[bool, ...]:
@@ -132,21 +132,21 @@ class LesionStudy:
     def at(
         self, *, value: str | None = None, dose: float | int | None = None, where: str | None = None
     ) -> "LesionStudy":
-        """The statistics for another manner of the lesion; what is not given stays as it is.
+        """The statistics for another ablation of the lesion; what is not given stays as it is.
 
-        Raises StudyError naming the manners that were measured.
+        Raises StudyError naming the ablations that were measured.
         """
-        main = self.manner
-        wanted = Manner(
+        main = self.ablation
+        wanted = Ablation(
             main.value if value is None else value,
             main.dose if dose is None else float(dose),
             main.where if where is None else where,
         )
         for study in (self, *self.others):
-            if study.manner == wanted:
+            if study.ablation == wanted:
                 return study
-        there = "; ".join(str(study.manner) for study in (self, *self.others))
-        raise StudyError(f"no lesion of the manner {wanted} was measured: there are {there}")
+        there = "; ".join(str(study.ablation) for study in (self, *self.others))
+        raise StudyError(f"no lesion of the ablation {wanted} was measured: there are {there}")
 
     def verdict(self) -> str:
         """What the numbers say, in a few sentences, and what they lack."""
@@ -179,11 +179,11 @@ class LesionStudy:
                 f"output{done}, so {rests}."
             )
         if self.matched:
-            told.append(self.matched.in_words())
+            told.append(self.matched.verdict())
         return told
 
     def _of_further_lesions(self) -> list[str]:
-        told = [part.in_words() for part in (self.doses, self.rest) if part]
+        told = [part.verdict() for part in (self.doses, self.rest) if part]
         if len(self.ladder) > 1:
             values = ", ".join(study.value for study in self.ladder)
             told.insert(
@@ -226,7 +226,7 @@ class LesionStudy:
         return pd.DataFrame(table)
 
     def __repr__(self) -> str:
-        return f"LesionStudy on {self.fresh} ({self.manner}): {self.verdict()}"
+        return f"LesionStudy on {self.fresh} ({self.ablation}): {self.verdict()}"
 
     def _repr_html_(self) -> str:
         table = pd.DataFrame(self.matrix, index=self.labels, columns=self.labels)  # pyright: ignore[reportArgumentType]
@@ -237,7 +237,7 @@ class LesionStudy:
 
 
 def dose_response(study: LesionStudy) -> DoseResponse:
-    """How the losses grow with the dose, from the study's main manner and those of other doses.
+    """How the losses grow with the dose, from the study's main ablation and those of other doses.
 
     Raises StudyError when the study has no other dose.
     """

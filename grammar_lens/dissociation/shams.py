@@ -68,7 +68,7 @@ def sham_sets(
     *,
     avoid: KeyNeurons | None = None,
 ) -> list[Condition]:
-    """Sham lesions of the usual manner, one per replicate and label, from `matched_keys`."""
+    """Sham lesions of the usual ablation, one per replicate and label, from `matched_keys`."""
     shams = matched_keys(keys, output, n_replicates, rng, units, avoid=avoid)
     return [
         Condition(label, replicate, sham[label])

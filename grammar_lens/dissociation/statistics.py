@@ -29,23 +29,25 @@ def dissociation(
     rng: np.random.Generator,
     n_bootstrap: int = 1000,
 ) -> LesionStudy:
-    """The statistics of a battery's outcomes; its first lesion has the main manner.
+    """The statistics of a battery's outcomes; its first lesion has the main ablation.
 
     `output` is the expected output of every unit, mean |a| times ||w_out||, that shams were matched
-    on. Lesions of kind "matched" and "rest" count under the main manner alone.
+    on. Lesions of kind "matched" and "rest" count under the main ablation alone.
     Raises StudyError for labels without scored words, losses that are not finite, and a battery
     without lesions.
     """
     labels = keys.labels
-    manners = list(dict.fromkeys(c.manner for c in outcomes.conditions if c.kind == "set"))
-    if not manners:
+    ablations = list(dict.fromkeys(c.ablation for c in outcomes.conditions if c.kind == "set"))
+    if not ablations:
         raise StudyError("the battery holds no lesion of a key set: there is nothing to compare")
     check(outcomes, labels)
-    by_manner = {m: outcomes.only(m) for m in manners}
-    found = {m: changes(rows, labels) for m, rows in by_manner.items()}
+    by_ablation = {m: outcomes.only(m) for m in ablations}
+    found = {m: changes(rows, labels) for m, rows in by_ablation.items()}
     base = LesionStudy(
-        **_of_manner(by_manner[manners[0]], found[manners[0]], keys, output, rng, n_bootstrap),
-        manner=manners[0],
+        **_of_ablation(
+            by_ablation[ablations[0]], found[ablations[0]], keys, output, rng, n_bootstrap
+        ),
+        ablation=ablations[0],
         k=keys.k,
         base_tag_loss=float(outcomes.tag_loss[0].mean()),
         base_nll=float(outcomes.nll[0].mean()),
@@ -58,18 +60,22 @@ def dissociation(
     )
     others = tuple(
         replace(
-            base, manner=m, **_of_manner(by_manner[m], found[m], keys, output, rng, n_bootstrap)
+            base,
+            ablation=m,
+            **_of_ablation(by_ablation[m], found[m], keys, output, rng, n_bootstrap),
         )
-        for m in manners[1:]
+        for m in ablations[1:]
     )
-    main = by_manner[manners[0]]
-    matched, rest = (outcomes.only(manners[0], kind) for kind in ("matched", "rest"))
+    main = by_ablation[ablations[0]]
+    matched, rest = (outcomes.only(ablations[0], kind) for kind in ("matched", "rest"))
     return replace(
         base,
         outcomes=outcomes,
         identity_error=outcomes.identity_error(),
         others=others,
-        matched=damage_matched(main, matched, found[manners[0]], base.auroc_fall, rng, n_bootstrap)
+        matched=damage_matched(
+            main, matched, found[ablations[0]], base.auroc_fall, rng, n_bootstrap
+        )
         if matched.conditions
         else None,
         rest=sufficiency(rest, labels) if rest.conditions else None,
@@ -77,7 +83,7 @@ def dissociation(
     )
 
 
-def _of_manner(
+def _of_ablation(
     outcomes: Outcomes,
     found: Changes,
     keys: KeyNeurons,
@@ -85,7 +91,7 @@ def _of_manner(
     rng: np.random.Generator,
     n_bootstrap: int,
 ) -> dict:
-    """The fields of a lesion study that differ from manner to manner."""
+    """The fields of a lesion study that differ from ablation to ablation."""
     labels = keys.labels
     columns = np.array([outcomes.labels.index(label) for label in labels])
     real = [outcomes.row(label, 0) for label in labels]

@@ -14,7 +14,7 @@ from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.shams import matched_keys
 from grammar_lens.dissociation.statistics import dissociation
 from grammar_lens.dissociation.sufficiency import EVERYTHING
-from grammar_lens.lesions.outcomes import Condition, Manner, StudyError
+from grammar_lens.lesions.outcomes import Ablation, Condition, StudyError
 from grammar_lens.lesions.prepared import ready
 from grammar_lens.model.about import Model
 from grammar_lens.model.weights import output_norms
@@ -34,7 +34,7 @@ def lesion_study(
     dose: float = 1.0,
     where: str = "every",
     shams: int = 20,
-    others: Sequence[Manner] = (),
+    others: Sequence[Ablation] = (),
     other_shams: int = 10,
     damage_matched: int | None = 0,
     sufficiency: bool = False,
@@ -49,7 +49,7 @@ def lesion_study(
 
     `lexicon` is the training data (or the lexicon made from it). `labels` are those whose neurons
     are cut, by default the eight large open and closed classes, or the most frequent values.
-    At most `max_sentences` fresh sentences, drawn with a fixed seed. `others` are further manners of
+    At most `max_sentences` fresh sentences, drawn with a fixed seed. `others` are further ablations of
     the same lesions (values, doses), with the first `other_shams` of the shams. `damage_matched` is the number of
     shams that grow until they do as much damage; None makes as many as there are shams where those carry
     less than nine tenths of the real sets' output. `sufficiency` also cuts all neurons but a label's own.
@@ -67,17 +67,17 @@ def lesion_study(
     sets = keys.only(cut)
     output = units.mean_abs * output_norms(model)
     drawn = matched_keys(sets, output, shams, rng, units)
-    manner = Manner(value, float(dose), where)
-    conditions = _conditions(sets, drawn, manner)
+    ablation = Ablation(value, float(dose), where)
+    conditions = _conditions(sets, drawn, ablation)
     for other in dict.fromkeys(others):
-        if other != manner:
+        if other != ablation:
             conditions += _conditions(sets, drawn[:other_shams], other)
     if damage_matched is None:
         damage_matched = shams if _least_output(sets, drawn, output) < WELL_MATCHED else 0
     if damage_matched:
-        conditions += grown_shams(battery, sets, manner, damage_matched, rng)
+        conditions += grown_shams(battery, sets, ablation, damage_matched, rng)
     if sufficiency:
-        conditions += _rests(sets, drawn[:other_shams], manner)
+        conditions += _rests(sets, drawn[:other_shams], ablation)
     return dissociation(
         battery.run(conditions, folder=folder),
         sets,
@@ -106,22 +106,24 @@ def _check(keys: KeyNeurons, shams: int, other_shams: int, damage_matched: int |
         raise StudyError("these key neurons carry no unit statistics: choose them with gl.select")
 
 
-def _conditions(sets: KeyNeurons, drawn: Sequence[KeyNeurons], manner: Manner) -> list[Condition]:
-    """The lesions of every label in one manner, and their shams."""
+def _conditions(
+    sets: KeyNeurons, drawn: Sequence[KeyNeurons], ablation: Ablation
+) -> list[Condition]:
+    """The lesions of every label in one ablation, and their shams."""
     return [
-        Condition(label, replicate, keys[label], manner)
+        Condition(label, replicate, keys[label], ablation)
         for replicate, keys in enumerate([sets, *drawn])
         for label in sets
     ]
 
 
-def _rests(sets: KeyNeurons, drawn: Sequence[KeyNeurons], manner: Manner) -> list[Condition]:
+def _rests(sets: KeyNeurons, drawn: Sequence[KeyNeurons], ablation: Ablation) -> list[Condition]:
     """Lesions of all neurons but one label's, of all but its shams, and of all."""
     everything = all_neurons(sets)
-    conditions = [Condition(EVERYTHING, 0, everything, manner, "rest")]
+    conditions = [Condition(EVERYTHING, 0, everything, ablation, "rest")]
     for replicate, keys in enumerate([sets, *drawn]):
         conditions += [
-            Condition(label, replicate, everything.without(keys[label]), manner, "rest")
+            Condition(label, replicate, everything.without(keys[label]), ablation, "rest")
             for label in sets
         ]
     return conditions

@@ -79,7 +79,7 @@ class Sufficiency:
             }
         )
 
-    def in_words(self) -> str:
+    def verdict(self) -> str:
         """The outcome in one or two sentences."""
         size = (
             "With every neuron cut but a tag's own set, its loss rises by "
@@ -106,7 +106,7 @@ class Sufficiency:
         return f"{against} It is not shown that the sets suffice for more than others do."
 
     def __repr__(self) -> str:
-        return f"Sufficiency: {self.in_words()}"
+        return f"Sufficiency: {self.verdict()}"
 
     def _repr_html_(self) -> str:
         return page(repr(self), self.to_frame())

@@ -224,7 +224,7 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
             return "", "", ""
         try:
             cut = cut_of(session, controls)
-            found = session.tags(prompt or "", cut.neurons, **cut.manner)
+            found = session.tags(prompt or "", cut.neurons, **cut.ablation)
         except ValueError as error:
             return pieces.fault(_reason(error)), "", ""
         tag = controls["tag"]
@@ -264,7 +264,7 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
                 "temperature": float(temperature),
                 "seed": int(seed),
             }
-            found = session.text(prompt or "", cut.neurons, **cut.manner, **settings)
+            found = session.text(prompt or "", cut.neurons, **cut.ablation, **settings)
             return pieces.texts(cut.told, *found)
 
         return _told(work)

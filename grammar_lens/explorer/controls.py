@@ -32,7 +32,7 @@ class Cut:
     dose: float
 
     @property
-    def manner(self) -> dict[str, Any]:
+    def ablation(self) -> dict[str, Any]:
         return {"value": self.value, "dose": self.dose}
 
     @property

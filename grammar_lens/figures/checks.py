@@ -56,7 +56,7 @@ def bias_and_auroc(study: LesionStudy) -> go.Figure:
     finish(
         figure,
         "Knowledge lost, or a shift of bias?",
-        about(study.origin, f"{study.k} neurons cut ({study.manner}), {plain(study.fresh)}"),
+        about(study.origin, f"{study.k} neurons cut ({study.ablation}), {plain(study.fresh)}"),
         height=250 + 24 * max(len(names), 4),
     )
     return _by_label(figure, names, "neurons cut of")

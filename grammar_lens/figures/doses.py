@@ -1,4 +1,4 @@
-"""The same lesion in other manners: growing doses, and other values."""
+"""The same lesion in other ablations: growing doses, and other values."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,7 +21,7 @@ from grammar_lens.figures.style import (
     line_style,
     plain,
 )
-from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.lesions.outcomes import Ablation
 
 
 def dose_response(study: LesionStudy, label: str | None = None) -> go.Figure:
@@ -36,17 +36,17 @@ def dose_response(study: LesionStudy, label: str | None = None) -> go.Figure:
     if found is None:
         raise FigureError(
             f"this study has lesions of dose {study.dose:g} alone: measure several doses "
-            "(lesion_study(..., others=[Manner(dose=0.25), ...]), or --doses 0.25,0.5,0.75)"
+            "(lesion_study(..., others=[Ablation(dose=0.25), ...]), or --doses 0.25,0.5,0.75)"
         )
     if label is not None and label not in found.labels:
         raise FigureError(f"no doses of {label!r}: there are {', '.join(found.labels)}")
     figure = _all_labels(found) if label is None else _one_label(found, label)
-    manner = str(Manner(found.value, 1.0, found.where)).replace(", dose 1", "")
+    ablation = str(Ablation(found.value, 1.0, found.where)).replace(", dose 1", "")
     shams = f"; bands: {found.n_shams} shams" if found.n_shams else ""
     finish(
         figure,
         f"The dose of the lesion and the loss{'' if label is None else f': {plain(label)}'}",
-        about(study.origin, f"{manner} lesion of {study.k} neurons, {plain(study.fresh)}{shams}"),
+        about(study.origin, f"{ablation} lesion of {study.k} neurons, {plain(study.fresh)}{shams}"),
         height=640 if label is None else 420,
     )
     _shade_outside(figure, found)
@@ -214,7 +214,7 @@ def value_ladder(study: LesionStudy) -> go.Figure:
     if len(rungs) < 2:
         raise FigureError(
             f"this study has lesions of the value {study.value!r} alone: measure others "
-            "(lesion_study(..., others=[Manner('zero'), Manner('resample')]), or --values)"
+            "(lesion_study(..., others=[Ablation('zero'), Ablation('resample')]), or --values)"
         )
     own = np.stack([np.diag(rung.matrix) for rung in rungs])
     agree, names = np.array(study.sign_agreement), [plain(x) for x in study.labels]

@@ -69,7 +69,7 @@ def loss_split(study: LesionStudy) -> go.Figure:
         "What is lost: the tag, or the word?",
         about(
             study.origin,
-            f"{study.k} neurons cut ({study.manner}), {plain(study.fresh)}; the split is exact",
+            f"{study.k} neurons cut ({study.ablation}), {plain(study.fresh)}; the split is exact",
         ),
         height=230 + 26 * max(len(names), 4),
     )

@@ -1,10 +1,10 @@
 """Text that a model writes with and without a lesion, and the tags of its words."""
 
 from grammar_lens.generation.comparison import Comparison, compare_tags
+from grammar_lens.generation.find_words import find_words
 from grammar_lens.generation.shares import count_tags, tag_shares
-from grammar_lens.generation.tables import side_by_side, tag_table, told
 from grammar_lens.generation.tagging import TaggedWord, Tagger
-from grammar_lens.generation.words import find_words
+from grammar_lens.generation.text_tables import side_by_side, tag_table, told
 from grammar_lens.generation.writing import GenerationError, Written, write_on
 
 __all__ = [

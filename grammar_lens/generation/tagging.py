@@ -7,7 +7,7 @@ import numpy as np
 
 from grammar_lens.corpus.alignment import Alignment, align, token_batches
 from grammar_lens.corpus.corpus import default_budget
-from grammar_lens.generation.words import find_words
+from grammar_lens.generation.find_words import find_words
 from grammar_lens.model.about import Model, context_length
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream

@@ -106,12 +106,12 @@ def _lesions(
     assigned: dict[str, Int[np.ndarray, " token"]] = {}
     lesions = [Lesion((), "every", None)]
     for condition in conditions:
-        manner = condition.manner
-        edits = edits_of(model, condition.neurons, manner, donors)
-        if edits and manner.value.startswith("resample") and manner.value not in assigned:
+        ablation = condition.ablation
+        edits = edits_of(model, condition.neurons, ablation, donors)
+        if edits and ablation.value.startswith("resample") and ablation.value not in assigned:
             assert donors is not None
-            assigned[manner.value] = _assigned(alignment, classes, donors, manner.value, seed)
-        lesions.append(Lesion(edits, manner.where, assigned.get(manner.value)))
+            assigned[ablation.value] = _assigned(alignment, classes, donors, ablation.value, seed)
+        lesions.append(Lesion(edits, ablation.where, assigned.get(ablation.value)))
     return lesions
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors, LesionError
 from grammar_lens.lesions.edits import Edit, edits_of
-from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.about import Model, hook_name
 from grammar_lens.model.forward import hooked, watch_tokens
 from grammar_lens.neurons.neurons import Neurons
@@ -42,7 +42,7 @@ def lesion(
             "a lesion of value 'resample_within' must know each word's label: run it over a "
             "treebank (gl.lesion_study), or use value='resample'"
         )
-    edits = edits_of(model, units, Manner(value, float(dose)), donors)
+    edits = edits_of(model, units, Ablation(value, float(dose)), donors)
     if not edits:
         yield model
         return

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors, LesionError
-from grammar_lens.lesions.outcomes import VALUES, WHERE, Manner
+from grammar_lens.lesions.outcomes import VALUES, WHERE, Ablation
 from grammar_lens.model.about import Model, hook_name, mid_reaches_residual, model_name, site_width
 from grammar_lens.neurons.neurons import Neurons
 
@@ -55,35 +55,35 @@ class Edit:
 
 
 def edits_of(
-    model: Model, units: Neurons | Directions, manner: Manner, donors: Donors | None = None
+    model: Model, units: Neurons | Directions, ablation: Ablation, donors: Donors | None = None
 ) -> tuple[Edit, ...]:
     """The edit of every layer that holds some of the units, lowest first; none where nothing would change.
 
-    Raises LesionError for an unknown manner, values that are not known, and units that do not exist.
+    Raises LesionError for an unknown ablation, values that are not known, and units that do not exist.
     """
-    _check(model, units, manner, donors)
-    if manner.dose == 0 or len(units) == 0:
+    _check(model, units, ablation, donors)
+    if ablation.dose == 0 or len(units) == 0:
         return ()
-    dose = float(manner.dose)
+    dose = float(ablation.dose)
     if isinstance(units, Directions):
         basis = torch.from_numpy(units.basis.T.astype(np.float32))
-        target = torch.from_numpy(_towards_directions(units, manner, donors).astype(np.float32))
+        target = torch.from_numpy(_towards_directions(units, ablation, donors).astype(np.float32))
         everything = torch.arange(basis.shape[0])
         return (Edit(units.site, units.layer, everything, target, dose, basis),)
     edits = []
     for layer in np.unique(units.layer).tolist():
         some = units.in_layer(layer)
-        target = torch.from_numpy(_towards(some, layer, manner, donors).astype(np.float32))
+        target = torch.from_numpy(_towards(some, layer, ablation, donors).astype(np.float32))
         edits.append(Edit(units.site, layer, torch.from_numpy(some.index.copy()), target, dose))
     return tuple(edits)
 
 
 def _towards(
-    units: Neurons, layer: int, manner: Manner, donors: Donors | None
+    units: Neurons, layer: int, ablation: Ablation, donors: Donors | None
 ) -> Float[np.ndarray, "..."]:
-    if manner.value == "zero":
+    if ablation.value == "zero":
         return np.zeros(len(units))
-    if manner.value == "mean":
+    if ablation.value == "mean":
         assert units.mean is not None
         return units.mean
     assert donors is not None
@@ -91,11 +91,11 @@ def _towards(
 
 
 def _towards_directions(
-    units: Directions, manner: Manner, donors: Donors | None
+    units: Directions, ablation: Ablation, donors: Donors | None
 ) -> Float[np.ndarray, "..."]:
-    if manner.value == "zero":
+    if ablation.value == "zero":
         return np.zeros(len(units))
-    if manner.value == "mean":
+    if ablation.value == "mean":
         assert units.mean is not None
         return units.basis @ units.mean
     assert donors is not None
@@ -104,22 +104,22 @@ def _towards_directions(
 
 
 def _check(
-    model: Model, units: Neurons | Directions, manner: Manner, donors: Donors | None
+    model: Model, units: Neurons | Directions, ablation: Ablation, donors: Donors | None
 ) -> None:
-    _one_of("value", manner.value, VALUES)
-    _one_of("where", manner.where, WHERE)
-    if manner.dose == 0 or len(units) == 0:
+    _one_of("value", ablation.value, VALUES)
+    _one_of("where", ablation.where, WHERE)
+    if ablation.dose == 0 or len(units) == 0:
         return
-    if not np.isfinite(manner.dose):
-        raise LesionError(f"lesion dose is {manner.dose}, expected a finite number")
-    if manner.value == "mean" and units.mean is None:
+    if not np.isfinite(ablation.dose):
+        raise LesionError(f"lesion dose is {ablation.dose}, expected a finite number")
+    if ablation.value == "mean" and units.mean is None:
         raise LesionError(
             f"the mean activation of {units.name!r} is not known: choose the neurons from scores "
             "(gl.select), or use value='zero'"
         )
-    if manner.value.startswith("resample") and donors is None:
+    if ablation.value.startswith("resample") and donors is None:
         raise LesionError(
-            f"a lesion of value {manner.value!r} needs the activations of other words: record them "
+            f"a lesion of value {ablation.value!r} needs the activations of other words: record them "
             "with gl.donors(model, treebank, units)"
         )
     if units.site == "resid_mid" and not mid_reaches_residual(model):

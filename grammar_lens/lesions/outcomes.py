@@ -16,7 +16,7 @@ KINDS = ("set", "matched", "rest")
 
 
 @dataclass(frozen=True, order=True)
-class Manner:
+class Ablation:
     """How a lesion changes a unit: its activation a becomes (1 - dose) a + dose v.
 
     v is 0 ("zero"), the unit's mean over words ("mean"), or what the unit does at a random other
@@ -44,7 +44,7 @@ class Condition:
     label: str
     replicate: int
     neurons: Neurons | Directions
-    manner: Manner = Manner()
+    ablation: Ablation = Ablation()
     kind: str = "set"
 
 
@@ -79,11 +79,15 @@ class Outcomes:
                 return i + 1
         raise KeyError(f"the battery has no lesion of {label!r}, replicate {replicate}")
 
-    def only(self, manner: Manner, kind: str = "set") -> "Outcomes":
-        """The intact model and the lesions of one manner and kind."""
+    def only(self, ablation: Ablation, kind: str = "set") -> "Outcomes":
+        """The intact model and the lesions of one ablation and kind."""
         rows = [
             0,
-            *(i + 1 for i, c in enumerate(self.conditions) if (c.manner, c.kind) == (manner, kind)),
+            *(
+                i + 1
+                for i, c in enumerate(self.conditions)
+                if (c.ablation, c.kind) == (ablation, kind)
+            ),
         ]
         probed = [i for i, row in enumerate(self.probed) if row in rows]
         return replace(
@@ -112,11 +116,11 @@ class Outcomes:
 
     def _repr_html_(self) -> str:
         kinds = pd.DataFrame(
-            [(c.kind, str(c.manner), c.label, c.replicate > 0) for c in self.conditions],
-            columns=pd.Index(["kind", "manner", "label", "sham"]),
+            [(c.kind, str(c.ablation), c.label, c.replicate > 0) for c in self.conditions],
+            columns=pd.Index(["kind", "ablation", "label", "sham"]),
         )
         return page(
-            repr(self), kinds.value_counts(["kind", "manner", "sham"], sort=False).reset_index()
+            repr(self), kinds.value_counts(["kind", "ablation", "sham"], sort=False).reset_index()
         )
 
 

@@ -83,7 +83,7 @@ class Battery:
 
     def _donors(self, conditions: Sequence[Condition]) -> Donors | None:
         """What the resampled units do at other fresh words; None where no lesion resamples."""
-        sets = [c.neurons for c in conditions if c.manner.value.startswith("resample")]
+        sets = [c.neurons for c in conditions if c.ablation.value.startswith("resample")]
         if not sets:
             return None
         classes = _numbered(self.corpus, self.lexicon, self.position)

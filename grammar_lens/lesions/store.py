@@ -149,7 +149,9 @@ def battery_key(
         digest.update(np.ascontiguousarray(array).tobytes())
     for condition in conditions:
         digest.update(
-            repr((condition.label, condition.replicate, condition.manner, condition.kind)).encode()
+            repr(
+                (condition.label, condition.replicate, condition.ablation, condition.kind)
+            ).encode()
         )
         units = vars(condition.neurons)
         for value in units.values():

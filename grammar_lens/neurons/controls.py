@@ -20,7 +20,7 @@ from grammar_lens.neurons.overlap import reliability
 from grammar_lens.neurons.selection import select
 from grammar_lens.selectivity.contrasts import Adjusted
 from grammar_lens.selectivity.evidence import Evidence
-from grammar_lens.selectivity.null import MIN_WORDS, Null
+from grammar_lens.selectivity.permutation_null import MIN_WORDS, Null
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.result import Scores
 from grammar_lens.selectivity.scoring import score

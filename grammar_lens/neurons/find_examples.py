@@ -207,7 +207,7 @@ class _Words:
         """Rows of the words at either end of every neuron."""
         numbers = self.number.tolist()
         sentence = self.corpus.alignment.sentence[self.number].tolist()
-        keys = self.corpus.keys(self.position)
+        keys = self.corpus.word_types(self.position)
         told = [self.corpus.folded[i] for i in numbers], [keys[i] for i in numbers], sentence
         return [(strongest(v, *told, each), strongest(-v, *told, each)) for v in values.T]
 

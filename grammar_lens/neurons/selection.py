@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons, SelectionError
-from grammar_lens.selectivity.null import Null
+from grammar_lens.selectivity.permutation_null import Null
 from grammar_lens.selectivity.result import SIGNS, Scores
 
 RULES = ("top_k", "fdr", "permutation", "frequency")

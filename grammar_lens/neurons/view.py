@@ -97,7 +97,7 @@ def _words(examples: tuple[Example, ...]) -> str:
     return ", ".join(f"{shortened(e.word)} {e.label} {e.value:+.3g}" for e in examples[:_SHOWN])
 
 
-def parse_address(layer: Whole | str, index: Whole | None = None) -> tuple[int, int]:
+def parse_address(layer: int | str, index: int | None = None) -> tuple[int, int]:
     """Layer and index, given as two numbers or as "layer.index".
 
     Raises InspectionError for anything else.

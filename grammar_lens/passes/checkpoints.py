@@ -213,7 +213,7 @@ def _damaged(path: Path, why: str) -> CheckpointError:
     )
 
 
-def about_pass(
+def pass_identity(
     what: str,
     model: Model,
     corpus: Corpus,

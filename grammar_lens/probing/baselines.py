@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 from jaxtyping import Bool, Int
 
-from grammar_lens.probing.words import ProbeWords
+from grammar_lens.probing.probe_words import ProbeWords
 
 AMBIGUOUS_COUNT = 2
 """A form is ambiguous when training words have it under two labels or more, each this often."""

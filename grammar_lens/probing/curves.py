@@ -18,7 +18,7 @@ from grammar_lens.probing.baselines import (
     word_baseline_accuracy,
 )
 from grammar_lens.probing.fitting import Probe, Standardised, fit, fit_svm, standardise
-from grammar_lens.probing.words import ProbeError, ProbeWords, check_words
+from grammar_lens.probing.probe_words import ProbeError, ProbeWords, check_words
 
 RANDOM = "random"
 """The name of the rows for random neurons."""

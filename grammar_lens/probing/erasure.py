@@ -21,8 +21,8 @@ from grammar_lens.neurons.overlap import SubspaceError
 from grammar_lens.neurons.subspaces import _require_neurons, _Weights, row_basis
 from grammar_lens.probing.baselines import majority_accuracy
 from grammar_lens.probing.fitting import accuracy
+from grammar_lens.probing.probe_words import ProbeWords
 from grammar_lens.probing.probes import probe_words
-from grammar_lens.probing.words import ProbeWords
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from grammar_lens.probing.baselines import (
 from grammar_lens.probing.code_length import online_code_length, uniform_code_length
 from grammar_lens.probing.fitted import FittedProbe, fitted_probe
 from grammar_lens.probing.fitting import Standardised, fit, standardise
-from grammar_lens.probing.words import Columns, ProbeError, ProbeWords, check_words
+from grammar_lens.probing.probe_words import Columns, ProbeError, ProbeWords, check_words
 
 
 @dataclass(frozen=True)

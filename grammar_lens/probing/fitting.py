@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from scipy import linalg, optimize, special
 from sklearn.svm import LinearSVC
 
-from grammar_lens.probing.words import ProbeError
+from grammar_lens.probing.probe_words import ProbeError
 
 STEPS_BACK, LEAST_DECREASE = 5, 0.003
 """Fitting ends when this many steps lower the objective by less than this share of it."""

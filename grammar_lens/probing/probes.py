@@ -23,7 +23,7 @@ from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.probing.curves import CLASSIFIERS, ProbeCurve, curve, per_layer, round_robin
 from grammar_lens.probing.evaluation import ProbeResult, evaluate
-from grammar_lens.probing.words import Columns, ProbeWords
+from grammar_lens.probing.probe_words import Columns, ProbeWords
 from grammar_lens.progress import track
 
 
@@ -290,7 +290,7 @@ def probe_words(
     each = corpus.alignment.words_per_token
     with track("reading", n_tokens, unit="words", each=each, show=show_progress) as step:
         stream(model, corpus.alignment, batches, [tap], progress=step, warn=warned)
-    keys = corpus.keys(position)
+    keys = corpus.word_types(position)
     return ProbeWords(
         reader.values,
         codes[words],

@@ -4,8 +4,8 @@ The page loads nothing: plotly.js, styles and data are inside it, and its conten
 forbids everything else. Words, labels and names are data and are escaped wherever they appear.
 """
 
-from grammar_lens.report.comparing import ComparisonError
 from grammar_lens.report.comparison import render_comparison, write_comparison
+from grammar_lens.report.comparison_tables import ComparisonError
 from grammar_lens.report.files import write_figures
 from grammar_lens.report.page import render, write_report
 from grammar_lens.report.protocols import ResultsLike, RunLike

@@ -7,11 +7,11 @@ from typing import Any
 
 from grammar_lens import __version__, figures
 from grammar_lens.files import write_text
-from grammar_lens.report import comparing
+from grammar_lens.report import comparison_tables as comparing
 from grammar_lens.report.html import fill
 from grammar_lens.report.pictures import Picture, picture
 from grammar_lens.report.protocols import RunLike, results_of
-from grammar_lens.report.tables import Table
+from grammar_lens.report.result_tables import Table
 
 POSITIONS = ("word", "next")
 

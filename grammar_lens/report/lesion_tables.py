@@ -7,7 +7,7 @@ import numpy as np
 from grammar_lens import figures
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.result import LesionStudy, value_ladder
-from grammar_lens.report.tables import DASH, Cell, Table, measured, small
+from grammar_lens.report.result_tables import DASH, Cell, Table, measured, small
 
 
 def pair_table(study: LesionStudy) -> Table:

@@ -205,7 +205,7 @@ def _matched(study: LesionStudy) -> Picture | None:
         return None
     words = (
         "S* of ordinary and of damage-matched shams, and below the damage they do as a share of the "
-        f"real set's, label by label. {study.matched.in_words()}"
+        f"real set's, label by label. {study.matched.verdict()}"
     )
     return picture("damage-matched", figures.damage_matched(study), words)
 
@@ -214,7 +214,7 @@ def _doses(study: LesionStudy) -> list[Picture]:
     """All labels, then each label with its shams; empty for a study of one dose."""
     if study.doses is None:
         return []
-    whole = f"Lines of the tag loss against the dose, one for each tag. {study.doses.in_words()}"
+    whole = f"Lines of the tag loss against the dose, one for each tag. {study.doses.verdict()}"
     found = [picture("doses", figures.dose_response(study), whole, choice="all tags")]
     last = len(study.doses.dose) - 1
     for i, label in enumerate(study.doses.labels):
@@ -242,7 +242,7 @@ def _ladder(study: LesionStudy) -> Picture | None:
 def _rest(study: LesionStudy) -> Picture | None:
     if study.rest is None:
         return None
-    return picture("sufficiency", figures.sufficiency(study), study.rest.in_words())
+    return picture("sufficiency", figures.sufficiency(study), study.rest.verdict())
 
 
 def _bias(study: LesionStudy) -> Picture:

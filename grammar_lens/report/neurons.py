@@ -16,7 +16,7 @@ from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.passes.moments import Moments
 from grammar_lens.report.packing import halves, json_text, packed, unsigned
 from grammar_lens.report.passages import examples_data
-from grammar_lens.report.tables import TOP
+from grammar_lens.report.result_tables import TOP
 from grammar_lens.selectivity.result import Scores
 
 LISTED = 1000

@@ -13,13 +13,14 @@ from grammar_lens.files import write_text
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.probing.evaluation import ProbeResult
-from grammar_lens.report import pictures, tables
+from grammar_lens.report import pictures
+from grammar_lens.report import result_tables as tables
 from grammar_lens.report.html import fill
 from grammar_lens.report.lesions import Bar, lesion_contents
 from grammar_lens.report.neurons import neuron_pages
 from grammar_lens.report.pictures import Picture
 from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
-from grammar_lens.report.tables import TOP, Table
+from grammar_lens.report.result_tables import TOP, Table
 from grammar_lens.report.trust import Finding, findings, rule_in_words
 from grammar_lens.selectivity.evidence import Attribution
 from grammar_lens.selectivity.registry import SCORES

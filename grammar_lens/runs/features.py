@@ -1,4 +1,4 @@
-"""Sentences as the activations of key neurons: a transformer in the manner of scikit-learn."""
+"""Sentences as the activations of key neurons: a transformer in the ablation of scikit-learn."""
 
 import copy
 import os

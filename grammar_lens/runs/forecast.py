@@ -10,7 +10,7 @@ import torch
 from grammar_lens.corpus.alignment import TokenBatch, token_batches
 from grammar_lens.corpus.corpus import TOKEN_BUDGET, Corpus, default_budget
 from grammar_lens.lesions.battery import STACK, run_battery
-from grammar_lens.lesions.outcomes import Condition, Manner
+from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import LESION_TAGS
 from grammar_lens.model.about import describe, device_of, site_width, sizes_of
 from grammar_lens.model.fast_path_check import bare_model
@@ -35,7 +35,7 @@ from grammar_lens.runs.session import Say, Session
 from grammar_lens.runs.settings import Config
 from grammar_lens.runs.steps import collection, wanted_of
 from grammar_lens.selectivity.attribution.first_order import attribute_own
-from grammar_lens.selectivity.readings import Plan, Reading, Wanted
+from grammar_lens.selectivity.collect_plan import CollectPlan, CollectSpec, SiteReaders
 from grammar_lens.selectivity.registry import SCORES
 
 ATTRIBUTE_ALL = 1.0
@@ -295,11 +295,11 @@ def _attributed(session: Session, budget: int) -> list[TokenBatch]:
 
 
 def _n_lesions(c: Config, fresh: Corpus) -> int:
-    main = Manner(c.lesion, c.dose, c.lesion_at)
+    main = Ablation(c.lesion, c.dose, c.lesion_at)
     return n_lesions(
         len(_cut(c, fresh)),
         shams=c.shams,
-        n_others=len([m for m in dict.fromkeys(c.other_manners()) if m != main]),
+        n_others=len([m for m in dict.fromkeys(c.other_ablations()) if m != main]),
         other_shams=c.other_shams,
         damage_matched=c.damage_matched or 0,
         sufficiency=c.sufficiency,
@@ -362,8 +362,8 @@ def _attribution_time(session: Session, found: Forecast, collecting: Expected) -
         factor = 1 + ATTRIBUTE_ALL * len(corpus.labels)
         how = f"{factor:g} x collecting, a backward pass per label"
         return Expected(factor * collecting.seconds, False, how)
-    wanted = Wanted(("neuron",), ("next",), c.replicates, 0, False, c.seed, min_words=0)
-    reading = Reading(model, Plan(corpus, "next", wanted), "neuron")
+    wanted = CollectSpec(("neuron",), ("next",), c.replicates, 0, False, c.seed, min_words=0)
+    reading = SiteReaders(model, CollectPlan(corpus, "next", wanted), "neuron")
     batches = _attributed(session, found.token_budget)
     middle = batches[len(batches) // 2]
     clock = _Clock()
@@ -425,7 +425,7 @@ def _random_lesions(session: Session, n: int) -> list[Condition]:
         layer[0] = 0
         none = np.zeros(len(layer))
         neurons = Neurons("random", "neuron", layer, index, none, mean=none)
-        made.append(Condition("random", 1, neurons, Manner(value, c.dose, c.lesion_at)))
+        made.append(Condition("random", 1, neurons, Ablation(value, c.dose, c.lesion_at)))
     return made
 
 

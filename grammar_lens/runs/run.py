@@ -15,7 +15,7 @@ from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.examples import NeuronExamples
 from grammar_lens.neurons.find_examples import examples_at
-from grammar_lens.neurons.view import NeuronView, Whole, parse_address, require_neuron, scores_of
+from grammar_lens.neurons.view import NeuronView, parse_address, require_neuron, scores_of
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.store.stored import STEPS, StoredRun
 
@@ -79,8 +79,8 @@ class Run(StoredRun):
 
     def neuron(
         self,
-        layer: Whole | str,
-        index: Whole | None = None,
+        layer: int | str,
+        index: int | None = None,
         position: str | None = None,
         read: bool | None = None,
     ) -> NeuronView:

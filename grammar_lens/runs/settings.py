@@ -8,10 +8,10 @@ from typing import Any
 
 from grammar_lens.corpus.corpus import CONTEXTS, LEAST_WINDOW, WINDOW
 from grammar_lens.files import RunError
-from grammar_lens.lesions.outcomes import VALUES, WHERE, Manner
+from grammar_lens.lesions.outcomes import VALUES, WHERE, Ablation
 from grammar_lens.neurons.selection import RULES
 from grammar_lens.runs.store.stored import StoredRun
-from grammar_lens.selectivity.null import MIN_REPLICATES
+from grammar_lens.selectivity.permutation_null import MIN_REPLICATES
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.result import SIGNS
 
@@ -91,10 +91,10 @@ class Config:
         at_next_only = needs in ("attribution", "integrated_gradients")
         return DEFAULT_SCORES[position] if at_next_only and position != "next" else chosen
 
-    def other_manners(self) -> list[Manner]:
+    def other_ablations(self) -> list[Ablation]:
         """The further lesions of the same neurons: other doses, other values."""
-        doses = [Manner(self.lesion, dose, self.lesion_at) for dose in self.doses]
-        return doses + [Manner(value, self.dose, self.lesion_at) for value in self.values]
+        doses = [Ablation(self.lesion, dose, self.lesion_at) for dose in self.doses]
+        return doses + [Ablation(value, self.dose, self.lesion_at) for value in self.values]
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -37,8 +37,7 @@ from grammar_lens.runs.store.arrays import (
 )
 from grammar_lens.runs.store.directory import update_record
 from grammar_lens.runs.store.examples import save_examples
-from grammar_lens.runs.store.stored import ATTRIBUTIONS, CONTROLS, CURVES, FITTED, STEPS, StoredRun
-from grammar_lens.runs.store.tables import (
+from grammar_lens.runs.store.results import (
     outcome_table,
     save_controls,
     save_course,
@@ -47,11 +46,12 @@ from grammar_lens.runs.store.tables import (
     save_probes,
     save_study,
 )
+from grammar_lens.runs.store.stored import ATTRIBUTIONS, CONTROLS, CURVES, FITTED, STEPS, StoredRun
 from grammar_lens.runs.summary import summarise
 from grammar_lens.selectivity.attribution.attribute import attribute
+from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collection
 from grammar_lens.selectivity.evidence import Attribution, Evidence
-from grammar_lens.selectivity.readings import Wanted
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.result import Scores
 from grammar_lens.selectivity.scoring import score
@@ -69,10 +69,10 @@ def collection(session: Session) -> Collection:
     return Collection(session.model, [session.train], wanted_of(c), c.token_budget)
 
 
-def wanted_of(c: Config) -> Wanted:
+def wanted_of(c: Config) -> CollectSpec:
     """What the settings ask the collecting pass for."""
     needs = {SCORES[c.score_at(p)].needs for p in c.positions}
-    return Wanted(
+    return CollectSpec(
         sites=c.sites if "neuron" in c.sites else ("neuron", *c.sites),
         positions=c.positions,
         replicates=c.replicates,
@@ -302,7 +302,7 @@ def run_lesion(session: Session, run: StoredRun) -> Save:
         dose=c.dose,
         where=c.lesion_at,
         shams=c.shams,
-        others=c.other_manners(),
+        others=c.other_ablations(),
         other_shams=c.other_shams,
         damage_matched=c.damage_matched,
         sufficiency=c.sufficiency,

@@ -19,13 +19,13 @@ from grammar_lens.corpus.corpus import (
 from grammar_lens.display import page
 from grammar_lens.model.about import Model
 from grammar_lens.passes.batches import Keeper
-from grammar_lens.passes.checkpoints import about_pass
+from grammar_lens.passes.checkpoints import pass_identity
 from grammar_lens.passes.distributed import Shard
 from grammar_lens.passes.moments import Moments
 from grammar_lens.passes.stream import stream
 from grammar_lens.progress import track
+from grammar_lens.selectivity.collect_plan import CollectPlan, CollectSpec, SiteReaders
 from grammar_lens.selectivity.evidence import Evidence
-from grammar_lens.selectivity.readings import Plan, Reading, Wanted
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def collect(
     Raises CorpusError when a label keeps fewer than 2 readable words.
     """
     corpus = prepare(model, bank, label=label, labels=labels)
-    wanted = Wanted(
+    wanted = CollectSpec(
         tuple(sites), _positions(position), replicates, sample, controls, seed, nulls=nulls
     )
     collection = Collection(model, [corpus], wanted, token_budget)
@@ -148,7 +148,7 @@ def collect_labels(
         )
     first = prepare(model, bank, label=labels[0], min_words=min_words)
     corpora = [first if x == first.label else relabelled(first, x, min_words) for x in labels]
-    wanted = Wanted(
+    wanted = CollectSpec(
         tuple(sites), _positions(position), replicates, sample, controls, seed, nulls=nulls
     )
     collection = Collection(model, corpora, wanted, token_budget)
@@ -170,13 +170,13 @@ class Collection:
         self,
         model: Model,
         corpora: Sequence[Corpus],
-        wanted: Wanted,
+        wanted: CollectSpec,
         token_budget: int | None,
     ) -> None:
         self._model, self._corpora, self._wanted = model, corpora, wanted
-        plans = [[Plan(c, where, wanted) for where in wanted.positions] for c in corpora]
+        plans = [[CollectPlan(c, where, wanted) for where in wanted.positions] for c in corpora]
         self._readings = [
-            [[Reading(model, plan, site) for site in wanted.sites] for plan in of_corpus]
+            [[SiteReaders(model, plan, site) for site in wanted.sites] for plan in of_corpus]
             for of_corpus in plans
         ]
         every = [r for of_corpus in self._readings for sites in of_corpus for r in sites]
@@ -216,7 +216,7 @@ class Collection:
         w, first = self._wanted, self._corpora[0]
         settings = {name: getattr(w, name) for name in ("replicates", "sample", "controls", "seed")}
         return {
-            **about_pass("collect", self._model, first, self._budget, self.batches, shard),
+            **pass_identity("collect", self._model, first, self._budget, self.batches, shard),
             "sites": list(w.sites),
             "positions": list(w.positions),
             "labels": {c.label: list(c.labels) for c in self._corpora},

@@ -14,7 +14,7 @@ from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import page
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity.contrasts import Adjusted
-from grammar_lens.selectivity.null import Null
+from grammar_lens.selectivity.permutation_null import Null
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import listed, page
 from grammar_lens.passes.moments import UnitStatistics
-from grammar_lens.selectivity.null import Null
+from grammar_lens.selectivity.permutation_null import Null
 
 SIGNS = ("absolute", "positive", "negative")
 ScoreValues = tuple[

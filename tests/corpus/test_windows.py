@@ -29,15 +29,15 @@ from grammar_lens.corpus.corpus import (
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.corpus.windows import align_windows
 from grammar_lens.lesions.donors import record_donors
-from grammar_lens.lesions.outcomes import Condition, Manner
+from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.model.about import Model, hook_name
 from grammar_lens.model.forward import hooked
 from grammar_lens.model.loading import load_model
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.selectivity.attribution.attribute import attribute
+from grammar_lens.selectivity.collect_plan import CollectPlan, CollectSpec
 from grammar_lens.selectivity.collecting import collect
-from grammar_lens.selectivity.readings import Plan, Wanted
 
 QUICK = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -354,7 +354,9 @@ def test_windows_of_one_sentence_give_the_same_moments(tiny: Model, bank: Treeba
 
 
 def test_halves_and_the_exchange_go_by_sentences(corpus: Corpus, documents: Treebank):
-    plan = Plan(corpus, "word", Wanted(("neuron",), ("word",), 20, 0, False, 0, min_words=0))
+    plan = CollectPlan(
+        corpus, "word", CollectSpec(("neuron",), ("word",), 20, 0, False, 0, min_words=0)
+    )
     found, half = corpus.alignment, plan.part % 2
     for sentence in range(len(documents)):
         assert len(set(half[found.sentence == sentence].tolist())) == 1
@@ -428,15 +430,15 @@ def test_a_battery_in_windows_equals_lesions_one_by_one(
     donors = record_donors(
         deep, corpus.alignment, codes, sets, position="next", rng=rng, n_words=20, per_label=2
     )
-    manners = [Manner("mean", 1.0), Manner("zero", 0.5), Manner("resample", 1.0)]
+    ablations = [Ablation("mean", 1.0), Ablation("zero", 0.5), Ablation("resample", 1.0)]
     if way == "bare":
-        manners += [replace(m, where="scored") for m in manners[::2]]
-    chosen = [Condition("NOUN", i, s, m) for i, s in enumerate(sets) for m in manners]
+        ablations += [replace(m, where="scored") for m in ablations[::2]]
+    chosen = [Condition("NOUN", i, s, m) for i, s in enumerate(sets) for m in ablations]
     for budget in (4096, 150):
         got = battery(deep, corpus, chosen, donors=donors, token_budget=budget)
         np.testing.assert_array_equal(got.sentence, corpus.alignment.sentence[codes >= 0])
         for row, condition in enumerate(chosen, 1):
-            resamples = condition.manner.value == "resample"
+            resamples = condition.ablation.value == "resample"
             places = module._assigned(corpus.alignment, codes, donors, "resample", 0)
             want = by_hand(deep, corpus, condition, donors, places if resamples else None)
             np.testing.assert_allclose(got.nll[row], want, atol=3e-5, rtol=0)

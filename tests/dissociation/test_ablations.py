@@ -22,7 +22,7 @@ from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.matrices import diagonal_score
 from grammar_lens.dissociation.result import LesionStudy, dose_response, value_ladder
 from grammar_lens.dissociation.sufficiency import EVERYTHING, Sufficiency
-from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes, StudyError
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes, StudyError
 
 N_SHAMS = 20
 DOSES = (-1.0, 0.25, 0.5, 0.75, 1.0, 2.0)
@@ -38,11 +38,11 @@ def whole_battery() -> Outcomes:
     made = without_lexical_changes(battery(damage, LABELS))
     for dose in DOSES:
         if dose != 1:
-            made = extended(made, dose * damage, LABELS, manner=Manner("mean", dose))
-    made = extended(made, damage / 2, LABELS, manner=Manner("zero"), seed=1)
+            made = extended(made, dose * damage, LABELS, ablation=Ablation("mean", dose))
+    made = extended(made, damage / 2, LABELS, ablation=Ablation("zero"), seed=1)
     small = 0.2 * damage[:1] * np.array([1, -1, 1, 1, 1, 1])[:, None]
-    made = extended(made, small, LABELS, manner=Manner("resample"), seed=2, noise=0.01)
-    made = extended(made, damage, LABELS, manner=Manner("mean", 1.0, "scored"), seed=3)
+    made = extended(made, small, LABELS, ablation=Ablation("resample"), seed=2, noise=0.01)
+    made = extended(made, damage, LABELS, ablation=Ablation("mean", 1.0, "scored"), seed=3)
     rng = np.random.default_rng(4)
     spread = rng.gamma(2.0, size=(N_SHAMS, 6, 6))
     spread *= damage[0].sum(1)[:, None] / spread.sum(2, keepdims=True)
@@ -80,11 +80,11 @@ def mean_rise(outcomes: Outcomes, row: int, label: str) -> float:
     return float(np.mean([outcomes.tag_loss[row, w] - outcomes.tag_loss[0, w] for w in words]))
 
 
-def rows_of(outcomes: Outcomes, manner: Manner, kind: str) -> dict[tuple[str, int], int]:
+def rows_of(outcomes: Outcomes, ablation: Ablation, kind: str) -> dict[tuple[str, int], int]:
     return {
         (c.label, c.replicate): row
         for row, c in enumerate(outcomes.conditions, 1)
-        if (c.manner, c.kind) == (manner, kind)
+        if (c.ablation, c.kind) == (ablation, kind)
     }
 
 
@@ -95,11 +95,11 @@ def total(outcomes: Outcomes, row: int) -> float:
 
 class TestManners:
     def test_every_manner_has_its_matrix(self, outcomes: Outcomes, study: LesionStudy) -> None:
-        assert study.manner == Manner("mean", 1.0, "every")
+        assert study.ablation == Ablation("mean", 1.0, "every")
         assert (study.value, study.dose) == ("mean", 1.0)
         assert len(study.others) == len(DOSES) - 1 + 3
         for other in (study, *study.others):
-            rows = rows_of(outcomes, other.manner, "set")
+            rows = rows_of(outcomes, other.ablation, "set")
             for i, cut in enumerate(LABELS):
                 for j, label in enumerate(LABELS):
                     expected = mean_rise(outcomes, rows[cut, 0], label)
@@ -111,7 +111,7 @@ class TestManners:
         assert all(other.outcomes is None for other in study.others)
 
     def test_a_manner_alone_gives_the_same(self, outcomes: Outcomes, study: LesionStudy) -> None:
-        alone = study_of(outcomes.only(Manner("zero")), LABELS)
+        alone = study_of(outcomes.only(Ablation("zero")), LABELS)
         found = study.at(value="zero")
         for name in ("matrix", "nll_matrix", "sham", "s_star_sham", "output_ratio", "accuracy"):
             np.testing.assert_array_equal(getattr(alone, name), getattr(found, name))
@@ -120,13 +120,13 @@ class TestManners:
         ]
         assert (alone.others, alone.matched, alone.rest, alone.doses) == ((), None, None, None)
 
-    def test_at_finds_a_manner(self, study: LesionStudy) -> None:
+    def test_at_finds_a_ablation(self, study: LesionStudy) -> None:
         assert study.at() is study
         assert study.at(dose=1) is study
-        assert study.at(dose=2).manner == Manner("mean", 2.0)
-        assert study.at(where="scored").manner == Manner("mean", 1.0, "scored")
+        assert study.at(dose=2).ablation == Ablation("mean", 2.0)
+        assert study.at(where="scored").ablation == Ablation("mean", 1.0, "scored")
         message = (
-            "no lesion of the manner zero, dose 0.5 was measured: there are mean, dose 1; mean"
+            "no lesion of the ablation zero, dose 0.5 was measured: there are mean, dose 1; mean"
         )
         with pytest.raises(StudyError, match=message):
             study.at(value="zero", dose=0.5)
@@ -134,13 +134,13 @@ class TestManners:
     def test_a_battery_without_key_sets(self, outcomes: Outcomes) -> None:
         for kind in ("matched", "rest"):
             with pytest.raises(StudyError, match="the battery holds no lesion of a key set"):
-                study_of(outcomes.only(Manner(), kind), LABELS)
+                study_of(outcomes.only(Ablation(), kind), LABELS)
 
     def test_words_not_shared_may_be_missing_under_shams_alone(self, outcomes: Outcomes) -> None:
-        """The error of a loss that must be there names the lesion with its manner and kind."""
+        """The error of a loss that must be there names the lesion with its ablation and kind."""
         other = int(np.flatnonzero(~outcomes.shared)[0])
         studied = int(np.flatnonzero(outcomes.shared)[0])
-        rows = rows_of(outcomes, Manner(), "rest")
+        rows = rows_of(outcomes, Ablation(), "rest")
         for row, word in ((rows["VERB", 0], other), (rows["VERB", 3], studied)):
             broken = outcomes.nll.copy()
             broken[row, word] = np.nan
@@ -169,7 +169,7 @@ class TestManners:
 
 class TestDamage:
     def test_ordinary_shams_by_hand(self, outcomes: Outcomes, study: LesionStudy) -> None:
-        rows = rows_of(outcomes, Manner(), "set")
+        rows = rows_of(outcomes, Ablation(), "set")
         for i, label in enumerate(LABELS):
             shams = np.mean([total(outcomes, rows[label, r]) for r in range(1, N_SHAMS + 1)])
             ratio = shams / total(outcomes, rows[label, 0])
@@ -189,7 +189,7 @@ class TestDamageMatched:
     def test_by_hand(self, outcomes: Outcomes, study: LesionStudy) -> None:
         matched = study.matched
         assert isinstance(matched, DamageMatched)
-        rows = rows_of(outcomes, Manner(), "matched")
+        rows = rows_of(outcomes, Ablation(), "matched")
         for i, cut in enumerate(LABELS):
             for j, label in enumerate(LABELS):
                 expected = mean_rise(outcomes, rows[cut, 3], label)
@@ -201,7 +201,7 @@ class TestDamageMatched:
         )
         reached = sum(s >= study.s_star for s in matched.s_star_sham)
         assert matched.p_value == (1 + reached) / (1 + N_SHAMS) == 1 / 21
-        real = rows_of(outcomes, Manner(), "set")
+        real = rows_of(outcomes, Ablation(), "set")
         for i, label in enumerate(LABELS):
             shams = [total(outcomes, rows[label, r]) for r in range(1, N_SHAMS + 1)]
             ratio = np.mean(shams) / total(outcomes, real[label, 0])
@@ -237,7 +237,7 @@ class TestSufficiency:
     def test_by_hand(self, outcomes: Outcomes, study: LesionStudy) -> None:
         rest = study.rest
         assert isinstance(rest, Sufficiency)
-        rows = rows_of(outcomes, Manner(), "rest")
+        rows = rows_of(outcomes, Ablation(), "rest")
         for i, label in enumerate(LABELS):
             assert rest.own[i] == pytest.approx(mean_rise(outcomes, rows[label, 0], label))
             for r in (1, N_SHAMS):
@@ -254,7 +254,7 @@ class TestSufficiency:
             extended(outcomes, np.repeat(row, 6, 1), LABELS, kind="rest"),
         )
         n = len(outcomes.conditions)
-        one = Condition(EVERYTHING, 0, neurons("all", [(0, 1)]), Manner(), "rest")
+        one = Condition(EVERYTHING, 0, neurons("all", [(0, 1)]), Ablation(), "rest")
         keep = [*range(n + 1), n + 1]
         made = replace(
             everything,
@@ -280,11 +280,11 @@ class TestSufficiency:
         rest = study_of(made, LABELS).rest
         assert rest is not None
         assert rest.p_value > 0.05
-        assert "It is not shown that the sets suffice for more" in rest.in_words()
+        assert "It is not shown that the sets suffice for more" in rest.verdict()
 
     def test_without_shams(self, outcomes: Outcomes) -> None:
-        rows = rows_of(outcomes, Manner(), "rest")
-        keep = [0, *rows_of(outcomes, Manner(), "set").values(), *(rows[x, 0] for x in LABELS)]
+        rows = rows_of(outcomes, Ablation(), "rest")
+        keep = [0, *rows_of(outcomes, Ablation(), "set").values(), *(rows[x, 0] for x in LABELS)]
         made = replace(
             outcomes,
             conditions=tuple(outcomes.conditions[row - 1] for row in keep[1:]),
@@ -301,7 +301,7 @@ class TestSufficiency:
         assert rest is not None
         assert rest.p_value is None
         assert np.isnan(rest.p_values).all()
-        assert rest.in_words().endswith("Without shams kept in its place that says little.")
+        assert rest.verdict().endswith("Without shams kept in its place that says little.")
 
 
 class TestDoses:
@@ -310,7 +310,7 @@ class TestDoses:
         assert isinstance(got, DoseResponse)
         assert got.dose.tolist() == [-1, 0, 0.25, 0.5, 0.75, 1, 2]
         for d, dose in enumerate(got.dose):
-            rows = rows_of(outcomes, Manner("mean", dose), "set")
+            rows = rows_of(outcomes, Ablation("mean", dose), "set")
             for i, label in enumerate(LABELS):
                 if dose == 0:
                     parts = [got.own, got.other, got.sham_own, got.sham_low, got.sham_high]
@@ -335,7 +335,7 @@ class TestDoses:
             mine = outcomes.label == outcomes.labels.index(label)
             rises = np.zeros((5, mine.sum()))
             for d in range(1, 5):
-                row = rows_of(outcomes, Manner("mean", dose[d]), "set")[label, 0]
+                row = rows_of(outcomes, Ablation("mean", dose[d]), "set")[label, 0]
                 rises[d] = (outcomes.tag_loss[row] - outcomes.tag_loss[0])[mine]
             slopes = np.polyfit(dose, rises, 1)[0]
             p = stats.ttest_1samp(slopes, 0, alternative="greater").pvalue
@@ -348,7 +348,7 @@ class TestDoses:
         got = dose_response(study)
         assert got.rising.all()
         assert got.monotone[:2].all(), "a nat over four steps of a quarter; noise .05"
-        text = got.in_words()
+        text = got.verdict()
         assert "Over doses 0, 0.25, 0.5, 0.75, 1 the own tag loss grows with the dose" in text
         assert f"for 6 of 6 tags (Holm), at every step for {got.monotone.sum()}." in text
         assert "It grows faster than under the shams (" in text
@@ -368,7 +368,7 @@ class TestDoses:
             losses = made.tag_loss[0] + effect * np.repeat([0, 1.0], [1, 6])[:, None]
             made = replace(made, tag_loss=losses)
             for dose in (0.25, 0.5, 0.75):
-                made = extended(made, np.zeros((1, 6, 6)), LABELS, manner=Manner("mean", dose))
+                made = extended(made, np.zeros((1, 6, 6)), LABELS, ablation=Ablation("mean", dose))
                 losses = made.tag_loss.copy()
                 losses[-6:] = losses[0] + dose * effect
                 made = replace(made, tag_loss=losses)
@@ -408,40 +408,43 @@ class TestDoses:
     def test_shams_may_be_fewer_at_other_doses(self) -> None:
         damage = planted(n_shams=5)
         made = battery(damage, LABELS)
-        made = extended(made, damage[:1] / 2, LABELS, manner=Manner("mean", 0.5))
+        made = extended(made, damage[:1] / 2, LABELS, ablation=Ablation("mean", 0.5))
         doses = study_of(made, LABELS).doses
         assert doses is not None
         assert doses.sham_p is None
         assert np.isnan(doses.sham_p_values).all()
         assert np.isnan(doses.sham_own[:, 1]).all()
         assert not np.isnan(doses.sham_own[:, 2]).any()
-        few = extended(made, damage[1:3] / 2, LABELS, manner=Manner("mean", 0.5), first=1)
+        few = extended(made, damage[1:3] / 2, LABELS, ablation=Ablation("mean", 0.5), first=1)
         doses = study_of(few, LABELS).doses
         assert doses is not None
         assert doses.n_shams == 2
-        assert "2 shams are too few to compare slopes" in doses.in_words()
+        assert "2 shams are too few to compare slopes" in doses.verdict()
 
     def test_a_single_word_has_no_p(self) -> None:
         made = battery(planted(n_shams=0), LABELS, n_sentences=1)
-        made = extended(made, planted(n_shams=0) / 2, LABELS, manner=Manner("mean", 0.5))
+        made = extended(made, planted(n_shams=0) / 2, LABELS, ablation=Ablation("mean", 0.5))
         doses = study_of(made, LABELS).doses
         assert doses is not None
         assert (doses.slope_p == 1).all()
 
-    @pytest.mark.parametrize("further", [None, Manner("zero", 0.5), Manner("mean", 0.5, "scored")])
-    def test_a_study_of_one_dose_has_none(self, further: Manner | None) -> None:
+    @pytest.mark.parametrize(
+        "further", [None, Ablation("zero", 0.5), Ablation("mean", 0.5, "scored")]
+    )
+    def test_a_study_of_one_dose_has_none(self, further: Ablation | None) -> None:
         made = battery(planted(n_shams=0), LABELS)
         if further:
-            made = extended(made, planted(n_shams=0), LABELS, manner=further)
+            made = extended(made, planted(n_shams=0), LABELS, ablation=further)
         with pytest.raises(StudyError, match="lesions of dose 1 alone: measure several doses"):
             dose_response(study_of(made, LABELS))
 
     def test_amplification_alone_has_none(self) -> None:
         made = battery(planted(n_shams=0), LABELS)
         made = replace(
-            made, conditions=tuple(replace(c, manner=Manner("mean", 2.0)) for c in made.conditions)
+            made,
+            conditions=tuple(replace(c, ablation=Ablation("mean", 2.0)) for c in made.conditions),
         )
-        made = extended(made, planted(n_shams=0), LABELS, manner=Manner("mean", -1.0))
+        made = extended(made, planted(n_shams=0), LABELS, ablation=Ablation("mean", -1.0))
         assert study_of(made, LABELS).doses is None
 
 
@@ -450,7 +453,7 @@ def _sham_own(outcomes: Outcomes, doses: list[float], replicate: int) -> np.ndar
     for d, dose in enumerate(doses):
         for i, label in enumerate(LABELS):
             if dose:
-                row = rows_of(outcomes, Manner("mean", dose), "set")[label, replicate]
+                row = rows_of(outcomes, Ablation("mean", dose), "set")[label, replicate]
                 own[d, i] = mean_rise(outcomes, row, label)
     return own
 

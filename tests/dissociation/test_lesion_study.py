@@ -1,4 +1,4 @@
-"""The further lesions of a study: other manners, damage-matched shams, everything but a set."""
+"""The further lesions of a study: other ablations, damage-matched shams, everything but a set."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.dissociation.sufficiency import EVERYTHING
 from grammar_lens.lesions.donors import LesionError
-from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes, StudyError
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes, StudyError
 from grammar_lens.lesions.prepared import Battery, scored_classes
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, all_neurons
@@ -29,12 +29,12 @@ from grammar_lens.selectivity.scoring import score
 QUIET = {"show_progress": False}
 TAGS = ("NOUN", "VERB", "PRON")
 OTHERS = (
-    Manner("mean", 0.5),
-    Manner("zero"),
-    Manner(),  # the study's own: not measured twice
-    Manner("resample_within"),
-    Manner("zero"),
-    Manner("mean", 1.0, "scored"),
+    Ablation("mean", 0.5),
+    Ablation("zero"),
+    Ablation(),  # the study's own: not measured twice
+    Ablation("resample_within"),
+    Ablation("zero"),
+    Ablation("mean", 1.0, "scored"),
 )
 
 
@@ -79,7 +79,7 @@ def full(run: Callable[..., LesionStudy]) -> LesionStudy:
 
 
 def test_by_default_there_is_nothing_more(plain: LesionStudy):
-    assert plain.manner == Manner("mean", 1.0, "every")
+    assert plain.ablation == Ablation("mean", 1.0, "every")
     assert (plain.others, plain.matched, plain.rest) == ((), None, None)
     assert plain.outcomes is not None
     assert {c.kind for c in plain.outcomes.conditions} == {"set"}
@@ -93,16 +93,16 @@ def test_further_lesions_leave_the_main_ones_as_they_are(plain: LesionStudy, ful
     assert full.identity_error < 1e-6
 
 
-def test_other_manners(full: LesionStudy, keys: KeyNeurons):
-    manners = [study.manner for study in full.others]
-    assert manners == [OTHERS[0], OTHERS[1], OTHERS[3], OTHERS[5]]
+def test_other_ablations(full: LesionStudy, keys: KeyNeurons):
+    ablations = [study.ablation for study in full.others]
+    assert ablations == [OTHERS[0], OTHERS[1], OTHERS[3], OTHERS[5]]
     outcomes = full.outcomes
     assert outcomes is not None
     for study in full.others:
-        rows = outcomes.only(study.manner)
+        rows = outcomes.only(study.ablation)
         assert study.n_shams == 1
         first = [c for c in rows.conditions if c.replicate == 1]
-        main = [c for c in outcomes.only(Manner()).conditions if c.replicate == 1]
+        main = [c for c in outcomes.only(Ablation()).conditions if c.replicate == 1]
         assert [list(c.neurons) for c in first] == [list(c.neurons) for c in main]
         for i, tag in enumerate(TAGS):
             change = rows.tag_loss[rows.row(tag, 0)] - rows.tag_loss[0]
@@ -140,7 +140,7 @@ def test_everything_but_a_set(full: LesionStudy, keys: KeyNeurons):
     outcomes, rest = full.outcomes, full.rest
     assert outcomes is not None
     assert rest is not None
-    rows = outcomes.only(Manner(), "rest")
+    rows = outcomes.only(Ablation(), "rest")
     assert rows.conditions[0].label == EVERYTHING
     assert len(rows.conditions[0].neurons) == 8 * 896
     assert rest.n_shams == 1
@@ -164,7 +164,7 @@ def test_everything_but_a_set_by_hand(full: LesionStudy, reference: Model, fresh
     """The largest lesion of all, one sentence at a time."""
     outcomes = full.outcomes
     assert outcomes is not None
-    condition = outcomes.only(Manner(), "rest").conditions[1]
+    condition = outcomes.only(Ablation(), "rest").conditions[1]
     row = outcomes.conditions.index(condition) + 1
     want = by_hand(reference, fresh, condition)
     there = np.isfinite(outcomes.nll[row])
@@ -176,7 +176,7 @@ def test_lesions_at_the_scored_token_are_a_manner_like_others(
     run: Callable[..., LesionStudy], full: LesionStudy
 ):
     study = run(where="scored")
-    assert study.manner.where == "scored"
+    assert study.ablation.where == "scored"
     np.testing.assert_allclose(study.matrix, full.others[-1].matrix, atol=1e-5)
     np.testing.assert_allclose(study.sham[0], full.others[-1].sham[0], atol=1e-5)
 
@@ -231,8 +231,8 @@ def test_a_study_goes_on_where_it_stopped(
         ({"damage_matched": -3}, StudyError, "damage_matched is -3, expected 0 or more"),
         ({"value": "half"}, LesionError, "lesion value is 'half', expected one of zero"),
         ({"where": "there"}, LesionError, "lesion where is 'there', expected one of every, sc"),
-        ({"others": [Manner("nought")]}, LesionError, "lesion value is 'nought'"),
-        ({"others": [Manner("zero", float("nan"))]}, LesionError, "lesion dose is nan"),
+        ({"others": [Ablation("nought")]}, LesionError, "lesion value is 'nought'"),
+        ({"others": [Ablation("zero", float("nan"))]}, LesionError, "lesion dose is nan"),
     ],
 )
 def test_studies_that_cannot_be_made(
@@ -272,21 +272,21 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Outcomes]:
 
 
 def test_they_do_as_much_damage(ready: Battery, many: KeyNeurons, monkeypatch: pytest.MonkeyPatch):
-    manner = Manner("mean", 2.0)
+    ablation = Ablation("mean", 2.0)
     sets = many.top(40).only(TAGS)
     batteries = counted(monkeypatch)
-    grown = grown_shams(ready, sets, manner, 2, np.random.default_rng(0))
+    grown = grown_shams(ready, sets, ablation, 2, np.random.default_rng(0))
     assert 2 <= len(batteries) <= damage.ROUNDS
     assert [(c.label, c.replicate) for c in grown] == [(t, r) for r in (1, 2) for t in TAGS]
     union = {tuple(row) for row in sets.union().tolist()}
     for condition in grown:
-        assert (condition.kind, condition.manner) == ("matched", manner)
+        assert (condition.kind, condition.ablation) == ("matched", ablation)
         assert not union & set(condition.neurons)
         assert len(set(condition.neurons)) == len(condition.neurons)
         assert many.units is not None
         there = many.units.mean[condition.neurons.layer, condition.neurons.index]
         np.testing.assert_array_equal(condition.neurons.mean, there)
-    real = rises(ready, [Condition(tag, 0, sets[tag], manner) for tag in TAGS])
+    real = rises(ready, [Condition(tag, 0, sets[tag], ablation) for tag in TAGS])
     ratio = rises(ready, grown).reshape(2, 3) / real
     reachable = real > 0.1  # on so few words, a single neuron may do a tenth of a nat
     assert reachable.any()
@@ -298,12 +298,12 @@ def test_sets_that_do_no_damage_get_one_neuron(
     ready: Battery, keys: KeyNeurons, monkeypatch: pytest.MonkeyPatch
 ):
     """Lesions that lower the loss, by being the other way round."""
-    sets, manner = keys.only(TAGS), Manner("mean", -0.3)
-    real = rises(ready, [Condition(tag, 0, sets[tag], manner) for tag in TAGS])
+    sets, ablation = keys.only(TAGS), Ablation("mean", -0.3)
+    real = rises(ready, [Condition(tag, 0, sets[tag], ablation) for tag in TAGS])
     assert (real < 0).any()
     batteries = counted(monkeypatch)
     only = sets.only([tag for tag, rise in zip(TAGS, real, strict=True) if rise < 0])
-    grown = grown_shams(ready, only, manner, 3, np.random.default_rng(0))
+    grown = grown_shams(ready, only, ablation, 3, np.random.default_rng(0))
     assert {len(c.neurons) for c in grown} == {1}
     assert len(batteries) == 1, "the first trial says that there is nothing to match"
 
@@ -321,14 +321,14 @@ def test_damage_that_no_sham_can_do(
 
     monkeypatch.setattr(damage, "_rises", little)
     sets = keys.only(TAGS)
-    grown = grown_shams(ready, sets, Manner(), 1, np.random.default_rng(0))
+    grown = grown_shams(ready, sets, Ablation(), 1, np.random.default_rng(0))
     free = 8 * 896 - len(sets.union())
     assert [len(c.neurons) for c in grown] == [free] * 3
     assert len(tried) <= damage.ROUNDS
     assert tried[0] == [12 * damage.GROWTH] * 3
     small = replace(sets, sets={tag: sets[tag].top(1) for tag in TAGS})
     tried.clear()
-    grown = grown_shams(ready, small, Manner(), 1, np.random.default_rng(0))
+    grown = grown_shams(ready, small, Ablation(), 1, np.random.default_rng(0))
     assert len(tried) == damage.ROUNDS
     assert [len(c.neurons) for c in grown] == [damage.GROWTH**damage.ROUNDS] * 3
 
@@ -351,7 +351,7 @@ def test_damage_that_jumps_is_searched_for_so_long_and_no_longer(
     monkeypatch.setattr(damage, "_rises", noise)
     sets = keys.only(TAGS)
     sets = replace(sets, sets={"NOUN": sets["NOUN"]})
-    (grown,) = grown_shams(ready, sets, Manner(), 1, np.random.default_rng(0))
+    (grown,) = grown_shams(ready, sets, Ablation(), 1, np.random.default_rng(0))
     assert len(tried) <= damage.ROUNDS
     assert len(grown.neurons) == min(tried, key=lambda size: abs(tried[size] - 1))
 

@@ -15,7 +15,7 @@ from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.sufficiency import Sufficiency
-from grammar_lens.lesions.outcomes import Manner, Outcomes
+from grammar_lens.lesions.outcomes import Ablation, Outcomes
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ class TestDamageMatchedVerdict:
 
     def test_two_tags(self, study: LesionStudy) -> None:
         pair = replace(matched(study, 1.0), labels=LABELS[:2])
-        assert pair.in_words().endswith("cannot tell two tags apart.")
+        assert pair.verdict().endswith("cannot tell two tags apart.")
 
 
 def doses(study: LesionStudy, slope: float, n: int = 40) -> DoseResponse:
@@ -166,11 +166,11 @@ class TestFurtherLesions:
         assert text.endswith("Not measured: other values of the lesion, sufficiency.")
 
     def test_doses_without_shams(self, study: LesionStudy) -> None:
-        text = doses(study, 1.0, 0).in_words()
+        text = doses(study, 1.0, 0).verdict()
         assert text.endswith("at every step for 5.")
 
     def test_values(self, study: LesionStudy) -> None:
-        other = replace(study, manner=Manner("zero"), matrix=-study.matrix)
+        other = replace(study, ablation=Ablation("zero"), matrix=-study.matrix)
         text = replace(study, others=(other,)).verdict()
         assert (
             "The own tag loss of 0 of 6 tags changes in the same direction under every value "
@@ -206,7 +206,7 @@ class TestFurtherLesions:
 
     def test_nothing_is_missing_where_all_was_measured(self, study: LesionStudy) -> None:
         rest = Sufficiency(study.labels, np.eye(6), np.full((40, 6, 6), 2.0), np.full(6, np.nan))
-        other = replace(study, manner=Manner("zero"))
+        other = replace(study, ablation=Ablation("zero"))
         made = replace(study, rest=rest, doses=doses(study, 1.0), others=(other,))
         text = made.verdict()
         assert "Not measured" not in text

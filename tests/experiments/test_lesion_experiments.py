@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 TAGS = ("NOUN", "VERB", "PRON")
 TABLES = (
     "studies",
-    "manners",
+    "ablations",
     "matrix",
     "pairs",
     "values",
@@ -201,8 +201,8 @@ class TestLesionStudy:
         own = matrix.query("lesion == label").groupby(["score", "domain"]).tag_loss_change.mean()
         found = table["studies"].set_index(["score", "domain"]).diagonal
         np.testing.assert_allclose(own[found.index], found, rtol=1e-9)
-        manners = table["manners"].query("score == 'correlation' and domain == 'fresh'")
-        assert list(zip(manners.value, manners.dose, manners["where"], strict=True)) == [
+        ablations = table["ablations"].query("score == 'correlation' and domain == 'fresh'")
+        assert list(zip(ablations.value, ablations.dose, ablations["where"], strict=True)) == [
             ("mean", 1.0, "every"),
             ("zero", 1.0, "every"),
             ("resample_within", 1.0, "every"),
@@ -210,7 +210,7 @@ class TestLesionStudy:
             ("mean", 2.0, "every"),
             ("mean", 1.0, "scored"),
         ]
-        assert manners.shams.tolist() == [2, 1, 1, 1, 1, 1]
+        assert ablations.shams.tolist() == [2, 1, 1, 1, 1, 1]
         n = 2 * len(TAGS)
         assert len(table["doses"]) == n * 4, "doses 0, .5, 1 and 2"
         assert table["doses"].query("dose == 0").own.eq(0).all()

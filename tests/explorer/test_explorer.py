@@ -30,7 +30,7 @@ from grammar_lens.explorer.pictures import heatmap, profile
 from grammar_lens.explorer.ranked_scores import KEPT
 from grammar_lens.files import RunError
 from grammar_lens.generation.writing import Written, write_on
-from grammar_lens.lesions.outcomes import Condition, Manner
+from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import ready
 from grammar_lens.model.about import Model, context_length
 from grammar_lens.model.forward import next_token_logits
@@ -250,8 +250,8 @@ class TestTags:
         bank = gl.load_treebank(session.config.fresh)
         lexicon = session._vocabulary.get().lexicon
         battery, _, _ = ready(model, bank, keys, lexicon, LABELS[:2], None, 0, None, False)
-        manner = Manner("zero", 1.5)
-        outcomes = battery.run([Condition("VERB", 0, keys["VERB"], manner)])
+        ablation = Ablation("zero", 1.5)
+        outcomes = battery.run([Condition("VERB", 0, keys["VERB"], ablation)])
         spans = [(s.text, word.span) for s in bank for word in s.words]
         compared = 0
         for i, word in enumerate(outcomes.word):
@@ -439,7 +439,7 @@ class TestTheControls:
     def test_the_lesion_they_describe(self, session: ExploredRun, which: str, told: str) -> None:
         cut = cut_of(session, {**self.CONTROLS, "which": which})
         assert cut.told == told
-        assert cut.manner == {"value": "zero", "dose": -0.5}
+        assert cut.ablation == {"value": "zero", "dose": -0.5}
 
     def test_what_a_click_chooses(self) -> None:
         cell = {"curveNumber": 0, "x": 31, "y": 4, "z": 0.1}

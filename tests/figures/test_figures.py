@@ -19,7 +19,7 @@ from grammar_lens.dissociation.redundancy import Redundancy, Round, redundancy
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.figures.style import FigureError
-from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.neurons.controls import SelectionControls, sham_localiser
 from grammar_lens.neurons.examples import QUANTILES, Example, NeuronExamples, Passage, TokenEffect
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -29,7 +29,7 @@ from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.selectivity.evidence import Evidence
-from grammar_lens.selectivity.null import Null, Replicates
+from grammar_lens.selectivity.permutation_null import Null, Replicates
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.result import ScoreError, Scores
 from grammar_lens.selectivity.scoring import score
@@ -112,7 +112,7 @@ def made_study(
     )
     return LesionStudy(
         labels=labels,
-        manner=Manner("mean", 1.0),
+        ablation=Ablation("mean", 1.0),
         k=6,
         matrix=matrix,
         nll_matrix=1.2 * matrix,
@@ -149,10 +149,10 @@ def made_extended(labels: tuple[str, ...] = LABELS, *, model: str = "m") -> Lesi
     rng = np.random.default_rng(3)
     n = len(labels)
     turned = base.matrix * np.array([1, 1, -1])[:, None]
-    zero = replace(base, manner=Manner("zero"), matrix=base.matrix * 2)
+    zero = replace(base, ablation=Ablation("zero"), matrix=base.matrix * 2)
     resample = replace(
         base,
-        manner=Manner("resample"),
+        ablation=Ablation("resample"),
         matrix=turned,
         sham=base.sham[:0],
         s_star_sham=base.s_star_sham[:0],

@@ -17,10 +17,10 @@ from grammar_lens.cli.app import app
 from grammar_lens.corpus.corpus import fresh_corpus, prepare
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.files import RunError
+from grammar_lens.generation.find_words import find_words
 from grammar_lens.generation.shares import count_tags, tag_shares
-from grammar_lens.generation.tables import side_by_side, tag_table, told
 from grammar_lens.generation.tagging import TaggedWord, Tagger
-from grammar_lens.generation.words import find_words
+from grammar_lens.generation.text_tables import side_by_side, tag_table, told
 from grammar_lens.generation.writing import GenerationError, Written, write_on
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model

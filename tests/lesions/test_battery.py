@@ -20,7 +20,7 @@ from lesion_bench import (
     conditions,
     draw,
     go,
-    in_manner,
+    in_ablation,
     llama,
     n_hooks,
     units,
@@ -44,7 +44,7 @@ from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.context import lesion
 from grammar_lens.lesions.directions import Directions, directions
 from grammar_lens.lesions.donors import Donors, LesionError, record_donors
-from grammar_lens.lesions.outcomes import Condition, Manner
+from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.model.about import Model, device_of
 from grammar_lens.model.forward import next_token_logits
 from grammar_lens.model.loading import load_model
@@ -121,13 +121,13 @@ def kinds_of_lesion() -> dict[str, Neurons | Directions]:
 
 KINDS = kinds_of_lesion()
 MANNERS = [
-    Manner("zero", 1.0),
-    Manner("mean", 1.0),
-    Manner("mean", 0.5),
-    Manner("zero", -1.0),
-    Manner("mean", 2.0),
-    Manner("resample", 1.0),
-    Manner("resample_within", 0.5),
+    Ablation("zero", 1.0),
+    Ablation("mean", 1.0),
+    Ablation("mean", 0.5),
+    Ablation("zero", -1.0),
+    Ablation("mean", 2.0),
+    Ablation("resample", 1.0),
+    Ablation("resample_within", 0.5),
 ]
 
 
@@ -148,14 +148,14 @@ def assigned(corpus: Corpus, donors: Donors, value: str, seed: int = 0) -> np.nd
 # Every kind of lesion, both ways ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("manner", MANNERS, ids=str)
+@pytest.mark.parametrize("ablation", MANNERS, ids=str)
 def test_every_kind_of_lesion_in_one_battery(
-    deep: Model, few: Corpus, manner: Manner, monkeypatch: pytest.MonkeyPatch
+    deep: Model, few: Corpus, ablation: Ablation, monkeypatch: pytest.MonkeyPatch
 ):
     """Against unit by unit in NumPy, one sentence at a time; all stacked together, both ways."""
-    chosen = [Condition(name, 0, what, manner) for name, what in KINDS.items()]
+    chosen = [Condition(name, 0, what, ablation) for name, what in KINDS.items()]
     donors = donors_of(deep, few, list(KINDS.values()))
-    places = assigned(few, donors, manner.value) if "resample" in manner.value else None
+    places = assigned(few, donors, ablation.value) if "resample" in ablation.value else None
     want = [by_hand(deep, few, c, donors, places) for c in chosen]
     got = {}
     for way in WAYS:
@@ -173,15 +173,15 @@ def test_every_kind_of_lesion_in_one_battery(
     assert_same_outcomes(got["bare"], got["hooked"], 3 * CLOSE)
 
 
-@pytest.mark.parametrize("manner", [MANNERS[i] for i in (1, 3, 5)], ids=str)
-def test_lesions_at_the_scored_token_only(deep: Model, few: Corpus, manner: Manner):
+@pytest.mark.parametrize("ablation", [MANNERS[i] for i in (1, 3, 5)], ids=str)
+def test_lesions_at_the_scored_token_only(deep: Model, few: Corpus, ablation: Ablation):
     """One forward pass of every word's own prefix, changed at its last token."""
-    manner = replace(manner, where="scored")
+    ablation = replace(ablation, where="scored")
     names = ("first layer", "last layer", "all layers", "resid_pre", "resid_post", "plane after")
     names += ("attn_out twice", "mlp_out twice", "resid_post of the last", "resid_pre twice")
-    chosen = [Condition(name, 0, KINDS[name], manner) for name in names]
+    chosen = [Condition(name, 0, KINDS[name], ablation) for name in names]
     donors = donors_of(deep, few, [c.neurons for c in chosen])
-    places = assigned(few, donors, manner.value) if "resample" in manner.value else None
+    places = assigned(few, donors, ablation.value) if "resample" in ablation.value else None
     hooks = n_hooks(deep)
     got = battery(deep, few, chosen, donors=donors)
     assert n_hooks(deep) == hooks
@@ -194,7 +194,7 @@ def test_lesions_at_the_scored_token_only(deep: Model, few: Corpus, manner: Mann
             got.nll[row], want, atol=3 * CLOSE, rtol=0, err_msg=condition.label
         )
     everywhere = battery(
-        deep, few, in_manner(chosen, replace(manner, where="every")), donors=donors
+        deep, few, in_ablation(chosen, replace(ablation, where="every")), donors=donors
     )
     # where nothing reads the lesioned tokens any more, the two are one
     for row, condition in enumerate(chosen, 1):
@@ -214,7 +214,7 @@ def test_manners_are_mixed_in_one_battery(
         for i in range(24)
     ]
     chosen = [
-        replace(c, manner=replace(c.manner, where="scored")) if i % 3 == 0 else c
+        replace(c, ablation=replace(c.ablation, where="scored")) if i % 3 == 0 else c
         for i, c in enumerate(chosen)
     ]
     donors = donors_of(deep, few, kinds)
@@ -225,9 +225,9 @@ def test_manners_are_mixed_in_one_battery(
     alone = [battery(deep, few, [c], donors=donors).nll[1] for c in chosen[::4]]
     np.testing.assert_allclose(got.nll[1::4], alone, atol=3 * CLOSE, rtol=0)
     assert got.identity_error() < 1e-6
-    every = [c for c in chosen if c.manner.where == "every"]
+    every = [c for c in chosen if c.ablation.where == "every"]
     go("hooked", monkeypatch)
-    rows = [0, *(i + 1 for i, c in enumerate(chosen) if c.manner.where == "every")]
+    rows = [0, *(i + 1 for i, c in enumerate(chosen) if c.ablation.where == "every")]
     hooked = battery(deep, few, every, donors=donors)
     np.testing.assert_allclose(hooked.nll, got.nll[rows], atol=3 * CLOSE, rtol=0)
 
@@ -235,7 +235,7 @@ def test_manners_are_mixed_in_one_battery(
 def test_lesions_at_the_scored_token_need_single_layers(
     deep: Model, few: Corpus, monkeypatch: pytest.MonkeyPatch
 ):
-    chosen = [Condition("NOUN", 0, KINDS["first layer"], Manner("zero", 1.0, "scored"))]
+    chosen = [Condition("NOUN", 0, KINDS["first layer"], Ablation("zero", 1.0, "scored"))]
     told: list[int] = []
     message = r"at the scored token only need the layers of .* one by one.*: use every token"
     go("hooked", monkeypatch)
@@ -257,7 +257,7 @@ def test_other_precisions(
     model = load_model(hf, tokenizer=tiny_tokenizer, dtype=dtype)
     few = prepare(model, three, minimum=1)
     chosen = [Condition(name, 0, KINDS[name]) for name in ("first layer", "middle and last")]
-    chosen += [Condition("scored", 0, KINDS["all layers"], Manner("mean", 1.0, "scored"))]
+    chosen += [Condition("scored", 0, KINDS["all layers"], Ablation("mean", 1.0, "scored"))]
     got = battery(model, few, chosen)
     for row, condition in enumerate(chosen, 1):
         want = by_hand(model, few, condition)
@@ -280,7 +280,7 @@ def test_a_window_of_attention_shorter_than_the_sentences(
     model = load_model(hf, tokenizer=tiny_tokenizer)
     few = prepare(model, three, minimum=1)
     chosen = [
-        Condition(where, i, KINDS[name], Manner("mean", 1.0, where))
+        Condition(where, i, KINDS[name], Ablation("mean", 1.0, where))
         for where in ("every", "scored")
         for i, name in enumerate(("first layer", "all layers", "plane after"))
     ]
@@ -322,7 +322,7 @@ def test_a_battery_within_a_lesion_is_of_the_lesioned_model(deep: Model, few: Co
     small = units((1, 7), mean=[3.0])
     with lesion(deep, small, dose=1e-3):
         got = battery(deep, few, [])
-    want = battery(deep, few, [Condition("NOUN", 0, small, Manner("mean", 1e-3))])
+    want = battery(deep, few, [Condition("NOUN", 0, small, Ablation("mean", 1e-3))])
     change = want.nll[1] - want.nll[0]
     assert 1e-5 < np.abs(change).max() < 1e-2, "too little for a comparison of a few tokens"
     np.testing.assert_allclose(got.nll[0] - want.nll[0], change, atol=2e-6, rtol=0)
@@ -342,7 +342,7 @@ def test_models_without_bos(
         Condition(name, 0, KINDS[name]) for name in ("first layer", "all layers", "plane before")
     ]
     if way == "bare":
-        chosen += [replace(c, manner=Manner("zero", 1.0, "scored")) for c in chosen]
+        chosen += [replace(c, ablation=Ablation("zero", 1.0, "scored")) for c in chosen]
     got = battery(model, few, chosen)
     for row, condition in enumerate(chosen, 1):
         want = by_hand(model, few, condition)
@@ -355,7 +355,7 @@ def test_models_without_bos(
 @pytest.mark.parametrize("dose", [1.0, -1.0])
 def test_stacked_rows_equal_lesions_one_by_one(tiny: Model, corpus: Corpus, way: str, dose: float):
     """One sentence and one lesion at a time, through the context manager; all that is reported."""
-    chosen = in_manner(conditions(), Manner("mean", dose))
+    chosen = in_ablation(conditions(), Ablation("mean", dose))
     got = battery(tiny, corpus, chosen)
     assert got.conditions == tuple(chosen)
     lexicon = fit_lexicon(tiny, corpus)
@@ -396,7 +396,7 @@ def test_conditions_that_change_nothing_change_nothing_at_all(
 ):
     outcomes = battery(tiny, corpus, conditions())
     for value in ("zero", "mean", "resample"):  # without donors: none are needed
-        empty = battery(tiny, corpus, in_manner(conditions(), Manner(value, 0.0)))
+        empty = battery(tiny, corpus, in_ablation(conditions(), Ablation(value, 0.0)))
         for result, rows in ((outcomes, [4]), (empty, [1, 2, 3, 4, 5])):
             for name in ("nll", "tag_loss", "lexical_loss", "top_label"):
                 for row in rows:
@@ -418,12 +418,12 @@ def test_neurons_without_outgoing_weight_cost_nothing(
     model = load_model(hf, tokenizer=tiny_tokenizer)
     few = prepare(model, three, minimum=1)
     where = ["every", "scored"] if way == "bare" else ["every"]
-    manners = [replace(m, where=w) for m in MANNERS for w in where]
-    chosen = [Condition("NOUN", i, dead, manner) for i, manner in enumerate(manners)]
+    ablations = [replace(m, where=w) for m in MANNERS for w in where]
+    chosen = [Condition("NOUN", i, dead, ablation) for i, ablation in enumerate(ablations)]
     chosen += [Condition("VERB", 0, units((0, 4), (2, 5), mean=[3.0, 3.0]))]
     got = battery(model, few, chosen, donors=donors_of(model, few, [dead]))
     # stacked rows are products of another shape
-    np.testing.assert_allclose(got.nll[1:-1], np.tile(got.nll[0], (len(manners), 1)), atol=CLOSE)
+    np.testing.assert_allclose(got.nll[1:-1], np.tile(got.nll[0], (len(ablations), 1)), atol=CLOSE)
     assert np.abs(got.nll[-1] - got.nll[0]).max() > 0.01, "and its twin with weight does"
 
 
@@ -542,12 +542,12 @@ def test_without_words_there_is_nothing(tiny: Model, corpus: Corpus):
 
 
 def test_some_conditions_of_outcomes(tiny: Model, corpus: Corpus):
-    half = Manner("zero", 0.5)
-    chosen = [*conditions(), *in_manner(conditions()[:2], half)]
+    half = Ablation("zero", 0.5)
+    chosen = [*conditions(), *in_ablation(conditions()[:2], half)]
     chosen += [Condition("NOUN", 1, draw(np.random.default_rng(6), 3, [0]), kind="matched")]
     whole = battery(tiny, corpus, chosen)
-    for manner, kind, rows in ((half, "set", [6, 7]), (Manner(), "matched", [8])):
-        part = whole.only(manner, kind)
+    for ablation, kind, rows in ((half, "set", [6, 7]), (Ablation(), "matched", [8])):
+        part = whole.only(ablation, kind)
         assert part.conditions == tuple(chosen[row - 1] for row in rows)
         for name in (*ARRAYS[:3], "top_label"):
             np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[[0, *rows]])
@@ -562,9 +562,9 @@ def test_some_conditions_of_outcomes(tiny: Model, corpus: Corpus):
 def test_all_lesions_of_a_battery_have_the_same_donors(deep: Model, few: Corpus, way: str):
     """Whatever stands beside them, and in whatever batches; another seed draws others."""
     chosen = [
-        Condition("NOUN", 0, KINDS["first layer"], Manner("resample")),
-        Condition("NOUN", 1, KINDS["first layer"], Manner("resample", 0.5)),
-        Condition("VERB", 0, KINDS["first layer"], Manner("resample_within")),
+        Condition("NOUN", 0, KINDS["first layer"], Ablation("resample")),
+        Condition("NOUN", 1, KINDS["first layer"], Ablation("resample", 0.5)),
+        Condition("VERB", 0, KINDS["first layer"], Ablation("resample_within")),
     ]
     donors = donors_of(deep, few, [KINDS["first layer"]])
     one = battery(deep, few, chosen, donors=donors)

@@ -21,7 +21,7 @@ from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.lesions import battery as module
 from grammar_lens.lesions.battery import run_battery
-from grammar_lens.lesions.outcomes import Condition, Manner, Outcomes
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.model.about import Model
 
 BUDGET = 200
@@ -146,8 +146,8 @@ def other_means(asked: Asked) -> None:
     asked.conditions[2] = replace(one, neurons=replace(one.neurons, mean=np.ones(6)))
 
 
-def other_manner(asked: Asked) -> None:
-    asked.conditions[1] = replace(asked.conditions[1], manner=Manner("mean", 0.5))
+def other_ablation(asked: Asked) -> None:
+    asked.conditions[1] = replace(asked.conditions[1], ablation=Ablation("mean", 0.5))
 
 
 def fewer_lesions(asked: Asked) -> None:
@@ -194,7 +194,7 @@ def other_places(asked: Asked) -> None:
 OTHERS = [
     other_lesion,
     other_means,
-    other_manner,
+    other_ablation,
     fewer_lesions,
     one_more_lesion,
     other_seed,

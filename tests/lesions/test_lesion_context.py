@@ -17,7 +17,7 @@ from grammar_lens.lesions.context import lesion
 from grammar_lens.lesions.directions import Directions, directions
 from grammar_lens.lesions.donors import Donors, LesionError, record_donors
 from grammar_lens.lesions.edits import edits_of
-from grammar_lens.lesions.outcomes import Manner
+from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.lesions.prepared import donors
 from grammar_lens.model.about import Model, ModelError, hook_name
 from grammar_lens.model.forward import forward_body, hooked, next_token_logits
@@ -396,13 +396,13 @@ def test_resampling_that_cannot_be_made(tiny: Model, words: Corpus):
 
 
 def test_one_edit_for_every_layer_lowest_first(tiny: Model):
-    edits = edits_of(tiny, SOME, Manner("mean", 0.5))
+    edits = edits_of(tiny, SOME, Ablation("mean", 0.5))
     assert [(e.site, e.layer, e.dose) for e in edits] == [("neuron", 0, 0.5), ("neuron", 1, 0.5)]
     assert [e.index.tolist() for e in edits] == [[3, 40], [7, 0]]
     assert SOME.mean is not None
     np.testing.assert_allclose(np.concatenate([e.target for e in edits]), SOME.mean, rtol=1e-6)
-    assert edits_of(tiny, SOME, Manner("mean", 0.0)) == ()
-    assert edits_of(tiny, units(), Manner()) == ()
+    assert edits_of(tiny, SOME, Ablation("mean", 0.0)) == ()
+    assert edits_of(tiny, units(), Ablation()) == ()
 
 
 # Writing ------------------------------------------------------------------------------------
@@ -515,7 +515,7 @@ def test_directions_of_a_layer_that_is_not_there(tiny: Model):
 
 def test_an_unknown_place_is_an_error(tiny: Model):
     with pytest.raises(LesionError, match="lesion where is 'here', expected one of every, scored"):
-        edits_of(tiny, SOME, Manner(where="here"))
+        edits_of(tiny, SOME, Ablation(where="here"))
 
 
 def test_an_unknown_value_is_an_error_at_dose_0_too(tiny: Model):

@@ -7,7 +7,7 @@ import pytest
 from test_overlap import keys_of, scores_of
 from test_scoring import ORIGIN, moments_of
 
-from grammar_lens.neurons.agreement import (
+from grammar_lens.neurons.choice_agreement import (
     Choice,
     agreement,
     agreement_table,
@@ -17,7 +17,7 @@ from grammar_lens.neurons.agreement import (
 )
 from grammar_lens.neurons.overlap import SubspaceError
 from grammar_lens.selectivity.evidence import Evidence
-from grammar_lens.selectivity.null import Replicates
+from grammar_lens.selectivity.permutation_null import Replicates
 from grammar_lens.selectivity.scoring import score
 
 TAGS = ("NOUN", "VERB")

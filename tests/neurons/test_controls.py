@@ -23,7 +23,7 @@ from grammar_lens.neurons.selection import select
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity.contrasts import Adjusted, adjusted, holding_constant, within_type
 from grammar_lens.selectivity.evidence import Evidence, Sample
-from grammar_lens.selectivity.null import Null, Replicates, exchange
+from grammar_lens.selectivity.permutation_null import Null, Replicates, exchange
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.scoring import score
 

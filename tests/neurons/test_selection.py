@@ -13,7 +13,7 @@ from grammar_lens.corpus.origin import Origin
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons, SelectionError, all_neurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.passes.moments import UnitStatistics
-from grammar_lens.selectivity.null import Null
+from grammar_lens.selectivity.permutation_null import Null
 from grammar_lens.selectivity.result import Scores
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")

@@ -23,8 +23,8 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import prepare
 from grammar_lens.model.about import Model
 from grammar_lens.passes.checkpoints import CheckpointError, Checkpoints, opened
+from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collection
-from grammar_lens.selectivity.readings import Wanted
 
 LABELS = ("ADJ", "NOUN", "PRON", "PUNCT", "VERB")
 
@@ -44,7 +44,7 @@ def collection(tiny: Model, bank: Treebank) -> Callable[..., Collection]:
         }
         budget = changes.pop("token_budget", 40)
         corpus = prepare(tiny, bank, labels=LABELS)
-        return Collection(tiny, [corpus], Wanted(**{**wanted, **changes}), budget)
+        return Collection(tiny, [corpus], CollectSpec(**{**wanted, **changes}), budget)
 
     return make
 
@@ -175,7 +175,7 @@ def test_another_model_is_refused(
     other = make_tiny()
     weight = other.original_model.get_input_embeddings().weight
     weight.data[5, 3] += 1e-3
-    wanted = Wanted(("neuron", "resid_post"), ("word", "next"), 20, 3, True, 0)
+    wanted = CollectSpec(("neuron", "resid_post"), ("word", "next"), 20, 3, True, 0)
     again = Collection(other, [prepare(other, bank, labels=LABELS)], wanted, 40)
     with pytest.raises(CheckpointError, match=r"weights: it was '[0-9a-f]{16}', now"):
         again.read(False, Checkpoints(path, 1))
@@ -187,7 +187,7 @@ def test_other_words_are_refused(
     path = tmp_path / "pass.safetensors"
     read_until(collection(), Checkpoints(path, 1), 2)
     fewer = Treebank(bank.name, bank.sentences[:-1])
-    wanted = Wanted(("neuron", "resid_post"), ("word", "next"), 20, 3, True, 0)
+    wanted = CollectSpec(("neuron", "resid_post"), ("word", "next"), 20, 3, True, 0)
     again = Collection(tiny, [prepare(tiny, fewer, labels=LABELS)], wanted, 40)
     with pytest.raises(CheckpointError, match="words: it was"):
         again.read(False, Checkpoints(path, 1))

@@ -14,7 +14,7 @@ import numpy as np, torch
 import grammar_lens as gl
 from grammar_lens.corpus.corpus import prepare
 from grammar_lens.selectivity.collecting import Collection
-from grammar_lens.selectivity.readings import Wanted
+from grammar_lens.selectivity.collect_plan import CollectSpec
 
 torch.set_num_threads(1)
 out, limited = sys.argv[1], sys.argv[2] == "limited"
@@ -22,7 +22,7 @@ model = gl.load_model()
 bank = gl.load_treebank()["test"]
 corpus = prepare(model, gl.Treebank("few", bank.sentences[:150]), labels=("NOUN", "VERB", "PUNCT"))
 read = lambda budget: Collection(
-    model, [corpus], Wanted(("neuron", "resid_post"), ("next",), 0, 0, False, 0), budget
+    model, [corpus], CollectSpec(("neuron", "resid_post"), ("next",), 0, 0, False, 0), budget
 )
 read(64).read(False)  # what is only loaded once is loaded
 with warnings.catch_warnings(record=True) as caught:

@@ -10,7 +10,7 @@ from grammar_lens.probing import code_length
 from grammar_lens.probing.code_length import online_code_length, uniform_code_length
 from grammar_lens.probing.curves import curve, fewest_enough, per_layer, round_robin
 from grammar_lens.probing.fitting import fit, predict, standardise
-from grammar_lens.probing.words import ProbeError, ProbeWords
+from grammar_lens.probing.probe_words import ProbeError, ProbeWords
 
 KS = (1, 2, 4)
 PLANTED = [np.arange(k) for k in KS]

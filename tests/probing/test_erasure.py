@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from grammar_lens.neurons.overlap import SubspaceError
 from grammar_lens.probing.erasure import erasure_table, leace, remove_directions
-from grammar_lens.probing.words import ProbeWords
+from grammar_lens.probing.probe_words import ProbeWords
 
 N_UNITS, SIGNAL = 12, 2
 

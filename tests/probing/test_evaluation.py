@@ -20,7 +20,7 @@ from grammar_lens.probing.baselines import (
 )
 from grammar_lens.probing.evaluation import ProbeResult, evaluate
 from grammar_lens.probing.fitting import accuracy, predict
-from grammar_lens.probing.words import Columns, ProbeError, ProbeWords
+from grammar_lens.probing.probe_words import Columns, ProbeError, ProbeWords
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "word", "neuron")
 LABELS = ("NOUN", "VERB", "ADJ")

@@ -9,7 +9,7 @@ from sklearn.svm import LinearSVC
 
 from grammar_lens.probing import fitting
 from grammar_lens.probing.fitting import accuracy, fit, fit_svm, predict, standardise
-from grammar_lens.probing.words import ProbeError
+from grammar_lens.probing.probe_words import ProbeError
 
 
 def data(seed: int, n: int, n_labels: int = 4, n_units: int = 30) -> tuple[np.ndarray, np.ndarray]:

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from watched_pages import on_page
 
 from grammar_lens.cli.app import app
-from grammar_lens.report import comparing
-from grammar_lens.report.comparing import ComparisonError
+from grammar_lens.report import comparison_tables as comparing
 from grammar_lens.report.comparison import render_comparison, write_comparison
-from grammar_lens.report.tables import DASH
+from grammar_lens.report.comparison_tables import ComparisonError
+from grammar_lens.report.result_tables import DASH
 
 
 def made_record(run: MadeRun, weights: str = "w1", **config: Any) -> dict[str, Any]:

@@ -672,7 +672,7 @@ def test_every_part_of_the_lesion_study_is_shown(made: MadeRun, page: Page) -> N
         assert part in page.text
     described = {a["id"]: a["data-description"] for a, _ in page.scripts if "data-description" in a}
     assert "2 of 3 tags agree in sign" in str(described["data-values"])
-    assert study.matched.in_words() in str(described["data-damage-matched"])
+    assert study.matched.verdict() in str(described["data-damage-matched"])
 
 
 def test_verdict_is_a_list_of_sentences(made: MadeRun, html: str) -> None:
@@ -715,7 +715,7 @@ def test_lesions_not_measured_are_told_with_their_options(made: MadeRun, tmp_pat
     kinds = {name.removeprefix("data-") for name in page.data()}
     assert kinds.isdisjoint({"damage-matched", "doses-1", "values", "sufficiency"})
     assert "bias" in kinds
-    assert "Does it hang on the manner" not in page.text
+    assert "Does it hang on the ablation" not in page.text
     complete = made_run(study=replace(whole, others=whole.others[:1]), results={})
     assert "What was not measured" not in Page(report(complete, tmp_path)).text
 

@@ -108,11 +108,11 @@ def test_statistics_are_counted_exactly(settings: Mapping[str, Any]) -> None:
 
 
 def test_statistics_without_contrasts_are_counted_exactly() -> None:
+    from grammar_lens.selectivity.collect_plan import CollectSpec
     from grammar_lens.selectivity.collecting import Collection
-    from grammar_lens.selectivity.readings import Wanted
 
     session = bench_of()
-    wanted = Wanted(("neuron",), ("next",), 20, 3, False, 0)
+    wanted = CollectSpec(("neuron",), ("next",), 20, 3, False, 0)
     job = Collection(session.model, [session.train], wanted, 512)
     reading = next(iter(sizes_for(session)[0].readings.values()))
     n = sum(len(p["read"]) for tap in job.taps for p in tap.reader.state() if "read" in p)
@@ -135,7 +135,7 @@ from grammar_lens.runs.settings import Config
 from grammar_lens.runs.forecast import _random_lesions, sizes_for
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.runs.steps import collection
-from grammar_lens.selectivity.readings import Plan, Reading, Wanted
+from grammar_lens.selectivity.collect_plan import CollectPlan, SiteReaders, CollectSpec
 
 what, budget, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 config = Config(train="embedded:test", fresh="embedded:train", token_budget=budget,
@@ -160,8 +160,8 @@ elif what == "nulls":
     job.read(False)
     job.found()
 elif what == "attribution":
-    wanted = Wanted(("neuron",), ("next",), n, 0, False, 0, min_words=0)
-    reading = Reading(session.model, Plan(session.train, "next", wanted), "neuron")
+    wanted = CollectSpec(("neuron",), ("next",), n, 0, False, 0, min_words=0)
+    reading = SiteReaders(session.model, CollectPlan(session.train, "next", wanted), "neuron")
     taps = [(tap.codes, tap.reader) for tap in reading.taps]
     attribute_own(session.model, session.train.alignment, batches[:1], reading.plan.codes,
                   session.lexicon, np.zeros((8, 896)), taps)

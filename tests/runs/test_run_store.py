@@ -23,7 +23,7 @@ from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.files import RunError
-from grammar_lens.lesions.outcomes import Manner, Outcomes
+from grammar_lens.lesions.outcomes import Ablation, Outcomes
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.controls import SelectionControls, selection_controls, with_effects
 from grammar_lens.neurons.examples import Examples, Passage
@@ -44,8 +44,7 @@ from grammar_lens.runs.store.arrays import (
     save_scores,
 )
 from grammar_lens.runs.store.examples import read_examples, save_examples
-from grammar_lens.runs.store.stored import ATTRIBUTIONS
-from grammar_lens.runs.store.tables import (
+from grammar_lens.runs.store.results import (
     outcome_table,
     read_controls,
     read_course,
@@ -58,6 +57,7 @@ from grammar_lens.runs.store.tables import (
     save_keys,
     save_study,
 )
+from grammar_lens.runs.store.stored import ATTRIBUTIONS
 from grammar_lens.selectivity.collecting import Collected
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 
@@ -701,8 +701,8 @@ def whole_study() -> tuple[Outcomes, LesionStudy]:
     """A lesion study with every part: doses, a value, damage-matched shams, and sufficiency."""
     damage = planted(n_shams=20) + 0.3 * np.eye(6) * (np.arange(21) == 0)[:, None, None]
     made = battery(damage, STUDIED, n_sentences=8)
-    made = extended(made, damage[:1] / 2, STUDIED, manner=Manner("mean", 0.5))
-    made = extended(made, -damage / 2, STUDIED, manner=Manner("zero"))
+    made = extended(made, damage[:1] / 2, STUDIED, ablation=Ablation("mean", 0.5))
+    made = extended(made, -damage / 2, STUDIED, ablation=Ablation("zero"))
     made = extended(made, damage[1:] * 3, STUDIED, kind="matched", first=1, size=4)
     made = unshared(extended(made, damage, STUDIED, kind="rest"))
     return made, study_of(made, STUDIED)
@@ -725,7 +725,7 @@ def test_a_lesion_study_is_read_back_equal(tmp_path: Path, monkeypatch: pytest.M
     again = read_study(data)
     assert_same(again, replace(study, outcomes=None))
     assert again.verdict() == study.verdict()
-    plain = study_of(outcomes.only(Manner()), STUDIED)
+    plain = study_of(outcomes.only(Ablation()), STUDIED)
     save_study(tmp_path, "lesion_matrix.json", plain, words)
     again = read_study(json.loads((tmp_path / "lesion_matrix.json").read_text()))
     assert_same(again, replace(plain, outcomes=None))
@@ -734,7 +734,7 @@ def test_a_lesion_study_is_read_back_equal(tmp_path: Path, monkeypatch: pytest.M
 def test_a_study_without_shams_is_read_back_equal(tmp_path: Path):
     made = battery(planted(n_shams=0), STUDIED, n_sentences=8)
     rest = extended(made, planted(n_shams=0), STUDIED, kind="rest")
-    made = extended(rest, planted(n_shams=0), STUDIED, manner=Manner("mean", 0.5))
+    made = extended(rest, planted(n_shams=0), STUDIED, ablation=Ablation("mean", 0.5))
     study = study_of(made, STUDIED)
     assert study.n_shams == 0
     save_study(tmp_path, "lesion_matrix.json", study, pd.DataFrame())
@@ -743,7 +743,9 @@ def test_a_study_without_shams_is_read_back_equal(tmp_path: Path):
 
 
 def test_a_lesion_study_of_an_older_version_is_named():
-    with pytest.raises(RunError, match="stored by an older version, without the manner of its le"):
+    with pytest.raises(
+        RunError, match="stored by an older version, without the ablation of its le"
+    ):
         read_study({"labels": ["NOUN"], "value": "mean", "dose": 1.0})
 
 

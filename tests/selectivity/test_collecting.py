@@ -16,10 +16,10 @@ from grammar_lens.corpus.origin import Origin
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.selection import select
 from grammar_lens.passes.moments import Moments
+from grammar_lens.selectivity.collect_plan import CollectPlan, CollectSpec
 from grammar_lens.selectivity.collecting import Collected, collect, collect_labels
 from grammar_lens.selectivity.evidence import Evidence
-from grammar_lens.selectivity.null import MIN_WORDS, ExchangeError, Null
-from grammar_lens.selectivity.readings import Plan, Wanted
+from grammar_lens.selectivity.permutation_null import MIN_WORDS, ExchangeError, Null
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.scoring import score
 
@@ -79,8 +79,8 @@ def activations(tiny: Model, corpus: Corpus) -> dict[str, np.ndarray]:
     return found
 
 
-def plan(corpus: Corpus, position: str, seed: int = 0) -> Plan:
-    return Plan(corpus, position, Wanted(("neuron",), (position,), 25, 7, True, seed))
+def plan(corpus: Corpus, position: str, seed: int = 0) -> CollectPlan:
+    return CollectPlan(corpus, position, CollectSpec(("neuron",), (position,), 25, 7, True, seed))
 
 
 def direct(values: np.ndarray, classes: np.ndarray, labels: tuple[str, ...]) -> Moments:

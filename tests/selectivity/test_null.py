@@ -14,7 +14,7 @@ from grammar_lens.passes.moments import MomentAccumulator, Moments
 from grammar_lens.passes.readers import Seen
 from grammar_lens.passes.sums import SumAccumulator, label_rows
 from grammar_lens.selectivity.evidence import Evidence
-from grammar_lens.selectivity.null import (
+from grammar_lens.selectivity.permutation_null import (
     MIN_WORDS,
     Exchange,
     ExchangeError,

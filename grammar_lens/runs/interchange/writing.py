@@ -10,9 +10,9 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from grammar_lens.files import make_folder, write_file, write_json
+from grammar_lens.runs.interchange.export_tables import tables_of
 from grammar_lens.runs.interchange.listing import InterchangeError
 from grammar_lens.runs.interchange.schema import Table
-from grammar_lens.runs.interchange.tables import tables_of
 from grammar_lens.runs.store.stored import StoredRun
 
 DESCRIPTION = "datapackage.json"

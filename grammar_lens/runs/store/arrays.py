@@ -18,7 +18,7 @@ from grammar_lens.probing.fitted import FittedProbe
 from grammar_lens.selectivity.collecting import Collected
 from grammar_lens.selectivity.contrasts import Adjusted
 from grammar_lens.selectivity.evidence import Attribution, Evidence, Sample
-from grammar_lens.selectivity.null import Null
+from grammar_lens.selectivity.permutation_null import Null
 from grammar_lens.selectivity.result import Scores
 
 Arrays = dict[str, np.ndarray]

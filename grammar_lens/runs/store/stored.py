@@ -24,7 +24,7 @@ from grammar_lens.runs.store.arrays import (
     read_scores,
 )
 from grammar_lens.runs.store.examples import read_examples
-from grammar_lens.runs.store.tables import (
+from grammar_lens.runs.store.results import (
     read_controls,
     read_course,
     read_curves,

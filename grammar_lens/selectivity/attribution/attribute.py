@@ -23,16 +23,16 @@ from grammar_lens.corpus.corpus import (
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.model.about import Model, device_of
 from grammar_lens.passes.batches import Keeper
-from grammar_lens.passes.checkpoints import about_pass
+from grammar_lens.passes.checkpoints import pass_identity
 from grammar_lens.passes.moments import Moments
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.progress import Advance, track
 from grammar_lens.selectivity.attribution.first_order import attribute_all, attribute_own
 from grammar_lens.selectivity.attribution.integrated import integrated_gradients
 from grammar_lens.selectivity.attribution.top_share import TopShareReader
+from grammar_lens.selectivity.collect_plan import CollectPlan, CollectSpec, SiteReaders
 from grammar_lens.selectivity.evidence import Attribution, Evidence
-from grammar_lens.selectivity.null import Null
-from grammar_lens.selectivity.readings import Plan, Reading, Wanted
+from grammar_lens.selectivity.permutation_null import Null
 from grammar_lens.selectivity.registry import SCORES
 
 KINDS = ("own", "all", "integrated_gradients")
@@ -123,13 +123,13 @@ class _Job:
         each = self.corpus.alignment.words_per_token
         return track(what, n_tokens, unit="words", each=each, show=self.show_progress)
 
-    def _plan(self, seed: int, replicates: int = 0) -> Plan:
-        wanted = Wanted(("neuron",), ("next",), replicates, 0, False, seed, min_words=0)
-        return Plan(self.corpus, "next", wanted)
+    def _plan(self, seed: int, replicates: int = 0) -> CollectPlan:
+        wanted = CollectSpec(("neuron",), ("next",), replicates, 0, False, seed, min_words=0)
+        return CollectPlan(self.corpus, "next", wanted)
 
     def moments(self, seed: int) -> Moments:
         """Moments of the words; unlike in `collect`, a label may have a single word or none."""
-        reading = Reading(self.model, self._plan(seed), "neuron")
+        reading = SiteReaders(self.model, self._plan(seed), "neuron")
         batches = self._batches(np.unique(self.corpus.alignment.row[reading.plan.codes >= 0]))
         with self._track("collecting", sum(b.n_tokens for b in batches)) as step:
             stream(
@@ -147,7 +147,7 @@ class _Job:
         keeper: Keeper | None,
     ) -> Attribution:
         plan = self._plan(seed, replicates)
-        reading = Reading(self.model, plan, "neuron")
+        reading = SiteReaders(self.model, plan, "neuron")
         classes = _in_lexicon(self.corpus, plan.codes, tables)
         batches = self._batches(np.unique(self.corpus.alignment.row[plan.codes >= 0]))
         with self._track("attributing", sum(b.n_tokens for b in batches)) as step:
@@ -183,7 +183,7 @@ class _Job:
         digest = hashlib.sha256(tables.probability.tobytes())
         digest.update(b"zero" if reference is None else reference.tobytes())
         return {
-            **about_pass("attribution", self.model, self.corpus, self.budget, batches),
+            **pass_identity("attribution", self.model, self.corpus, self.budget, batches),
             "labels": list(self.corpus.labels),
             "replicates": replicates,
             "seed": seed,
@@ -239,7 +239,7 @@ class _Job:
     ) -> Attribution:
         """Integrated gradients; `ranked` are the options of the `TopShareReader`."""
         plan = self._plan(seed)
-        reading = Reading(self.model, plan, "neuron")
+        reading = SiteReaders(self.model, plan, "neuron")
         n = len(self.corpus.labels)
         shape = (self.model.cfg.n_layers, self.model.cfg.d_mlp)
         kept = TopShareReader(2 * n, *shape, device=device_of(self.model), **ranked)

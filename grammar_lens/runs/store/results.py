@@ -15,7 +15,7 @@ from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.files import RunError, read_json, to_json, write_file, write_json, write_text
-from grammar_lens.lesions.outcomes import Manner, Outcomes
+from grammar_lens.lesions.outcomes import Ablation, Outcomes
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.neurons import KeyNeurons, SelectionError
 from grammar_lens.neurons.timecourse import CourseSummary
@@ -159,11 +159,11 @@ def save_study(folder: Path, name: str, study: LesionStudy, words: pd.DataFrame)
 def read_study(data: dict[str, Any]) -> LesionStudy:
     """The lesion study, without its outcomes word by word.
 
-    Raises RunError for the file of a version that did not write the manner of the lesion.
+    Raises RunError for the file of a version that did not write the ablation of the lesion.
     """
-    if "manner" not in data:
+    if "ablation" not in data:
         raise RunError(
-            "this lesion study was stored by an older version, without the manner of its lesions: "
+            "this lesion study was stored by an older version, without the ablation of its lesions: "
             "lesion again with `grammar-lens lesion`"
         )
     n = len(data["labels"])
@@ -172,7 +172,7 @@ def read_study(data: dict[str, Any]) -> LesionStudy:
         LesionStudy,
         data,
         n,
-        manner=Manner(**data["manner"]),
+        ablation=Ablation(**data["ablation"]),
         crossed_pairs=_pairs(data),
         origin=Origin(**data["origin"]),
         others=tuple(read_study(other) for other in data["others"]),
@@ -221,7 +221,7 @@ def outcome_table(outcomes: Outcomes, forms: tuple[str, ...]) -> pd.DataFrame:
     n_rows, n_words = outcomes.nll.shape
     conditions = outcomes.conditions
     replicate = np.array([0, *(c.replicate for c in conditions)], np.int16)
-    dose = np.array([0.0, *(c.manner.dose for c in conditions)], np.float32)
+    dose = np.array([0.0, *(c.ablation.dose for c in conditions)], np.float32)
     words = np.array([forms[w] for w in outcomes.word], object)
 
     def per_word(values: np.ndarray) -> np.ndarray:
@@ -237,9 +237,9 @@ def outcome_table(outcomes: Outcomes, forms: tuple[str, ...]) -> pd.DataFrame:
             "lesion": per_row([c.label for c in conditions]),
             "replicate": np.repeat(replicate, n_words),
             "kind": per_row([c.kind for c in conditions]),
-            "value": per_row([c.manner.value for c in conditions]),
+            "value": per_row([c.ablation.value for c in conditions]),
             "dose": np.repeat(dose, n_words),
-            "where": per_row([c.manner.where for c in conditions]),
+            "where": per_row([c.ablation.where for c in conditions]),
             "sentence": per_word(outcomes.sentence).astype(np.int32),
             "word": per_word(outcomes.word).astype(np.int32),
             "form": pd.Categorical(per_word(words)),

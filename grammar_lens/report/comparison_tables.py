@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from grammar_lens.neurons.agreement import cross_overlap
+from grammar_lens.neurons.choice_agreement import cross_overlap
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.overlap import reliability
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.report.protocols import RunLike, results_of
-from grammar_lens.report.tables import DASH, Cell, Table, flat, measured, small
+from grammar_lens.report.result_tables import DASH, Cell, Table, flat, measured, small
 
 Runs = Mapping[str, RunLike]
 

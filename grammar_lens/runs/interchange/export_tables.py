@@ -199,7 +199,7 @@ def _matrix(study: LesionStudy) -> pd.DataFrame:
             "words_of": np.tile(labels, n),
             **{name: values.ravel() for name, values in columns.items()},
         }
-    ).assign(**_manner(study), k=study.k, n_shams=study.n_shams)
+    ).assign(**_ablation(study), k=study.k, n_shams=study.n_shams)
 
 
 def _mean_and_sd(
@@ -211,8 +211,8 @@ def _mean_and_sd(
     return mean, shams.std(0, ddof=1) if len(shams) > 1 else unknown
 
 
-def _manner(study: LesionStudy) -> dict[str, str | float]:
-    return {"value": study.value, "dose": study.dose, "where": study.manner.where}
+def _ablation(study: LesionStudy) -> dict[str, str | float]:
+    return {"value": study.value, "dose": study.dose, "where": study.ablation.where}
 
 
 def _pairs(study: LesionStudy) -> Iterator[dict[str, object]]:
@@ -221,7 +221,7 @@ def _pairs(study: LesionStudy) -> Iterator[dict[str, object]]:
         found["damage-matched shams"] = study.matched.crossed_pairs
     for against, pairs in found.items():
         for pair in pairs:
-            yield {**_manner(study), "against": against, **vars(pair)}
+            yield {**_ablation(study), "against": against, **vars(pair)}
 
 
 def _of_words(run: StoredRun) -> Iterator[Table]:

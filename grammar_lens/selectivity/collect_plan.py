@@ -21,12 +21,12 @@ from grammar_lens.selectivity.contrasts import (
     within_type,
 )
 from grammar_lens.selectivity.evidence import Evidence, Sample
-from grammar_lens.selectivity.null import Exchange, Null, Replicates, exchange
+from grammar_lens.selectivity.permutation_null import Exchange, Null, Replicates, exchange
 from grammar_lens.selectivity.registry import SCORES
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CollectSpec:
     """What a pass collects."""
 
     sites: tuple[str, ...]
@@ -42,12 +42,12 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CollectPlan:
     """What is decided of the words at one position before they are read, for all sites alike."""
 
     corpus: Corpus
     position: str
-    wanted: Wanted
+    wanted: CollectSpec
 
     @cached_property
     def codes(self) -> Int[np.ndarray, " word"]:
@@ -90,15 +90,15 @@ class Plan:
         if not self.wanted.controls:
             return None
         n = len(self.corpus.labels)
-        _, form = np.unique(np.array(self.corpus.keys(self.position)), return_inverse=True)
+        _, form = np.unique(np.array(self.corpus.word_types(self.position)), return_inverse=True)
         covariates = self.corpus.covariates(self.position)
         return within_type(self.codes, form, n), holding_constant(self.codes, covariates, n)
 
 
-class Reading:
+class SiteReaders:
     """The readers of one site at one position, and what they have found after the pass."""
 
-    def __init__(self, model: Model, plan: Plan, site: str) -> None:
+    def __init__(self, model: Model, plan: CollectPlan, site: str) -> None:
         self.plan, self.site = plan, site
         self.taps: list[Tap] = []
         shape = (model.cfg.n_layers, site_width(model, site))
