@@ -1,5 +1,95 @@
-"""The one class of errors that bad input raises, and the checks that word them."""
+"""The error that bad input raises, and the checks and words that its messages share."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class GrammarLensError(ValueError):
-    """Input that the package cannot work with; the message says what was expected and what to do."""
+    """Input that cannot be used; the message says what was expected, what came and what to do."""
+
+
+def require_one_of(name: str, given: object, known: Iterable[str]) -> None:
+    """Raises GrammarLensError unless `given` is one of the known names."""
+    known = tuple(known)
+    if given not in known:
+        raise GrammarLensError(f"{name} is {given!r}, {expected_one_of(given, known)}")
+
+
+def require_at_least(name: str, given: int | float, least: int | float, noun: str = "") -> None:
+    """Raises GrammarLensError for a number below `least`, and for NaN.
+
+    `noun` is what is counted, in the number that `least` asks for: "tokens" for 8, "token" for 1.
+    """
+    if not given >= least:
+        raise GrammarLensError(f"{name} is {_plain(given)}, {_or_more(least, noun)}")
+
+
+def require_between(
+    name: str, given: int | float, least: int | float, most: int | float, why: str = ""
+) -> None:
+    """Raises GrammarLensError for a number outside `least` to `most`, and for NaN.
+
+    `why` says where the bounds come from, such as "gpt2 has 12 layers".
+    """
+    if not least <= given <= most:
+        expected = f"expected {_plain(least)} to {_plain(most)}"
+        raise GrammarLensError(f"{name} is {_plain(given)}, {expected}{why and f': {why}'}")
+
+
+def require_layer(layer: int, n_layers: int, model: str = "the model") -> None:
+    """Raises GrammarLensError for a layer that a model does not have."""
+    if not 0 <= layer < n_layers:
+        there = counted(n_layers, "layer")
+        raise GrammarLensError(
+            f"layer {layer} does not exist: {model} has {there}, numbered from 0"
+        )
+
+
+def require_neuron(
+    layer: int,
+    index: int,
+    n_layers: int,
+    n_units: int,
+    *,
+    model: str = "the model",
+    noun: str = "neuron",
+) -> None:
+    """Raises GrammarLensError for a neuron, or another unit, that a model does not have."""
+    if not (0 <= layer < n_layers and 0 <= index < n_units):
+        there = f"{counted(n_layers, 'layer')} of {counted(n_units, noun)}"
+        raise GrammarLensError(
+            f"{noun} {layer}.{index} does not exist: {model} has {there}, numbered from 0"
+        )
+
+
+def expected_one_of(given: object, known: Iterable[str]) -> str:
+    """The end of a message: the known names, and the nearest one if `given` may be its misspelling."""
+    names = tuple(known)
+    expected = (
+        f"expected one of {', '.join(filter(None, names))}" if any(names) else "there are none"
+    )
+    near = nearest(given, names)
+    return expected if near is None else f"{expected}; did you mean {near!r}?"
+
+
+def nearest(given: object, known: Iterable[str]) -> str | None:
+    """The known name that `given` is most likely a misspelling of, whatever its case."""
+    by_lower_case = {name.casefold(): name for name in known if name}
+    found = difflib.get_close_matches(str(given).casefold(), by_lower_case, 1)
+    return by_lower_case[found[0]] if found else None
+
+
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """A number with its noun or phrase: "1 word", "1,049 words", "2 words share a token".
+
+    `many` is the phrase for numbers other than 1, by default `one` with an s.
+    """
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
+def _or_more(least: int | float, noun: str) -> str:
+    return " ".join(filter(None, ("expected", _plain(least), noun, "or more")))
+
+
+def _plain(number: int | float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"

@@ -16,7 +16,7 @@ import grammar_lens
 
 PACKAGE = Path(grammar_lens.__file__).parent
 LAYERS = (
-    *("files", "errors", "progress", "display"),
+    *("errors", "files", "progress", "display"),
     *("model", "corpus", "passes", "selectivity", "neurons", "probing", "lesions"),
     *("agreement", "dissociation", "certification"),
     *("figures", "report", "generation", "runs", "explorer", "cli"),
