@@ -1,9 +1,11 @@
-"""What MkDocs does not do by itself: formulas as MathML, and the command line's own help as a page.
+"""Hooks of the site: formulas as MathML, the command line's help as a page, a notebook's links.
 
-Both are made while the site is built, so that a page needs no script and nothing from elsewhere.
+All are made while the site is built, so that a page needs no script and nothing from elsewhere.
 """
 
 import html
+import logging
+import posixpath
 import re
 from typing import Any
 
@@ -20,6 +22,8 @@ _DOUBLE = re.compile(
 _CELL = re.compile(
     r'<div class="highlight-ipynb hl-\w+"><pre>(<span></span>)?(.*?)</pre></div>', re.DOTALL
 )
+_RELATIVE_LINK = re.compile(r'(?<=\shref=")(?!#|[a-z]+:)([^"#]+)')
+_LOG = logging.getLogger("mkdocs.hooks")  # a warning there fails a strict build
 COMMANDS = "<!-- every command and its options -->"
 
 
@@ -28,13 +32,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown.replace(COMMANDS, commands()) if COMMANDS in markdown else markdown
 
 
-def on_page_content(content: str, *, page: Any, **_: Any) -> str:
+def on_page_content(content: str, *, page: Any, files: Any, **_: Any) -> str:
     """Turns TeX, as pymdownx.arithmatex leaves it, into MathML, and names of ours into links.
 
     A name that no reference page documents stays plain code.
     """
     if page.file.src_uri.endswith(".ipynb"):
-        content = _plain_notebook(content)
+        content = _linked_notebook(_plain_notebook(content), page.file, files)
     content = _NAME.sub(
         r'<autoref optional identifier="grammar_lens.\2"><code>\1</code></autoref>', content
     )
@@ -56,6 +60,24 @@ def _plain_notebook(content: str) -> str:
         'class="anchor-link"', 'class="headerlink" title="Link to this section"'
     )
     return content.replace('<table border="1" class="dataframe">', "<table>")
+
+
+def _linked_notebook(content: str, source: Any, files: Any) -> str:
+    """A notebook whose links to other documents lead to their pages.
+
+    MkDocs rewrites and checks the links of Markdown files only; mkdocs-jupyter hands a notebook's
+    over as they are written (`concepts.md`), which is right on GitHub and dead on the site.
+    """
+
+    def address(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source.src_uri), link[1]))
+        target = files.get_file_from_path(path)
+        if target is None:
+            _LOG.warning("%s links to '%s', which does not exist", source.src_uri, link[1])
+            return link[1]
+        return target.url_relative_to(source)
+
+    return _RELATIVE_LINK.sub(address, content)
 
 
 def _mathml(tex: str, display: str) -> str:

@@ -1,6 +1,6 @@
 """Runs docs/tutorial.ipynb and stores it with its outputs, figures as pictures: `make tutorial`.
 
-The stored notebook is what the site shows; `tests/test_docs.py` runs it again and compares.
+The stored notebook is what the site shows; `tests/docs/test_docs.py` runs it again and compares.
 """
 
 import os

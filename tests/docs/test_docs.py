@@ -13,11 +13,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -319,6 +321,34 @@ def test_relative_links_lead_somewhere(page: str) -> None:
             assert anchor in anchors(there), f"{page}: {target}"
 
 
+WRITTEN_PATH = re.compile(
+    r"(?<![\w/.])((?:tests|grammar_lens|benchmarks|experiments|docs|docs_build)/[\w./-]*\w/?)"
+)
+
+
+def written_paths(text: str) -> set[str]:
+    """Paths of files and folders of the repository that a text names."""
+    return {m[1] for m in WRITTEN_PATH.finditer(text)}
+
+
+@pytest.mark.parametrize("page", names([*WRITTEN, NOTEBOOK]))
+def test_paths_that_a_page_names_exist(page: str) -> None:
+    missing = [
+        path for path in written_paths((ROOT / page).read_text("utf-8")) if not _exists(path)
+    ]
+    assert missing == []
+
+
+def _exists(path: str) -> bool:
+    return (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).exists()
+
+
+def test_a_path_that_moved_would_be_seen() -> None:
+    text = "Ran `pytest tests/test_moved.py -k x` and [it](grammar_lens/lesions/edits.py)."
+    assert written_paths(text) == {"tests/test_moved.py", "grammar_lens/lesions/edits.py"}
+    assert [path for path in written_paths(text) if not _exists(path)] == ["tests/test_moved.py"]
+
+
 # --- the tutorial
 
 
@@ -396,6 +426,68 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pages_of(site: Path) -> list[Path]:
     return sorted(site.rglob("*.html"))
+
+
+class _Links(HTMLParser):
+    """What a page links to or loads, and the names by which it can be linked to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.targets: set[str] = set()
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.targets |= {x for name in ("href", "src") if (x := given.get(name))}
+        self.anchors |= {x for name in ("id", "name") if (x := given.get(name))}
+
+
+def dead_links(site: Path) -> list[str]:
+    """Links within a built site that lead to no file, or to no place in one."""
+    links = {page: _Links(page.read_text("utf-8")) for page in pages_of(site)}
+    dead = []
+    for page, found in links.items():
+        for target in sorted(found.targets):
+            name, _, anchor = target.partition("#")
+            if re.match(r"[a-z]+:|//", target) or page.name == "404.html":
+                continue
+            there = (page.parent / unquote(name)).resolve() if name else page
+            there = there / "index.html" if there.is_dir() else there
+            if not there.is_file() or (
+                anchor and there in links and unquote(anchor) not in links[there].anchors
+            ):
+                dead.append(f"{page.relative_to(site)}: {target}")
+    return dead
+
+
+def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
+    assert dead_links(site.resolve()) == []
+    tutorial = (site / "tutorial.html").read_text("utf-8")
+    assert 'href="concepts.html#what-to-conclude"' in tutorial
+
+
+def test_a_dead_link_would_be_seen(tmp_path: Path) -> None:
+    (tmp_path / "one.html").write_text('<a href="two.html#b">x</a><a href="three.md">y</a>')
+    (tmp_path / "two.html").write_text('<h2 id="a">x</h2><a href="one.html">y</a>')
+    assert dead_links(tmp_path) == ["one.html: three.md", "one.html: two.html#b"]
+
+
+def test_a_notebook_s_link_to_no_document_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    from docs_build.hooks import _linked_notebook
+    from mkdocs.structure.files import File, Files
+
+    notebook_file, concepts = (
+        File(name, "docs", "site", use_directory_urls=False)
+        for name in ("tutorial.ipynb", "concepts.md")
+    )
+    files = Files([notebook_file, concepts])
+    body = '<a href="concepts.md#word">x</a> <a href="#here">y</a> <a href="gone.md">z</a>'
+    out = _linked_notebook(body, notebook_file, files)
+    assert 'href="concepts.html#word"' in out
+    assert 'href="#here"' in out
+    assert "gone.md" in caplog.text
+    assert caplog.records[0].name.startswith("mkdocs.")
 
 
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
