@@ -474,8 +474,9 @@ def test_a_dead_link_would_be_seen(tmp_path: Path) -> None:
 
 
 def test_a_notebook_s_link_to_no_document_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    from docs_build.hooks import _linked_notebook
     from mkdocs.structure.files import File, Files
+
+    from docs_build.hooks import _linked_notebook
 
     notebook_file, concepts = (
         File(name, "docs", "site", use_directory_urls=False)
