@@ -37,12 +37,15 @@ test: setup-test  ## the everyday tests (CPU, no network)
 test-slow: setup-test  ## the long tests: error rates, whole treebanks
 	$(BIN)/python -m pytest -q -m slow
 
-test-hooked-transformer:  ## the same numbers from TransformerLens 3.9's HookedTransformer
-	test -x $(VENV)-ht/bin/python || $(PYTHON) -m venv $(VENV)-ht
-	sed 's/^transformer-lens==.*/transformer-lens==3.9.0/' constraints.txt > $(VENV)-ht/constraints.txt
-	$(VENV)-ht/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-ht/constraints.txt torch
-	$(VENV)-ht/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-ht/constraints.txt -e '.[test]'
-	$(VENV)-ht/bin/python -m pytest -q tests/hooked_transformer
+# TransformerLens 3.9 alone, put before the packages of .venv: a second whole environment is not needed
+$(VENV)-ht/.installed: Makefile $(VENV)/.installed-test
+	rm -rf $(VENV)-ht
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(VENV)-ht transformer-lens==3.9.0 better-abc==0.0.3
+	@touch $@
+
+test-hooked-transformer: $(VENV)-ht/.installed  ## the same numbers from TransformerLens 3.9's HookedTransformer
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(VENV)-ht $(BIN)/python -m pytest -q tests/hooked_transformer
 
 check: setup-test docs  ## format, lint, types, documents
 	$(BIN)/ruff format --check .

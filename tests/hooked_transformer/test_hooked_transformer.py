@@ -49,7 +49,7 @@ def ours() -> Model:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_llama_weights
 
-    folder = gm._locate(gm.REFERENCE_MODEL)
+    folder = gm.locate(gm.REFERENCE_MODEL)
     hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     shape = hf.config
     with warnings.catch_warnings():
