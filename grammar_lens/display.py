@@ -1,4 +1,4 @@
-"""How results show themselves in Jupyter: a line of text and a small table, with nothing unescaped."""
+"""Display of results in Jupyter: a line of text and a small table, all text escaped."""
 
 import html
 from collections.abc import Iterable

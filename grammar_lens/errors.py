@@ -1,4 +1,4 @@
-"""The error that bad input raises, and the checks and words that its messages share."""
+"""The base class of errors raised for bad input."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name and renamed."""
+"""Atomic writes: files are written under a temporary name and renamed, so none is half there."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Progress of long work: how much is done, how fast, and how long is left."""
+"""Progress of long work: the share done, the speed, and the time left."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass
 class _Work:
-    """What is done of some work; `each` turns what it is counted in into the unit that is shown."""
+    """Progress of one piece of work; `each` converts what is counted into the unit shown."""
 
     what: str
     total: int

@@ -1,4 +1,4 @@
-"""What several tests share: models, a small treebank, and the folder of real data."""
+"""Shared fixtures: models, a small treebank, and the folder of real data."""
 
 import os
 import shutil
@@ -185,7 +185,7 @@ def browser() -> Iterator[Any]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where a browser is required (in CI), a browser test that skips has failed."""
+    """Fail a browser test that skips where a browser is required (in CI)."""
     report = yield
     required = os.environ.get("GRAMMAR_LENS_REQUIRE_BROWSER")
     if required and report.skipped and item.get_closest_marker("browser"):

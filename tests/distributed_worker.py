@@ -1,4 +1,4 @@
-"""What each process of tests/passes/test_distributed.py does: torchrun starts it, also alone.
+"""A process of tests/passes/test_distributed.py, started by torchrun or alone.
 
 torchrun --nproc-per-node N tests/distributed_worker.py MODEL_FOLDER WORDS.conllu OUT.npz
 """

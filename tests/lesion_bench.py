@@ -1,4 +1,4 @@
-"""What the tests of lesions share: sets of units, batteries, and lesions made by hand."""
+"""Shared parts of the tests of lesions: sets of units, batteries, and lesions made by hand."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,8 @@
-"""Who imports whom: the middle is arithmetic, the edges touch the world, and nothing loads early."""
+"""Import rules: the middle is arithmetic, the edges touch the world, and nothing loads early."""
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -162,6 +163,20 @@ def circle(arrows: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
+def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
+    """A docstring that begins with a question word names neither a result nor an action."""
+    question = re.compile(r"(What|Who|Whose|Whom|Which|Where|How|When|Why)\b")
+    sources = {str(path): path.read_text() for path in Path(__file__).parent.rglob("*.py")} | FILES
+    begun = [
+        (name, line)
+        for name, source in sources.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and question.match(line := (ast.get_docstring(node) or "").partition("\n")[0])
+    ]
+    assert begun == []
+
+
 def test_every_room_has_its_layer() -> None:
     assert {room_of(name) for name in FILES} - {"__init__", "__main__"} == {*LAYERS}
 
@@ -189,7 +204,7 @@ def test_one_room_owns_a_library(library: str, owner: str) -> None:
 
 
 def test_no_model_in_the_arithmetic() -> None:
-    """What runs a model is named here; everything else in these rooms takes arrays."""
+    """Modules that run a model are named here; everything else in these rooms takes arrays."""
     runs_model = ("grammar_lens.passes.stream", "grammar_lens.model.forward")
     found = {
         name.removeprefix("grammar_lens.")

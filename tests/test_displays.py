@@ -1,4 +1,4 @@
-"""How results show themselves: a few lines that say what they are of, and tables that hold no markup."""
+"""Display of results: a few lines that say what they are of, and tables that hold no markup."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -82,7 +82,7 @@ def made_evidence(labels: tuple[str, ...], model: str) -> Evidence:
 
 
 def of_neurons(labels: tuple[str, ...], model: str) -> Iterator[object]:
-    """What is known of neurons, and what is chosen from it."""
+    """Results about neurons: statistics, and choices made from them."""
     evidence = made_evidence(labels, model)
     moments, scores = evidence.moments, score(evidence)
     keys = select(scores, k=6)

@@ -122,7 +122,7 @@ def test_a_notebook_gets_a_bar_that_goes(clock: Clock, monkeypatch: pytest.Monke
 
 
 def terminal(steps: int, stop_after: float | None = None, **environment: str) -> tuple[str, int]:
-    """What a process writes to a terminal, and how it ends; Ctrl-C after some seconds if asked for."""
+    """Output of a process on a terminal, and its end; Ctrl-C after some seconds if asked for."""
     pid, screen = pty.fork()
     if pid == 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job ignores it

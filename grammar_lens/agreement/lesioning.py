@@ -1,4 +1,4 @@
-"""What each label's lesion does to number agreement, beside sham lesions."""
+"""Effects of each label's lesion on number agreement, beside those of sham lesions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -31,7 +31,7 @@ class PairScores:
 
     @property
     def log_odds(self) -> Float[np.ndarray, " pair"]:
-        """How much likelier the good sentence is, in nats."""
+        """Log odds of the good against the bad sentence, in nats."""
         return self.good - self.bad
 
     @property

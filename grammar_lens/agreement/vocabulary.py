@@ -1,4 +1,4 @@
-"""The words and frames of the minimal pairs, picked by hand for this project.
+"""Words and frames of the minimal pairs, chosen by hand for this project.
 
 They are frequent and a little old-fashioned, for the embedded model learned from old books; every
 word that differs between the sentences of a pair is one of its tokens. What is left out, lest a

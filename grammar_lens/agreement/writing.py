@@ -1,4 +1,4 @@
-"""The generator of the minimal pairs: words are dealt into frames, each in both numbers.
+"""Generator of the minimal pairs: words are put into frames, each in both numbers.
 
 Every frame gives a pair whose noun is singular and one whose noun is plural, with the same words
 otherwise, so the good word of the one is the bad word of the other: a model that merely prefers "is"

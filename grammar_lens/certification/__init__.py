@@ -1,4 +1,4 @@
-"""Certification: what the whole chain finds, and wrongly finds, where the truth is known.
+"""Certification: hits and false findings of the whole chain on models with known tag neurons.
 
 Planted worlds go through the functions that users call: `collect`, `attribute`, `score`, `select`,
 `lesion_study`. Their errors are counted, with binomial bounds, and held against limits.

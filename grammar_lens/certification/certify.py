@@ -1,4 +1,4 @@
-"""Many worlds on several processes."""
+"""Run many planted worlds on several processes and collect their results."""
 
 import signal
 import time

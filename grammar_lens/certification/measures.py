@@ -1,4 +1,4 @@
-"""Rates over worlds, their bounds, and the limits they are held against."""
+"""Error rates over planted worlds, their confidence bounds, and the limits they must keep."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass

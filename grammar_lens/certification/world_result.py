@@ -1,4 +1,4 @@
-"""One planted world through the public chain."""
+"""Run the public functions on one planted world and count hits and errors."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -31,14 +31,14 @@ STUDIED = {
     "decoy": "correlation",
     "elsewhere": "correlation",
 }
-"""How the sets whose lesions are judged are chosen: by a score, or at random."""
+"""Ways to choose the sets whose lesions are judged: by a score, or at random."""
 
 Sets = Mapping[str, Sequence[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
 class WorldResult:
-    """What the chain said of one world, counted against the truth.
+    """The results for one world, counted against the truth.
 
     `n_planted` counts every neuron once for each tag it belongs to; as many are chosen for every
     tag, `n_chosen` in all, and `n_found` of them are planted. `costs` are the rise in tag loss of
@@ -93,7 +93,7 @@ def run_world(
 
 
 def judge(world: World, *, shams: int, seed: int, reported: bool = True) -> WorldResult:
-    """What the public chain says of a world; `seed` draws its shams."""
+    """Run the public functions on a world; `seed` draws its shams."""
     moments = collect(world.model, world.train, position="next", show_progress=False)["neuron"]
     chosen = choose(world, moments, "attribution_contrast")
     correlated = choose(world, moments, "correlation")

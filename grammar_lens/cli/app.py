@@ -1,4 +1,4 @@
-"""The group of commands, and what all of them share: options, errors, exit codes, examples."""
+"""The group of commands and their shared options, errors, exit codes and examples."""
 
 import functools
 import inspect
@@ -18,7 +18,7 @@ from grammar_lens.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, one_line_err
 from grammar_lens.cli.options import OUTPUT, SETTINGS
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-"""What click raises for a command line it cannot take; typer has its own copy of click, or not."""
+"""The usage errors of click; typer may have its own copy of click."""
 
 
 def _shared(

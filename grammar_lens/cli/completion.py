@@ -1,4 +1,4 @@
-"""Values that the shell offers after an option or for a run directory. Nothing heavy is imported."""
+"""Shell completion: values for options and run directories, without heavy imports."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ UPOS = (
     *("PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X"),
 )
 DEPTH = 3
-"""How many folders deep run directories are looked for."""
+"""Depth to which folders are searched for run directories."""
 
 Complete = Callable[[Any, str], list[str]]
 

@@ -1,4 +1,4 @@
-"""`--config FILE.toml`: settings from a file; what stands on the command line beats it."""
+"""Settings from a TOML file (`--config FILE.toml`); options on the command line override them."""
 
 import difflib
 import inspect

@@ -1,4 +1,4 @@
-"""What a command says: results on stdout; notes, warnings and progress on stderr."""
+"""Output of a command: results on stdout; notes, warnings and progress on stderr."""
 
 import json
 import logging
@@ -18,13 +18,13 @@ PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Console:
-    """How much a command says, and to whom; one of several processes speaks."""
+    """Output of a command at its verbosity; of several processes only one writes."""
 
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
     config_file: Path | None = None
-    """Where settings were read from beside the command line."""
+    """The file that settings were read from, besides the command line."""
 
     @property
     def shows_progress(self) -> bool:

@@ -1,4 +1,4 @@
-"""How a command ends that cannot go on: one line that says why and what to do, and an exit code."""
+"""Exit of a command on an error: one line with the cause and the remedy, and an exit code."""
 
 import os
 import time

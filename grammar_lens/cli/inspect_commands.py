@@ -1,4 +1,4 @@
-"""The commands that look at finished runs, carry them elsewhere, or let them write text."""
+"""Commands that inspect finished runs, export them, or let their models write text."""
 
 from contextlib import suppress
 from pathlib import Path

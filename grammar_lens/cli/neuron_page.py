@@ -1,4 +1,4 @@
-"""One neuron on the terminal: its scores, the words where it is most and least active, its tokens."""
+"""One neuron on the terminal: scores, words where it is most and least active, and tokens."""
 
 import re
 from typing import Any
@@ -16,7 +16,7 @@ AROUND = 8
 MOST_SIGNS = 40
 """Characters of a token that are shown."""
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What a terminal would obey instead of show."""
+"""Control characters, which a terminal would execute instead of showing."""
 
 
 def neuron_page(view: NeuronView) -> RenderableType:

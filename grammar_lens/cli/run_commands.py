@@ -1,4 +1,4 @@
-"""The commands that make a run: the whole study, or one step after the other."""
+"""Commands that make a run: the whole study, or one step at a time."""
 
 from collections.abc import Sequence
 from pathlib import Path

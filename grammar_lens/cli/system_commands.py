@@ -1,4 +1,4 @@
-"""The commands about the program itself: whether its error rates hold, and what it runs on."""
+"""Commands about the program itself: certification of its error rates, and system information."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Words and tokens: which token ends a word, which token announces it, and batches to read both.
+"""Alignment of words and tokens: the last token of a word, the token before it, and token batches.
 
 A text is tokenised once, as a whole, and a word owns the tokens that overlap its characters
 (white space at a token's ends does not count). What cannot be aligned is counted by its reason.
@@ -35,7 +35,7 @@ class AlignmentError(ValueError):
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where every word of a treebank stands in the model's tokens.
+    """Positions of a treebank's words in the model's tokens.
 
     Words are numbered through the treebank in reading order. `row` numbers the `token_ids` that a
     word stands in: what the model reads at once. `sentence`, the unit of statistics, is the same
@@ -61,7 +61,7 @@ class Alignment:
 
     @property
     def words_per_token(self) -> float:
-        """How many words a token is worth, to tell of progress in words."""
+        """Words per token, to show progress in words."""
         return self.n_words / max(self.n_tokens, 1)
 
     def aligned(self, position: str) -> Bool[np.ndarray, " word"]:
@@ -96,7 +96,7 @@ class Alignment:
         return self.readable(position) & (there >= begin) & (there < length[self.row])
 
     def skipped(self, position: str) -> dict[str, int]:
-        """How many words were skipped at `position`, by reason; reasons without words are left out."""
+        """Number of words skipped at `position`, by reason; reasons without words are left out."""
         counts = np.bincount(self.reason[_known(position)], minlength=len(REASONS))
         return {REASONS[i]: int(counts[i]) for i in range(1, len(REASONS)) if counts[i]}
 
@@ -124,7 +124,7 @@ class Alignment:
 
     @cached_property
     def _begin(self) -> Int[np.ndarray, " sentence"]:
-        """How many tokens of its row stand before each sentence, BOS not counted."""
+        """Number of tokens in its row before each sentence, BOS not counted."""
         begin = np.full(int(self.sentence.max(initial=-1)) + 1, 2**62)
         there = self.first >= 0
         np.minimum.at(begin, self.sentence[there], self.first[there] - int(self.has_bos))
@@ -147,7 +147,7 @@ class TokenBatch:
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens stand in the rows, padding not counted."""
+        """Number of tokens in the rows, padding not counted."""
         return int(self.lengths.sum())
 
     def locate(
@@ -285,7 +285,7 @@ def _pad(
 
 
 def count_tokens(texts: Sequence[str], tokenizer: Any) -> Int[np.ndarray, " text"]:
-    """How many tokens each text has, BOS and the like counted."""
+    """Number of tokens of each text, including BOS and other special tokens."""
     if not texts:
         return np.zeros(0, np.int64)
     coded = tokenizer(list(texts), return_attention_mask=False, verbose=False)

@@ -1,4 +1,4 @@
-"""What a treebank is once it is read: words in sentences, sentences in splits."""
+"""Treebanks: words in sentences, and sentences in splits."""
 
 import hashlib
 import json
@@ -116,7 +116,7 @@ class Treebank:
 
     @property
     def n_words(self) -> int:
-        """How many syntactic words, those without characters of their own included."""
+        """Number of syntactic words, including those without characters of their own."""
         return sum(len(sentence.words) for sentence in self.sentences)
 
     def label_counts(self, name: str) -> dict[str, int]:

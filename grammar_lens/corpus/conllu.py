@@ -1,4 +1,4 @@
-"""CoNLL-U files -> sentences. Lines are split here, to know their numbers, and read by `conllu`.
+"""CoNLL-U files -> sentences. Lines are split here for their numbers and parsed by `conllu`.
 
 Source: https://universaldependencies.org/format.html
 """

@@ -1,4 +1,4 @@
-"""A treebank aligned to one model: the words that everything else reads."""
+"""A treebank aligned to one model: the words that all passes read."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from grammar_lens.display import page
 from grammar_lens.model.about import Model, context_length, device_of, model_name, vocabulary_size
 
 CONTEXTS = ("sentence", "document")
-"""What the model reads before a word: its sentence alone, or the document's sentences before it too."""
+"""Context of a word: its sentence alone, or also the document's sentences before it."""
 WINDOW = 512
 """Tokens in a window of sentences of a document."""
 LEAST_WINDOW = 16

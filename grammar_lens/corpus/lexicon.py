@@ -1,4 +1,4 @@
-"""What a next-token distribution says about the next word's label.
+"""P(label | token) from training words, and the split of a word's loss into tag and lexical parts.
 
 lambda(t|v) is the share of label t among training words whose first token is v. With it a model's
 P(v|context) becomes P(t|context), and the loss of a word splits exactly:

@@ -1,11 +1,11 @@
-"""TODO: grammar_lens/corpus/origin.py."""
+"""Origin of numbers: model, treebank, label, position and site."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What numbers are of: which model read which words, and where."""
+    """The model, words and place in the network that numbers belong to."""
 
     model: str
     treebank: str

@@ -1,4 +1,4 @@
-"""Where a treebank comes from: `load_treebank`."""
+"""Sources of treebanks, and `load_treebank`, which reads any of them."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Where the words stand in the text."""
+"""Positions of words in the text of their sentence."""
 
 from collections.abc import Sequence
 from itertools import pairwise

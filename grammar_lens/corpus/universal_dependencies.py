@@ -1,4 +1,4 @@
-"""Named Universal Dependencies treebanks -> files in the cache, fetched once and checked always."""
+"""Named Universal Dependencies treebanks -> cached files, their checksums checked on each use."""
 
 import difflib
 import hashlib

@@ -1,4 +1,4 @@
-"""Sentences read in their documents: windows of consecutive sentences, each a row of tokens."""
+"""Windows of consecutive sentences of a document, each one row of tokens."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -13,7 +13,7 @@ from grammar_lens.lesions.outcomes import StudyError
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well attributions tell what cutting single neurons does to each label's tag loss.
+    """Agreement of attributions with true single-neuron lesion effects on each label's tag loss.
 
     Lesions are single neurons; some were drawn at random from all, the others for their attribution.
     Rank correlation (with a bootstrap interval), slope and `recall` are over the random draw alone,

@@ -1,4 +1,4 @@
-"""What lesions changed at the words of the studied labels: the arrays that every statistic reads."""
+"""Changes of loss under lesions at words of the studied labels, the input of every statistic."""
 
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ class Changes:
 
     labels: tuple[str, ...]
     place: Int[np.ndarray, " word"]
-    """Where the words stand among all scored ones."""
+    """Positions of the words among all scored ones."""
     column: Int[np.ndarray, " word"]
     sentence: Int[np.ndarray, " word"]
     real: Float[np.ndarray, "label word"]

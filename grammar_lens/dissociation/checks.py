@@ -1,4 +1,4 @@
-"""What attributions are worth, and what stands by: single-neuron lesions, and lesions in rounds."""
+"""Check attributions against true single-neuron lesions, and test for redundant neurons."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Damage-matched shams: random sets that do as much damage in all as the real ones."""
+"""Damage-matched shams: random sets that raise the loss as much in total as the real ones."""
 
 from dataclasses import dataclass
 

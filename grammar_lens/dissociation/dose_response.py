@@ -16,7 +16,7 @@ from grammar_lens.lesions.outcomes import Ablation
 
 @dataclass(frozen=True)
 class DoseResponse:
-    """How each label's loss rises (nats) with the dose of the lesion of its neurons.
+    """Rise of each label's loss (nats) with the dose of the lesion of its neurons.
 
     `own` is the rise of the label's own tag loss, `other` the mean rise of the other labels'; dose 0
     costs exactly 0. Shams have the mean, the lowest and the highest own loss over replicates, NaN at
@@ -190,7 +190,7 @@ def _spread(own: Float[np.ndarray, "replicate label"]) -> Float[np.ndarray, "thr
 
 
 def _slope_weights(dose: Float[np.ndarray, " dose"]) -> Float[np.ndarray, " dose"]:
-    """What each dose's loss counts in the least-squares slope."""
+    """Weight of each dose's loss in the least-squares slope."""
     centred = dose - dose.mean()
     return centred / (centred**2).sum()
 

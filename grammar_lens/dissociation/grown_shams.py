@@ -1,4 +1,4 @@
-"""Shams that grow until they do as much damage as the real lesions."""
+"""Grow sham sets until they do as much damage as the real lesions."""
 
 from collections.abc import Sequence
 

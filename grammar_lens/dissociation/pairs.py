@@ -19,7 +19,7 @@ from grammar_lens.dissociation.matrices import (
 )
 
 LUCKY = 0.2
-"""How many of all labels' lesions may be expected to pass by chance as pointing at their label."""
+"""Expected number of lesions, over all labels, that lead at their label by chance."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Redundancy: lesion, find again, lesion more."""
+"""Redundancy: cut the key neurons, find new ones in the lesioned model, cut those too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Redundancy:
 
     @property
     def gain(self) -> Float[np.ndarray, "round label"]:
-        """What each round adds (nats)."""
+        """Rise of the loss that each round adds (nats)."""
         return np.diff(self.own, axis=0, prepend=0.0)
 
     def to_frame(self) -> pd.DataFrame:

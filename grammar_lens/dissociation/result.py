@@ -1,4 +1,4 @@
-"""The result of a lesion study, and what it says in words."""
+"""The result of a lesion study and its verdict."""
 
 from dataclasses import dataclass
 
@@ -149,7 +149,7 @@ class LesionStudy:
         raise StudyError(f"no lesion of the ablation {wanted} was measured: there are {there}")
 
     def verdict(self) -> str:
-        """What the numbers say, in a few sentences, and what they lack."""
+        """The conclusions in a few sentences, and what was not measured."""
         size = (
             f"Cutting a tag's {self.k} key neurons raises its own tag loss by "
             f"{self.diagonal_mean:.3f} nats and that of other tags by {self.off_diagonal_mean:.3f}."
@@ -237,7 +237,7 @@ class LesionStudy:
 
 
 def dose_response(study: LesionStudy) -> DoseResponse:
-    """How the losses grow with the dose, from the study's main ablation and those of other doses.
+    """Rise of the losses with the dose, from the study's main ablation and those of other doses.
 
     Raises StudyError when the study has no other dose.
     """

@@ -1,4 +1,4 @@
-"""From a battery's outcomes to the lesion study."""
+"""Statistics of a lesion study, from the outcomes of its battery."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The lesion study: each label's key neurons cut, every label's loss measured, against shams."""
+"""The lesion study: cut each label's key neurons, measure all losses, compare with shams."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sufficiency: everything cut but a label's own set."""
+"""Sufficiency: cut every neuron except a label's own set."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ EVERYTHING = "(all)"
 
 @dataclass(frozen=True)
 class Sufficiency:
-    """What one label's set saves when all other units are cut.
+    """Loss of each label when all units but one label's set are cut.
 
     Row i keeps the set of label i, column j holds the words of label j; rise of the tag loss, nats.
     `sham` keeps a sham of the set instead, once per replicate. `everything` is the rise when every

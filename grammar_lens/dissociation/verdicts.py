@@ -1,4 +1,4 @@
-"""Numbers of a lesion study in words."""
+"""Sentences that state the results of a lesion study."""
 
 import numpy as np
 from jaxtyping import Float
@@ -26,7 +26,7 @@ def significance(p: float, n_shams: int, what: str, where: str = "") -> str:
 
 
 def pairs_told(n_labels: int, confirmed: list[bool], p: float) -> str:
-    """How many pairs of labels dissociate doubly, in a matrix of which `p` is that of S*."""
+    """The number of pairs of labels that dissociate doubly; `p` is that of S*."""
     n_pairs = n_labels * (n_labels - 1) // 2
     if not confirmed:
         return f"None of {counted(n_pairs, 'pair')} of tags dissociates doubly."
@@ -41,7 +41,7 @@ def pairs_told(n_labels: int, confirmed: list[bool], p: float) -> str:
 
 
 def why_no_p(n_labels: int, n_shams: int) -> str:
-    """Why nothing can be said about chance."""
+    """The reason why there is no p-value."""
     if n_labels < LEAST_LABELS:
         return (
             f"With {n_labels} tags the pattern of damage can only be 1 or -1: at least "

@@ -1,4 +1,4 @@
-"""The page on this machine: a dash app, and a server that answers nobody else."""
+"""The explorer's dash app, and a server that accepts connections from this machine only."""
 
 import logging
 import socket

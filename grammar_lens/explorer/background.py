@@ -1,4 +1,4 @@
-"""Work that goes on while the page is open already."""
+"""Work that continues in the background while the page is open."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -34,7 +34,7 @@ class Background(Generic[T]):
 
     @property
     def fault(self) -> str:
-        """Why there is no value; empty while it is being made and when there is one."""
+        """The reason why there is no value; empty while it is computed and when there is one."""
         if not self._made.done():
             return ""
         error = self._made.exception()

@@ -1,4 +1,4 @@
-"""What happens on the page: every callback reads the controls, asks the session and shows it."""
+"""Callbacks of the page: each reads the controls, asks the session and shows the result."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def connect(app: Dash, session: ExploredRun) -> None:
 
 
 def _connect_script(app: Dash) -> None:
-    """What happens in the browser alone (assets/explorer.js)."""
+    """Callbacks that run in the browser alone (assets/explorer.js)."""
     for name in ("position", "tag", "which", "value"):
         app.clientside_callback(
             ClientsideFunction("explorer", "mark"), Input(name, "data"), State(name, "id")
@@ -271,7 +271,7 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
 
 
 def _told(work: Callable[[], Any]) -> Any:
-    """What some work shows, or why it cannot."""
+    """The result of some work, or the reason why it failed."""
     try:
         return work()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The controls as callbacks read them, and what they say."""
+"""The controls as callbacks read them, and their state in words."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from grammar_lens.neurons.neurons import Neurons
 
 SEEN = {name: Input(name, "data") for name in ("position", "score", "tag")}
 SETTLING = ("prompt", "k", "dose")
-"""What is typed or dragged: it counts for what is shown once it rests."""
+"""Text and slider controls, whose value counts once it has stopped changing."""
 LESION = {
     **{name: Input(name, "data") for name in ("which", "value")},
     **{name: Input(name, "value") for name in ("chosen", "picked")},

@@ -1,4 +1,4 @@
-"""A run under study: what it has stored, and its model to lesion; nothing here knows of the page."""
+"""A run in the explorer: its stored results and its model; independent of the page."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from grammar_lens.runs.run import Run
 from grammar_lens.runs.session import Session
 
 VALUES = ("mean", "zero")
-"""What a neuron can be set to without the activations of other words."""
+"""Values of a lesion that need no activations of other words."""
 MOST_TOKENS = 200
 READ_WORDS = 5000
 """Training words at which a neuron is read that the run has no examples of."""
@@ -81,7 +81,7 @@ class ExploredRun(Findings):
 
     @property
     def told(self) -> str:
-        """What is loading, or why it is not there; empty once all is well."""
+        """The part that is loading, or the error that prevented it; empty when all is loaded."""
         for part in (self._model, self._vocabulary):
             if not part.is_done:
                 return f"Loading {part.what} …"
@@ -125,7 +125,7 @@ class ExploredRun(Findings):
     def tags(
         self, prompt: str, neurons: Neurons, *, value: str = "mean", dose: float = 1.0
     ) -> tuple[NextWord, NextWord]:
-        """What the model expects after a prompt, intact and with the lesion.
+        """The model's predictions after a prompt, intact and lesioned.
 
         Raises ExplorerError for a prompt that is empty or too long, and while anything is missing.
         """
@@ -148,7 +148,7 @@ class ExploredRun(Findings):
         temperature: float = 0.0,
         seed: int = 0,
     ) -> tuple[Written, Written]:
-        """What the model writes after a prompt, intact and with the lesion, from the same random numbers.
+        """Continuations of a prompt, intact and lesioned, from the same random numbers.
 
         Raises ExplorerError for a prompt that is empty or too long, and for settings out of range.
         """

@@ -1,4 +1,4 @@
-"""The page: its controls and views, still empty of results."""
+"""The page layout: controls and views, still without results."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The figures, made ready for a page that has its own headings."""
+"""Figures adapted to a page that has its own headings."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Results as HTML. Texts are data: React writes them as they are, so nothing in them is markup."""
+"""Results as HTML. Texts are data: React escapes them, so nothing in them is markup."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -103,7 +103,7 @@ def neuron_scores(
 
 
 def examples(found: NeuronExamples) -> list[Any]:
-    """What one neuron answers to and what it writes."""
+    """Words at which one neuron is most and least active, and the tokens that it promotes."""
     about = f"over {int(found.count.sum()):,} training words"
     return [
         html.Figure(
@@ -145,7 +145,7 @@ def no_examples() -> html.P:
 
 
 def headline(tag: str, lesion: str, intact: NextWord, lesioned: NextWord) -> list[Any]:
-    """What the lesion does to the tag in view, in one sentence."""
+    """The effect of the lesion on the tag in view, in one sentence."""
     if tag not in intact.labels:
         return [f"The lexicon knows no {tag}."]
     row = intact.labels.index(tag)
@@ -213,7 +213,7 @@ def texts(lesion: str, intact: Written, lesioned: Written) -> html.Div:
 
 
 def fault(message: str) -> html.P:
-    """Why there is nothing to show."""
+    """The reason why there is nothing to show."""
     return html.P(message, className="missing")
 
 

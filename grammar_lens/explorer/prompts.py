@@ -1,4 +1,4 @@
-"""What a model expects after a prompt: the next word's label, and the next token."""
+"""Predictions after a prompt: the next word's label, and the next token."""
 
 from dataclasses import dataclass
 
@@ -71,7 +71,7 @@ def encode(model: Model, prompt: str, more: int = 0) -> Int[Tensor, "one token"]
 def next_word(
     model: Model, vocabulary: Vocabulary, token_ids: Int[Tensor, "one token"]
 ) -> NextWord:
-    """What the model, as it is now, expects after the last token.
+    """The model's prediction after the last token, with any open lesion.
 
     P(t|c) = sum_v p(v|c) lambda(t|v), by the function that the lesion study's tag losses come from.
     """

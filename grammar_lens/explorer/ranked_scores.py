@@ -1,4 +1,4 @@
-"""What a run has stored, by any score that can be computed from it; nothing here needs the model."""
+"""Scores of a stored run, by any method its stored data allow; no model is needed."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -112,7 +112,7 @@ class Findings:
         return keys[label].top(k)
 
     def most(self, position: str, method: str, label: str) -> int:
-        """How many key neurons a label has, at least 1."""
+        """Number of key neurons of a label, at least 1."""
         keys = self.keys(position, method)
         return max(len(keys[label]) if label in keys else 0, 1)
 

@@ -1,4 +1,4 @@
-"""What else a lesion study must stand up to: bias, sufficiency, calibration, redundancy."""
+"""Figures of the checks of a lesion study: bias, sufficiency, calibration, redundancy."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -25,7 +25,7 @@ from grammar_lens.figures.style import (
 
 
 def bias_and_auroc(study: LesionStudy) -> go.Figure:
-    """What each lesion does to P(tag): the fall in AUROC, and the shift at words of other labels.
+    """Effect of each lesion on P(tag): the fall in AUROC, and the shift at words of other labels.
 
     Filled: the lesion's own tag; open: the mean of the other tags, with a bar over their range. A
     rise in loss with a shift of P(tag) but no fall in AUROC is a bias, not a loss of knowledge.
@@ -177,7 +177,7 @@ def sufficiency(study: LesionStudy) -> go.Figure:
 
 
 def calibration(found: Calibration) -> go.Figure:
-    """How well attributions tell the true effect of single neurons, label by label.
+    """Attributions against the true effects of single neurons, label by label.
 
     Left, the rank correlation over neurons drawn at random, with its bootstrap interval, to compare
     with 0; right, the share of the largest effects among the largest attributions, to compare with

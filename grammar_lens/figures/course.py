@@ -1,4 +1,4 @@
-"""When the neurons tell: selectivity at the tokens before and after a word."""
+"""Time course of selectivity: tokens before and after a word."""
 
 from typing import Any
 

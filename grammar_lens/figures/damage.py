@@ -1,4 +1,4 @@
-"""What lesions cost: the label by label matrix, and its nulls."""
+"""Damage by lesions: the label-by-label matrix, and its null distributions."""
 
 import numpy as np
 import plotly.graph_objects as go

@@ -1,4 +1,4 @@
-"""The same lesion in other ablations: growing doses, and other values."""
+"""The same lesion in other ablations: other doses and other values."""
 
 import numpy as np
 import plotly.graph_objects as go

@@ -1,4 +1,4 @@
-"""What a lesion does to the loss of whole words: the part of their tag, and the rest."""
+"""The loss of whole words under a lesion: the tag part and the lexical part."""
 
 import numpy as np
 import plotly.graph_objects as go

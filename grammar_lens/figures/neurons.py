@@ -1,4 +1,4 @@
-"""Where the neurons are: every neuron and layer, and what the labels share."""
+"""Location of the neurons: heatmaps over layers, layer profiles, and overlap of labels."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -104,7 +104,7 @@ def layer_neuron_heatmap(
 
 
 def bin_width(n_units: int, bins: int | None = None) -> int:
-    """How many units of a layer share a heatmap's cell."""
+    """Number of units of a layer that share a heatmap cell."""
     most = bins or (n_units if n_units <= MOST_UNITS else MOST_BINS)
     return -(-n_units // most)
 
@@ -187,14 +187,14 @@ def layer_profile(scores: Scores, keys: KeyNeurons | None = None) -> go.Figure:
 
 
 def null_band(scores: Scores) -> Float[np.ndarray, "two label layer"] | None:
-    """Where 95 % of the replicates' strengths lie in each layer; None without a null."""
+    """The range of 95 % of the replicates' strengths in each layer; None without a null."""
     return None if scores.null is None else np.percentile(scores.null.strength, BAND, axis=0)
 
 
 def _add_band(
     figure: go.Figure, scores: Scores, band: Float[np.ndarray, "two label layer"], i: int
 ) -> None:
-    """What chance gives for one label."""
+    """Add the null's band for one label."""
     layers = np.arange(band.shape[2])
     colour = COLOURS[i % len(COLOURS)]
     figure.add_scatter(

@@ -71,7 +71,7 @@ def neuron_scores(scores: Scores, neuron: tuple[int, int]) -> go.Figure:
 def _add_chance(
     figure: go.Figure, mean: np.ndarray, sd: np.ndarray, labels: tuple[str, ...]
 ) -> None:
-    """What exchanged labels give at one neuron."""
+    """Add the range of scores with exchanged labels at one neuron."""
     figure.add_scatter(
         x=mean,
         y=[plain(x) for x in labels],
@@ -167,5 +167,5 @@ def _by_label(figure: go.Figure, names: list[str]) -> go.Figure:
 
 
 def called(found: NeuronExamples) -> str:
-    """What a figure calls the neuron."""
+    """The name of the neuron in figures."""
     return f"{unit_name(found.origin.site)} {found.layer}.{found.index}"

@@ -1,4 +1,4 @@
-"""What the neurons tell: probes on fresh words beside their baselines."""
+"""Probe accuracy on held-out words beside the baselines."""
 
 import numpy as np
 import pandas as pd

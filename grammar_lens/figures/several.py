@@ -1,4 +1,4 @@
-"""Several runs side by side: each takes results by the name of their run."""
+"""Several runs side by side: each function takes results keyed by the name of their run."""
 
 from collections.abc import Mapping, Sequence
 
@@ -151,7 +151,7 @@ def _depth_line(
 
 
 def own_damage(studies: Mapping[str, LesionStudy]) -> go.Figure:
-    """What cutting each label's neurons costs its own words (filled) and what shams do (open)."""
+    """Damage of each label's lesion to its own words (filled) and of shams (open)."""
     _require(studies)
     labels = sorted({label for s in studies.values() for label in s.labels})
     figure = go.Figure()

@@ -1,4 +1,4 @@
-"""The one style of all figures: colours, axes, names of scores, and text as plotly may see it.
+"""Shared style of all figures: colours, axes, names of scores, and escaped text.
 
 Colours are safe for colour-blind readers. In grey print scales go from light to dark, and lines are
 told apart by their dashes and symbols. Labels and names are data: plotly reads a little HTML in its
@@ -116,7 +116,7 @@ def score_name(method: str) -> str:
 
 
 def strength_name(scores: Scores) -> str:
-    """What `Scores.strength` is called: how strong a score is, whichever way its values count."""
+    """The name of `Scores.strength`: the size of a score, whichever way its values count."""
     name = score_name(scores.method)
     if scores.best == "low":
         return f"exp(\N{MINUS SIGN}{name})"
@@ -125,7 +125,7 @@ def strength_name(scores: Scores) -> str:
 
 
 def unit_name(site: str) -> str:
-    """What one unit of a site is called."""
+    """The name of one unit of a site."""
     return "neuron" if site == "neuron" else "unit"
 
 

@@ -1,4 +1,4 @@
-"""How far a choice of neurons can be trusted: exchanged labels, halves of the data, vocabulary."""
+"""Controls of a choice of neurons: exchanged labels, halves of the data, vocabulary."""
 
 import numpy as np
 import pandas as pd
@@ -225,7 +225,7 @@ def _add_effects(figure: go.Figure, table: pd.DataFrame, names: list[str]) -> No
 
 
 def _add_within(figure: go.Figure, table: pd.DataFrame, names: list[str], held: str) -> None:
-    """What is left of the effect with the word held constant; `held` says how."""
+    """Add the part of the effect that remains with the word held constant; `held` says how."""
     figure.add_scatter(
         x=table["within_type"],
         y=names,

@@ -1,4 +1,4 @@
-"""What a model writes with and without a lesion, and the tags of the words it writes."""
+"""Compare texts written with and without a lesion, and the tags of their words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The tag distribution of what was written, with and without a lesion."""
+"""Tag distribution of generated text, with and without a lesion."""
 
 from collections.abc import Sequence
 

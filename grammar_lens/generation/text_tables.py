@@ -38,7 +38,7 @@ def tag_table(found: Comparison) -> Table:
 
 
 def told(found: Comparison) -> str:
-    """What the table rests on."""
+    """The data that the table rests on."""
     probe = found.probe
     interval = probe.accuracy_interval
     between = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"

@@ -1,4 +1,4 @@
-"""A battery: many lesions over one corpus, the intact model read once."""
+"""A battery: many lesions over one corpus, which reads the intact model once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -53,7 +53,7 @@ def lesion(
 
 
 class _Seen:
-    """What the current forward pass reads: which of its tokens are spared, and their donors."""
+    """Tokens of the current forward pass that the lesion spares, and their donors."""
 
     def __init__(self, special: Int[Tensor, " token"], donors: Donors | None, seed: int) -> None:
         self._special = special

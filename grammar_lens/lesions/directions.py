@@ -1,4 +1,4 @@
-"""Directions of the residual stream, which a lesion can cut as it cuts neurons."""
+"""Directions of the residual stream, which a lesion can remove as it removes neurons."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What units do at other words: the values that a resampling lesion puts in their place."""
+"""Donor activations at other words: the values that a resampling lesion puts in."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Donors:
     values: dict[tuple[str, int], Float[np.ndarray, "..."]]
     """Their activations, [donor, unit]."""
     position: str = "next"
-    """Where words are read."""
+    """Position at which words are read."""
 
     def __len__(self) -> int:
         return len(self.word)

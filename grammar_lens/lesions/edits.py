@@ -1,4 +1,4 @@
-"""What a lesion does to the activations of one layer."""
+"""Edits of one layer's activations by a lesion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

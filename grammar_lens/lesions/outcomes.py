@@ -1,4 +1,4 @@
-"""What a battery of lesions did to every scored word."""
+"""Outcomes of a battery: predictions for every scored word under every lesion."""
 
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ KINDS = ("set", "matched", "rest")
 
 @dataclass(frozen=True, order=True)
 class Ablation:
-    """How a lesion changes a unit: its activation a becomes (1 - dose) a + dose v.
+    """An ablation: a unit's activation a becomes (1 - dose) a + dose v.
 
     v is 0 ("zero"), the unit's mean over words ("mean"), or what the unit does at a random other
     word ("resample"), one of the same label ("resample_within"). `where` is "every" token, or for
@@ -50,7 +50,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What the model predicted for every scored word, intact (row 0) and under each condition.
+    """Predictions for every scored word, intact (row 0) and under each condition.
 
     Losses are in nats. `tag_probability` is kept for the intact model and the real lesions only
     (`probed` numbers their rows): shams need no more than their losses. `shared` marks the words

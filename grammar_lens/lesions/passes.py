@@ -44,7 +44,7 @@ class Scored:
 
 
 class Passes(Protocol):
-    """What a battery needs of a way to run lesions."""
+    """Protocol of a way to run lesions for a battery."""
 
     def intact(self, scored: Scored, lesions: Sequence[Lesion]) -> Float[Tensor, "word vocab"]:
         """Logits of the intact model; the lesions to come say what is worth keeping."""

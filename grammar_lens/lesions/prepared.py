@@ -1,4 +1,4 @@
-"""What lesion studies stand on: scored words, the labels to cut, batteries over a corpus."""
+"""Preparation of a lesion study: scored words, the labels to cut, batteries over a corpus."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Battery:
     shared: Bool[np.ndarray, " word"]
     lexicon: Lexicon
     position: str
-    """Where the words were read whose means a mean lesion takes, and where donors are."""
+    """Position at which the means of mean lesions and the donors of resampling lesions are read."""
     seed: int
     token_budget: int
     show_progress: bool
@@ -82,7 +82,7 @@ class Battery:
             )
 
     def _donors(self, conditions: Sequence[Condition]) -> Donors | None:
-        """What the resampled units do at other fresh words; None where no lesion resamples."""
+        """Activations of resampled units at other held-out words; None where no lesion resamples."""
         sets = [c.neurons for c in conditions if c.ablation.value.startswith("resample")]
         if not sets:
             return None
@@ -130,7 +130,7 @@ def donors(
     n_words: int = 1000,
     seed: int = 0,
 ) -> Donors:
-    """What the units do at random words of the intact model, for `gl.lesion(value="resample")`."""
+    """Activations at random words of the intact model, for `gl.lesion(value="resample")`."""
     corpus = prepare(model, bank, label=label, minimum=1)
     sets = [units] if isinstance(units, Neurons | Directions) else list(units)
     return record_donors(

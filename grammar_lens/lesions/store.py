@@ -1,4 +1,4 @@
-"""Where the outcomes of a battery are put, batch by batch: in memory, or in files that survive."""
+"""Storage for a battery's outcomes, batch by batch: in memory, or in files that survive a kill."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Which model this is, its sizes, and the names of its hooks."""
+"""Identity of a model: its name, its sizes, and the names of its hooks."""
 
 import hashlib
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def sizes_of(model: Model) -> dict[str, int]:
-    """What the memory of a pass depends on besides `describe`: heads, and sizes in bytes."""
+    """Sizes that the memory of a pass depends on besides `describe`: heads, and bytes."""
     parameters = list(_different(torch_module(model)))
     n_heads = int(model.cfg.n_heads)
     return {
@@ -92,7 +92,7 @@ def sizes_of(model: Model) -> dict[str, int]:
 
 
 def device_of(model: Model) -> torch.device:
-    """Where token ids must be put."""
+    """The device on which token ids must be placed."""
     return next(embedding(model).parameters()).device
 
 

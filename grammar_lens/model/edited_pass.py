@@ -1,4 +1,4 @@
-"""Passes through all layers with activations handed out on the way, by the fastest hooks there are."""
+"""Passes through all layers that hand out activations, by the fastest hooks the model allows."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping

@@ -21,12 +21,12 @@ WATCHED = ("gate", "resid_mid", "key", "value")
 
 _CACHING = ("past_key_values", "use_cache")
 Change = Callable[[Tensor], Tensor]
-"""What is done to an activation on its way."""
+"""A function that edits an activation during the pass."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a pass of the intact model leaves for passes that begin between its layers.
+    """State of an intact pass from which later passes start between its layers.
 
     `kept` has the activations that were asked for, by (site, layer); `told` what every layer was
     called with beside the residual stream; `prefix` the keys and values of the first tokens.
@@ -228,14 +228,14 @@ def _width(prefix: KeysValues | None) -> int:
 
 
 def _causal(times: slice, device: torch.device) -> Bool[Tensor, "one one time key"]:
-    """Which keys each of some times sees."""
+    """Boolean mask of the keys that each of some times attends to."""
     n = times.stop - times.start
     sees = torch.ones(n, times.stop, dtype=torch.bool, device=device)
     return sees.tril(times.start)[None, None]
 
 
 def _between(name: str, value: Any, times: slice) -> Any:
-    """What a layer was told about times, for some of them."""
+    """A layer's per-time arguments, for some of the times."""
     if name == "position_embeddings":
         return tuple(v[..., times, :] for v in value)
     if not isinstance(value, Tensor):
@@ -246,7 +246,7 @@ def _between(name: str, value: Any, times: slice) -> Any:
 
 
 def _repeated(value: Any, n_rows: int, repeats: int) -> Any:
-    """What a layer was told about rows, for the same rows several times over."""
+    """A layer's per-row arguments, repeated for several copies of the rows."""
     if isinstance(value, tuple):
         return tuple(_repeated(v, n_rows, repeats) for v in value)
     if isinstance(value, Tensor) and value.dim() > 1 and 1 < n_rows == value.shape[0]:

@@ -1,4 +1,4 @@
-"""Bare layers around a bridged model's weights, taken only where they are the same model."""
+"""Check that a bridged model's fast path computes the same as the bridge, before it is used."""
 
 import copy
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from grammar_lens.model.onednn import fast
 from grammar_lens.model.weights import output_weight
 
 _KNOWN = "grammar_lens_bare"
-"""Where a model keeps its bare layers: comparing them takes several forward passes."""
+"""Attribute of a model that caches its fast path, since comparing takes several forward passes."""
 _SAME = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
 """Largest difference between activations of the bridge and the bare layers, as a share of their size;
 Hugging Face computes norms and attention weights in float32 whatever the dtype."""
@@ -43,7 +43,7 @@ def bare_model(model: Model) -> BareModel | None:
 
 
 def _parts(model: Model) -> list[tuple[object, ...]]:
-    """What tells whether a model is still made of the parts that were compared, and run as they were.
+    """Identity of the model's parts and modes, to notice changes since the comparison.
 
     Weights that change in place do not matter: the bare layers have the same.
     """
@@ -170,7 +170,7 @@ def _one_by_one(bare: BareModel, reading: Reading) -> Float[Tensor, "row time vo
 def _written_both_ways(
     model: Model, bare: BareModel, reading: Reading, layer: int
 ) -> tuple[Tensor, Tensor]:
-    """What amplified neurons add to the residual stream: by their output weights, and as it happens.
+    """Output of amplified neurons to the residual stream: by their weights, and as measured.
 
     They differ where a norm or a factor stands between the MLP and the stream. Amplified so that
     rounding of the stream does not hide it.

@@ -68,7 +68,7 @@ def final_hidden(
     token_ids: Int[Tensor, "row time"],
     mask: Bool[Tensor, "row time"] | None = None,
 ) -> Float[Tensor, "row time d_model"]:
-    """What the head reads, from a pass through all layers; gradients flow where a hook starts them."""
+    """Input of the head after a pass through all layers; gradients flow where a hook starts them."""
     if hasattr(model, "original_model"):
         body = model.original_model.base_model
         return body(token_ids, use_cache=False, **masking(mask)).last_hidden_state

@@ -1,4 +1,4 @@
-"""Single layers on versions of one token, given its prefix's keys and values."""
+"""Single layers run on versions of one token, given the keys and values of its prefix."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def can_continue(model: Model) -> bool:
 def keys_and_values(
     model: Model, token_ids: Int[Tensor, "row time"]
 ) -> tuple[Float[Tensor, "row time d_model"], KeysValues]:
-    """What the head reads, and every layer's keys and values. For models that `can_continue`."""
+    """Input of the head, and every layer's keys and values. For models that `can_continue`."""
     from transformers import DynamicCache
 
     cache = DynamicCache()  # without a config, lest sliding layers keep only their window
@@ -84,7 +84,7 @@ class Continuation:
     def norm(
         self, hidden: Float[Tensor, "row version d_model"]
     ) -> Float[Tensor, "row version d_model"]:
-        """What the head reads, given the residual stream after the last layer."""
+        """Input of the head, given the residual stream after the last layer."""
         return self._body.norm(hidden)
 
     def _mask(
@@ -105,7 +105,7 @@ class Continuation:
 
 
 def _window(config: Any, layer: int) -> int | None:
-    """How many tokens a layer sees, itself counted; None for all."""
+    """Number of tokens that a layer attends to, its own included; None for all."""
     kinds = getattr(config, "layer_types", None)
     slides = kinds is None or kinds[layer] == "sliding_attention"
     return getattr(config, "sliding_window", None) if slides else None

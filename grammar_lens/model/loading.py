@@ -1,4 +1,4 @@
-"""Loading: the embedded model, a folder, a hub id, or a model that is loaded already."""
+"""Load a model: the embedded one, a folder, a hub id, or a model already in memory."""
 
 import contextlib
 import copy
@@ -224,7 +224,7 @@ def _load_hugging_face(
 
 
 def _load_config(location: Path | str, tokenizer: Any) -> tuple[Any, Any]:
-    """What config.json says, and the tokenizer where none is given."""
+    """The contents of config.json, and the tokenizer where none is given."""
     from transformers import AutoConfig, AutoTokenizer
 
     local = {"local_files_only": True} if isinstance(location, Path) else {}

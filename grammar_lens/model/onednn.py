@@ -1,4 +1,4 @@
-"""Matrix products of the bare layers by the library that is fastest on this processor.
+"""Matrix products of the fast path by the faster library on this processor, MKL or oneDNN.
 
 PyTorch's float32 products on a CPU are MKL's, which leaves AVX-512 unused on other makers' processors;
 oneDNN, which PyTorch has too, uses it: 2.3 times as fast on an AMD EPYC. Which one is taken depends on the

@@ -1,4 +1,4 @@
-"""What weights alone say of neurons: how much they write, and to which logits."""
+"""Statistics of neurons from the weights alone: output norms and direct effects on logits."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def output_norms(model: Model) -> Float[np.ndarray, "layer neuron"]:
 def output_contrast(
     model: Model, counts: Float[np.ndarray, "vocab label"]
 ) -> Float[np.ndarray, "label layer neuron"]:
-    """How much a neuron raises the mean logit of a label's words above that of all other words.
+    """Rise of the mean logit of a label's words over that of all other words, per neuron.
 
     Logits per unit of activation on the direct path, with the final norm's scale (and that of a norm
     after the MLP) held at 1. `counts[v, c]` weighs the tokens: how many words of label c begin with v
@@ -77,7 +77,7 @@ _ROWS_AT_ONCE = 4096
 def _on_all_tokens(
     head: Float[Tensor, "vocab d_model"], written: Float[Tensor, "neuron d_model"]
 ) -> Float[Tensor, "neuron vocab"]:
-    """What vectors add to every logit, less the mean over the vocabulary; the head in parts."""
+    """Contribution of vectors to every logit, less the mean over the vocabulary; head in parts."""
     parts = [written @ rows.float().T for rows in head.split(_ROWS_AT_ONCE)]
     effect = torch.cat(parts, dim=1)
     return effect - effect.mean(1, keepdim=True, dtype=torch.float64).float()
@@ -86,7 +86,7 @@ def _on_all_tokens(
 def _written(
     model: Model, addresses: Int[np.ndarray, "neuron two"]
 ) -> Float[Tensor, "neuron d_model"]:
-    """What neurons add to the residual stream per unit of activation, in float64, on the host."""
+    """Contribution of neurons to the residual stream per unit of activation (host, float64)."""
     written = torch.zeros(len(addresses), model.cfg.d_model, dtype=torch.float64)
     for layer in np.unique(addresses[:, 0]).tolist():
         here = np.flatnonzero(addresses[:, 0] == layer)
@@ -105,7 +105,7 @@ def _before_norm(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tens
 
 
 def _after_norm(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """What the final norm makes of vectors, its scale held at 1."""
+    """Vectors after the final norm, with its scale held at 1."""
     if str(model.cfg.normalization_type).startswith("LN"):
         rows = rows - rows.mean(1, keepdim=True)
     return rows * _gain(model.ln_final, rows)
@@ -148,7 +148,7 @@ def _mean_unembedding(
 
 
 def _gain(norm: nn.Module, like: Float[Tensor, "label d_model"]) -> Float[Tensor, " d_model"]:
-    """What a norm multiplies every dimension of a vector of scale 1 with, in float64.
+    """Factor of a norm for every dimension of a vector of scale 1, in float64.
 
     Read off its output, so that it does not matter how its weight is stored (Gemma adds 1 to it), or
     whether it was folded into the weights that come after.
@@ -171,5 +171,5 @@ def unembedding(model: Model) -> Float[Tensor, "vocab d_model"]:
 
 
 def output_weight(model: Model, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-    """What each neuron of a layer writes per unit of its activation."""
+    """Output weights of a layer's neurons: their contribution per unit of activation."""
     return model.blocks[layer].mlp.W_out.detach()

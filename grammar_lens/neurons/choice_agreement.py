@@ -1,4 +1,4 @@
-"""Do two sets of words, as of two languages, single out the same neurons of one model?
+"""Agreement of two sets of words, as of two languages, on the neurons of one model.
 
 Agreement is bounded from above by that of two halves of the same words, and from below by that of
 exchanged labels, where neurons that vary more than others may still meet. Halves are compared with
@@ -30,7 +30,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices:
-    """What one set of words chooses: all of it, its halves, and under exchanged labels.
+    """Neurons chosen from one set of words: all of it, its halves, and with exchanged labels.
 
     `scores` are as scored, with their null; those of the choices are what lies beyond it.
     """
@@ -98,7 +98,7 @@ def cross_overlap(first: KeyNeurons, second: KeyNeurons) -> Float[np.ndarray, "l
 
 
 def agreement(first: Choice, second: Choice) -> pd.DataFrame:
-    """How far two choices agree, a row per label.
+    """Agreement of two choices, a row per label.
 
     `shared` neurons, `jaccard` and `coefficient` (shared / smaller set); `expected_coefficient` and
     `p_value` are of sets drawn at random within their layers. `correlation` is of the scores.
@@ -117,7 +117,7 @@ def agreement(first: Choice, second: Choice) -> pd.DataFrame:
 
 
 def agreement_table(first: Choices, second: Choices) -> pd.DataFrame:
-    """How far two sets of words agree beside what could be expected, a row per label.
+    """Agreement of two sets of words beside what chance and halves give, a row per label.
 
     The columns of `agreement`, of all words; and of the coefficient and the correlation: between
     halves of the two (`half_`, the mean of four pairs), between the halves of each (`ceiling_`, the

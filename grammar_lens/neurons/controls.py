@@ -1,4 +1,4 @@
-"""How far a choice of neurons can be trusted: what the same chain finds where there is nothing.
+"""Controls of a choice of neurons: sham localiser on exchanged labels, split-half reliability.
 
 The sham localiser runs score and choice on exchanged labels, where nothing but chance and what the
 exchange keeps can be found: whatever it finds is the floor. Reliability chooses anew from each half
@@ -78,7 +78,7 @@ _SHAM_COLUMNS = (
 
 
 def sham_localiser(null: Null, k: int, alpha: float = 0.05) -> pd.DataFrame:
-    """What the top `k` of every label look like with true and with exchanged labels.
+    """Strength of the top `k` units of every label with true and with exchanged labels.
 
     Labels with fewer words than a null needs are left out; without any other the table is empty.
     """

@@ -1,4 +1,4 @@
-"""Where in a model's depth key neurons stand, so that models with other numbers of layers compare."""
+"""Relative depth of key neurons, comparable between models with different numbers of layers."""
 
 import numpy as np
 import pandas as pd

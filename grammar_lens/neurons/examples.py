@@ -1,4 +1,4 @@
-"""What chosen neurons answer to on real text, and what they write: the words behind their numbers."""
+"""Examples of neurons: words at which they are most and least active, and tokens they promote."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -192,7 +192,7 @@ def strongest(
 
 
 def token_ends(text: str, offsets: Int[np.ndarray, "token two"]) -> Int[np.ndarray, " token"]:
-    """Where the characters of each token end if every character belongs to one token.
+    """End of each token in characters, where every character belongs to one token.
 
     `offsets` are the tokenizer's [start, end) of every token. Blanks between two tokens belong to
     the later one, a character of several tokens to the first, what follows the last token to it.
@@ -212,6 +212,6 @@ def tokens_within(ends: Int[np.ndarray, " token"], begin: int, end: int) -> rang
 def token_texts(
     text: str, ends: Int[np.ndarray, " token"], tokens: range, begin: int, end: int
 ) -> tuple[str, ...]:
-    """What each of some tokens has of the characters [begin, end)."""
+    """The part of the characters [begin, end) that each of some tokens covers."""
     starts = np.concatenate([[0], ends[:-1]])
     return tuple(text[max(int(starts[i]), begin) : min(int(ends[i]), end)] for i in tokens)

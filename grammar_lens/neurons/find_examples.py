@@ -1,4 +1,4 @@
-"""Real words at which chosen neurons are most and least active, and the tokens they promote."""
+"""Find the words at which chosen neurons are most and least active, and the tokens they promote."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ SITE = "neuron"
 N_TOKENS = 10
 """Tokens that are kept of those a neuron promotes, and of those it suppresses."""
 _BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
-"""How SentencePiece writes a blank."""
+"""The character that SentencePiece writes for a blank."""
 _Ends = tuple[list[int], list[int]]
 Chosen = KeyNeurons | Neurons | Int[np.ndarray, "neuron two"] | Sequence[tuple[int, int]]
 
@@ -154,7 +154,7 @@ def addresses_of(model: Model, neurons: Chosen) -> Int[np.ndarray, "distinct two
 
 @dataclass(frozen=True)
 class _Effects:
-    """What a neuron writes: the contrast of every label, tokens promoted, tokens suppressed."""
+    """Output of a neuron: the contrast of every label, tokens promoted, tokens suppressed."""
 
     contrast: Float[np.ndarray, " label"]
     promoted: tuple[TokenEffect, ...]
@@ -212,7 +212,7 @@ class _Words:
         return [(strongest(v, *told, each), strongest(-v, *told, each)) for v in values.T]
 
     def _places(self, ends: list[_Ends]) -> dict[int, Place]:
-        """Where the sentences of some words stand."""
+        """Positions of the sentences of some words."""
         rows = np.unique([row for both in ends for end in both for row in end])
         sentences = np.unique(self.corpus.alignment.sentence[self.number[rows]])
         return places_of(self.model, self.corpus, sentences)
@@ -262,7 +262,7 @@ def _contrast(
 
 
 def token_text(model: Model, token: int) -> str:
-    """What a token stands for in running text; one that is no whole character by its own name."""
+    """The text of a token in running text; a token that is no whole character by its own name."""
     name = str(model.tokenizer.convert_ids_to_tokens(token))
     text = model.tokenizer.decode([token], clean_up_tokenization_spaces=False)
     if "\N{REPLACEMENT CHARACTER}" in text:

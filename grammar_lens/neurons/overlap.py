@@ -53,7 +53,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far two choices of key neurons, as from two halves of the data, agree on each label.
+    """Agreement of two choices of key neurons, as from two halves of the data, for each label.
 
     `expected` is what sets drawn at random within their layers share, and `p_value` the chance that
     they share as many or more.
@@ -84,7 +84,7 @@ class Reliability:
 
 
 def overlap(keys: KeyNeurons) -> Overlap:
-    """How many neurons the labels share, and how many they would by chance."""
+    """Number of neurons that the labels share, observed and expected by chance."""
     sets = [set(keys[label]) for label in keys.labels]
     n = len(sets)
     size = np.array([len(s) for s in sets], float)
@@ -103,7 +103,7 @@ def overlap(keys: KeyNeurons) -> Overlap:
 
 
 def reliability(first: KeyNeurons, second: KeyNeurons) -> Reliability:
-    """How many neurons two choices share label by label.
+    """Number of neurons that two choices share, label by label.
 
     Raises SubspaceError when they are of different labels or of units that cannot be the same.
     """

@@ -1,4 +1,4 @@
-"""Sentences as the model reads them: the text of every token, and neurons read at all of them."""
+"""Sentences as the model reads them: the text of every token, and activations at all of them."""
 
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ def places_of(model: Model, corpus: Corpus, sentences: Int[np.ndarray, " _"]) ->
 
 @dataclass(frozen=True)
 class _Row:
-    """What the model reads at once: a sentence, or a window of several from `first` on."""
+    """One row of tokens: a sentence, or a window of several from `first` on."""
 
     first: int
     text: str
@@ -103,7 +103,7 @@ class TokenActivations:
     def at_words(
         self, alignment: Alignment, position: str, words: Int[np.ndarray, " word"]
     ) -> Float[np.ndarray, "word neuron"]:
-        """Where some words are read."""
+        """Token positions at which some words are read."""
         time = alignment.time(position)[words]
         return self.values[self.start[alignment.row[words]] + time]
 

@@ -1,4 +1,4 @@
-"""The time course of selectivity: how well units tell a word's label before and after it is read.
+"""The time course of selectivity: scores of units at the tokens before and after a word.
 
 The event-related picture of neuroscience: the word is the event, tokens are time.
 """
@@ -58,7 +58,7 @@ class TimeCourse:
         return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
     def summary(self, keys: KeyNeurons) -> "CourseSummary":
-        """What is small enough to keep: one number per offset, label and layer."""
+        """The small part of the result: one number per offset, label and layer."""
         return CourseSummary(
             self.labels, self.offsets, self.count, self.strength(), self.of(keys), self.origin
         )
@@ -110,7 +110,7 @@ def _peaks(
     offsets: tuple[int, ...],
     strength: Float[np.ndarray, "offset label layer"],
 ) -> pd.DataFrame:
-    """Where and in which layer each label is told best."""
+    """Offset and layer at which each label's score is highest."""
     known = np.nan_to_num(strength)
     rows = []
     for i, label in enumerate(labels):

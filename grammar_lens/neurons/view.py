@@ -1,4 +1,4 @@
-"""What is known of one neuron: a table of its scores at every position, and its examples."""
+"""One neuron: a table of its scores at every position, and its examples."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""One neuron as a piece of HTML for a notebook; all texts are escaped, colours never stand alone."""
+"""One neuron as HTML for a notebook; texts are escaped, and no information is in colour alone."""
 
 from collections.abc import Mapping
 from html import escape

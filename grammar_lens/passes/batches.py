@@ -1,4 +1,4 @@
-"""Going over batches: each once, in halves where memory runs out, kept now and then, shared by ranks."""
+"""Loop over batches: resumable, in halves where memory runs out, shared among ranks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""Files in which a pass keeps what it has collected, so that it can be stopped at any moment.
+"""Checkpoints of a pass, so that a run killed at any moment can be resumed.
 
 A checkpoint is one safetensors file, written under another name and renamed: a killed process leaves
 the one before. It holds the collectors' committed state, how far the pass was, and what it is of;

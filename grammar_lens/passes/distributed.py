@@ -1,4 +1,4 @@
-"""Several processes at one job: who has which batches, and how what they found is put together.
+"""Several processes on one pass: sharing out batches and merging results.
 
 A process group is torch's (`torchrun`, gloo on CPUs and nccl on GPUs); a job array has none, and its
 jobs know their share by `--shard`. Batches are made from the whole corpus before they are shared
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from grammar_lens.passes.readers import Collector, State
 
 PATIENCE = timedelta(hours=1)
-"""How long a process waits for the others; passes over very different batches end at different times."""
+"""Timeout for waiting on other processes; passes over different batches end at different times."""
 
 
 class DistributedError(ValueError):

@@ -1,4 +1,4 @@
-"""How much memory this process has needed at most, on the host and on its GPUs."""
+"""Peak memory of this process, on the host and on its GPUs."""
 
 import ctypes
 import os

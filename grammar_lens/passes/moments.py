@@ -30,7 +30,7 @@ class MomentsError(ValueError):
 
 @dataclass(frozen=True)
 class UnitStatistics:
-    """What is known of every unit whatever the label: one number per unit, over all words.
+    """Label-independent statistics: one number per unit, over all words.
 
     `eta_squared` is the share of its variance that lies between labels, in [0, 1], 0 for a unit
     that never varies (Fisher 1925, Statistical Methods, ch. 7).
@@ -102,7 +102,7 @@ class Moments:
         return pool(self.count, self.mean, self.m2)
 
     def units(self) -> UnitStatistics:
-        """What lesions, shams and layer comparisons need of every unit."""
+        """Unit statistics for lesions, shams and layer comparisons."""
         mean, total = self.pooled()
         between = np.maximum(total - self.m2.sum(0), 0.0)
         eta = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
@@ -243,7 +243,7 @@ class MomentAccumulator:
         self._known = None
 
     def state(self) -> list[State]:
-        """What was committed, a piece for every layer."""
+        """The committed moments, one piece per layer."""
         return self._layers
 
     def load(self, pieces: Sequence[State]) -> None:

@@ -1,4 +1,4 @@
-"""Who gets the activations of a pass, and in what form: nothing is gathered that nobody asks for."""
+"""Readers of a pass: the protocols by which they receive activations and merge results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Seen:
 
 @runtime_checkable
 class Collector(Protocol):
-    """What gathers numbers over batches, in pieces that can be stored and merged.
+    """Protocol for statistics gathered over batches, in pieces that can be stored and merged.
 
     `commit` or `discard` ends a batch; a discarded batch is read again in halves. `state` gives what
     was committed, as references, in pieces small enough to be sent one by one; `load` takes such

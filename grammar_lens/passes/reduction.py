@@ -1,4 +1,4 @@
-"""A batch's activations to the moments of each class, on the device, in a few passes over memory.
+"""Reduce a batch's activations to the moments of each class, on the device.
 
 The words of a class are taken together, and what they are subtracted from is decided by the batch
 alone: first one of its words, then their own mean. So the numbers stay small where a unit's mean is
@@ -65,7 +65,7 @@ class Segments:
     size: Int[Tensor, " present"]
     start: Int[Tensor, " present"]
     row: Int[Tensor, " word"]
-    """Which of the classes present each word has."""
+    """Index of each word's class among the classes present."""
     every: Int[Tensor, " word"]
 
 

@@ -38,7 +38,7 @@ class Tap:
 
 @dataclass
 class _Place:
-    """Where a batch's wanted words are, on the device."""
+    """Positions of a batch's wanted words, on the device."""
 
     where: Tensor
     codes: Tensor
@@ -129,7 +129,7 @@ def _require_finite(finite: Sequence[tuple[str, int, Tensor]]) -> None:
 def _looks(
     model: Model, taps: Sequence[Tap], state: _Pass
 ) -> dict[tuple[str, int], Callable[[Tensor], Tensor]]:
-    """What is done at every place of the model that a tap needs."""
+    """The hook function for every place of the model that a tap needs."""
     looks: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {}
     for layer in range(model.cfg.n_layers):
         here = [i for i, t in enumerate(taps) if t.layers is None or layer in t.layers]

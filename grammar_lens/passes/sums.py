@@ -155,7 +155,7 @@ class SumAccumulator:
         return torch.isfinite(x.sum())
 
     def _sum(self, words: Tensor) -> tuple[Sum, Tensor]:
-        """How this batch is summed, kept for the layers to come."""
+        """The summing function for this batch, reused by later layers."""
         known = self._batch
         if known is None or known[0] is not words:
             known = self._batch = (words, *self._rows(words))
@@ -175,7 +175,7 @@ class SumAccumulator:
         self.commit()
 
     def state(self) -> list[State]:
-        """What was added, a piece for every layer."""
+        """The committed sums, one piece per layer."""
         return self._layers
 
     def load(self, pieces: Sequence[State]) -> None:

@@ -31,7 +31,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 @dataclass(frozen=True)
 class Chunks:
-    """Where the words of a batch are, sorted by class and cut into chunks of one class each.
+    """Words of a batch sorted by class and cut into chunks of one class each.
 
     `where` is the place of every word in the flattened (row, time), `start` and `size` are the
     chunks' first words and lengths. `group` holds the classes present, ascending, `words` how many

@@ -1,4 +1,4 @@
-"""Probes: how well a linear classifier on chosen units tells the label of fresh words.
+"""Probes: accuracy of linear classifiers of the label on chosen units, for held-out words.
 
 An accuracy alone says little, so every probe comes with its baselines: the majority label, the most
 frequent label of the word itself, as many random neurons of the same layers, all neurons of one

@@ -1,4 +1,4 @@
-"""What the accuracy of a probe is compared with: answers that need no neuron, and random labels."""
+"""Baselines of a probe: answers that need no neuron, and random labels."""
 
 from collections import Counter
 
@@ -31,13 +31,13 @@ def word_answers(train: ProbeWords, fresh: ProbeWords) -> Int[np.ndarray, " fres
 
 
 def unseen(train: ProbeWords, fresh: ProbeWords) -> Bool[np.ndarray, " fresh"]:
-    """Which fresh words have a form that no training word has."""
+    """Mask of the held-out words whose form no training word has."""
     known = set(train.key)
     return np.array([key not in known for key in fresh.key], bool)
 
 
 def ambiguous(train: ProbeWords, fresh: ProbeWords) -> Bool[np.ndarray, " fresh"]:
-    """Which fresh words have a form that training words have under several labels.
+    """Mask of the held-out words whose form has several labels in training.
 
     Two labels or more must each have it `AMBIGUOUS_COUNT` times: a single one may be an error of
     annotation.

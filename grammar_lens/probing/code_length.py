@@ -1,4 +1,4 @@
-"""Online code length: how many bits the labels cost someone who learns the probe as they come."""
+"""Online code length: bits needed to send the labels while the probe is learned from them."""
 
 import itertools
 

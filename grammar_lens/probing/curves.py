@@ -1,4 +1,4 @@
-"""How accuracy grows with the number of neurons, for several rankings, and how it lies over layers."""
+"""Accuracy as a function of the number of neurons, for several rankings, and by layer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace

@@ -1,4 +1,4 @@
-"""Taking directions out of features, and what a probe can still tell.
+"""Erasure: remove directions from features and measure what a probe can still decode.
 
 LEACE is the smallest affine change after which no linear probe tells the labels: the floor that
 removing the key neurons' own directions is held against.
@@ -131,7 +131,7 @@ def erasure_table(
     key_directions: Float[np.ndarray, "direction unit"],
     random_directions: Sequence[Float[np.ndarray, "_ unit"]] = (),
 ) -> ErasureResult:
-    """What probes on a residual stream tell with key directions, random ones, or all taken out.
+    """Accuracy of probes on a residual stream with key directions, random ones, or all removed.
 
     `key_directions` are for example the key neurons' outgoing weights. The eraser is fitted on the
     training words.
@@ -179,7 +179,7 @@ def erasure(
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> ErasureResult:
-    """How much of the labels can still be read after `layer` (the last) without the key neurons' directions.
+    """Probe accuracy after `layer` (the last) without the key neurons' directions.
 
     The probe reads the residual stream; taken out are the directions that the key neurons of this
     layer and those below write, as many random neurons' of the same layers, or, as the floor, all that

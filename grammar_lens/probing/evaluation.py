@@ -1,4 +1,4 @@
-"""One probe on key neurons, judged on fresh words beside all its baselines."""
+"""Evaluate one probe on key neurons: accuracy on held-out words beside all baselines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A fitted probe with all it takes to read the label of words it has never seen."""
+"""A fitted probe with everything needed to label new words."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Fitting many linear probes quickly: multinomial logistic regression on standardised features.
+"""Fit many linear probes quickly: multinomial logistic regression on standardised features.
 
 The objective is that of scikit-learn's `make_pipeline(StandardScaler(), LogisticRegression())`, mean
 log loss plus |weight|^2 / (2 n). It is minimised by SciPy's L-BFGS, in coordinates in which the

@@ -1,4 +1,4 @@
-"""What a probe sees: words with their features, and which features belong to which question."""
+"""Features of words for probes, and the feature columns of each baseline."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ class ProbeError(ValueError):
 
 @dataclass(frozen=True)
 class ProbeWords:
-    """What a probe sees of some words: activations, classes and the words' forms.
+    """Activations, classes and forms of some words.
 
     `key` is the form that a lookup would know at that position: the word itself, or, when the next
     word is to be predicted, the word before it. `sentence` numbers the sentence of every word; with
@@ -29,13 +29,13 @@ class ProbeWords:
 
     @property
     def groups(self) -> Int[np.ndarray, " word"]:
-        """What is drawn as a whole: the sentence of every word, or the word itself."""
+        """Units of the bootstrap: the sentence of every word, or the word itself."""
         return np.arange(len(self.classes)) if self.sentence is None else self.sentence
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which feature columns belong to which question.
+    """The feature columns of the probe and of each baseline.
 
     `layer` are all units of one layer, number `layer_number`, that the caller takes for the best.
     Where `layers` holds the units of several by their numbers, the best is chosen instead by its

@@ -1,4 +1,4 @@
-"""Probes on the activations of key neurons, and what they are compared with."""
+"""Probes on the activations of key neurons, with their baselines."""
 
 from collections.abc import Mapping, Sequence
 
@@ -42,7 +42,7 @@ def probe(
     show_progress: bool = True,
     dropped_duplicates: int = 0,
 ) -> ProbeResult:
-    """How well the key neurons tell the label of fresh words, beside every baseline.
+    """Accuracy of a probe on the key neurons for held-out words, beside every baseline.
 
     `k` takes the first k of every label. Training sentences are drawn at random up to
     `max_train_words` words, for the probe and all its baselines alike. Sentences of `fresh` that also stand in

@@ -18,7 +18,7 @@ POSITIONS = ("word", "next")
 
 @dataclass(frozen=True)
 class Place:
-    """What the runs found at one position."""
+    """The runs' results at one position."""
 
     position: str
     accuracy: Picture | None

@@ -1,4 +1,4 @@
-"""Several runs in numbers: what they differ in, what each found, and what they share."""
+"""Tables that compare several runs: settings, results, and shared neurons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def settings(runs: Runs) -> tuple[Table, list[tuple[str, str]]]:
 
 
 def cautions(runs: Runs) -> list[str]:
-    """What stands in the way of reading the numbers against each other."""
+    """Reasons why the numbers cannot be compared directly."""
     found = []
     for what, values, why in (
         (
@@ -218,7 +218,7 @@ def _agreement(position: str, group: Mapping[str, KeyNeurons]) -> Agreement:
 
 
 def paths(runs: Runs) -> list[tuple[str, str]]:
-    """Where each run lies and when it was made."""
+    """The folder and date of each run."""
     return [
         (name, f"{Path(run.path)} · {run.record.get('started', 'no date')}")
         for name, run in runs.items()

@@ -54,7 +54,7 @@ def _all_figures(run: RunLike) -> Iterator[tuple[str, Any]]:
 
 
 def _neuron_figures(keys: KeyNeurons, examples: Examples) -> Iterator[tuple[str, Any]]:
-    """What the first key neurons of every label answer to, each neuron once."""
+    """Example figures of each label's first key neurons, each neuron once."""
     first = [at for label in keys for at in keys[label].top(DRAWN) if at in examples]
     for layer, index in dict.fromkeys(first):
         found = examples[layer, index]
@@ -88,7 +88,7 @@ def _lesion_figures(study: LesionStudy) -> Iterator[tuple[str, Any]]:
 
 
 def _figures_at(results: ResultsLike) -> Iterator[tuple[str, Any]]:
-    """Where the neurons are, and how sure the choice is."""
+    """Figures of the neurons and of the controls of their choice at one position."""
     where, scores, keys, controls = (
         *(results.position, results.scores),
         *(results.keys, results.controls),

@@ -1,4 +1,4 @@
-"""Templates filled to pages that load nothing: style, script and plotly.js are inside them."""
+"""Fill templates to self-contained pages: style, script and plotly.js are included."""
 
 import base64
 import hashlib

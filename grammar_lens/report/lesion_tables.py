@@ -1,4 +1,4 @@
-"""The tables of the lesion study; each is None where nothing of its kind was measured."""
+"""Tables of the lesion study; each is None where its lesions were not measured."""
 
 from collections.abc import Sequence
 
@@ -40,7 +40,7 @@ def _by_pair(pairs: Sequence[CrossedPair]) -> dict[tuple[str, str], CrossedPair]
 
 
 def match_table(study: LesionStudy) -> Table | None:
-    """How well each label's shams match its set, in output and in damage."""
+    """Match of each label's shams with its set, in output and in damage."""
     if not study.n_shams and not study.matched:
         return None
     matched = study.matched
@@ -102,7 +102,7 @@ def value_table(study: LesionStudy) -> Table | None:
 
 
 def rest_table(study: LesionStudy) -> Table | None:
-    """What keeping each label's set alone saves."""
+    """Sufficiency of each label's set alone."""
     if study.rest is None:
         return None
     rows: list[list[Cell]] = [

@@ -1,4 +1,4 @@
-"""What the page shows of the lesion study: numbers, pictures, tables, and what was not measured."""
+"""The lesion study on the report page: numbers, figures, tables, and what was not measured."""
 
 import re
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ class Missing:
 
 
 def lesion_contents(study: LesionStudy | None) -> dict[str, Any]:
-    """What the template shows of the lesion study."""
+    """Contents of the template's section on the lesion study."""
     if study is None:
         return {"study": None, "sentences": [], "p_bars": []}
     shams = study.n_shams > 0
@@ -93,7 +93,7 @@ _POINTING_BACK = ("It ", "That ", "These ", "So few ", "Against them", "The sets
 
 
 def missing(study: LesionStudy) -> list[Missing]:
-    """What this study lacks, in the order in which the page would show it."""
+    """Parts this study lacks, in the order in which the page would show them."""
     found = []
     if not study.n_shams:
         why = "without them nothing can be said about chance"
@@ -119,7 +119,7 @@ def missing(study: LesionStudy) -> list[Missing]:
 
 
 def further(study: LesionStudy) -> list[str]:
-    """What was measured beside the main lesions, a sentence each."""
+    """Results beside those of the main lesions, one sentence each."""
     found = []
     if study.matched:
         found.append(

@@ -1,4 +1,4 @@
-"""The numbers behind the neuron pages: every tag's strongest neurons, and all their scores.
+"""Data of the neuron pages: every tag's strongest neurons, and all their scores.
 
 They travel packed and are read when the first neuron is asked for, so that a model with 458,752
 neurons has a page that opens at once.
@@ -40,7 +40,7 @@ class NeuronPages:
     n_neurons: int
     """Distinct neurons that have a page."""
     n_examples: int
-    """How many of them have sentences."""
+    """Number of them that have example sentences."""
     json: Markup
     examples: Markup | None
 

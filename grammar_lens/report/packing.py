@@ -1,4 +1,4 @@
-"""Arrays and texts inside the page: base64 of little-endian numbers, and JSON in a script element."""
+"""Arrays and texts inside the page: base64 of little-endian numbers, JSON in a script element."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The page: everything the template shows, and the HTML made of it."""
+"""Build the report page: the context of the template, and the HTML made from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ PERCEPTION = {
 
 @dataclass(frozen=True)
 class Section:
-    """What the page shows of one position."""
+    """Results shown for one position."""
 
     position: str
     scores: Scores

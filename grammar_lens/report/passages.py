@@ -15,7 +15,7 @@ MOST_SIGNS = 600
 
 
 def examples_data(examples: Examples) -> dict[str, Any]:
-    """What the page reads: every stretch of text once, and each neuron by its address "layer.index".
+    """Data of the page: every stretch of text once, and each neuron by its address "layer.index".
 
     A neuron's activations stand in one row, those of one example after the other's.
     """

@@ -1,4 +1,4 @@
-"""The report's figures: each as JSON for the page, with what it shows in words."""
+"""Figures of the report: JSON for the page, with a text alternative."""
 
 import json
 from dataclasses import dataclass, replace
@@ -153,7 +153,7 @@ def curve_picture(results: ResultsLike, curve: pd.DataFrame | None) -> Picture |
 
 
 def confusion_picture(probe: ProbeResult) -> Picture:
-    """What the probe confuses."""
+    """Confusion matrix of the probe."""
     wrong = probe.confusion - np.diag(np.diag(probe.confusion))
     i, j = np.unravel_index(int(wrong.argmax()), wrong.shape)
     words = "Confusion matrix of the probe, each row as shares of that label's words."

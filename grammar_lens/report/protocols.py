@@ -1,4 +1,4 @@
-"""What a report reads of a run."""
+"""Protocols: the parts of a run that a report reads."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from grammar_lens.selectivity.result import Scores
 
 @runtime_checkable
 class ResultsLike(Protocol):
-    """What a report reads of one position; `grammar_lens.runs.store.stored.Results` is one."""
+    """Results at one position, such as `grammar_lens.runs.store.stored.Results`."""
 
     @property
     def position(self) -> str: ...
@@ -34,7 +34,7 @@ class ResultsLike(Protocol):
 
 @runtime_checkable
 class RunLike(Protocol):
-    """What a report reads of a run; `grammar_lens.runs.store.stored.StoredRun` is one."""
+    """A run, such as `grammar_lens.runs.store.stored.StoredRun`."""
 
     @property
     def path(self) -> Path: ...
@@ -58,7 +58,7 @@ class RunLike(Protocol):
 
 
 def results_of(run: RunLike) -> list[ResultsLike]:
-    """What there is at each position; nothing before the neurons have been chosen."""
+    """Results at each position; empty before the neurons have been chosen."""
     if not (run.has("collect") and run.has("score") and run.has("select")):
         return []
     return [run.at(position) for position in run.positions]

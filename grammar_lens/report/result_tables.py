@@ -1,4 +1,4 @@
-"""The report's tables."""
+"""Tables of the report on selection, probes and alignment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ TOP = 10
 DASH = "\N{EN DASH}"
 
 Cell = tuple[str, str | float | int | None]
-"""What stands in a cell and what it is sorted by; None where a number is missing."""
+"""Text of a cell and its sort key; None where a number is missing."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Table:
     """The column of neurons' addresses that lead to their pages, and the position of these."""
 
     def link(self, column: int, text: str) -> str:
-        """Where a cell leads to; nothing where it leads nowhere."""
+        """Target of a cell's link; None for no link."""
         if self.neurons is None or self.neurons[0] != column:
             return ""
         return f"#neuron-{self.neurons[1]}-{text}"
@@ -134,7 +134,7 @@ _WITHIN = {
 
 
 def vocabulary_table(controls: SelectionControls | None) -> Table | None:
-    """What is left of each label's effect within word forms and at equal frequency."""
+    """The part of each label's effect that remains within word forms and at equal frequency."""
     if controls is None or controls.within_type is None:
         return None
     rows: list[list[Cell]] = [
@@ -199,7 +199,7 @@ def probe_table(probe: ProbeResult) -> Table:
 
 
 def skipped_table(alignment: Mapping[str, Any], study: LesionStudy | None) -> Table:
-    """What was left out and why: while aligning, at each position, and in the lesion study."""
+    """Words left out and why: in alignment, at each position, and in the lesion study."""
     read = alignment.get("not_read")
     parts = (
         {f"training, read at “{position}”": counts for position, counts in read.items()}

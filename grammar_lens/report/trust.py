@@ -1,4 +1,4 @@
-"""Which neurons were chosen and how sure that is, in sentences made from the numbers."""
+"""Sentences of the report on the choice of neurons and its controls."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.result import Scores
 
 FROM_FILE = "from "
-"""What the rule of neurons that were read from a file begins with."""
+"""Prefix of the rule of neurons that were read from a file."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Finding:
 def findings(
     scores: Scores, keys: KeyNeurons, controls: SelectionControls | None, alpha: float = 0.05
 ) -> list[Finding]:
-    """What was chosen, and what each control says of it or why it was not measured."""
+    """The neurons chosen, and the result of each control or why it was not measured."""
     first = Finding("Choice", _choice(scores, keys, alpha))
     if controls is None:
         why = "Not measured: this run has no controls of its choice (controls.json)."
@@ -50,7 +50,7 @@ def share(value: float) -> str:
 
 
 def rule_in_words(rule: str, alpha: float = 0.05) -> str:
-    """What a rule of `select` picks for every label."""
+    """The rule of `select` in words."""
     if rule.startswith(FROM_FILE):
         return f"those of the file {rule.removeprefix(FROM_FILE)}"
     given = re.search(r"at ([\d.]+)", rule)
@@ -90,7 +90,7 @@ def _choice(scores: Scores, keys: KeyNeurons, alpha: float) -> str:
 
 
 def _no_null(scores: Scores) -> str:
-    """Why there are no exchanged labels to compare with."""
+    """The reason why there are no exchanged labels to compare with."""
     known = SCORES.get(scores.method)
     possible = known is not None and (known.class_means_suffice or known.needs == "attribution")
     if possible:

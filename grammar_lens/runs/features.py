@@ -1,4 +1,4 @@
-"""Sentences as the activations of key neurons: a transformer in the ablation of scikit-learn."""
+"""Activations of key neurons as a scikit-learn transformer."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""What a run will need, told before it starts: memory from sizes, batches, times from a short probe."""
+"""Forecast of a run before it starts: memory from sizes, batches, and times from a short probe."""
 
 import time
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class PassSize:
 
 @dataclass(frozen=True)
 class Expected:
-    """How long a pass should take, and how that is known."""
+    """Expected duration of a pass, and the basis of the estimate."""
 
     seconds: float
     measured: bool
@@ -64,7 +64,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run needs, and what there is: bytes, batches and seconds.
+    """Memory, batches and time that a run needs, and the memory available.
 
     `free` is what the device has for this process, None where it is not looked at; `times` are
     empty without weights, and where the run would not fit.
@@ -102,7 +102,7 @@ class Forecast:
         return not self.device.startswith("cpu")
 
     def advice(self) -> str:
-        """What to do where a run does not fit."""
+        """Remedies where a run does not fit."""
         if not self.remedies:
             return "use a device with more memory"
         free = self.free or 0
@@ -212,7 +212,7 @@ def of_session(session: Session, free: int | None = None, *, whole: bool = False
 
 
 def sizes_for(session: Session) -> tuple[Sizes, list[TokenBatch]]:
-    """What decides the memory of a run, and the batches of its collecting pass."""
+    """Sizes that decide the memory of a run, and the batches of its collecting pass."""
     model, c, corpus = session.model, session.config, session.train
     wanted, alignment = wanted_of(c), session.train.alignment
     about = describe(model)
@@ -320,7 +320,7 @@ def _cut(c: Config, fresh: Corpus) -> list[str]:
 
 
 def _times(session: Session, found: Forecast) -> dict[str, Expected]:
-    """What the passes should take, from a few of their batches."""
+    """Expected time of each pass, from a few of its batches."""
     times = {"collect": _collecting_time(session)}
     if "attribution" in found.passes:
         times["attribution"] = _attribution_time(session, found, times["collect"])

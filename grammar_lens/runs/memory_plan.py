@@ -1,4 +1,4 @@
-"""How much memory a run needs, from sizes alone: arithmetic that no model and no tensor is needed for.
+"""Memory of a run from sizes alone: arithmetic that needs no model and no tensor.
 
 The statistics are counted exactly, tensor by tensor. What a forward pass holds at once is counted from
 the layers of a Llama: residual stream, attention, gated MLP, and what readers keep until a batch ends.
@@ -54,7 +54,7 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class ReadingSize:
-    """What is collected of one site at one position.
+    """Sizes of what is collected of one site at one position.
 
     `n_words` counts all words of the corpus, for the tables of exchanged labels and contrasts.
     """
@@ -95,7 +95,7 @@ class ReadingSize:
 
     @property
     def tables(self) -> int:
-        """What is known of every word beforehand: its exchanged labels, and its weights."""
+        """Data on every word before the pass: its exchanged labels, and its weights."""
         weights = 16 * self.n_labels if self.controls else 0
         return self.n_words * (2 * self.replicates + weights)
 
@@ -108,14 +108,14 @@ class ReadingSize:
         return self.moments + self.exchanged + self.contrasts + self.tables
 
     def held(self, batch: BatchSize, fused: bool) -> int:
-        """What waits in all layers until a batch ends, and the buffers that all batches share."""
+        """Data held in all layers until a batch ends, and the buffers that batches share."""
         classes = min(self.n_classes, batch.words)
         of_class, of_layer = (24, 8) if fused else (16, 4)
         waiting = self.n_layers * self.n_units * (of_class * classes + of_layer)
         return waiting + (0 if fused else 8 * batch.words * self.n_units)
 
     def reading(self, batch: BatchSize) -> int:
-        """What is made for a moment where a layer is read: words' activations and a batch's sums."""
+        """Temporary data while a layer is read: words' activations and a batch's sums."""
         rows = max(self.replicates, 2 * self.controls) * self.n_labels
         return (
             8 * batch.words * self.n_units
@@ -196,7 +196,7 @@ class MemoryPlan:
 
 
 def memory_plan(sizes: Sizes) -> MemoryPlan:
-    """What a run of these sizes needs."""
+    """Memory that a run of these sizes needs."""
     readings = list(sizes.readings.values())
     statistics = {
         "moments": sum(r.moments for r in readings),
@@ -306,7 +306,7 @@ def forward(m: ModelSize, batch: BatchSize) -> int:
 
 
 def remedies(sizes: Sizes, dtype: str, free: int) -> list[tuple[str, int]]:
-    """What would make a run smaller, as the option to give and the peak it leads to; what fits is first.
+    """Options that would reduce memory, each with the peak it leads to; those that fit come first.
 
     Only what takes a tenth off or more. What fits is mildest first, what does not smallest first.
     """
@@ -354,7 +354,7 @@ def n_lesions(
     damage_matched: int,
     sufficiency: bool,
 ) -> int:
-    """How many lesions a study has; damage-matched shams are counted once, though they grow in steps."""
+    """Number of lesions of a study; damage-matched shams count once, though they grow in steps."""
     sets = n_labels * (1 + shams + n_others * (1 + other_shams) + damage_matched)
     return sets + (1 + n_labels * (1 + other_shams) if sufficiency else 0)
 

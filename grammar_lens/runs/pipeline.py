@@ -1,4 +1,4 @@
-"""The steps one after the other, or one by one."""
+"""The pipeline: all steps in order, or one at a time."""
 
 import time
 from collections.abc import Iterator

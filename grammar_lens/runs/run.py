@@ -1,4 +1,4 @@
-"""A run as a place to work in: its model, its lesions by name, and its neurons one by one."""
+"""A run with its model: lesions by name, and neurons one by one."""
 
 import os
 from collections.abc import Iterator

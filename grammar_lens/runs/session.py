@@ -40,11 +40,11 @@ def _silent(_text: str) -> None:
 
 
 KEPT = {"collect": "collect", "score": "attribution", "lesion": "lesions"}
-"""What is kept of a step that is stopped on the way."""
+"""Name of the folder that holds checkpoints of interrupted steps."""
 
 
 class Session:
-    """What commands, steps, a run in IPython and the explorer all work on; parts load when first needed."""
+    """The shared state of commands, steps, IPython and explorer; parts load when first needed."""
 
     def __init__(self, config: Config, say: Say = _silent) -> None:
         self.config = config
@@ -60,7 +60,7 @@ class Session:
 
     @property
     def unfinished(self) -> Path:
-        """Where an interrupted step's work is kept."""
+        """Folder of the checkpoints of an interrupted step."""
         return self.config.out / "unfinished"
 
     def keeper(self, step: str) -> Checkpoints:
@@ -137,7 +137,7 @@ class Session:
         return fresh_corpus(self.model, few, self.train)[0]
 
     def donors(self, units: Neurons, position: str, *, seed: int | None = None) -> Donors:
-        """What some neurons do at other training words, for a lesion that resamples them.
+        """Activations of some neurons at other training words, for a lesion that resamples them.
 
         The same for the same neurons and seed, by default the run's, whoever asks.
         """

@@ -113,7 +113,7 @@ class Config:
         }
 
     def stored(self) -> dict[str, Any]:
-        """What run.json keeps and a resumed run must agree with."""
+        """The settings stored in run.json, which a resumed run must match."""
         kept = asdict(self)
         for name in NOT_STORED:
             del kept[name]

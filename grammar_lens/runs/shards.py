@@ -1,4 +1,4 @@
-"""Job arrays: every job collects a share of the words into a file, and one command puts them together."""
+"""Job arrays: every job collects a share of the words into a file, and one command merges them."""
 
 import json
 import time

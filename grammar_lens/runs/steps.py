@@ -1,4 +1,4 @@
-"""What each step does: it reads what earlier steps stored and returns what stores its own result.
+"""The steps of a run: each reads stored results and returns a function that stores its own.
 
 Computing and storing are apart because in a process group all processes compute and one stores.
 """
@@ -70,7 +70,7 @@ def collection(session: Session) -> Collection:
 
 
 def wanted_of(c: Config) -> CollectSpec:
-    """What the settings ask the collecting pass for."""
+    """The specification of the collecting pass, from the settings."""
     needs = {SCORES[c.score_at(p)].needs for p in c.positions}
     return CollectSpec(
         sites=c.sites if "neuron" in c.sites else ("neuron", *c.sites),
@@ -235,7 +235,7 @@ def run_course(session: Session, run: StoredRun) -> Save:
 
 
 def run_probe(session: Session, run: StoredRun) -> Save:
-    """How well the key neurons tell the label of fresh words, with all baselines."""
+    """Accuracy of a probe on the key neurons for held-out words, with all baselines."""
     c = session.config
     fresh, dropped = session.fresh
     probes = {}

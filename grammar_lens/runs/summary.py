@@ -1,4 +1,4 @@
-"""The numbers of summary.json."""
+"""Contents of summary.json, and the summary table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -139,7 +139,7 @@ def _probe_summary(probe: Any) -> dict[str, Any]:
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """What was found, each number with what it must be compared with."""
+    """The results, each number with the one it must be compared with."""
     table = Table(title=Text(_title(summary)), title_justify="left")
     table.add_column("", no_wrap=True)
     table.add_column("found")
@@ -173,7 +173,7 @@ def _title(summary: dict[str, Any]) -> str:
 
 
 def _n_neurons(summary: dict[str, Any]) -> int | None:
-    """How many neurons the model has, where the summary says so."""
+    """Number of neurons of the model, where the summary has it."""
     model = summary.get("model") or {}
     layers, width = model.get("n_layers"), model.get("d_mlp")
     return layers * width if layers and width else None

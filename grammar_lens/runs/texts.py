@@ -1,4 +1,4 @@
-"""Text that the model of a stored run writes with and without a lesion of its key neurons."""
+"""Texts written by the model of a stored run with and without a lesion of its key neurons."""
 
 from collections.abc import Sequence
 from pathlib import Path

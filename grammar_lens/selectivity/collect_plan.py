@@ -1,4 +1,4 @@
-"""What is decided of words before a pass, the readers of the pass, and what they make of it."""
+"""Plan of a collecting pass: word weights fixed beforehand, readers, and their results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from grammar_lens.selectivity.registry import SCORES
 
 @dataclass(frozen=True)
 class CollectSpec:
-    """What a pass collects."""
+    """Specification of a collecting pass."""
 
     sites: tuple[str, ...]
     positions: tuple[str, ...]
@@ -43,7 +43,7 @@ class CollectSpec:
 
 @dataclass(frozen=True)
 class CollectPlan:
-    """What is decided of the words at one position before they are read, for all sites alike."""
+    """Word-level decisions at one position, made before the pass and shared by all sites."""
 
     corpus: Corpus
     position: str
@@ -145,7 +145,7 @@ class SiteReaders:
         return first + left_out[0], second + left_out[1]
 
     def replicates(self) -> Replicates | None:
-        """What the exchange gave: None where none was asked for."""
+        """The permutation replicates; None where none were asked for."""
         if self.plan.exchange is None:
             return None
         observed, n = self._parts[0] + self._parts[1], len(self.plan.exchange.codes)

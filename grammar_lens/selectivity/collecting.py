@@ -1,4 +1,4 @@
-"""One forward pass over the words: moments, and what rides along for nulls, controls and samples."""
+"""One forward pass over the words: moments, and the sums that nulls, controls and samples need."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from grammar_lens.selectivity.evidence import Evidence
 
 @dataclass(frozen=True)
 class Collected:
-    """What one pass found, by position and site.
+    """Results of one pass, by position and site.
 
     `collected["neuron"]` are the moments where words were read at one position,
     `collected.at("word")["neuron"]` where they were read at several. `evidence` has the rest.
@@ -138,7 +138,7 @@ def collect_labels(
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> dict[str, Collected]:
-    """What `collect` gives, for several labels (`("upos", "deprel", "feats:Number")`) from one pass.
+    """Results of `collect` for several labels (`("upos", "deprel", "feats:Number")`) in one pass.
 
     Values with fewer than `min_words` words are left out.
     """
@@ -212,7 +212,7 @@ class Collection:
             )
 
     def about(self, shard: Shard | None = None) -> dict[str, object]:
-        """What decides the numbers of this pass, and which share of it this process reads."""
+        """Identity of this pass: all that its numbers depend on, and this process's share of it."""
         w, first = self._wanted, self._corpora[0]
         settings = {name: getattr(w, name) for name in ("replicates", "sample", "controls", "seed")}
         return {
@@ -224,7 +224,7 @@ class Collection:
         }
 
     def found(self) -> list[Collected]:
-        """What was read, of every corpus."""
+        """Results of the pass for every corpus."""
         return [
             Collected(
                 by_position={

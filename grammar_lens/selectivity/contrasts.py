@@ -1,4 +1,4 @@
-"""Grammar or vocabulary: a label's difference from the rest with other things held constant.
+"""Grammar or vocabulary: a label's difference from the rest with other variables held constant.
 
 A regression coefficient is a weighted sum of the activations, with weights that the words alone
 decide (Frisch & Waugh 1933; Lovell 1963): those of "the word has this label", after what is held

@@ -1,4 +1,4 @@
-"""What is known of the units at one site and position: moments, a sample, nulls, attributions.
+"""Evidence on the units at one site and position: moments, a sample, nulls, attributions.
 
 Every score draws on one of these; which of them there are decides which scores can be computed.
 """
@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Attribution:
-    """What each unit does to each label's words, to first order: `mean[label, layer, unit]`.
+    """First-order effect of each unit on each label's words: `mean[label, layer, unit]`.
 
     For `kind` "own" and "all" it is the expected rise of the label's tag loss, in nats per word, when
     the unit is set to its `reference` ("zero" or "mean"): positive means that the label needs the
@@ -112,7 +112,7 @@ class Evidence:
         return self.nulls.get(method) or mine.get(method)
 
     def split(self) -> "tuple[Evidence, Evidence] | None":
-        """What two halves of the sentences say, without labels that one of them hardly has.
+        """Evidence of two halves of the sentences, without labels too rare in one of them.
 
         None where nothing was halved. A sample is not: what rests on one has no reliability.
         """

@@ -1,4 +1,4 @@
-"""Scores of what a unit does rather than of what it shows: attributions, and outgoing weights.
+"""Scores of a unit's effects rather than its activations: attributions and outgoing weights.
 
 A unit that never varies gets 0 in all of them: it may do something, but nothing that depends on the
 word.
@@ -14,7 +14,7 @@ from grammar_lens.selectivity.result import ScoreError, ScoreValues
 
 
 def logit_contrast(evidence: Evidence) -> ScoreValues:
-    """How much more a unit's outgoing weight raises the logits of the label's words than the rest's.
+    """Rise of the logits of the label's words over the rest's through a unit's outgoing weight.
 
     Logits per unit of activation, at a final norm of scale 1; sign as the logits move when the
     activation rises. No data enter it beyond the lexicon's counts.

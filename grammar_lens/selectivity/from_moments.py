@@ -1,4 +1,4 @@
-"""Scores that need nothing but moments: differences of means, variance explained, firing.
+"""Scores from moments alone: differences of means, variance explained, firing.
 
 Those that depend on counts, means and the summed squared deviations alone (`class_means_suffice` in
 the registry) read `m2` through its sum over labels and in no other way: a null made of exchanged

@@ -1,4 +1,4 @@
-"""Scores that need the activations of a sample of words: the AUROC and the weights of a probe."""
+"""Scores from the activations of a sample of words: AUROC and probe weights."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _VALUES = 2**20
 L1 = L2 = 0.01
 """Penalties of `probe_weight`: no worse on words left out than smaller ones, and sooner done."""
 TOLERANCE = 0.02
-"""How near to its optimum the probe must come: the gradient left over, as a share of l1."""
+"""Tolerance of the probe's optimum: the remaining gradient as a share of l1."""
 
 
 def auroc(evidence: Evidence) -> ScoreValues:

@@ -92,7 +92,7 @@ def exchange(
 
 @dataclass(frozen=True)
 class Null:
-    """What a score looks like when tags are exchanged, and what it was on the same words.
+    """Null distribution of a score under exchanged tags, and the score observed on the same words.
 
     `observed` is the score on the words that take part. `mean` and `sd` are over the replicates,
     `maximum` is each replicate's largest `z` over all labels and units, `tail` counts the `z` of all
@@ -190,7 +190,7 @@ class Null:
     def strengths(
         self, scores: Float[np.ndarray, "label layer unit"]
     ) -> Float[np.ndarray, "label layer unit"]:
-        """How strong scores are: their distance from neutral, or themselves when one-sided."""
+        """Strength of scores: their distance from neutral, or themselves when one-sided."""
         return np.abs(scores - self.neutral) if self.two_sided else scores
 
     def __repr__(self) -> str:

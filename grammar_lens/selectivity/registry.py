@@ -1,4 +1,4 @@
-"""The registry of scores: what each needs and how its values are to be read."""
+"""The registry of scores: the data each needs and how to read its values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

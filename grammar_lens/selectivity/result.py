@@ -54,7 +54,7 @@ class Scores:
         return list(self.labels)
 
     def strength(self, sign: str = "absolute") -> Float[np.ndarray, "label layer unit"]:
-        """What to rank units by: larger is stronger, and what is not above 0 is no choice.
+        """The value to rank units by: larger is stronger; units at or below 0 are never chosen.
 
         Where `best` is "far", the distance from `neutral` ("absolute"), or how far the value lies
         above ("positive") or below it ("negative"). Where it is "high", the value; where it is

@@ -208,7 +208,7 @@ class TestShort:
             assert measure.passed is False
 
     def test_which_worlds_are_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What they hold is for the other tests."""
+        """The number and kind of worlds; their contents are tested elsewhere."""
         asked: list[tuple[str, int]] = []
 
         def run(kind: str, number: int, **_: object) -> WorldResult:

@@ -1,4 +1,4 @@
-"""What the command line says of itself: purposes, examples, exit codes, completion, one-line errors."""
+"""Help texts of the command line: purposes, examples, exit codes, completion, one-line errors."""
 
 import json
 import os
@@ -159,7 +159,7 @@ class TestTalk:
 
 
 def complete(words: str, folder: Path | None = None) -> list[str]:
-    """What bash would offer for the last of some words; "" is a word that is not begun."""
+    """Completions that bash would offer for the last of some words; "" is an empty word."""
     script = (
         "import sys\nfrom grammar_lens.cli import main\n"
         "try: main()\nexcept SystemExit as done: assert not done.code\n"

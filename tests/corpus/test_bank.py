@@ -138,7 +138,7 @@ def test_gaps_to_the_next_sentence(tmp_path: Path) -> None:
 
 
 def test_documents_are_runs_of_one_file(tmp_path: Path) -> None:
-    """Where no document is told, a file is one; a new document need not have an id."""
+    """Without document marks a file is one document; a new document need not have an id."""
     hi = line("1", "Hi")
     (tmp_path / "a-ud-train.conllu").write_text(f"{hi}\n{hi}\n# newdoc\n{hi}\n# newdoc\n{hi}")
     (tmp_path / "a-ud-dev.conllu").write_text(f"{hi}\n{hi}\n# newdoc id = x\n{hi}\n{hi}")

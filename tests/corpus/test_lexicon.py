@@ -239,7 +239,7 @@ class TestSplit:
         np.testing.assert_allclose(got.tag_probability, lexicon.probability[[0, 0, 0]], rtol=1e-12)
 
     def test_a_label_the_lexicon_never_saw_has_no_finite_loss(self) -> None:
-        """Why words of such labels are left out of a study."""
+        """The reason why words of such labels are left out of a study."""
         lexicon = build_lexicon(np.array([0, 1]), np.array([0, 1]), LABELS, 3)
         got = split(lexicon, torch.zeros(1, 3), torch.tensor([0]), torch.tensor([2]))
         assert got.tag_probability[0, 2] == 0

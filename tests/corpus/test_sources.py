@@ -1,4 +1,4 @@
-"""Where treebanks come from: paths, the package, Universal Dependencies, Hugging Face datasets."""
+"""Sources of treebanks: paths, the package, Universal Dependencies, Hugging Face datasets."""
 
 import hashlib
 import http.server

@@ -1,4 +1,4 @@
-"""What is left of a lesion matrix when severity and fragility are taken out."""
+"""Lesion matrices with severity and fragility removed."""
 
 import math
 

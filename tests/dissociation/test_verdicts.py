@@ -1,4 +1,4 @@
-"""What a lesion study says in words, branch by branch."""
+"""Verdicts of a lesion study, branch by branch."""
 
 from dataclasses import replace
 

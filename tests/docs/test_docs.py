@@ -173,7 +173,7 @@ def test_names_of_ours_exist(page: str) -> None:
 
 
 def documented() -> dict[str, str]:
-    """What the reference pages document: the name and its page."""
+    """Names that the reference pages document, each with its page."""
     return {
         name: page.name
         for page in (DOCS / "reference").glob("*.md")
@@ -294,7 +294,7 @@ def test_scripts_and_make_targets_exist(page: str) -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """What a heading is called in a link, as Python-Markdown and GitHub have it."""
+    """Anchors of headings, as Python-Markdown and GitHub make them."""
     text = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.DOTALL | re.M)
     found = set()
     for heading in re.findall(r"^#+ (.+?)(?: #+)?$", text, re.M):
@@ -359,7 +359,7 @@ def notebook() -> Any:
 
 
 def printed(cell: Any) -> str:
-    """What a cell printed or showed as text, without pictures and what went to stderr."""
+    """Output of a cell as text, without pictures and stderr."""
     parts = []
     for output in cell.outputs:
         if output.output_type == "stream" and output.name == "stdout":

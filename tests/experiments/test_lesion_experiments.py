@@ -170,7 +170,7 @@ def refused(
     script: str,
     flags: dict[str, Any],
 ) -> str:
-    """What a script says when it ends with code 2, in a line and no traceback."""
+    """Message of a script that ends with code 2: one line and no traceback."""
     assert run_script(monkeypatch, script, flags) == 2
     told = capsys.readouterr().err
     assert "Traceback" not in told

@@ -471,7 +471,7 @@ class TestTheControls:
 
 
 def test_a_wide_layer_has_cells_that_name_their_strongest(session: ExploredRun) -> None:
-    """What `clicked` relies on: in a binned heatmap the index comes with the cell."""
+    """`clicked` relies on this: in a binned heatmap the index comes with the cell."""
     from grammar_lens.figures.neurons import layer_neuron_heatmap
 
     figure = layer_neuron_heatmap(session.scores("word", "correlation"), "VERB", bins=100)
@@ -585,7 +585,7 @@ def started(run: Path) -> tuple[subprocess.Popen[str], str]:
 
 @pytest.fixture(scope="module")
 def url(made: Path) -> Iterator[str]:
-    """Where a server of the run is; Ctrl-C ends it."""
+    """Address of a server of the run; Ctrl-C ends it."""
     server, url = started(made)
     yield url
     server.send_signal(signal.SIGINT)

@@ -39,7 +39,7 @@ def logits(model: Model, ids: Tensor = IDS) -> Tensor:
 
 
 def activations(model: Model, ids: Tensor, site: str = "neuron") -> list[Tensor]:
-    """What the hooks at `site` see, layer by layer, after any lesion that is open."""
+    """Activations at `site`, layer by layer, after any lesion that is open."""
     seen: list[Tensor] = []
     hooks = [
         (hook_name(model, site, layer), lambda activation, **_: seen.append(activation.clone()))

@@ -1,4 +1,4 @@
-"""How far a choice can be trusted: floors, agreement and what is left of an effect, planted and not."""
+"""Controls of a choice: floors, agreement and adjusted effects, planted and not."""
 
 from dataclasses import dataclass, replace
 

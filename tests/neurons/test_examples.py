@@ -157,7 +157,7 @@ class TestRealTokenizers:
             assert "".join(parts) == text
 
     def test_tokens_are_what_the_tokenizer_says(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Where every token is made of whole characters, as decoding it gives."""
+        """Tokens made of whole characters have the text that decoding gives."""
         text = "She reads two old books."
         ids = tokenizer(text)["input_ids"]
         decoded = tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=True)
@@ -199,7 +199,7 @@ def planted(
 
 
 def check_consistent(found: Examples, corpus: Corpus, position: str) -> None:
-    """What holds of all examples whatever the model."""
+    """Properties of all examples whatever the model."""
     places = {s.source: s for s in corpus.bank}
     for neuron in found.by_neuron.values():
         for end, sign in ((neuron.top, -1), (neuron.bottom, 1)):
@@ -364,7 +364,7 @@ def in_documents(bank: Treebank, gap: str = " ") -> Treebank:
 @pytest.mark.parametrize("gap", [" ", "\n\n", ""])
 @pytest.mark.parametrize("position", ["word", "next"])
 def test_sentences_in_their_documents(reference: Model, bank: Treebank, gap: str, position: str):
-    """What is shown is the sentence alone, what was read its document before it."""
+    """The sentence alone is shown, though its document was read before it."""
     corpus = prepare(reference, in_documents(bank, gap), context="document", window=64)
     assert len(corpus.alignment.token_ids) < len(bank)
     found = gl.examples_of(reference, corpus, [(5, 50), (6, 60)], position=position, **QUIET)
@@ -480,7 +480,7 @@ def test_sentences_without_words_in_a_document(reference: Model, bank: Treebank)
 
 
 def test_a_label_without_a_contrast(reference: Model, corpus: Corpus, lexicon: Lexicon):
-    """Where no word of a label begins with a token of its own, there is nothing to contrast."""
+    """A label none of whose words begins with a token of its own has no contrast."""
     without = lexicon.count.copy()
     without[:, corpus.labels.index("PART")] = 0
     found = gl.examples_of(

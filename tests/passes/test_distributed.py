@@ -84,7 +84,7 @@ def torchrun(n: int, *command: str) -> list[str]:
 
 
 TORN_DOWN = "terminate called without an active exception"
-"""What C++ says when it destroys a running thread: seen once, under load, cause unknown."""
+"""Message of C++ on destroying a running thread: seen once, under load, cause unknown."""
 
 
 def finished(command: list[str]) -> None:

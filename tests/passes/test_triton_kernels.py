@@ -99,7 +99,7 @@ def batch_of(
 
 
 def reduced(fused: ModuleType, batches: Sequence[Batch], device: str) -> Running:
-    """What the kernels make of the batches, one after the other."""
+    """Result of the kernels for the batches, one after the other."""
     n_units = batches[0].flat.shape[1]
     # a layer in the middle, as in `MomentAccumulator`
     big = [torch.zeros(N_CLASSES, 3, n_units, dtype=torch.float64, device=device) for _ in range(3)]

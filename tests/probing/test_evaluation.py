@@ -243,7 +243,7 @@ class TestInterval:
         assert together == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 200), rel=0.15)
 
     def test_a_long_sentence_counts_by_its_words(self) -> None:
-        """Where all words are right, so are those of any sentences drawn, however long."""
+        """If all words are right, so are those of any sentences drawn, however long."""
         sentence = np.repeat([0, 1, 2], [1, 5, 94])
         right = np.ones(100, bool)
         assert bootstrap_interval(right, sentence, np.random.default_rng(0)) == (1, 1)

@@ -46,7 +46,7 @@ def path(run: MadeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serious(page: Any) -> list[str]:
-    """What axe-core finds that keeps people out: the rule and the elements."""
+    """Serious accessibility violations found by axe-core: the rule and the elements."""
     found = Axe().run(page).response["violations"]
     return [
         f"{v['id']}: {[n['target'] for n in v['nodes']][:3]}"

@@ -21,7 +21,7 @@ from grammar_lens.selectivity.scoring import score
 
 
 def unpacked(block: dict[str, Any]) -> np.ndarray:
-    """What page.js makes of packed numbers."""
+    """Packed numbers as page.js reads them."""
     raw = np.frombuffer(base64.b64decode(block["bdata"]), f"<{block['dtype']}")
     shape = [int(x) for x in block["shape"].split(",")]
     values = raw.reshape(shape)

@@ -69,7 +69,7 @@ class Results:
 
 @dataclass
 class MadeRun:
-    """What a report needs of a run."""
+    """The parts of a run that a report needs."""
 
     record: dict[str, Any]
     summary: dict[str, Any]

@@ -295,7 +295,7 @@ class TakesRows(KeyNeuronFeatures):
 
 @pytest.fixture
 def any_warning() -> Iterator[None]:
-    """What scikit-learn's checks warn of is theirs."""
+    """Allow warnings of scikit-learn's own checks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""What a run is said to need before it starts is what it then needs."""
+"""Memory plans against the memory that runs then use."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a run stores is read back equal, and steps on a stored run keep it sound."""
+"""Stored runs: results read back equal, and steps on a stored run keep it consistent."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What halves of the sentences say, label by label."""
+"""Evidence of halves of the sentences, label by label."""
 
 from dataclasses import replace
 

@@ -173,13 +173,13 @@ def made(kind: str, shaken: Callable[[nn.Module], None]) -> nn.Module:
 
 
 def counts_of(vocabulary: int, seed: int = 0) -> np.ndarray:
-    """How many words of three labels begin with each token; most tokens begin none."""
+    """Number of words of three labels that begin with each token; most tokens begin none."""
     rng = np.random.default_rng(seed)
     return rng.poisson([0.3, 0.1, 0.05], (vocabulary, 3)).astype(float)
 
 
 def inputs_of(modules: list[nn.Module], run: Callable[[], object]) -> list[Tensor]:
-    """What some modules are given."""
+    """Inputs of some modules during a pass."""
     seen: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

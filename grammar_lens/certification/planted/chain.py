@@ -21,7 +21,7 @@ Above the 0.1 that full strength means, for what a real lesion and finite text t
 LEAST_SLOPE = 0.2
 """Nats to first order; what each tag's own evidence, and what two share, is worth to it at least."""
 SHARED = 0.4
-"""How much of what the evidence for the two alike tags has in common is carried by one neuron."""
+"""Share of the common evidence for the two alike tags that one neuron carries."""
 RARE = 0.03
 """The share of a tag's successors that are drawn evenly: no evidence is stronger than log RARE / 6."""
 
@@ -51,7 +51,7 @@ class TagChain:
 
     @cached_property
     def common(self) -> Float[np.ndarray, " tag"]:
-        """What the evidence for the two alike tags has in common: its mean, by current tag."""
+        """Mean of the shared part of the evidence for the two alike tags, by current tag."""
         return self.evidence[:, list(self.alike)].mean(1)
 
     def own(self, c: int) -> Float[np.ndarray, " tag"]:
@@ -79,7 +79,7 @@ class TagChain:
     def slope(
         self, values: Float[np.ndarray, " tag"], c: int, to: tuple[int, ...] | None = None
     ) -> float:
-        """What `values` of the current tag, added to its logit, are worth to tag c, nats.
+        """Gain in nats for tag c when `values` of the current tag are added to its logit.
 
         To first order, against their mean. `to` are the tags to whose logits they are added.
         """

@@ -1,4 +1,4 @@
-"""Which neurons a planted world has, what they read and what they write."""
+"""Design of a planted world: its neurons, the tags they respond to and the tags they promote."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The weights of a planted world: a small Llama that does what its design says.
+"""Weights of a planted world: a small Llama that implements its design.
 
 residual = [output tag | constant | one-hot current tag | word code]. The constant is so large that
 it fixes the scale of every RMSNorm, whose weights undo it: each layer reads the residual as it is.
@@ -28,7 +28,7 @@ N_SPECIAL = 2
 VOCABULARY = N_SPECIAL + N_TAGS * N_FORMS
 CONSTANT = 40.0
 GATE = 4.0
-"""What the gate of a planted neuron reads: far enough right of 0 that SiLU is a line."""
+"""Input to the gate of a planted neuron: far enough above 0 that SiLU is linear."""
 ATTENTION = 15.0
 """Attention score between two words of the same tag where attention carries the evidence."""
 TAG_HEAD = (*range(4, 4 + N_TAGS // 2), *range(4 + D_HEAD // 2, 4 + D_HEAD // 2 + N_TAGS // 2))
@@ -132,7 +132,7 @@ class _Units:
         return {"gate_proj": self.gate, "up_proj": self.up, "down_proj": self.down}
 
     def output(self) -> Float[np.ndarray, "word d_model"]:
-        """What the layer adds to the residual of every form."""
+        """The layer's contribution to the residual of every form."""
         return self._activation(slice(None)) @ self.down.T
 
     def _mean_size(self, index: int) -> float:

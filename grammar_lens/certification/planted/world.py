@@ -1,4 +1,4 @@
-"""A planted world: a loaded model, text to choose neurons on, fresh text, and the truth."""
+"""A planted world: a loaded model, training text, held-out text, and the true tag neurons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Results as tables that any tool reads, and neuron lists of other tools as key neurons."""
+"""Results as tables for other tools, and neuron lists of other tools as key neurons."""

@@ -23,7 +23,7 @@ NAMES = {
     "method": ("method",),
     "rule": ("rule",),
 }
-"""What we call a column, and what other tools do."""
+"""Our name of a column, and the names other tools use."""
 WHOLE = ("layer", "index", "rank")
 REAL = ("score", "q")
 DELIMITERS = (",", "\t", ";")

@@ -1,4 +1,4 @@
-"""What a run has found, as tables."""
+"""Results of a run as tables."""
 
 from collections.abc import Callable, Iterator
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""What the readers of all formats make of a file: rows of neurons, each with its place in it."""
+"""The common form of neuron lists from all formats: rows, each with its place in the file."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Options:
-    """How numbers are to be read that could mean several things."""
+    """Choices for reading numbers that are ambiguous."""
 
     n_layers: int
     n_units: int

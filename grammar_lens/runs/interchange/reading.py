@@ -70,7 +70,7 @@ def read_neurons(
 
 
 def _listing(path: Path, options: Options) -> Listing:
-    """What stands in the file, by what it begins with and its suffix."""
+    """Contents of the file, by its first bytes and its suffix."""
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -132,7 +132,7 @@ def _prepared(
 
 
 def _single(frame: pd.DataFrame, column: str) -> str | None:
-    """What all rows have in a column; None where they differ or it is not there."""
+    """The common value of all rows in a column; None where they differ or it is absent."""
     values = {*map(str, frame[column])} if column in frame else set()
     return values.pop() if len(values) == 1 else None
 

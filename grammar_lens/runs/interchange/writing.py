@@ -79,7 +79,7 @@ def _earlier(folder: Path) -> list[Path]:
 
 
 def _writer(table: Table, format: str) -> Callable[[Path], None]:
-    """What writes a table to a file, a part at a time; in Parquet each is a row group."""
+    """A writer that takes a table part by part; in Parquet each part is a row group."""
     arrow = pa.schema(
         [pa.field(f.name, _ARROW[f.kind], metadata={"description": f.about}) for f in table.fields]
     )

@@ -51,7 +51,7 @@ def _put_nulls(name: str, nulls: Mapping[str, Null], arrays: Arrays) -> dict[str
 
 
 def read_evidence(path: Path) -> Collected:
-    """What `save_collected` wrote."""
+    """Read the files of `save_collected`."""
     arrays, metadata = read_tensors(path)
     by_position: dict[str, dict[str, Evidence]] = {}
     for name, about in metadata["collected"].items():
@@ -84,7 +84,7 @@ def save_attributions(path: Path, attributions: Mapping[str, Attribution]) -> No
 
 
 def read_attributions(path: Path) -> dict[str, Attribution]:
-    """What `save_attributions` wrote."""
+    """Read the files of `save_attributions`."""
     arrays, metadata = read_tensors(path)
     found = {}
     for name, about in metadata["attributions"].items():
@@ -109,7 +109,7 @@ def save_scores(path: Path, scores: Mapping[str, Scores]) -> None:
 def read_scores(
     path: Path, collected: Collected, attributions: Mapping[str, Attribution]
 ) -> dict[str, Scores]:
-    """What `save_scores` wrote, with the units' statistics and nulls of what was collected."""
+    """Read the files of `save_scores`, with unit statistics and nulls from the evidence."""
     arrays, metadata = read_tensors(path)
     scores = {}
     for position, about in metadata["scores"].items():
@@ -128,7 +128,7 @@ def save_fitted(path: Path, probes: Mapping[str, FittedProbe]) -> None:
 
 
 def read_fitted(path: Path) -> dict[str, FittedProbe]:
-    """What `save_fitted` wrote."""
+    """Read the files of `save_fitted`."""
     arrays, metadata = read_tensors(path)
     return {p: _join(FittedProbe, p, about, arrays) for p, about in metadata["probes"].items()}
 

@@ -1,4 +1,4 @@
-"""Run directories: found, made anew, gone on with, and their records kept."""
+"""Run directories: find, create and resume them, and keep their records."""
 
 from collections.abc import Mapping
 from datetime import datetime, timezone

@@ -80,7 +80,7 @@ def _rounded(values: Any) -> Any:
 
 
 def read_examples(path: Path) -> dict[str, Examples]:
-    """What `save_examples` wrote. Raises RunError for a file of other quantiles."""
+    """Read the file of `save_examples`. Raises RunError for a file of other quantiles."""
     data = read_json(path)
     if tuple(data["quantiles"]) != QUANTILES:
         raise RunError(

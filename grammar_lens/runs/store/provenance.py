@@ -1,4 +1,4 @@
-"""Where numbers come from: versions and the commit of the code."""
+"""Provenance of results: package versions, the commit of the code, and data fingerprints."""
 
 import dataclasses
 import platform
@@ -56,7 +56,7 @@ def experiment_record(name: str, config: Any) -> dict[str, Any]:
 
 
 def treebank_record(bank: Treebank) -> dict[str, Any]:
-    """Which words these are."""
+    """Name and fingerprint of the words used."""
     return {"name": bank.name, "sentences": len(bank), "fingerprint": bank.fingerprint()}
 
 

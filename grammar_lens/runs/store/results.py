@@ -71,7 +71,7 @@ def _with_tables(result: Any) -> dict[str, Any]:
 
 
 def read_controls(path: Path) -> dict[str, SelectionControls]:
-    """What `save_controls` wrote."""
+    """Read the file of `save_controls`."""
     tables = ("sham", "reliability", "within_type")
     found = {}
     for position, data in read_json(path).items():
@@ -91,7 +91,7 @@ def save_course(path: Path, course: CourseSummary) -> None:
 
 
 def read_course(path: Path) -> CourseSummary:
-    """What `save_course` wrote."""
+    """Read the file of `save_course`."""
     data = read_json(path)
     return CourseSummary(
         labels=tuple(data["labels"]),
@@ -112,7 +112,7 @@ def save_curves(path: Path, curves: Mapping[str, ProbeCurve]) -> None:
 
 
 def read_curves(path: Path) -> dict[str, pd.DataFrame]:
-    """What `save_curves` wrote."""
+    """Read the file of `save_curves`."""
     table = pd.read_csv(path)
     return {
         str(p): rows.drop(columns="position").reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""What a run directory holds, each result loaded when it is first asked for."""
+"""A stored run: every result in its directory, each loaded on first use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -55,7 +55,7 @@ _OF_STEP = {
     "probe": ("_probes",),
     "lesion": ("_study",),
 }
-"""What a step makes outdated in memory."""
+"""Cached results that each step makes outdated."""
 ATTRIBUTIONS = "attributions.safetensors"
 SHARDS = "shards"
 """The folder in which jobs of a job array put what they collect, before there is a run."""
@@ -66,7 +66,7 @@ FITTED = "probe.safetensors"
 
 @dataclass(frozen=True)
 class Results:
-    """What a run found at one position."""
+    """Results of a run at one position."""
 
     position: str
     moments: dict[str, Moments]
@@ -232,7 +232,7 @@ class StoredRun:
         return self._keys[position]
 
     def controls_at(self, position: str) -> SelectionControls | None:
-        """How far the choice at one position can be trusted; None if that was not measured."""
+        """Controls of the choice at one position; None if they were not measured."""
         return self._controls.get(position)
 
     def probe_at(self, position: str) -> ProbeResult:

@@ -1,4 +1,4 @@
-"""Attributions over a corpus: what each neuron does to the losses of each label's words."""
+"""Attributions over a corpus: the effect of each neuron on the losses of each label's words."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -63,7 +63,7 @@ def attribute(
     show_progress: bool = True,
     keeper: Keeper | None = None,
 ) -> Attribution:
-    """What every neuron does to the prediction of each label's words, at the token before the word.
+    """Effect of every neuron on the prediction of each label's words, at the token before the word.
 
     `kind` "own" is the first-order effect of a lesion on the word predicted at the same position,
     from one backward pass for all labels; "all" counts later words as well, from one backward pass

@@ -1,4 +1,4 @@
-"""First-order lesion effects: what the tag loss would do if a neuron took its reference value.
+"""First-order lesion effects: the change of tag loss if a neuron took its reference value.
 
 Attribution patching, (reference - a) times the loss's gradient, from one forward pass and as few
 backward passes as can be. Source: Kramar et al. (2024), AtP*, arXiv 2403.00745.
@@ -197,7 +197,7 @@ class _Sums:
 
 
 class _Job:
-    """What the batches of one call share."""
+    """Data that the batches of one call share."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class _Job:
     def forward(
         self, forward: Forward, batch: TokenBatch, where: Int[Tensor, " word"], watch: _Watch
     ) -> Float[Tensor, "word d_model"]:
-        """What the head reads at the scored words, with a graph back to every neuron."""
+        """Input of the head at the scored words, with a graph back to every neuron."""
         device = device_of(self._model)
         self._watch = watch
         mask = None if batch.mask is None else batch.mask.to(device)

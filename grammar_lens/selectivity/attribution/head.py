@@ -98,7 +98,7 @@ class Chosen:
 
 
 def choose(words: Int[np.ndarray, " word"], taps: Sequence[Tap]) -> list[Chosen]:
-    """What each tap wants of a batch's words, made once for all layers."""
+    """Target of each tap for a batch's words, made once for all layers."""
     chosen = []
     for codes, reader in taps:
         mine = np.flatnonzero(codes[words] >= 0)

@@ -38,7 +38,7 @@ from grammar_lens.selectivity.attribution.scaled_path import (
 
 @dataclass(frozen=True)
 class Completeness:
-    """How far integrated gradients miss the difference of outputs they should sum to, F(a) - F(0).
+    """Error of completeness: integrated gradients should sum to F(a) - F(0).
 
     The mean over words of |sum over units - difference|, relative to the mean |difference|; `overall`
     pools the layers. Under `joint` the units of all layers make up one sum, and `per_layer` is NaN.

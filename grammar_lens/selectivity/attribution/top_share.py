@@ -1,4 +1,4 @@
-"""How often each unit stands among the largest of a word: the rule of arXiv 2511.06519."""
+"""Share of words at which each unit is among the largest: the rule of arXiv 2511.06519."""
 
 import math
 from collections.abc import Sequence
