@@ -22,7 +22,8 @@ from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.passes.readers import FeatureReader, Seen
 from grammar_lens.passes.stream import Tap, stream
-from grammar_lens.runs.run import Run, load_run
+from grammar_lens.runs.run import load_run
+from grammar_lens.runs.store.stored import StoredRun
 
 POOLINGS = ("mean", "max", "last", "first")
 
@@ -202,7 +203,7 @@ def _sets(neurons: Any) -> KeyNeurons | Neurons:
     """The neurons that a parameter names."""
     if isinstance(neurons, str | os.PathLike):
         neurons = load_run(Path(neurons))
-    if isinstance(neurons, Run):
+    if isinstance(neurons, StoredRun):
         read = neurons.positions
         return neurons.keys_at("word" if "word" in read else neurons.main_position)
     if isinstance(neurons, KeyNeurons | Neurons):

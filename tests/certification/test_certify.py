@@ -2,19 +2,19 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
 from rich.console import Console
 from statsmodels.stats.proportion import proportion_confint
 
-from grammar_lens.certification import certify as many
-from grammar_lens.certification import world_result as one
-from grammar_lens.certification.certify import CertificationError, certify
+from grammar_lens.certification import world_result
+from grammar_lens.certification.certify import CertificationError, _one_thread, certify
 from grammar_lens.certification.measures import Certification, Measure
 from grammar_lens.certification.planted.chain import TAGS
 from grammar_lens.certification.planted.world import plant
-from grammar_lens.certification.world_result import WorldResult
+from grammar_lens.certification.world_result import WorldResult, run_world
 from grammar_lens.neurons.neurons import KeyNeurons
 
 SHORT = {"train_words": 4000, "fresh_words": 1000}
@@ -177,22 +177,22 @@ class TestShort:
         assert [(w.kind, w.number) for w in two.worlds] == [
             *(("true", 0), ("true", 1), ("null", 0), ("null", 1), ("decoy", 0))
         ]
-        with many._one_thread():
+        with _one_thread():
             for i in (1, 3, 4):
-                alone = one.run_world(two.worlds[i].kind, two.worlds[i].number, **little)
+                alone = run_world(two.worlds[i].kind, two.worlds[i].number, **little)
                 assert replace(alone, seconds=0.0) == replace(two.worlds[i], seconds=0.0)
 
     def test_swapped_keys_lose_power_and_recall(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Every tag gets the neurons of the next: cuts are as large, and hit the wrong tag."""
-        choose = one.choose
+        choose = world_result.choose
 
         def swapped(world: object, moments: object, method: str) -> KeyNeurons:
             keys = choose(world, moments, method)  # pyright: ignore[reportArgumentType]
             sets = {tag: keys[other] for tag, other in zip(TAGS, (*TAGS[1:], TAGS[0]), strict=True)}
             return replace(keys, sets=sets)
 
-        monkeypatch.setattr(one, "choose", swapped)
-        broken = of(one.run_world("true", 0, shams=19, **SHORT))
+        monkeypatch.setattr(world_result, "choose", swapped)
+        broken = of(run_world("true", 0, shams=19, **SHORT))
         assert broken.measure("power of p", "true worlds").rate == 0.0
         assert broken.measure("recall", "planted neurons").rate < 0.2
         assert not broken.passed
@@ -200,7 +200,9 @@ class TestShort:
     def test_planted_effects_in_null_worlds_are_noticed(self) -> None:
         """True worlds that claim to be null: their sets, given as random ones, have effects."""
         claimed = [replace(plant("true", i, **SHORT), kind="null") for i in (0, 1)]
-        broken = of(*(one.judge(w, shams=19, seed=1, reported=w.number == 0) for w in claimed))
+        broken = of(
+            *(world_result.judge(w, shams=19, seed=1, reported=w.number == 0) for w in claimed)
+        )
         assert [w.p_chosen for w in broken.worlds] == [0.05, None]
         for name in ("p at most .05", "any crossed pair"):
             measure = broken.measure(name, "null worlds")
@@ -215,7 +217,7 @@ class TestShort:
             asked.append((kind, number))
             return result(kind, number)
 
-        monkeypatch.setattr(many, "run_world", run)
+        monkeypatch.setattr(import_module(certify.__module__), "run_world", run)
         found = certify(200, processes=1, show_progress=False)
         kinds = [kind for kind, _ in asked]
         assert [kinds.count(k) for k in ("true", "null", "decoy", "weak", "elsewhere")] == [

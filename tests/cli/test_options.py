@@ -17,6 +17,7 @@ from grammar_lens.corpus.corpus import CONTEXTS
 from grammar_lens.lesions.outcomes import VALUES, WHERE
 from grammar_lens.model.about import SITES
 from grammar_lens.neurons.selection import RULES
+from grammar_lens.runs import forecast, pipeline
 from grammar_lens.runs.settings import Config
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.result import SIGNS
@@ -89,8 +90,8 @@ def config_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
         raise StoppedError
 
     seen: list[Config] = []
-    monkeypatch.setattr(steps, "run_all", stop)
-    monkeypatch.setattr(steps, "forecast", stop)
+    monkeypatch.setattr(pipeline, "run_all", stop)
+    monkeypatch.setattr(forecast, "forecast", stop)
 
     def found(*arguments: object) -> Config:
         seen.clear()

@@ -428,7 +428,7 @@ def test_a_battery_in_windows_equals_lesions_one_by_one(
     codes, rng = corpus.read("next"), np.random.default_rng(5)
     sets = [draw(rng, 6, [0, 1]), draw(rng, 4, [2]), units()]
     donors = record_donors(
-        deep, corpus.alignment, codes, sets, position="next", rng=rng, n_words=20, per_label=2
+        deep, corpus.alignment, codes, sets, position="next", seed=5, n_words=20, per_label=2
     )
     ablations = [Ablation("mean", 1.0), Ablation("zero", 0.5), Ablation("resample", 1.0)]
     if way == "bare":

@@ -134,10 +134,9 @@ MANNERS = [
 def donors_of(
     model: Model, corpus: Corpus, sets: Sequence[Neurons | Directions], seed: int = 2
 ) -> Donors:
-    rng = np.random.default_rng(seed)
     classes = corpus.read("next")
     return record_donors(
-        model, corpus.alignment, classes, sets, position="next", rng=rng, n_words=30, per_label=3
+        model, corpus.alignment, classes, sets, position="next", seed=seed, n_words=30, per_label=3
     )
 
 

@@ -37,7 +37,7 @@ def record(
         corpus.read(position),
         SETS,
         position=position,
-        rng=np.random.default_rng(seed),
+        seed=seed,
         n_words=n_words,
         per_label=6,
         token_budget=100,
@@ -126,7 +126,7 @@ def test_too_few_words_to_resample_from(tiny: Model, corpus: Corpus, n: int, n_w
             codes,
             SETS,
             position="next",
-            rng=np.random.default_rng(0),
+            seed=0,
             n_words=n_words,
         )
 

@@ -318,7 +318,7 @@ def recorded(model: Model, words: Corpus, *sets: Neurons | Directions) -> Donors
         words.read("next"),
         sets,
         position="next",
-        rng=np.random.default_rng(0),
+        seed=0,
         n_words=25,
         per_label=2,
     )
