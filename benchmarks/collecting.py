@@ -63,7 +63,7 @@ from grammar_lens.corpus.corpus import prepare
 from grammar_lens.files import make_folder, write_json
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.model.fast_path_check import bare_model
-from grammar_lens.model.forward import forward_body
+from grammar_lens.model.forward import final_hidden
 from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.runs.session import read_source
 from grammar_lens.runs.store.provenance import library_versions
@@ -138,9 +138,10 @@ class Setting:
         for batch in self.batches:
             body(batch.token_ids, use_cache=False)
 
+    @torch.no_grad()
     def bridge(self) -> None:
         for batch in self.batches:
-            forward_body(self.model, batch.token_ids)
+            final_hidden(self.model, batch.token_ids)
 
     def collect(self, sites: Sequence[str] = SITES) -> Collected:
         return gl.collect(

@@ -6,6 +6,7 @@ import numpy as np
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.shams import matched_keys
 from grammar_lens.dissociation.statistics import dissociation
 from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
@@ -35,6 +36,18 @@ def statistics(n_layers: int, n_units: int) -> UnitStatistics:
     """A unit's mean is its number, so that it can be recognised."""
     mean = np.arange(n_layers * n_units, dtype=float).reshape(n_layers, n_units)
     return UnitStatistics(mean, np.abs(mean), np.zeros((n_layers, n_units)))
+
+
+def sham_conditions(
+    keys: KeyNeurons,
+    output: np.ndarray,
+    n_replicates: int,
+    rng: np.random.Generator,
+    units: UnitStatistics,
+) -> list[Condition]:
+    """Sham lesions of the usual ablation, one per replicate and label."""
+    shams = matched_keys(keys, output, n_replicates, rng, units)
+    return [Condition(x, n, sham[x]) for n, sham in enumerate(shams, 1) for x in keys]
 
 
 def battery(

@@ -2,10 +2,10 @@
 
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing import active_children, get_context
 
 import torch
@@ -24,28 +24,6 @@ LEAST_SHAMS = 19
 
 class CertificationError(ValueError):
     """A certification that cannot be carried out."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    kind: str
-    number: int
-    seed: int
-    shams: int
-    reported: bool
-    train_words: int
-    fresh_words: int
-
-    def run(self) -> WorldResult:
-        return run_world(
-            self.kind,
-            self.number,
-            seed=self.seed,
-            shams=self.shams,
-            reported=self.reported,
-            train_words=self.train_words,
-            fresh_words=self.fresh_words,
-        )
 
 
 def certify(
@@ -72,7 +50,16 @@ def certify(
     kinds = [PATTERN[i % len(PATTERN)] for i in range(n_worlds)]
     kinds += ["weak"] * extra + ["elsewhere"] * extra
     jobs = [
-        _Job(kind, kinds[:i].count(kind), seed, shams, reported, train_words, fresh_words)
+        partial(
+            run_world,
+            kind,
+            kinds[:i].count(kind),
+            seed=seed,
+            shams=shams,
+            reported=reported,
+            train_words=train_words,
+            fresh_words=fresh_words,
+        )
         for i, kind in enumerate(kinds)
     ]
     begin = time.monotonic()
@@ -103,16 +90,18 @@ def _check(n_worlds: int, shams: int, seed: int, processes: int) -> None:
         raise CertificationError(f"seed is {seed}, expected 0 or more")
 
 
-def _results(jobs: list[_Job], processes: int) -> Generator[WorldResult, None, None]:
+def _results(
+    jobs: list[Callable[[], WorldResult]], processes: int
+) -> Generator[WorldResult, None, None]:
     """Results as they come; an interrupt ends the processes."""
     if processes == 1:
         with _one_thread():
-            yield from (job.run() for job in jobs)
+            yield from (job() for job in jobs)
         return
     others = active_children()
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_process)
     try:
-        for done in as_completed([pool.submit(job.run) for job in jobs]):
+        for done in as_completed([pool.submit(job) for job in jobs]):
             yield done.result()
     except (KeyboardInterrupt, GeneratorExit):
         for child in active_children():

@@ -138,12 +138,9 @@ class TokenBatch:
     """Some rows of tokens as one rectangle, and where their words are read."""
 
     token_ids: Int[Tensor, "row time"]
-    mask: Bool[Tensor, "row time"] | None
     rows: Int[np.ndarray, " row"]
     """Their numbers in the alignment."""
     lengths: Int[np.ndarray, " row"]
-    shift: Int[np.ndarray, " row"]
-    """Padding before each row's first token (0 under right padding)."""
 
     @property
     def n_tokens(self) -> int:
@@ -167,7 +164,7 @@ class TokenBatch:
         words = np.arange(len(row)) + np.repeat(begin - np.cumsum(count) + count, count)
         kept = wanted[words]
         words, row = words[kept], row[kept]
-        place = row * self.token_ids.shape[1] + self.shift[row]
+        place = row * self.token_ids.shape[1]
         # not `time`, which would go through all words of the corpus for every batch
         if _known(position) == "word":
             return words, place + alignment.last[words] + offset
@@ -179,10 +176,7 @@ class TokenBatch:
         return self._part(slice(0, middle)), self._part(slice(middle, None))
 
     def _part(self, part: slice) -> "TokenBatch":
-        mask = None if self.mask is None else self.mask[part]
-        return TokenBatch(
-            self.token_ids[part], mask, self.rows[part], self.lengths[part], self.shift[part]
-        )
+        return TokenBatch(self.token_ids[part], self.rows[part], self.lengths[part])
 
 
 def align(
@@ -234,18 +228,15 @@ def token_batches(
     *,
     rows: Int[np.ndarray, " chosen"] | None = None,
     until: Int[np.ndarray, " row"] | None = None,
-    padding: str = "right",
-    pad_id: int = 0,
 ) -> list[TokenBatch]:
     """Rows in batches of at most `token_budget` tokens, padding counted, longest first.
 
     Rows of like length stand together, so little is padding; one longer than the budget is a batch
-    by itself. `rows` restricts to some of them, `until` each to so many of its first tokens. `padding="left"` puts the padding first and gives each batch a mask.
+    by itself. `rows` restricts to some of them, `until` each to so many of its first tokens. Padding
+    follows the tokens, where causal attention never looks, so there is no mask.
     """
     if token_budget < 1:
         raise AlignmentError(f"token budget is {token_budget}, expected 1 or more")
-    if padding not in ("left", "right"):
-        raise AlignmentError(f"padding is {padding!r}, expected 'left' or 'right'")
     lengths = np.array([len(ids) for ids in alignment.token_ids], np.int64)
     lengths = lengths if until is None else np.minimum(lengths, until)
     chosen = np.arange(len(lengths)) if rows is None else np.sort(rows)
@@ -255,33 +246,18 @@ def token_batches(
     while begin < len(order):
         width = int(lengths[order[begin]])
         some = order[begin : begin + max(1, token_budget // width)]
-        batches.append(_pad(alignment, some, lengths[some], padding == "left", pad_id))
+        batches.append(_pad(alignment, some, lengths[some]))
         begin += len(some)
     return batches
 
 
 def _pad(
-    alignment: Alignment,
-    rows: Int[np.ndarray, " row"],
-    lengths: Int[np.ndarray, " row"],
-    left: bool,
-    pad_id: int,
+    alignment: Alignment, rows: Int[np.ndarray, " row"], lengths: Int[np.ndarray, " row"]
 ) -> TokenBatch:
-    width = int(lengths[0])
-    ids = np.full((len(rows), width), pad_id, np.int64)
-    mask = np.zeros((len(rows), width), bool)
-    shift = width - lengths if left else np.zeros(len(rows), np.int64)
+    ids = np.zeros((len(rows), int(lengths[0])), np.int64)
     for i, row in enumerate(rows):
-        here = slice(shift[i], shift[i] + lengths[i])
-        ids[i, here] = alignment.token_ids[row][: lengths[i]]
-        mask[i, here] = True
-    return TokenBatch(
-        token_ids=torch.from_numpy(ids),
-        mask=torch.from_numpy(mask) if left else None,
-        rows=rows,
-        lengths=mask.sum(1),
-        shift=shift,
-    )
+        ids[i, : lengths[i]] = alignment.token_ids[row][: lengths[i]]
+    return TokenBatch(torch.from_numpy(ids), rows, lengths)
 
 
 def count_tokens(texts: Sequence[str], tokenizer: Any) -> Int[np.ndarray, " text"]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import isotonic_regression
 
-from grammar_lens.lesions.outcomes import Condition, Outcomes, StudyError
+from grammar_lens.lesions.outcomes import Outcomes, StudyError
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.passes.moments import UnitStatistics
 
@@ -57,24 +57,6 @@ def _renamed(
     index = mapped[real.layer, real.index]
     mean = units.mean[real.layer, index]
     return Neurons(name, real.site, real.layer, index, real.score, mean)
-
-
-def sham_sets(
-    keys: KeyNeurons,
-    output: Float[np.ndarray, "layer unit"],
-    n_replicates: int,
-    rng: np.random.Generator,
-    units: UnitStatistics,
-    *,
-    avoid: KeyNeurons | None = None,
-) -> list[Condition]:
-    """Sham lesions of the usual ablation, one per replicate and label, from `matched_keys`."""
-    shams = matched_keys(keys, output, n_replicates, rng, units, avoid=avoid)
-    return [
-        Condition(label, replicate, sham[label])
-        for replicate, sham in enumerate(shams, 1)
-        for label in keys.labels
-    ]
 
 
 def _map_layer(

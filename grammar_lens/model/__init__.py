@@ -32,7 +32,6 @@ from grammar_lens.model.fast_path_check import bare_model
 from grammar_lens.model.forward import (
     check_head,
     final_hidden,
-    forward_body,
     head_logits,
     hooked,
     next_token_logits,
@@ -74,7 +73,6 @@ __all__ = [
     "embedding",
     "final_hidden",
     "fingerprint",
-    "forward_body",
     "has_gate",
     "has_weights",
     "head_logits",

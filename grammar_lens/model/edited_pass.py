@@ -3,18 +3,16 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from grammar_lens.model.about import Model, hook_name, place_name
 from grammar_lens.model.fast_path import Change
 from grammar_lens.model.fast_path_check import bare_model
-from grammar_lens.model.forward import final_hidden, hooked, masking
+from grammar_lens.model.forward import final_hidden, hooked
 
-Forward = Callable[
-    [Int[Tensor, "row time"], Bool[Tensor, "row time"] | None], Float[Tensor, "row time d_model"]
-]
-"""Token ids, and a mask under left padding -> what the head reads."""
+Forward = Callable[[Int[Tensor, "row time"]], Float[Tensor, "row time d_model"]]
+"""Token ids -> what the head reads."""
 
 
 @contextlib.contextmanager
@@ -31,15 +29,15 @@ def opened(model: Model, changes: Mapping[tuple[str, int], Change]) -> Iterator[
     bare = bare_model(model)
     if bare is not None and all(site in bare.places for site, _ in changes):
 
-        def forward(token_ids: Tensor, mask: Tensor | None) -> Tensor:
-            return bare.body(token_ids, use_cache=False, **masking(mask)).last_hidden_state
+        def forward(token_ids: Tensor) -> Tensor:
+            return bare.body(token_ids, use_cache=False).last_hidden_state
 
         with bare.changed(changes):
             yield forward
         return
     hooks = [(place_name(*at), _bridged(change)) for at, change in changes.items()]
     with hooked(model, hooks):
-        yield lambda token_ids, mask: final_hidden(model, token_ids, mask)
+        yield lambda token_ids: final_hidden(model, token_ids)
 
 
 def _bridged(change: Change) -> Callable[..., Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from grammar_lens.model.about import Model, ModelError, embedding, model_name
@@ -17,27 +17,10 @@ def hooked(model: Model, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Any
 
 
 @torch.no_grad()
-def forward_body(
-    model: Model,
-    token_ids: Int[Tensor, "row time"],
-    mask: Bool[Tensor, "row time"] | None = None,
-) -> None:
-    """Runs all layers for the sake of their hooks; the LM head is not computed.
-
-    `mask` is needed only under left padding: under right padding causal attention never looks at it.
-    """
-    if hasattr(model, "original_model"):
-        model.original_model.base_model(token_ids, use_cache=False, **masking(mask))
-    else:
-        model(token_ids, stop_at_layer=model.cfg.n_layers, **_hooked_masking(token_ids, mask))
-
-
-@torch.no_grad()
 def next_token_logits(
     model: Model,
     token_ids: Int[Tensor, "row time"],
     where: Int[Tensor, " word"],
-    mask: Bool[Tensor, "row time"] | None = None,
 ) -> Float[Tensor, "word vocab"]:
     """Logits of the token after each position in `where`, which indexes the flattened (row, time).
 
@@ -55,9 +38,9 @@ def next_token_logits(
     handle = head.register_forward_pre_hook(keep)
     try:
         if hasattr(model, "original_model"):
-            logits = model.original_model(token_ids, use_cache=False, **masking(mask)).logits
+            logits = model.original_model(token_ids, use_cache=False).logits
         else:
-            logits = model(token_ids, **_hooked_masking(token_ids, mask))
+            logits = model(token_ids, **_no_mask(token_ids))
     finally:
         handle.remove()
     return logits[0]
@@ -66,13 +49,12 @@ def next_token_logits(
 def final_hidden(
     model: Model,
     token_ids: Int[Tensor, "row time"],
-    mask: Bool[Tensor, "row time"] | None = None,
 ) -> Float[Tensor, "row time d_model"]:
     """Input of the head after a pass through all layers; gradients flow where a hook starts them."""
     if hasattr(model, "original_model"):
         body = model.original_model.base_model
-        return body(token_ids, use_cache=False, **masking(mask)).last_hidden_state
-    options = _hooked_masking(token_ids, mask)
+        return body(token_ids, use_cache=False).last_hidden_state
+    options = _no_mask(token_ids)
     return model.ln_final(model(token_ids, stop_at_layer=model.cfg.n_layers, **options))
 
 
@@ -122,12 +104,6 @@ def watch_tokens(model: Model, see: Callable[[Int[Tensor, "row time"]], None]) -
         handle.remove()
 
 
-def masking(mask: Tensor | None) -> dict[str, Tensor]:
-    if mask is None:
-        return {}
-    return {"attention_mask": mask.long(), "position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
-
-
-def _hooked_masking(token_ids: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-    """A mask always, lest a HookedTransformer guesses one from padding_side and the pad token."""
-    return {"attention_mask": torch.ones_like(token_ids) if mask is None else mask.long()}
+def _no_mask(token_ids: Tensor) -> dict[str, Tensor]:
+    """A mask of ones, lest a HookedTransformer guesses one from padding_side and the pad token."""
+    return {"attention_mask": torch.ones_like(token_ids)}

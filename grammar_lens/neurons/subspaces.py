@@ -125,20 +125,6 @@ def row_basis(matrix: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "ran
     return rows[values > values[0] * max(matrix.shape) * np.finfo(matrix.dtype).eps]
 
 
-def principal_angles(
-    first: Float[np.ndarray, "_ d_model"], second: Float[np.ndarray, "_ d_model"]
-) -> Float[np.ndarray, " angle"]:
-    """Principal angles (radians, largest first) between the spans of the rows of two matrices.
-
-    As many as the smaller rank, so none where one is zero. Rows need not be independent.
-    Source: Björck & Golub (1973), through scipy.linalg.subspace_angles.
-    """
-    one, other = row_basis(first), row_basis(second)
-    if not len(one) or not len(other):
-        return np.zeros(0)
-    return linalg.subspace_angles(one.T, other.T)
-
-
 def _measure(
     weights: Mapping[str, Float[np.ndarray, "_ d_model"]],
 ) -> tuple[Float[np.ndarray, " label"], Float[np.ndarray, "label label"]]:

@@ -85,10 +85,6 @@ class Checkpoints:
             self._last = time.monotonic()
             self._took = self._last - begin
 
-    def forget(self) -> None:
-        """Removes the file, when what it was for is done."""
-        self.path.unlink(missing_ok=True)
-
 
 def write_checkpoint(
     path: Path,

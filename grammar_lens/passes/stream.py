@@ -108,8 +108,7 @@ def _read(
         state.places[i] = _Place(
             torch.from_numpy(where).to(device), torch.from_numpy(tap.codes[words]).to(device)
         )
-    mask = None if batch.mask is None else batch.mask.to(device)
-    forward(batch.token_ids.to(device), mask)
+    forward(batch.token_ids.to(device))
     _require_finite(state.finite)
 
 

@@ -105,14 +105,6 @@ class Adjusted:
     """Words of ambiguous forms that the within-type contrast rests on."""
     n_forms: Float[np.ndarray, " label"]
 
-    def require_ambiguous(self, label: str) -> None:
-        """Raises ContrastError if no word form occurs both with the label and without it."""
-        if self.n_forms[self.labels.index(label)] == 0:
-            raise ContrastError(
-                f"no word form occurs both as {label!r} and as another label, so there is no "
-                "within-type contrast: use a larger treebank or labels that share forms"
-            )
-
     def to_frame(self) -> pd.DataFrame:
         """A row per label: what its within-type contrast rests on."""
         return pd.DataFrame(

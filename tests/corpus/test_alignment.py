@@ -24,8 +24,6 @@ from grammar_lens.corpus.alignment import (
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.model.about import Model
-from grammar_lens.passes.readers import FeatureReader
-from grammar_lens.passes.stream import Tap, stream
 
 Span = tuple[int, int]
 Spans = list[Span | None]
@@ -303,8 +301,6 @@ def test_bad_requests(tiny: Model, bank: Treebank):
         found.aligned("before")
     with pytest.raises(AlignmentError, match="token budget is 0, expected 1 or more"):
         token_batches(found, 0)
-    with pytest.raises(AlignmentError, match="padding is 'top', expected 'left' or 'right'"):
-        token_batches(found, padding="top")
 
 
 # Batches ------------------------------------------------------------------------------------
@@ -327,24 +323,18 @@ def of_lengths(lengths: list[int]) -> Alignment:
 @given(
     lengths=st.lists(st.integers(0, 30), max_size=40),
     budget=st.integers(1, 100),
-    padding=st.sampled_from(["left", "right"]),
 )
-def test_batches_hold_every_sentence_once(lengths: list[int], budget: int, padding: str):
+def test_batches_hold_every_sentence_once(lengths: list[int], budget: int):
     found = of_lengths(lengths)
-    batches = token_batches(found, budget, padding=padding, pad_id=3)
+    batches = token_batches(found, budget)
     rows = [(int(s), b, row) for b in batches for row, s in enumerate(b.rows)]
     assert sorted(s for s, _, _ in rows) == [i for i, n in enumerate(lengths) if n]
     assert [lengths[s] for s, _, _ in rows] == sorted((n for n in lengths if n), reverse=True)
     assert sum(b.n_tokens for b in batches) == sum(lengths)
     for s, batch, row in rows:
-        ids, begin = batch.token_ids[row].numpy(), int(batch.shift[row])
-        assert begin == (len(ids) - lengths[s] if padding == "left" else 0)
-        np.testing.assert_array_equal(ids[begin : begin + lengths[s]], found.token_ids[s])
-        padded = np.delete(ids, np.s_[begin : begin + lengths[s]])
-        assert (padded == 3).all()
-        if padding == "left":
-            assert batch.mask is not None
-            np.testing.assert_array_equal(batch.mask[row].numpy(), ids != 3)
+        ids = batch.token_ids[row].numpy()
+        np.testing.assert_array_equal(ids[: lengths[s]], found.token_ids[s])
+        assert not ids[lengths[s] :].any()
     for batch in batches:
         assert batch.token_ids.numel() <= budget or len(batch.rows) == 1
         assert batch.token_ids.shape[1] == max(lengths[s] for s in batch.rows)
@@ -353,28 +343,21 @@ def test_batches_hold_every_sentence_once(lengths: list[int], budget: int, paddi
 @given(
     lengths=st.lists(st.integers(0, 30), min_size=1, max_size=30),
     budget=st.integers(1, 100),
-    padding=st.sampled_from(["left", "right"]),
     data=st.data(),
 )
-def test_batches_of_sentence_beginnings(
-    lengths: list[int], budget: int, padding: str, data: st.DataObject
-):
+def test_batches_of_sentence_beginnings(lengths: list[int], budget: int, data: st.DataObject):
     """Some sentences up to some token are as sentences of that length are; 0 leaves one out."""
     n = len(lengths)
     until = np.array(data.draw(st.lists(st.integers(0, 35), min_size=n, max_size=n)), np.int64)
     chosen = np.array(data.draw(st.lists(st.integers(0, n - 1), unique=True)), np.int64)
     found, short = of_lengths(lengths), of_lengths(np.minimum(lengths, until).tolist())
-    options = {"rows": chosen, "padding": padding, "pad_id": 3}
-    got = token_batches(found, budget, until=until, **options)
-    want = token_batches(short, budget, **options)
+    got = token_batches(found, budget, until=until, rows=chosen)
+    want = token_batches(short, budget, rows=chosen)
     assert len(got) == len(want)
     for mine, other in zip(got, want, strict=True):
         np.testing.assert_array_equal(mine.token_ids.numpy(), other.token_ids.numpy())
-        for name in ("rows", "lengths", "shift"):
+        for name in ("rows", "lengths"):
             np.testing.assert_array_equal(getattr(mine, name), getattr(other, name))
-        assert (mine.mask is None) == (other.mask is None) == (padding == "right")
-        if mine.mask is not None and other.mask is not None:
-            np.testing.assert_array_equal(mine.mask.numpy(), other.mask.numpy())
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=9), data=st.data())
@@ -384,7 +367,7 @@ def test_halves_and_chosen_sentences(lengths: list[int], data: st.DataObject):
         data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=2, unique=True)), np.int64
     )
     everything = np.ones(len(lengths), bool)
-    (batch,) = token_batches(found, 1000, rows=chosen, padding="left")
+    (batch,) = token_batches(found, 1000, rows=chosen)
     assert sorted(batch.rows.tolist()) == sorted(chosen.tolist())
     halves = batch.halves()
     assert sum(h.n_tokens for h in halves) == batch.n_tokens == sum(lengths[i] for i in chosen)
@@ -392,8 +375,9 @@ def test_halves_and_chosen_sentences(lengths: list[int], data: st.DataObject):
         words, where = part.locate(found, "word", everything)
         np.testing.assert_array_equal(words, part.rows)
         # the token read is the word's own, and it is the sentence's last
+        width = part.token_ids.shape[1]
         np.testing.assert_array_equal(part.token_ids.flatten().numpy()[where], 7 + words)
-        assert ((where + 1) % part.token_ids.shape[1] == 0).all()
+        np.testing.assert_array_equal(where, width * np.arange(len(words)) + part.lengths - 1)
 
 
 def test_only_wanted_words_are_located():
@@ -406,13 +390,12 @@ def test_only_wanted_words_are_located():
 
 @given(
     sizes=st.lists(st.integers(0, 6), min_size=1, max_size=12),
-    padding=st.sampled_from(["left", "right"]),
     position=st.sampled_from(POSITIONS),
     offset=st.integers(-1, 1),
     data=st.data(),
 )
 def test_words_are_located_as_row_by_row(
-    sizes: list[int], padding: str, position: str, offset: int, data: st.DataObject
+    sizes: list[int], position: str, offset: int, data: st.DataObject
 ):
     """Reference: a loop over the rows of the batch, in its order. Rows may have no words at all."""
     row, n = np.repeat(np.arange(len(sizes)), sizes), sum(sizes)
@@ -426,25 +409,24 @@ def test_words_are_located_as_row_by_row(
         reason={p: np.zeros(n, np.int8) for p in POSITIONS},
     )
     wanted = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), bool)
-    for batch in token_batches(found, 30, padding=padding):
+    for batch in token_batches(found, 30):
         words, where = [], []
         for i, r in enumerate(batch.rows):
             for word in np.flatnonzero((row == r) & wanted):
                 words.append(word)
                 time = first[word] + 1 if position == "word" else first[word] - 1
-                where.append(i * batch.token_ids.shape[1] + batch.shift[i] + time + offset)
+                where.append(i * batch.token_ids.shape[1] + time + offset)
         got = batch.locate(found, position, wanted, offset)
         assert (got[0].tolist(), got[1].tolist()) == (words, where)
         assert got[0].dtype == got[1].dtype == np.int64
 
 
 @pytest.mark.parametrize("position", ["word", "next"])
-@pytest.mark.parametrize("padding", ["right", "left"])
-def test_words_are_read_some_tokens_away(tiny: Model, bank: Treebank, position: str, padding: str):
+def test_words_are_read_some_tokens_away(tiny: Model, bank: Treebank, position: str):
     """Reference: the token ids of each sentence, one word at a time."""
     spans = [[w.span for w in s.words] for s in bank]
     found = align([s.text for s in bank], spans, tiny.tokenizer)
-    batches = token_batches(found, 100, padding=padding)
+    batches = token_batches(found, 100)
     for offset in (-3, -1, 0, 1, 4):
         there = found.readable_at(position, offset)
         for word in range(found.n_words):
@@ -477,25 +459,6 @@ def test_without_bos_the_first_token_can_be_read(tiny: Model, bank: Treebank):
     assert not bare.readable_at("next", -1)[one].any()
     assert found.readable_at("next", 0)[one].all()
     assert bare.readable_at("next", 0)[one].all()
-
-
-@pytest.mark.parametrize("position", POSITIONS)
-def test_left_padding_reads_the_same_activations(reference: Model, bank: Treebank, position: str):
-    texts, spans = [s.text for s in bank], [[w.span for w in s.words] for s in bank]
-    found = align(texts, spans, reference.tokenizer)
-    wanted = found.readable(position)
-    addresses = np.stack([np.repeat(np.arange(8), 896), np.tile(np.arange(896), 8)], 1)
-    read = {}
-    for padding in ("left", "right"):
-        reader = FeatureReader(found.n_words, addresses)
-        tap = Tap("neuron", position, wanted, np.arange(found.n_words), reader)
-        batches = token_batches(found, 400, padding=padding)
-        assert any(len(set(b.lengths.tolist())) > 1 for b in batches), "some rows are padded"
-        stream(reference, found, batches, [tap])
-        read[padding] = reader.values
-    assert np.abs(read["right"]).max() > 1
-    # rotary angles of shifted positions and masked sums round differently
-    np.testing.assert_allclose(read["left"], read["right"], atol=1e-5, rtol=1e-5)
 
 
 # Real treebanks -----------------------------------------------------------------------------

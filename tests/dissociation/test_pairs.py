@@ -11,6 +11,7 @@ from made_batteries import (
     idiosyncratic,
     keys_of,
     planted,
+    sham_conditions,
     statistics,
     study_of,
 )
@@ -18,7 +19,6 @@ from scipy import stats
 
 from grammar_lens.dissociation.pairs import patterned
 from grammar_lens.dissociation.result import LesionStudy
-from grammar_lens.dissociation.shams import sham_sets
 from grammar_lens.lesions.outcomes import Outcomes
 
 
@@ -262,7 +262,7 @@ def test_real_sets_drawn_as_shams_are_rarely_significant(monkeypatch: pytest.Mon
         drawn = rng.permutation(40)[:30].reshape(5, 6)
         sets = {x: [(int(i % 2), int(i)) for i in (*drawn[n], 41)] for n, x in enumerate(labels)}
         keys = keys_of(sets, 2, 200)
-        conditions = sham_sets(keys, output, 21, rng, statistics(2, 200))
+        conditions = sham_conditions(keys, output, 21, rng, statistics(2, 200))
         damage = [pattern[c.neurons.layer, c.neurons.index].sum(0) for c in conditions]
         damage = np.reshape(damage, (21, 5, 5))
         got = study_of(battery(damage, labels, seed=seed, noise=0.1), labels, n_bootstrap=200)

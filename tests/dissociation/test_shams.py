@@ -12,6 +12,7 @@ from made_batteries import (
     keys_of,
     neurons,
     own_keys,
+    sham_conditions,
     statistics,
     study_of,
 )
@@ -21,7 +22,6 @@ from grammar_lens.dissociation.shams import (
     N_NEAREST,
     growing_sham,
     matched_keys,
-    sham_sets,
     size_for,
 )
 from grammar_lens.lesions.outcomes import Condition, StudyError
@@ -48,7 +48,7 @@ class TestShams:
                 if 2 * len(mine) > ((output[layer] == 0) == silent).sum():
                     return  # too few others: the error has its own test
         units = statistics(3, 40)
-        conditions = sham_sets(keys, output, 4, rng, units)
+        conditions = sham_conditions(keys, output, 4, rng, units)
         assert [(c.label, c.replicate) for c in conditions] == [
             (label, r) for r in range(1, 5) for label in keys.labels
         ]
@@ -84,7 +84,7 @@ class TestShams:
     def test_one_neuron_goes_to_each_of_the_ten_nearest(self) -> None:
         output = np.exp(np.arange(40.0))[None] / 1e8
         keys = keys_of({"NOUN": [(0, 20)]}, 1, 40)
-        conditions = sham_sets(keys, output, 400, np.random.default_rng(1), statistics(1, 40))
+        conditions = sham_conditions(keys, output, 400, np.random.default_rng(1), statistics(1, 40))
         drawn = [int(c.neurons.index[0]) for c in conditions]
         assert set(drawn) == {*range(15, 20), *range(21, 26)}
         counts = np.unique(drawn, return_counts=True)[1]
@@ -96,7 +96,7 @@ class TestShams:
 
         def draw(seed: int) -> list[list[int]]:
             rng = np.random.default_rng(seed)
-            sets = sham_sets(keys, output, 3, rng, statistics(1, 40))
+            sets = sham_conditions(keys, output, 3, rng, statistics(1, 40))
             return [c.neurons.index.tolist() for c in sets]
 
         assert draw(1) == draw(1) != draw(2)
@@ -105,20 +105,21 @@ class TestShams:
     def test_no_shams(self) -> None:
         keys = own_keys(LABELS)
         assert (
-            sham_sets(keys, np.ones((1, 100)), 0, np.random.default_rng(), statistics(1, 100)) == []
+            sham_conditions(keys, np.ones((1, 100)), 0, np.random.default_rng(), statistics(1, 100))
+            == []
         )
 
     def test_a_layer_with_too_few_others_is_named(self) -> None:
         keys = keys_of({"NOUN": [(0, 0), (1, 0), (1, 1)], "VERB": [(1, 2)]}, 2, 5)
         message = "layer 1 has too few other neurons to match 3 key neurons of 5: use a smaller k"
         with pytest.raises(StudyError, match=message):
-            sham_sets(keys, np.ones((2, 5)), 1, np.random.default_rng(), statistics(2, 5))
+            sham_conditions(keys, np.ones((2, 5)), 1, np.random.default_rng(), statistics(2, 5))
 
     def test_a_neuron_without_output_needs_others_without_output(self) -> None:
         output = np.ones((1, 9))
         output[0, 4] = 0
         with pytest.raises(StudyError, match="layer 0 has too few other neurons to match 1 key"):
-            sham_sets(
+            sham_conditions(
                 keys_of({"NOUN": [(0, 4)]}, 1, 9),
                 output,
                 1,
@@ -158,8 +159,6 @@ class TestMatchedKeys:
             np.testing.assert_array_equal(
                 sham["NOUN"].mean, units.mean[sham["NOUN"].layer, sham["NOUN"].index]
             )
-        conditions = sham_sets(keys, np.ones((2, 40)), 3, np.random.default_rng(0), units)
-        assert [list(c.neurons) for c in conditions] == [list(s[x]) for s in shams for x in keys]
 
     def test_neurons_to_avoid_are_never_drawn(self) -> None:
         """12 free units besides 20 of labels that are not studied: only those 12 are drawn."""

@@ -159,19 +159,18 @@ def test_score(collected: tuple[Collected, Collected], method: str):
         )
 
 
-def test_left_padding(ours: Model, theirs: Model, bank: Treebank):
+def test_padded_batches_read_the_same(ours: Model, theirs: Model, bank: Treebank):
     corpus = prepare(ours, bank)
     found = corpus.alignment
     wanted = found.readable("word")
     addresses = np.array([[layer, unit] for layer in range(8) for unit in range(0, 896, 7)])
     read = []
-    for model, padding in ((ours, "left"), (ours, "right"), (theirs, "right")):
+    for model in (ours, theirs):
         reader = FeatureReader(found.n_words, addresses)
         tap = Tap("neuron", "word", wanted, np.arange(found.n_words), reader)
-        stream(model, found, token_batches(found, 400, padding=padding), [tap])
+        stream(model, found, token_batches(found, 400), [tap])
         read.append(reader.values)
     np.testing.assert_allclose(read[0], read[1], atol=ATOL)
-    np.testing.assert_allclose(read[0], read[2], atol=ATOL)
 
 
 def test_padding_side_of_the_tokenizer_does_not_matter(ours: Model):

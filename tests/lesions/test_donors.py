@@ -12,7 +12,7 @@ from grammar_lens.lesions.directions import Directions, directions
 from grammar_lens.lesions.donors import Donors, LesionError, record_donors
 from grammar_lens.lesions.prepared import donors
 from grammar_lens.model.about import Model, hook_name
-from grammar_lens.model.forward import forward_body, hooked
+from grammar_lens.model.forward import final_hidden, hooked
 from grammar_lens.neurons.neurons import Neurons
 
 SETS = (
@@ -73,7 +73,7 @@ def read_directly(
     seen: list[np.ndarray] = []
     hook = (hook_name(model, site, layer), lambda x, **_: seen.append(x[0, time].numpy().copy()))
     with hooked(model, [hook]):
-        forward_body(model, torch.from_numpy(ids)[None])
+        final_hidden(model, torch.from_numpy(ids)[None])
     return seen[0]
 
 

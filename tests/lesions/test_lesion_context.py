@@ -20,7 +20,7 @@ from grammar_lens.lesions.edits import edits_of
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.lesions.prepared import donors
 from grammar_lens.model.about import Model, ModelError, hook_name
-from grammar_lens.model.forward import forward_body, hooked, next_token_logits
+from grammar_lens.model.forward import final_hidden, hooked, next_token_logits
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import Neurons
 
@@ -46,7 +46,7 @@ def activations(model: Model, ids: Tensor, site: str = "neuron") -> list[Tensor]
         for layer in range(model.cfg.n_layers)
     ]
     with hooked(model, hooks):
-        forward_body(model, ids)
+        final_hidden(model, ids)
     return seen
 
 
@@ -211,7 +211,7 @@ def test_what_others_have_read_is_not_changed(tiny: Model):
     kept: list[Tensor] = []
     hooks = [(hook_name(tiny, "resid_post", 0), lambda activation, **_: kept.append(activation))]
     with hooked(tiny, hooks), lesion(tiny, units((1, 4), site="resid_pre", mean=[9.0])):
-        forward_body(tiny, IDS)
+        final_hidden(tiny, IDS)
     assert torch.equal(kept[0], want)
 
 

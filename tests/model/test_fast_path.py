@@ -17,7 +17,7 @@ from grammar_lens.model import onednn as products
 from grammar_lens.model.about import Model, hook_name
 from grammar_lens.model.fast_path import BareModel, Reading
 from grammar_lens.model.fast_path_check import bare_model
-from grammar_lens.model.forward import forward_body, hooked
+from grammar_lens.model.forward import final_hidden, hooked
 from grammar_lens.model.kv_cache import can_continue
 from grammar_lens.model.loading import load_model
 
@@ -36,7 +36,7 @@ def activations(model: Model, ids: Tensor) -> dict[tuple[str, int], Tensor]:
 
     places = [(site, layer) for site in SITES for layer in range(model.cfg.n_layers)]
     with hooked(model, [look(at) for at in places]):
-        forward_body(model, ids)
+        final_hidden(model, ids)
     return seen
 
 

@@ -155,7 +155,7 @@ IDS = torch.randint(3, 400, (3, 9), generator=torch.Generator().manual_seed(1))
 def test_sites_and_logits_equal_plain_hooks(kind: str, made: nn.Module, tiny_tokenizer: Any):
     want, logits = plain(made, PLACES.get(kind, LLAMA), IDS)
     model = load_model(made, tokenizer=tiny_tokenizer)
-    got = through_hooks(model, lambda: gm.forward_body(model, IDS))
+    got = through_hooks(model, lambda: gm.final_hidden(model, IDS))
     assert got.keys() == want.keys()
     for key, activation in want.items():
         # the same operations in the same order; Gemma's values reach 10, hence the relative part
@@ -168,24 +168,6 @@ def test_sites_and_logits_equal_plain_hooks(kind: str, made: nn.Module, tiny_tok
         assert 0.3 < few.abs().max() <= 0.5, "softcapping must be applied"
 
 
-def test_padding_on_the_left_reads_the_same(kind: str, made: nn.Module, tiny_tokenizer: Any):
-    model = load_model(made, tokenizer=tiny_tokenizer)
-    mask = torch.ones(3, 14, dtype=torch.bool)
-    mask[:, :5] = False
-    padded = torch.cat([torch.full((3, 5), 2), IDS], 1)
-    right = through_hooks(model, lambda: gm.forward_body(model, IDS))
-    left = through_hooks(model, lambda: gm.forward_body(model, padded, mask))
-    for key, activation in right.items():
-        torch.testing.assert_close(left[key][:, 5:], activation, atol=1e-5, rtol=1e-5, msg=str(key))
-    flat = torch.arange(3 * 14).reshape(3, 14)
-    torch.testing.assert_close(
-        gm.next_token_logits(model, padded, flat[:, 5:].flatten(), mask),
-        gm.next_token_logits(model, IDS, torch.arange(27)),
-        atol=1e-5,
-        rtol=1e-5,
-    )
-
-
 def test_reference_model_equals_hugging_face(reference: gm.Model):
     folder = gm.locate(gm.REFERENCE_MODEL)
     hf = transformers.AutoModelForCausalLM.from_pretrained(
@@ -195,7 +177,7 @@ def test_reference_model_equals_hugging_face(reference: gm.Model):
         "The dog that chased the cats doesn't run.", return_tensors="pt"
     ).input_ids
     want, logits = plain(hf, LLAMA, ids)
-    got = through_hooks(reference, lambda: gm.forward_body(reference, ids))
+    got = through_hooks(reference, lambda: gm.final_hidden(reference, ids))
     assert got.keys() == want.keys()
     assert len(got) == 6 * 8
     for key, activation in want.items():
@@ -225,8 +207,8 @@ def test_the_head_is_whole_again_after_an_error(tiny: gm.Model):
 def test_tokens_are_seen_before_the_first_layer(tiny: gm.Model):
     seen: list[Tensor] = []
     with gm.watch_tokens(tiny, seen.append):
-        gm.forward_body(tiny, IDS)
-    gm.forward_body(tiny, IDS[:1])
+        gm.final_hidden(tiny, IDS)
+    gm.final_hidden(tiny, IDS[:1])
     assert len(seen) == 1
     assert torch.equal(seen[0], IDS)
 
@@ -306,7 +288,7 @@ def test_dtype(folder: Path, tiny_hf: Callable[[], Any], tiny_tokenizer: Any, dt
         load_model(folder, dtype=dtype),
         load_model(tiny_hf(), tokenizer=tiny_tokenizer, dtype=dtype),
     ):
-        seen = through_hooks(model, lambda model=model: gm.forward_body(model, IDS))
+        seen = through_hooks(model, lambda model=model: gm.final_hidden(model, IDS))
         assert {a.dtype for a in seen.values()} == {wanted}
 
 

@@ -268,9 +268,8 @@ class _Job:
         """Input of the head at the scored words, with a graph back to every neuron."""
         device = device_of(self._model)
         self._watch = watch
-        mask = None if batch.mask is None else batch.mask.to(device)
         with torch.enable_grad():
-            hidden = forward(batch.token_ids.to(device), mask)
+            hidden = forward(batch.token_ids.to(device))
         return _rows(hidden, where)
 
     def slopes(
@@ -295,9 +294,7 @@ def _rows(
 def _outside(batch: TokenBatch, has_bos: bool) -> Bool[Tensor, "row time"]:
     """BOS and padding, which no lesion touches."""
     time = np.arange(batch.token_ids.shape[1])
-    begin = batch.shift[:, None] + int(has_bos)
-    end = (batch.shift + batch.lengths)[:, None]
-    return torch.from_numpy((time < begin) | (time >= end))
+    return torch.from_numpy((time < int(has_bos)) | (time >= batch.lengths[:, None]))
 
 
 def _check_labels(classes: Int[np.ndarray, " all_words"], lexicon: Lexicon) -> None:
