@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from test_architecture import LAYERS
 
 import grammar_lens as gl
 
@@ -347,6 +348,26 @@ def test_a_path_that_moved_would_be_seen() -> None:
     text = "Ran `pytest tests/test_moved.py -k x` and [it](grammar_lens/lesions/edits.py)."
     assert written_paths(text) == {"tests/test_moved.py", "grammar_lens/lesions/edits.py"}
     assert [path for path in written_paths(text) if not _exists(path)] == ["tests/test_moved.py"]
+
+
+# --- where to find what
+
+
+def test_the_layout_lists_the_layers_in_order() -> None:
+    (listing,) = (
+        block.code for block in blocks(ROOT / "CONTRIBUTING.md") if block.code.startswith("cli\n")
+    )
+    rooms = [re.split(r"  +", line)[0].split(", ") for line in listing.splitlines()]
+    assert [room for line in rooms for room in line] == list(reversed(LAYERS))
+
+
+def test_what_the_layout_points_to_is_defined_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rows = re.findall(r"^\| .+ \| `(grammar_lens/[\w/]+\.py)` \| `(\w+)` \|$", text, re.M)
+    assert len(rows) == 10
+    for path, name in rows:
+        defined = rf"^\s*(?:def |class )?{name}\b(?:\(|:| =)"
+        assert re.search(defined, (ROOT / path).read_text("utf-8"), re.M), f"{path}: {name}"
 
 
 # --- the tutorial

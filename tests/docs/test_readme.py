@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_architecture import LAYERS
 
 README = Path(__file__).parents[2] / "README.md"
 NUMBER = re.compile(r"[-+]?\d+\.\d+")
@@ -42,10 +43,7 @@ def test_every_command_it_names_exists() -> None:
     assert named <= known
 
 
-def test_every_module_it_names_exists() -> None:
-    package = README.parent / "grammar_lens"
+def test_its_table_of_rooms_is_the_law_of_layers() -> None:
     rows = re.findall(r"^\| ((?:`[a-z_]+(?:\.py|/)`,? ?)+) \|", README.read_text("utf-8"), re.M)
-    named = {name for row in rows for name in re.findall(r"`([a-z_]+)(?:\.py|/)`", row)}
-    there = {p.stem for p in package.glob("[a-z]*.py")}
-    there |= {p.parent.name for p in package.glob("*/__init__.py")}
-    assert named == there
+    named = [name for row in rows for name in re.findall(r"`([a-z_]+)(?:\.py|/)`", row)]
+    assert named == list(reversed(LAYERS))
