@@ -29,7 +29,11 @@ import grammar_lens as gl
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *PAGES]
+WRITTEN = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    ROOT / "benchmarks" / "README.md",
+    *PAGES,
+]
 NOTEBOOK = DOCS / "tutorial.ipynb"
 NUMBER = re.compile(r"[-+]?\d+\.\d+")
 NOT_RUN, WITHOUT = "not run: ", "without grammar_lens"
