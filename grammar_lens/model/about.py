@@ -67,13 +67,15 @@ def fingerprint(model: Model) -> str:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Name and size of a model, as summary.json has them."""
+    """Name and size of a model, as summary.json has them; of a GGUF file also how it was stored."""
+    stored = getattr(model, "grammar_lens_gguf", None)
     return {
         "name": model_name(model),
         "n_layers": int(model.cfg.n_layers),
         "d_model": int(model.cfg.d_model),
         "d_mlp": int(model.cfg.d_mlp),
         "n_parameters": n_parameters(model),
+        **({} if stored is None else {"gguf": stored.record()}),
     }
 
 

@@ -1,7 +1,8 @@
-"""Load a model: the embedded one, a folder, a hub id, or a model already in memory."""
+"""Load a model: the embedded one, a folder, a GGUF file, a hub id, or one already in memory."""
 
 import contextlib
 import copy
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from grammar_lens.model import gguf
 from grammar_lens.model.about import (
     Model,
     ModelError,
@@ -32,15 +34,17 @@ def load_model(
     device: str | torch.device | None = None,
     device_map: str | dict[str, Any] | None = None,
 ) -> Model:
-    """A hooked transformer: the embedded reference model, a local folder, a hub id or a loaded model.
+    """A hooked transformer: the embedded model, a folder, a GGUF file, a hub id or a loaded model.
 
+    `smollm2-135m` is the name of a model in a Python package (see `gguf.PACKAGED`). A GGUF file needs
+    the extra `gguf`; its weights are dequantised and its own tokenizer is used.
     `dtype` is by default float32 on CPU and the checkpoint's own on a GPU; `device` is a GPU when
     there is one. A loaded Hugging Face model needs its `tokenizer` and is wrapped in place: do not
     use it as a bare model afterwards. It keeps its dtype and device where none is given; a model
-    that TransformerLens has hooked already is taken as it is. Only safetensors weights are read and
-    no remote code is run.
-    Raises ModelError when the folder lacks safetensors weights or a tokenizer, or when the
-    architecture is not one that TransformerLens can hook.
+    that TransformerLens has hooked already is taken as it is. Only safetensors and GGUF weights are
+    read and no remote code is run.
+    Raises ModelError when the folder lacks weights or a tokenizer, or when the architecture is not
+    one that TransformerLens can hook.
     """
     if isinstance(source, nn.Module):
         if is_hooked(source):
@@ -52,12 +56,14 @@ def load_model(
         return _wrap(_cast(source, dtype), tokenizer, chosen)
     name = str(source) if source is not None else REFERENCE_MODEL
     location = locate(name)
-    if isinstance(location, Path):
-        _check_folder(location, needs_tokenizer=tokenizer is None)
+    stored = _check_files(location, needs_tokenizer=tokenizer is None)
     device = _pick_device(device)
     hf_model, tokenizer = _load_hugging_face(location, tokenizer, dtype, device, device_map)
+    if stored is not None:
+        gguf.forget_quantization(hf_model)
     model = _wrap(hf_model, tokenizer, None if device_map else device)
-    model.grammar_lens_name = Path(name).name if isinstance(location, Path) else name
+    model.grammar_lens_name = _short_name(name, location)
+    model.grammar_lens_gguf = stored
     return model
 
 
@@ -72,8 +78,7 @@ def load_shape(
     from transformers import AutoModelForCausalLM
 
     location = locate(str(source))
-    if isinstance(location, Path):
-        _check_folder(location, needs_tokenizer=True, needs_weights=False)
+    _check_files(location, needs_tokenizer=True, needs_weights=False)
     chosen = _pick_dtype(dtype, torch.device("cpu" if device == "cpu" else "cuda"))
     with _told(location):
         config, tokenizer = _load_config(location, None)
@@ -84,14 +89,16 @@ def load_shape(
                 config, dtype=chosen, attn_implementation="eager", trust_remote_code=False
             )
     model = _wrap(shape, tokenizer, None)
-    model.grammar_lens_name = Path(source).name if isinstance(location, Path) else str(source)
+    model.grammar_lens_name = _short_name(str(source), location)
     return model
 
 
 def has_weights(source: str | os.PathLike[str]) -> bool:
     """Whether weights can be there: only of a folder is it known that they are not."""
     location = locate(str(source))
-    return not isinstance(location, Path) or any(location.glob("*.safetensors"))
+    if not isinstance(location, Path) or gguf.is_gguf(location):
+        return True
+    return any(location.glob("*.safetensors"))
 
 
 def _frozen(model: Model) -> Model:
@@ -133,20 +140,44 @@ def _pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def locate(name: str) -> Path | str:
-    """A folder when there is one, the embedded model by its name, else a hub id."""
-    if Path(name).is_dir():
-        return Path(name)
+    """A folder or a GGUF file when there is one, a model known by its name, else a hub id."""
+    path = Path(name)
+    if path.is_dir():
+        return gguf.file_in(path) or path
+    if gguf.is_gguf(path):
+        if not path.is_file():
+            raise ModelError(f"no GGUF file at {name!r}: check the path")
+        return path
     if name == REFERENCE_MODEL:
         return Path(str(files("grammar_lens") / "embedded" / REFERENCE_MODEL))
+    if name in gguf.PACKAGED:
+        return gguf.packaged_file(name)
     if (
         name.startswith((".", "/", "~"))
         or name.count("/") > 1
         or (os.sep != "/" and os.sep in name)
     ):
         raise ModelError(
-            f"no model folder at {name!r}: expected a folder with config.json, or a hub id such as meta-llama/Meta-Llama-3-8B"
+            f"no model folder at {name!r}: expected a folder with config.json, a GGUF file, or a hub id such as meta-llama/Meta-Llama-3-8B"
         )
     return name
+
+
+def _short_name(name: str, location: Path | str) -> str:
+    """The name that results have: that of the folder or file, without the path to it."""
+    return Path(name).name.removesuffix(gguf.SUFFIX) if isinstance(location, Path) else name
+
+
+def _check_files(
+    location: Path | str, *, needs_tokenizer: bool, needs_weights: bool = True
+) -> gguf.StoredWeights | None:
+    """How a GGUF file stores its weights; raises ModelError for what is known to be unreadable."""
+    if gguf.is_gguf(location):
+        gguf.require_reader()
+        return gguf.stored_weights(Path(location))
+    if isinstance(location, Path):
+        _check_folder(location, needs_tokenizer=needs_tokenizer, needs_weights=needs_weights)
+    return None
 
 
 def _check_folder(folder: Path, *, needs_tokenizer: bool, needs_weights: bool = True) -> None:
@@ -198,11 +229,13 @@ def _load_hugging_face(
 ) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM
 
-    local = {"local_files_only": True} if isinstance(location, Path) else {}
+    root, options = _where(location)
+    if gguf.is_gguf(location):
+        options |= _unpacked()
     with _told(location):
         config, tokenizer = _load_config(location, tokenizer)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            location,
+            root,
             config=config,
             dtype=_pick_dtype(dtype, device),
             device_map=device_map,
@@ -210,7 +243,7 @@ def _load_hugging_face(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **local,
+            **options,
         )
     model, loading = loaded
     missing = sorted(loading["missing_keys"])
@@ -224,15 +257,32 @@ def _load_hugging_face(
 
 
 def _load_config(location: Path | str, tokenizer: Any) -> tuple[Any, Any]:
-    """The contents of config.json, and the tokenizer where none is given."""
+    """The contents of config.json or of the GGUF file, and the tokenizer where none is given."""
     from transformers import AutoConfig, AutoTokenizer
 
-    local = {"local_files_only": True} if isinstance(location, Path) else {}
-    config = AutoConfig.from_pretrained(location, trust_remote_code=False, **local)
+    root, options = _where(location)
+    config = AutoConfig.from_pretrained(root, trust_remote_code=False, **options)
     _check_architectures(config.architectures or [], str(location))
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **local)
+        tokenizer = AutoTokenizer.from_pretrained(root, trust_remote_code=False, **options)
     return config, tokenizer
+
+
+def _where(location: Path | str) -> tuple[Path | str, dict[str, Any]]:
+    """What transformers' from_pretrained takes for a location: the first argument and options."""
+    if not isinstance(location, Path):
+        return location, {}
+    if gguf.is_gguf(location):
+        return location.parent, {"local_files_only": True, "gguf_file": location.name}
+    return location, {"local_files_only": True}
+
+
+def _unpacked() -> dict[str, Any]:
+    """The option by which transformers dequantises a GGUF file; before 5.23 it always did."""
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
 @contextlib.contextmanager
@@ -242,14 +292,19 @@ def _told(location: Path | str) -> Iterator[None]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    # transformers draws a bar of its own over a GGUF file's tensors
+    quiet = contextlib.redirect_stderr(io.StringIO()) if gguf.is_gguf(location) else None
     try:
-        yield
+        with quiet or contextlib.nullcontext():
+            yield
     except (ModelError, torch.cuda.OutOfMemoryError):
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = (
-            "check the files in the folder"
+            "check the file, and that transformers knows the architecture in GGUF"
+            if gguf.is_gguf(location)
+            else "check the files in the folder"
             if isinstance(location, Path)
             else "check the id, the network and, for gated models, `hf auth login`; or give a local folder"
         )

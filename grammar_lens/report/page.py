@@ -1,6 +1,6 @@
 """Build the report page: the context of the template, and the HTML made from it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -90,6 +90,7 @@ def _contents(run: RunLike) -> dict[str, Any]:
         "version": __version__,
         "run_name": run.path.name,
         "model": model,
+        "model_line": model_line(run.record.get("model") or {}),
         "label": label,
         "label_name": LABEL_NAMES.get(label, label.removeprefix("feats:").lower()),
         "started": _day(run.record.get("started")),
@@ -118,6 +119,22 @@ def _contents(run: RunLike) -> dict[str, Any]:
         "top": TOP,
         **lesion_contents(study),
     }
+
+
+def model_line(about: Mapping[str, Any]) -> str:
+    """Size of a model as run.json records it, and how its weights were stored if quantised."""
+    parts = []
+    if {"n_layers", "d_mlp", "n_parameters"} <= about.keys():
+        parts.append(
+            f"{about['n_layers']} layers of {about['d_mlp']:,} neurons, "
+            f"{about['n_parameters']:,} parameters"
+        )
+    if "gguf" in about:
+        stored = ", ".join(f"{n} {name}" for name, n in about["gguf"]["tensors"].items())
+        parts.append(
+            f"weights dequantised from the GGUF file {about['gguf']['file']} (tensors: {stored})"
+        )
+    return "; ".join(parts)
 
 
 def _main_probe(found: Sequence[ResultsLike]) -> ProbeResult | None:

@@ -727,6 +727,17 @@ def test_the_command_for_what_is_missing_is_one_that_exists(tmp_path: Path) -> N
     assert "it has no run.json" in result.output  # the options were understood
 
 
+def test_the_model_line_says_size_and_how_the_weights_were_stored(tmp_path: Path) -> None:
+    size = {"n_layers": 30, "d_mlp": 1536, "n_parameters": 134_515_008}
+    stored = {"file": "a.Q4_1.gguf", "tensors": {"Q4_1": 210, "F32": 61}, "dequantized": True}
+    page = Page(report(made_run(record={"model": {**size, "gguf": stored}}), tmp_path))
+    line = page.text
+    assert "30 layers of 1,536 neurons, 134,515,008 parameters" in line
+    assert "dequantised from the GGUF file a.Q4_1.gguf (tensors: 210 Q4_1, 61 F32)" in line
+    plain = Page(report(made_run(record={"model": size}), tmp_path))
+    assert "GGUF" not in plain.text
+
+
 def test_other_labels_name_the_question(tmp_path: Path) -> None:
     run = made_run()
     for position, r in run.results.items():
