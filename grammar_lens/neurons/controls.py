@@ -213,7 +213,8 @@ def with_effects(keys: KeyNeurons, scores: Scores, adjusted: Adjusted | None) ->
         table["layer"].to_numpy(np.int64),
         table["index"].to_numpy(np.int64),
     )
-    return table.assign(**{name: values[where] for name, values in columns.items()})
+    found = {name: values[where] for name, values in columns.items()}
+    return table.assign(**found, n_labels=keys.n_labels()[where[1:]])
 
 
 def selection_summary(keys: KeyNeurons, controls: SelectionControls) -> dict[str, Any]:
@@ -223,6 +224,7 @@ def selection_summary(keys: KeyNeurons, controls: SelectionControls) -> dict[str
         "rule": keys.rule,
         "neurons": {label: len(keys[label]) for label in keys},
         "distinct_neurons": len(keys.union()),
+        "unspecific_neurons": len(keys.unspecific()),
         "replicates": controls.n_replicates,
         "left_out_words": controls.left_out_words,
     }

@@ -132,6 +132,17 @@ class KeyNeurons(Mapping[str, Neurons]):
         rows = [np.stack([s.layer, s.index], 1) for s in self.sets.values()]
         return np.unique(np.concatenate([*rows, np.zeros((0, 2), np.int64)]), axis=0)
 
+    def n_labels(self) -> Int[np.ndarray, "layer unit"]:
+        """How many labels each unit is key to."""
+        count = np.zeros((self.n_layers, self.n_units), np.int64)
+        for neurons in self.sets.values():
+            count[neurons.layer, neurons.index] += 1
+        return count
+
+    def unspecific(self) -> Int[np.ndarray, "neuron two"]:
+        """The units, as (layer, index), that are key to more than half of the labels."""
+        return np.argwhere(self.n_labels() > len(self.sets) / 2)
+
     def to_frame(self) -> pd.DataFrame:
         """A row per label and neuron: label, layer, index, score, q, rank (from 1).
 

@@ -7,6 +7,8 @@ from grammar_lens.neurons.neurons import KeyNeurons, Neurons, SelectionError
 from grammar_lens.selectivity.permutation_null import Null
 from grammar_lens.selectivity.result import SIGNS, Scores
 
+UNTESTED = "no null"
+"""What a rule by rank says where the scores have no null to test units against."""
 RULES = ("top_k", "fdr", "permutation", "frequency")
 
 
@@ -22,16 +24,18 @@ def select(
 ) -> KeyNeurons:
     """The key neurons of every label by a rule.
 
-    - "top_k": the `k` (100) strongest, over all layers or in each layer.
-    - "fdr": those with a q-value of at most `alpha`, over all labels and units together.
+    - "top_k": the `k` (100) strongest of those with a q-value of at most `alpha` within the label,
+      over all layers or in each layer. An alpha of 1 lets all through, and so do scores without a
+      null, whose rule says so.
+    - "fdr": all with a q-value of at most `alpha` within the label.
     - "permutation": those that stand out from their own null further than any unit of any label does
       in all but `alpha` of the replicates, so the chance of choosing anything at all by accident is
       at most `alpha`.
     - "frequency": the `k` (100) neurons most often among the largest attributions of a label's
       words, from the score of that name (the rule of arXiv 2511.06519).
 
-    "fdr" and "permutation" need the scores' null, from replicates with exchanged labels, and choose
-    at most `k` if it is given. Where a score counts both ways, `sign` ranks by its size, or takes only
+    q-values and thresholds come from the scores' null, from replicates with exchanged labels, which
+    "fdr" and "permutation" need; these choose at most `k` if it is given. Where a score counts both ways, `sign` ranks by its size, or takes only
     the largest ("positive") or the smallest ("negative"). Equal scores are broken by address, the
     lowest first. Units of no strength are never chosen, so a set may hold fewer than `k`.
     Raises SelectionError for an unknown rule or sign, when `k` is not between 1 and the number of units, and
@@ -42,7 +46,8 @@ def select(
     null = scores.null if null is None else null
     q = _q_values(scores, null)
     strength = scores.strength(sign)
-    strength = np.where(_allowed(scores, rule, alpha, null, q), strength, 0.0)
+    allowed = _allowed(scores, rule, alpha, null, q)
+    strength = np.where(allowed, strength, 0.0)
     most = k or (100 if rule in ("top_k", "frequency") else n_layers * n_units)
     sets = {}
     for i, label in enumerate(scores.labels):
@@ -64,7 +69,9 @@ def select(
     return KeyNeurons(
         sets=sets,
         method=scores.method,
-        rule=_told(rule, k, per_layer, sign, alpha),
+        rule=_described(
+            rule, k, per_layer, sign if scores.best == "far" else "", _level(rule, alpha, q)
+        ),
         n_units=n_units,
         n_layers=n_layers,
         units=scores.units,
@@ -98,8 +105,13 @@ def _allowed(
     q: Float[np.ndarray, "label layer unit"] | None,
 ) -> Bool[np.ndarray, "label layer unit"]:
     """The units that a rule lets through."""
-    if rule in ("top_k", "frequency"):
-        return np.ones(scores.values.shape, bool)
+    everything = np.ones(scores.values.shape, bool)
+    if rule == "frequency":
+        return everything
+    if rule == "top_k":
+        if not 0 < alpha <= 1:
+            raise SelectionError(f"alpha is {alpha}, expected a number above 0 and at most 1")
+        return everything if q is None or alpha == 1 else q <= alpha
     if not 0 < alpha < 1:
         raise SelectionError(f"alpha is {alpha}, expected a number between 0 and 1")
     if null is None or q is None:
@@ -131,13 +143,26 @@ def _q_values(scores: Scores, null: Null | None) -> Float[np.ndarray, "label lay
     return null.q()
 
 
-def _told(rule: str, k: int | None, per_layer: bool, sign: str, alpha: float) -> str:
-    """The rule in words, for results and reports."""
+def _level(rule: str, alpha: float, q: Float[np.ndarray, "label layer unit"] | None) -> str:
+    """The error rate that a rule holds."""
+    if rule == "frequency":
+        return ""
+    if rule == "top_k":
+        return UNTESTED if q is None else f"q at most {alpha:g}" if alpha < 1 else "any q"
+    return f"at {alpha:g}"
+
+
+def _described(rule: str, k: int | None, per_layer: bool, sign: str, level: str) -> str:
+    """The rule in words, for results and reports: "top 100, absolute, q at most 0.05".
+
+    Without a sign, the largest values alone count.
+    """
     where = " per layer" if per_layer else ""
+    sign = sign or "largest"
     if rule in ("top_k", "frequency"):
-        return f"top {k or 100}{where}, {sign}"
+        return ", ".join(part for part in (f"top {k or 100}{where}", sign, level) if part)
     most = f", top {k}{where}" if k else ""
-    return f"{rule} at {alpha:g}{most}, {sign}"
+    return f"{rule} {level}{most}, {sign}"
 
 
 def _top(values: Float[np.ndarray, " unit"], k: int) -> Int[np.ndarray, " chosen"]:

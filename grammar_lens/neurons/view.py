@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,6 @@ from grammar_lens.neurons.view_html import neuron_html, shortened
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity.result import Scores
 
-Whole = int | np.integer
 _ADDRESS = re.compile(r"\s*(\d+)\s*[.:,]\s*(\d+)\s*")
 COLUMNS = ("score", "rank", "cohens_d", "mean", "sd", "fires", "count")
 _SHOWN = 3
@@ -97,7 +97,9 @@ def _words(examples: tuple[Example, ...]) -> str:
     return ", ".join(f"{shortened(e.word)} {e.label} {e.value:+.3g}" for e in examples[:_SHOWN])
 
 
-def parse_address(layer: int | str, index: int | None = None) -> tuple[int, int]:
+def parse_address(
+    layer: SupportsIndex | str, index: SupportsIndex | None = None
+) -> tuple[int, int]:
     """Layer and index, given as two numbers or as "layer.index".
 
     Raises InspectionError for anything else.

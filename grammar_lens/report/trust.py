@@ -56,7 +56,7 @@ def rule_in_words(rule: str, alpha: float = 0.05) -> str:
     given = re.search(r"at ([\d.]+)", rule)
     level = float(given[1]) if given else alpha
     if rule.startswith("fdr"):
-        return f"every one with a q-value of at most {level:g}, over all tags and neurons together"
+        return f"every one with a q-value of at most {level:g} within the tag"
     if rule.startswith("permutation"):
         return (
             "every one that stands out from its null further than any neuron of any tag does in "
@@ -64,12 +64,16 @@ def rule_in_words(rule: str, alpha: float = 0.05) -> str:
         )
     if rule.startswith("frequency"):
         return "those most often among the largest integrated gradients of the tag's words"
-    top = re.match(r"top (\d+)( per layer)?(, (positive|negative))?", rule)
+    top = re.match(r"top (\d+)( per layer)?(?:, (positive|negative))?", rule)
     if top is None:
         return rule
     where = " in each layer" if top[2] else ""
-    sign = f", among {top[4]} values only" if top[4] else ""
-    return f"the {int(top[1]):,} strongest{where}{sign}"
+    sign = f", among {top[3]} values only" if top[3] else ""
+    tested = re.search(r"q at most ([\d.]+)", rule)
+    among = (
+        f" of those with a q-value of at most {float(tested[1]):g} within the tag" if tested else ""
+    )
+    return f"the {int(top[1]):,} strongest{where}{among}{sign}"
 
 
 def _choice(scores: Scores, keys: KeyNeurons, alpha: float) -> str:
@@ -82,10 +86,12 @@ def _choice(scores: Scores, keys: KeyNeurons, alpha: float) -> str:
     spread = f" Tags have {min(sizes):,} to {max(sizes):,} of them." if len(sizes) > 1 else ""
     nothing = f" Nothing is chosen for {', '.join(empty)}." if empty else ""
     units = f"{unit_name(keys.origin.site)}s"
+    n_shared = len(keys.unspecific())
+    shared = f" Key to more than half of the tags: {n_shared:,}." if n_shared else ""
     return (
         f"Score: {what}{unit}. Key {units} of a tag are {rule_in_words(keys.rule, alpha)}. "
         f"{chosen:,} distinct {units} are key to some tag, {share(chosen / max(there, 1))} of "
-        f"all {there:,}.{spread}{nothing}"
+        f"all {there:,}.{shared}{spread}{nothing}"
     )
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from grammar_lens.files import RunError
 from grammar_lens.generation.writing import write_on
@@ -79,8 +79,8 @@ class Run(StoredRun):
 
     def neuron(
         self,
-        layer: int | str,
-        index: int | None = None,
+        layer: SupportsIndex | str,
+        index: SupportsIndex | None = None,
         position: str | None = None,
         read: bool | None = None,
     ) -> NeuronView:

@@ -184,18 +184,16 @@ def run_select(session: Session, run: StoredRun) -> Save:
     tables, controls = {}, {}
     for position in run.positions:
         scores, evidence = run.scores_at(position), run.evidence(position)
+        most = c.top_k if c.rule in ("top_k", "frequency") and c.neurons_from is None else None
         if c.neurons_from is None:
-            most = c.top_k if c.rule in ("top_k", "frequency") else None
             keys = select(scores, most, rule=c.rule, sign=c.sign, alpha=c.alpha)
             controls[position] = selection_controls(keys, scores, evidence, c.top_k, c.sign)
         else:
             keys = imported(c.neurons_from, run, position)
             controls[position] = controls_of_imported(keys, scores, evidence)
-        empty = [label for label in keys if not len(keys[label])]
-        if empty:
-            session.say(
-                f"select: at {position!r} {keys.rule} chooses nothing for {', '.join(empty)}"
-            )
+        fewer = [f"{x} {len(keys[x])}" for x in keys if len(keys[x]) < (most or 1)]
+        if fewer:
+            session.say(f"select: at {position!r} {keys.rule} chooses fewer for {', '.join(fewer)}")
         tables[position] = with_effects(keys, scores, evidence.adjusted)
 
     def save() -> None:

@@ -12,6 +12,11 @@ from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.from_moments import varies
 from grammar_lens.selectivity.result import ScoreError, ScoreValues
 
+COMPARED_WORDS = 100
+"""Words that a label needs for others to be compared with it by `attribution_contrast`."""
+COMPARED_LABELS = 3
+"""With fewer labels of so many words, every other label is compared."""
+
 
 def logit_contrast(evidence: Evidence) -> ScoreValues:
     """Rise of the logits of the label's words over the rest's through a unit's outgoing weight.
@@ -35,15 +40,24 @@ def attribution(evidence: Evidence) -> ScoreValues:
 
 
 def attribution_contrast(evidence: Evidence) -> ScoreValues:
-    """`attribution` of the label minus the mean of the other labels', in nats per word.
+    """`attribution` of the label minus the unweighted mean of the other labels', in nats per word.
 
-    A unit that every label needs equally gets 0.
+    A unit that every label needs equally gets 0. The other labels are those with 100 words or more,
+    since the mean of a rare label is the noise of a few words (all others where fewer than three
+    have so many).
     """
     assert evidence.attribution is not None, "see `score`"
-    mean = evidence.attribution.mean
-    n = len(mean)
-    # label - mean of the others = (label - mean of all) n / (n - 1)
-    return _moving(evidence, (mean - mean.mean(0)) * (n / (n - 1))), None
+    mean, weight = evidence.attribution.mean, _compared(evidence.attribution.count)
+    others = np.einsum("lo,oiu->liu", weight, mean)
+    return _moving(evidence, mean - others), None
+
+
+def _compared(count: Float[np.ndarray, " label"]) -> Float[np.ndarray, "label other"]:
+    """The weights of the mean over other labels that each label is compared with."""
+    apart = ~np.eye(len(count), dtype=bool)
+    frequent = apart & (count >= COMPARED_WORDS)
+    others = np.where(frequent.sum(1, keepdims=True) >= COMPARED_LABELS, frequent, apart)
+    return others / others.sum(1, keepdims=True)
 
 
 def integrated_gradients(evidence: Evidence) -> ScoreValues:

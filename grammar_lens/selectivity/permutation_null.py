@@ -95,8 +95,8 @@ class Null:
     """Null distribution of a score under exchanged tags, and the score observed on the same words.
 
     `observed` is the score on the words that take part. `mean` and `sd` are over the replicates,
-    `maximum` is each replicate's largest `z` over all labels and units, `tail` counts the `z` of all
-    replicates at or above each step of a grid, `strength` is a replicate's root mean square strength
+    `maximum` is each replicate's largest `z` over all labels and units, `tail` counts each label's `z`
+    in all replicates at or above each step of a grid, `strength` is a replicate's root mean square strength
     in each layer. `shams` are the scores of the first few replicates, for the sham
     localiser. Strength is the distance from the score's neutral value where both directions count,
     else the score itself.
@@ -109,7 +109,7 @@ class Null:
     mean: Float[np.ndarray, "label layer unit"]
     sd: Float[np.ndarray, "label layer unit"]
     maximum: Float[np.ndarray, " replicate"]
-    tail: Int[np.ndarray, " step"]
+    tail: Int[np.ndarray, "label step"]
     strength: Float[np.ndarray, "replicate label layer"]
     shams: Float[np.ndarray, "sham label layer unit"]
     two_sided: bool
@@ -139,27 +139,32 @@ class Null:
     def p(
         self, scores: Float[np.ndarray, "label layer unit"] | None = None
     ) -> Float[np.ndarray, "label layer unit"]:
-        """p of every label and unit: the share of all replicates' `z` that are as large as its own.
+        """p of every label and unit: the share of the label's replicate `z` that are as large as its own.
 
-        p = (1 + larger ones)/(1 + all), over all labels and units: one unit's replicates alone
+        p = (1 + larger ones)/(1 + all), over all units of the label: one unit's replicates alone
         cannot show a tail, and a t distribution is not theirs where a score is skewed or activations
-        have outliers. `scores` are by default the observed ones. Labels with too few words get NaN,
+        have outliers. Labels are not pooled, since the tail of a rare label is heavier. `scores` are by default the observed ones. Labels with too few words get NaN,
         units that never vary 1.
         Source: Tusher, Tibshirani & Chu (2001), the pooled permutation null of SAM.
         """
         values = self.observed if scores is None else scores
-        p = (1 + self.tail[_step(self.z(values), self.n_replicates)]) / (1 + self.tail[0])
+        step = _step(self.z(values), self.n_replicates)
+        p = np.stack([(1 + t[s]) / (1 + t[0]) for t, s in zip(self.tail, step, strict=True)])
         p[self.count < MIN_WORDS] = np.nan
         return p
 
     def q(
         self, scores: Float[np.ndarray, "label layer unit"] | None = None
     ) -> Float[np.ndarray, "label layer unit"]:
-        """q-values over all labels and units together, by Benjamini and Hochberg (1995)."""
+        """q-values over all units within each label, by Benjamini and Hochberg (1995).
+
+        Over all labels together, a label of 10 words alone had a false discovery rate of .09 to .20
+        at a nominal .05 (simulated).
+        """
         p = self.p(scores)
         q = np.full(p.shape, np.nan)
-        there = ~np.isnan(p)
-        q[there] = benjamini_hochberg(p[there])
+        for i in np.flatnonzero(self.count >= MIN_WORDS):
+            q[i] = benjamini_hochberg(p[i].ravel()).reshape(p[i].shape)
         return q
 
     def z(
@@ -255,11 +260,12 @@ class Replicates:
         # scored again rather than kept: all replicates of a large model do not fit in memory
         again = (scorer(self._moments(i, total)) for i in range(len(self.means)))
         counted = self.observed.count >= MIN_WORDS
-        maximum, steps = [], np.zeros(N_STEPS, np.int64)
+        maximum, steps = [], np.zeros((len(counted), N_STEPS), np.int64)
         for found in again:
             z = _standardised(found, *centre, self.observed.count, two_sided)
             maximum.append(z.max())
-            steps += np.bincount(_step(z[counted], len(self.means)).ravel(), minlength=N_STEPS)
+            for i in np.flatnonzero(counted):
+                steps[i] += np.bincount(_step(z[i], len(self.means)).ravel(), minlength=N_STEPS)
         return Null(
             method=method,
             labels=self.observed.labels,
@@ -268,7 +274,7 @@ class Replicates:
             mean=mean,
             sd=sd,
             maximum=np.array(maximum, np.float64),
-            tail=steps[::-1].cumsum()[::-1],
+            tail=steps[:, ::-1].cumsum(1)[:, ::-1],
             strength=np.array(strength),
             shams=np.array(shams, np.float32),
             two_sided=two_sided,
@@ -332,7 +338,7 @@ def _standardised(
     return np.abs(z) if two_sided else z
 
 
-def _step(z: Float[np.ndarray, "label layer unit"], n: int) -> Int[np.ndarray, "label layer unit"]:
+def _step(z: Float[np.ndarray, "*shape"], n: int) -> Int[np.ndarray, "*shape"]:
     """The step of the grid that each z stands on; none of n + 1 values can be above n/sqrt(n + 1)."""
     place = z * (N_STEPS * np.sqrt(n + 1) / n)
     return np.clip(place, 0, N_STEPS - 1).astype(np.int64)

@@ -168,7 +168,7 @@ def test_the_sham_choice_takes_the_same_sign(planted: Evidence):
     found = sham_keys(score(planted), 4, sign="negative")
     assert found is not None
     assert (found["ADJ"].score < 0).all()
-    assert found.rule.endswith("negative")
+    assert found.rule == "top 4, negative, no null"
 
 
 # Reliability ----------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_key_neurons_with_their_effects(contrasted: tuple[Moments, Adjusted]):
     scores = score(moments.only(["ADJ", "NOUN", "VERB"]))
     keys = select(scores, k=4)
     plain = with_effects(keys, scores, None)
-    assert list(plain.columns) == [*keys.to_frame().columns, "cohens_d"]
+    assert list(plain.columns) == [*keys.to_frame().columns, "cohens_d", "n_labels"]
     rows3 = [0, 1, 3]
     three = replace(
         left,
@@ -323,6 +323,8 @@ def test_key_neurons_with_their_effects(contrasted: tuple[Moments, Adjusted]):
     )
     table = with_effects(keys, scores, three)
     pd.testing.assert_frame_equal(table[plain.columns], plain)
+    shared = keys.n_labels()[table["layer"], table["index"]]
+    assert table["n_labels"].tolist() == shared.tolist()
     for row in table.itertuples():
         i = scores.labels.index(str(row.label))
         assert row.cohens_d == scores.effect[i, row.layer, row.index]
@@ -340,9 +342,10 @@ def test_what_the_evidence_does_not_allow_is_not_made(planted: Evidence, words: 
     none = selection_controls(keys, scores, bare, 3)
     assert (none.sham, none.reliability, none.within_type) == (None, None, None)
     assert (none.n_replicates, none.left_out_words, none.left_out_sentences) == (0, 0, 0)
-    assert none.rule == keys.rule == "top 3, absolute"
+    assert none.rule == keys.rule == "top 3, absolute, no null"
     assert set(selection_summary(keys, none)) == {
-        *("score", "rule", "neurons", "distinct_neurons", "replicates", "left_out_words"),
+        *("score", "rule", "neurons", "distinct_neurons", "unspecific_neurons"),
+        *("replicates", "left_out_words"),
     }
     x = words.planted(13, 1.5).astype(np.float32)
     chosen = np.arange(300)
@@ -361,7 +364,7 @@ def test_controls_and_their_summary(planted: Evidence, words: Words):
     null = replace(null_of(planted), n_left_out_words=5, n_left_out_sentences=1)
     evidence = replace(planted, adjusted=left, nulls={"correlation": null})
     scores = score(evidence)
-    keys = select(scores, k=2)
+    keys = select(scores, k=2, alpha=1.0)
     controls = selection_controls(keys, scores, evidence, 2)
     assert controls.sham is not None
     assert controls.reliability is not None

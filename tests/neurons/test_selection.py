@@ -107,11 +107,11 @@ class TestSelect:
 
     def test_a_rule_says_what_was_done(self) -> None:
         keys = select(small_scores(), 2, sign="negative", per_layer=True)
-        assert keys.rule == "top 2 per layer, negative"
+        assert keys.rule == "top 2 per layer, negative, no null"
         assert (keys.method, keys.n_units, keys.n_layers) == ("correlation", 5, 3)
-        assert select(small_scores()).rule == "top 100, absolute"
+        assert select(small_scores()).rule == "top 100, absolute, no null"
         assert keys.origin == ORIGIN
-        assert "a-model by correlation (top 2 per layer, negative) on a-bank" in repr(keys)
+        assert "a-model by correlation (top 2 per layer, negative, no null) on a-bank" in repr(keys)
 
     @pytest.mark.parametrize("k", [0, -1, 16])
     def test_k_over_all_layers_is_bounded(self, k: int) -> None:
@@ -149,7 +149,12 @@ def null_of(values: np.ndarray, n: int = 40, seed: int = 0, **changed: object) -
         "mean": exchanged.mean(0),
         "sd": exchanged.std(0, ddof=1),
         "maximum": z.max((1, 2, 3)),
-        "tail": np.bincount(steps.ravel(), minlength=10_000)[::-1].cumsum()[::-1],
+        "tail": np.stack(
+            [
+                np.bincount(steps[:, i].ravel(), minlength=10_000)[::-1].cumsum()[::-1]
+                for i in range(len(values))
+            ]
+        ),
         "strength": np.zeros((n, 2, values.shape[1])),
         "shams": np.zeros((0, *values.shape), np.float32),
         "two_sided": True,
@@ -180,9 +185,9 @@ class TestRulesWithANull:
 
     @pytest.mark.parametrize("rule", ["fdr", "permutation"])
     def test_nothing_planted_nothing_found(self, rule: str) -> None:
-        """Criterion: at 5 %, 20 of 200 is a chance of 2 in 1,000 (binomial)."""
-        times = sum(len(select(with_null(0.0, seed), rule=rule).union()) > 0 for seed in range(200))
-        assert times < 20
+        """Criterion: at 5 % a label, 34 of 400 is a chance of 2 in 1,000 (binomial)."""
+        found = [select(with_null(0.0, seed), rule=rule) for seed in range(200)]
+        assert sum(len(keys[label]) > 0 for keys in found for label in keys) < 34
 
     @pytest.mark.parametrize("rule", ["fdr", "permutation"])
     def test_they_are_ranked_signed_and_cut_as_by_top_k(self, rule: str) -> None:
@@ -201,12 +206,30 @@ class TestRulesWithANull:
         assert scores.null is not None
         q = scores.null.q()
         for rule in ("top_k", "fdr", "permutation"):
-            verbs = select(scores, 7, rule=rule)["VERB"]
+            verbs = select(scores, 7, rule=rule, alpha=0.05)["VERB"]
             np.testing.assert_array_equal(verbs.q, q[1, verbs.layer, verbs.index])
             assert verbs.top(2).q.tolist() == verbs.q[:2].tolist()
         assert (select(scores, rule="fdr")["VERB"].q <= 0.05).all()
-        assert select(scores, 7).to_frame().q.notna().all()
+        assert select(scores, 7, alpha=1.0).to_frame().q.notna().all()
         assert select(replace(scores, null=None), 7)["VERB"].q is None
+
+    def test_rank_alone_chooses_none_that_fails_its_null(self) -> None:
+        scores = with_null(3.0)
+        keys = select(scores, 7)
+        assert set(keys["VERB"]) == {(1, index) for index in range(4)}
+        assert len(keys["NOUN"]) == 0
+        assert keys.rule == "top 7, absolute, q at most 0.05"
+        lifted = select(scores, 7, alpha=1.0)
+        assert [len(lifted[label]) for label in lifted] == [7, 7]
+        assert lifted.rule == "top 7, absolute, any q"
+        without = select(replace(scores, null=None), 7)
+        assert list(without["NOUN"]) == list(lifted["NOUN"])
+        assert without.rule == "top 7, absolute, no null"
+
+    def test_labels_with_too_few_words_for_a_null_get_none(self) -> None:
+        scores = with_null(3.0)
+        null = null_of(scores.values, count=np.array([50.0, 9.0]))
+        assert len(select(replace(scores, null=null), 7)["VERB"]) == 0
 
     def test_a_null_may_be_given_apart(self) -> None:
         scores = with_null(3.0)
@@ -263,7 +286,7 @@ class TestFrequency:
         scores = replace(scores_of(values), method="frequency", best="high")
         keys = select(scores, 3, rule="frequency")
         assert list(keys["NOUN"]) == by_brute_force(values[0], 3, "positive", False)
-        assert keys.rule == "top 3, absolute"
+        assert keys.rule == "top 3, largest"
 
     def test_it_needs_its_own_score(self) -> None:
         with pytest.raises(SelectionError, match=r"these scores are 'correlation': use the score"):
@@ -316,6 +339,16 @@ class TestKeyNeurons:
         expected = sorted({*keys["NOUN"], *keys["VERB"]})
         assert [tuple(row) for row in keys.union().tolist()] == expected
         assert len(expected) < 12, "the two sets share some, or this tests nothing"
+
+    def test_units_key_to_more_than_half_of_the_labels_are_told(self) -> None:
+        one, other = np.array([0, 1]), np.array([0, 2])
+        sets = {
+            label: Neurons(label, "neuron", layer, np.array([3, 4]), np.ones(2))
+            for label, layer in (("A", one), ("B", one), ("C", other), ("D", other))
+        }
+        keys = KeyNeurons(sets, "correlation", "none", 5, 3, None, ORIGIN)
+        assert keys.unspecific().tolist() == [[0, 3]], "1.4 and 2.4 are key to half of them"
+        assert keys.n_labels()[1, 4] == 2
 
     def test_an_empty_choice_has_an_empty_union(self) -> None:
         keys = KeyNeurons({}, "correlation", "none", 5, 3, None, ORIGIN)

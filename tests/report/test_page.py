@@ -123,7 +123,7 @@ def made_run(labels: tuple[str, ...] = LABELS, model: str = "m", **changes: Any)
             position,
             {"neuron": moments},
             scores,
-            select(scores, k=12),
+            select(scores, k=12, alpha=1.0),
             made_controls(labels, scores.null),
             made_probe(labels, model=model, position=position),
             made_adjusted(scores),
@@ -756,7 +756,7 @@ def test_report_of_17_tags_stays_small(tmp_path: Path) -> None:
             r,
             moments={"neuron": moments},
             scores=scores,
-            keys=select(scores, k=100),
+            keys=select(scores, k=100, alpha=1.0),
             controls=made_controls(labels),
             adjusted=made_adjusted(scores),
         )
