@@ -1,9 +1,8 @@
-"""Number agreement: minimal pairs written for this project, and what lesions do to them."""
+"""Number agreement: minimal pairs, and what lesions do to them."""
 
 from grammar_lens.agreement.lesioning import AgreementStudy, agreement_study
 from grammar_lens.agreement.pairs import AgreementError, MinimalPair, pairs_to_csv, read_pairs
 from grammar_lens.agreement.scoring import PairScores, score_pairs
-from grammar_lens.agreement.writing import write_pairs
 
 __all__ = [
     "AgreementError",
@@ -14,5 +13,4 @@ __all__ = [
     "pairs_to_csv",
     "read_pairs",
     "score_pairs",
-    "write_pairs",
 ]

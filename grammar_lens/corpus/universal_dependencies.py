@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pooch
 
 from grammar_lens.corpus.bank import TreebankError
+from grammar_lens.files import make_folder, write_json
 
 BASE_URL = "https://raw.githubusercontent.com/UniversalDependencies"
 RELEASE = "r2.16"
@@ -110,7 +110,8 @@ def fetch(name: UDName, *, base_url: str | None = None) -> tuple[dict[str, Path]
         )
     for source in absent:
         # The tag never moves: remember it, so that the cached splits load without a connection.
-        _write_json(source.record_path, {"absent": source.address})
+        make_folder(source.folder)
+        write_json(source.record_path, {"absent": source.address})
     return files, tuple(notes)
 
 
@@ -152,7 +153,7 @@ class _Source:
             notes.append(f"{self.file}: equal to its first, unverified download")
             return path
         digest = pooch.file_hash(str(path))
-        _write_json(self.record_path, {"sha256": digest, "url": self.address})
+        write_json(self.record_path, {"sha256": digest, "url": self.address})
         note = f"{self.file}: unverified download, no checksum is known for release {RELEASE}"
         notes.append(note)
         warnings.warn(
@@ -206,15 +207,6 @@ def blob_id(data: bytes) -> str:
     Source: Pro Git, ch. 10.2, Git Objects.
     """
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def _write_json(path: Path, content: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-    ) as file:
-        json.dump(content, file)
-    os.replace(file.name, path)
 
 
 _PAIRS = """

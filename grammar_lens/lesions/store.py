@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 
 from grammar_lens.corpus.alignment import Alignment
 from grammar_lens.corpus.lexicon import Lexicon, WordLosses
+from grammar_lens.files import write_text
 from grammar_lens.lesions.outcomes import Condition
 from grammar_lens.passes import distributed
 
@@ -70,9 +71,7 @@ class Store:
         for name in (*_FLOATS, "top_label", "tag_probability", "seen_mass"):
             getattr(self, name).flush()
         text = json.dumps({"key": self._key, "batches": sorted(self.finished)})
-        part = self._folder / f"{_DONE}.part"
-        part.write_text(text, "utf-8")
-        part.replace(self._folder / _DONE)
+        write_text(self._folder / _DONE, text)
 
     def add_up(self, mine: Bool[np.ndarray, " word"]) -> None:
         """Gets what the other processes of a group have put; `mine` are the words put here."""

@@ -7,7 +7,6 @@ its checksum is over all of them. The share of a job array's job is such a file,
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 
 from grammar_lens.corpus.alignment import TokenBatch
 from grammar_lens.corpus.corpus import Corpus
+from grammar_lens.files import make_folder, write_file
 from grammar_lens.model.about import Model, fingerprint
 from grammar_lens.passes import distributed
 from grammar_lens.passes.distributed import Shard
@@ -93,7 +93,7 @@ def write_checkpoint(
     budget: int | None,
     collectors: Sequence[Collector],
 ) -> None:
-    """Writes a checkpoint, whole or not at all. Raises CheckpointError when the disk cannot take it."""
+    """Writes a checkpoint, whole or not at all. Raises DiskError when the disk cannot take it."""
     tensors = {
         f"{i}.{j}.{name}": tensor.detach().cpu().contiguous()
         for i, collector in enumerate(collectors)
@@ -104,16 +104,9 @@ def write_checkpoint(
     digest = xxhash.xxh3_128(text.encode())
     for name in sorted(tensors):
         _add(digest, name, tensors[name])
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, {"pass": text, "checksum": digest.hexdigest()})
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"cannot write the checkpoint {path}: {error}. Make room, then run again with --resume"
-        ) from error
+    make_folder(path.parent)
+    metadata = {"pass": text, "checksum": digest.hexdigest()}
+    write_file(path, lambda part: save_file(tensors, part, metadata))
 
 
 class Kept:

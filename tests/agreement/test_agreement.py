@@ -1,12 +1,9 @@
 """Minimal pairs of number agreement: the file, the scores, and what lesions do to them."""
 
 import copy
-import importlib.util
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,6 @@ from grammar_lens.agreement.pairs import (
     read_pairs,
 )
 from grammar_lens.agreement.scoring import PairScores, score_pairs
-from grammar_lens.agreement.writing import write_pairs
-from grammar_lens.cli.options import listed
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
@@ -52,10 +47,6 @@ def words(text: str) -> list[str]:
 
 
 class TestTheFile:
-    def test_it_is_what_the_generator_writes(self) -> None:
-        stored = (files("grammar_lens") / "embedded" / "minimal_pairs.csv").read_bytes()
-        assert stored == pairs_to_csv(write_pairs()).encode("utf-8")
-
     def test_it_is_large_and_balanced(self) -> None:
         assert len(PAIRS) == 800
         assert len(PARADIGMS) == 10
@@ -116,11 +107,6 @@ class TestTheFile:
         differing = {w for p in PAIRS for w in (p.good_word, p.bad_word)}
         ids = reference.tokenizer([f" {w}" for w in differing], add_special_tokens=False).input_ids
         assert [len(row) for row in ids] == [1] * len(differing)
-
-    def test_another_seed_writes_other_pairs(self) -> None:
-        other = write_pairs(seed=1)
-        assert len(other) == len(PAIRS)
-        assert {p.good for p in other} != {p.good for p in PAIRS}
 
 
 class TestReading:
@@ -419,45 +405,6 @@ class TestPValues:
             wrong += (a_study(worlds[0], worlds[1:]).p_family <= 0.05).any()
         # 20 of 400 expected; 34 is 3 binomial standard errors above
         assert 3 <= wrong <= 34
-
-
-class TestThePage:
-    def test_it_writes_its_folder(
-        self, tmp_path: Path, tiny_hf: Callable[[], Any], tiny_tokenizer: Any, capsys: Any
-    ) -> None:
-        spec = importlib.util.spec_from_file_location(
-            "page_lesion_agreement", ROOT / "experiments" / "lesion_agreement.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        page = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = page
-        spec.loader.exec_module(page)
-        tiny_hf().save_pretrained(tmp_path / "tiny")
-        tiny_tokenizer.save_pretrained(tmp_path / "tiny")
-        embedded = files("grammar_lens") / "embedded" / "treebank" / "handmade-train.conllu"
-        few = "\n\n".join(embedded.read_text("utf-8").split("\n\n")[:40]) + "\n\n"
-        (tmp_path / "few.conllu").write_text(few, "utf-8")
-        (tmp_path / "pairs.csv").write_text(pairs_to_csv(PAIRS[::20]), "utf-8")
-        config = page.Config(
-            model=str(tmp_path / "tiny"), train=str(tmp_path / "few.conllu"), cut="NOUN,VERB",
-            pairs=str(tmp_path / "pairs.csv"), k=3, shams=2, out=tmp_path / "out",
-        )  # fmt: skip
-        table = page.main(config)
-        assert set(table.lesion) == set(listed(config.cut))
-        assert len(table) == 2 * 10
-        assert table.p.between(1 / 3, 1).all()
-        names = {p.name for p in config.out.iterdir()}
-        assert names == {
-            *("agreement.csv", "intact.csv", "shams.csv", "pairs.csv", "run.json"),
-            "lesion_agreement.html",
-        }
-        assert len((config.out / "pairs.csv").read_text("utf-8").splitlines()) == 1 + 3 * 40
-        assert "cells pass .05" in capsys.readouterr().out
-        (tmp_path / "mine").mkdir()
-        (tmp_path / "mine" / "notes").touch()
-        with pytest.raises(ValueError, match="holds something else: choose another --out"):
-            page.main(replace(config, out=tmp_path / "mine"))
 
 
 def test_attractor_names_are_those_of_the_file() -> None:

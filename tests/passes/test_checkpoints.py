@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 import grammar_lens as gl
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import prepare
+from grammar_lens.files import DiskError
 from grammar_lens.model.about import Model
 from grammar_lens.passes.checkpoints import CheckpointError, Checkpoints, opened
 from grammar_lens.selectivity.collect_plan import CollectSpec
@@ -257,7 +258,7 @@ def test_a_full_disk_is_told(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(CheckpointError, match=r"cannot write the checkpoint .*No space left"):
+    with pytest.raises(DiskError, match=r"cannot write .*pass.safetensors: No space left"):
         collection().read(False, Checkpoints(path, 1))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -420,7 +421,7 @@ def test_what_a_kill_leaves_behind_is_removed(words: Path, tmp_path: Path) -> No
     assert run(collect(out, words)).returncode == 0
     left = out / "unfinished"
     left.mkdir()
-    (left / ".collect.1of1.safetensors.123.part").write_bytes(b"half")
+    (left / ".collect.1of1.safetensors.123.tmp").write_bytes(b"half")
     (left / ".tmpAbCdEf").write_bytes(b"half, by safetensors")
     (left / "collect.1of1.safetensors").write_bytes(b"whole")
     done = run([x for x in collect(out, words, "--resume") if x != "--quiet"])
