@@ -51,8 +51,9 @@ from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import prepare
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.style import COLOURS, DASHES, GREY, STYLE, plain
-from grammar_lens.files import RunError, make_folder, write_file, write_json, write_text
+from grammar_lens.files import make_folder, write_file, write_json, write_text
 from grammar_lens.model.about import Model, describe, model_name
 from grammar_lens.neurons.choice_agreement import Choices, agreement_table, choices
 from grammar_lens.neurons.depth import depth_bins, depth_profile, same_peak
@@ -131,7 +132,7 @@ def read_banks(config: Config) -> dict[str, Treebank]:
     given = [entry.partition("=") for entry in listed(config.treebanks)]
     names = [name for name, _, _ in given]
     if len(set(names)) < 2 or len(set(names)) < len(names) or not all(s for _, _, s in given):
-        raise RunError(
+        raise GrammarLensError(
             f"--treebanks is {config.treebanks!r}, expected NAME=SOURCE, two or more with different "
             "names: en=UD_English-EWT:dev,fr=UD_French-Sequoia:dev"
         )
@@ -146,7 +147,7 @@ def common_tags(banks: Mapping[str, Treebank], config: Config) -> tuple[str, ...
     counts = [bank.label_counts("upos") for bank in banks.values()]
     tags = sorted(x for x in counts[0] if all(c.get(x, 0) >= config.min_words for c in counts))
     if len(tags) < 2:
-        raise RunError(
+        raise GrammarLensError(
             f"{len(tags)} tags have {config.min_words} words or more in each of {', '.join(banks)}, "
             "expected 2 or more: use larger treebanks, or lower --min-words"
         )

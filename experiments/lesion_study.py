@@ -58,7 +58,8 @@ from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.redundancy import Redundancy, Round
 from grammar_lens.dissociation.result import LesionStudy, value_ladder
 from grammar_lens.dissociation.verdicts import least
-from grammar_lens.files import RunError, make_folder, read_json, to_json, write_json, write_text
+from grammar_lens.errors import GrammarLensError, NotMeasuredError
+from grammar_lens.files import make_folder, read_json, to_json, write_json, write_text
 from grammar_lens.lesions.outcomes import VALUES, WHERE, Ablation, Outcomes
 from grammar_lens.model.about import Model, describe
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -186,7 +187,9 @@ class Config:
         try:
             doses = [float(x) for x in listed(self.doses)]
         except ValueError:
-            raise RunError(f"--doses is {self.doses!r}, expected numbers by commas") from None
+            raise GrammarLensError(
+                f"--doses is {self.doses!r}, expected numbers by commas"
+            ) from None
         return [
             *(replace(self.main, value=x) for x in listed(self.values)),
             *(replace(self.main, dose=x) for x in doses),
@@ -213,7 +216,7 @@ class Bench:
         found = tuple(x for x in wanted if self.train.labels.index(x) in there)
         if len(found) < 2:
             name = self.fresh[domain].bank.name
-            raise RunError(
+            raise GrammarLensError(
                 f"{name} has words of {len(found)} of the values to cut, needs 2 or more"
             )
         return found
@@ -253,7 +256,7 @@ def main(config: Config) -> pd.DataFrame:
 
 
 def check(config: Config) -> None:
-    """Raises RunError for settings that would fail when hours are spent."""
+    """Raises GrammarLensError for settings that would fail when hours are spent."""
     known = [x for x, score in SCORES.items() if score.needs in ("moments", "attribution")]
     ablations = (config.main, *config.others)
     allowed = (
@@ -264,12 +267,14 @@ def check(config: Config) -> None:
     for name, given, choices in allowed:
         for one in given:
             if one not in choices:
-                raise RunError(f"{name}: {one!r} is not one of {', '.join(choices)}")
+                raise GrammarLensError(f"{name}: {one!r} is not one of {', '.join(choices)}")
     if not listed(config.scores):
-        raise RunError("scores: none is named, expected one or more")
+        raise GrammarLensError("scores: none is named, expected one or more")
     for name, least_number in (("rounds", 2), ("single_neurons", 3)):
         if 0 < (number := getattr(config, name)) < least_number:
-            raise RunError(f"{name} is {number}, expected 0 (skip it) or {least_number} and more")
+            raise GrammarLensError(
+                f"{name} is {number}, expected 0 (skip it) or {least_number} and more"
+            )
 
 
 def loaded(config: Config) -> Bench:
@@ -280,7 +285,9 @@ def loaded(config: Config) -> Bench:
     train = prepare(model, bank, label=config.label, min_words=config.min_words)
     for label in listed(config.cut):
         if label not in train.labels:
-            raise RunError(f"--cut has {label!r}: {bank.name} has {', '.join(train.labels)}")
+            raise GrammarLensError(
+                f"--cut has {label!r}: {bank.name} has {', '.join(train.labels)}"
+            )
     fresh = {}
     for part, source in {MAIN: config.fresh, **domain_parts(config)}.items():
         corpus, dropped = fresh_corpus(
@@ -304,7 +311,7 @@ def domain_parts(config: Config) -> dict[str, str]:
 def opened(session: Bench) -> dict[str, Any]:
     """The record of a new study, or of the one to go on with.
 
-    Raises RunError for a study begun before, unless it is to be resumed with the same settings and
+    Raises GrammarLensError for a study begun before, unless it is to be resumed with the same settings and
     words.
     """
     config = session.config
@@ -322,19 +329,21 @@ def opened(session: Bench) -> dict[str, Any]:
     if path.is_file():
         stored, now = read_json(path), to_json(record)
         if not config.resume:
-            raise RunError(
+            raise GrammarLensError(
                 f"{config.out} holds a study already: add --resume to go on with it, or choose "
                 "another --out"
             )
         for name in [x for x in now["config"] if x not in MAY_DIFFER]:
             if stored["config"].get(name) != now["config"][name]:
-                raise RunError(
+                raise GrammarLensError(
                     f"{config.out} was begun with {name} {stored['config'].get(name)!r}, not "
                     f"{now['config'][name]!r}: choose another --out"
                 )
         for name in ("model", "treebank"):
             if stored[name] != now[name]:
-                raise RunError(f"{config.out} was begun with another {name}: choose another --out")
+                raise GrammarLensError(
+                    f"{config.out} was begun with another {name}: choose another --out"
+                )
         record["seconds"] = stored["seconds"]
     make_folder(config.out)
     write_json(path, record)
@@ -656,7 +665,7 @@ def page(found: list[Found]) -> str:
             for name, draw in DRAWN.items():
                 try:
                     figure = draw(s)
-                except figures.FigureError:  # not measured in this study
+                except NotMeasuredError:
                     continue
                 body.append(embedded(figure, f"{f.score}-{part}-{name}"))
         if f.calibration is not None:
@@ -679,14 +688,14 @@ def embedded(figure: go.Figure, name: str) -> str:
 def read_config(path: Path) -> dict[str, Any]:
     """The settings in a TOML file, by flag.
 
-    Raises RunError with the file's name and line for what is no TOML, no flag, or no value of the
+    Raises GrammarLensError with the file's name and line for what is no TOML, no flag, or no value of the
     flag's type.
     """
     try:
         text = path.read_text("utf-8")
         found = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is no TOML: {error}") from None
+        raise GrammarLensError(f"{path} is no TOML: {error}") from None
     types = {name: t for name, t in get_type_hints(Config).items() if name not in FLAGS_ONLY}
     settings = {}
     for name, value in found.items():
@@ -695,7 +704,7 @@ def read_config(path: Path) -> dict[str, Any]:
         if name not in types:
             near = difflib.get_close_matches(name, types, 1)
             guess = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(types)}"
-            raise RunError(f"{where}: {name!r} is no setting: {guess}")
+            raise GrammarLensError(f"{where}: {name!r} is no setting: {guess}")
         settings[name] = _typed(name, value, types[name], where)
     return settings
 
@@ -716,7 +725,7 @@ def _typed(name: str, value: Any, kind: type, where: str) -> Any:
         return float(value)
     wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
     more = " or a list" if name in SEVERAL else ""
-    raise RunError(f"{where}: {name} is {value!r}, expected {wanted}{more}")
+    raise GrammarLensError(f"{where}: {name} is {value!r}, expected {wanted}{more}")
 
 
 def to_the_end(config: Config) -> None:

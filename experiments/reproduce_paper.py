@@ -50,8 +50,9 @@ from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.style import COLOURS, GREY, STYLE, plain
-from grammar_lens.files import RunError, make_folder, write_file, write_json, write_text
+from grammar_lens.files import make_folder, write_file, write_json, write_text
 from grammar_lens.model.about import Model, describe
 from grammar_lens.neurons.choice_agreement import cross_overlap
 from grammar_lens.neurons.controls import mean_interval
@@ -173,7 +174,9 @@ def main(config: Config) -> pd.DataFrame:
 def disjoint(corpus: Corpus, config: Config) -> list[Corpus]:
     """The corpus once for every sample, with the tags of that sample's own sentences alone."""
     if config.samples < 2:
-        raise RunError(f"--samples is {config.samples}, expected 2 or more: intervals need them")
+        raise GrammarLensError(
+            f"--samples is {config.samples}, expected 2 or more: intervals need them"
+        )
     rng = np.random.default_rng(config.seed)
     part = rng.permutation(len(corpus.bank)) % config.samples
     of_word = part[corpus.alignment.sentence]
@@ -209,7 +212,7 @@ def one_sample(
     )
     missing = [x for x, n in zip(train.labels, attribution.count, strict=True) if n == 0]
     if missing:
-        raise RunError(
+        raise GrammarLensError(
             f"sample {number} has no word of {', '.join(missing)}: use a larger treebank, fewer "
             "--samples, or more --max-words"
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grammar_lens.dissociation.checks import calibrate, find_again
     from grammar_lens.dissociation.result import LesionStudy
     from grammar_lens.dissociation.study import lesion_study
+    from grammar_lens.errors import GrammarLensError, NotMeasuredError
     from grammar_lens.lesions.context import lesion
     from grammar_lens.lesions.directions import Directions
     from grammar_lens.lesions.outcomes import Ablation
@@ -49,6 +50,7 @@ _HOME = {
     "Directions": "lesions.directions",
     "Evidence": "selectivity.evidence",
     "Examples": "neurons.examples",
+    "GrammarLensError": "errors",
     "KeyNeuronFeatures": "runs.features",
     "KeyNeurons": "neurons.neurons",
     "LesionStudy": "dissociation.result",
@@ -57,6 +59,7 @@ _HOME = {
     "Moments": "passes.moments",
     "NeuronView": "neurons.view",
     "Neurons": "neurons.neurons",
+    "NotMeasuredError": "errors",
     "ProbeResult": "probing.evaluation",
     "Scores": "selectivity.result",
     "TimeCourse": "neurons.timecourse",

@@ -8,6 +8,10 @@ class GrammarLensError(ValueError):
     """Input that cannot be used; the message says what was expected, what came and what to do."""
 
 
+class NotMeasuredError(GrammarLensError):
+    """A result that a run or study does not hold; the message says how to measure it."""
+
+
 def require_one_of(name: str, given: object, known: Iterable[str]) -> None:
     """Raises GrammarLensError unless `given` is one of the known names."""
     known = tuple(known)

@@ -13,27 +13,23 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-
-class RunError(ValueError):
-    """A run directory that cannot be used as asked."""
-
-
-class DiskError(RunError):
-    """A file that could not be written."""
+from grammar_lens.errors import GrammarLensError
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and its parents. Raises DiskError."""
+    """Makes a folder and its parents. Raises GrammarLensError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DiskError(f"cannot make the folder {path}: {error.strerror or error}") from error
+        raise GrammarLensError(
+            f"cannot make the folder {path}: {error.strerror or error}"
+        ) from error
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` make the file under a temporary name and then renames it.
 
-    Raises DiskError when the disk is full or the folder cannot be written; what was there stays.
+    Raises GrammarLensError when the disk is full or the folder cannot be written; what was there stays.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -45,7 +41,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error)
-        raise DiskError(
+        raise GrammarLensError(
             f"cannot write {path}: {reason}. Make room or fix the permissions, then run again with "
             "--resume; what was finished is kept"
         ) from error
@@ -94,23 +90,23 @@ def save_tensors(
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and metadata of a safetensors file. Raises RunError when it is damaged."""
+    """Arrays and metadata of a safetensors file. Raises GrammarLensError when it is damaged."""
     try:
         with safe_open(path, framework="np") as file:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             about = file.metadata() or {}
         return arrays, {name: json.loads(text) for name, text in about.items()}
     except (SafetensorError, OSError) as error:
-        raise RunError(
+        raise GrammarLensError(
             f"{path} is damaged ({error}): delete it and run again with --resume"
         ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises RunError when the file is damaged."""
+    """A JSON object. Raises GrammarLensError when the file is damaged."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(
+        raise GrammarLensError(
             f"{path} is damaged ({error}): delete it and run again with --resume"
         ) from error

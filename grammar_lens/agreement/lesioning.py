@@ -8,9 +8,10 @@ import pandas as pd
 from jaxtyping import Float
 from statsmodels.stats.multitest import multipletests
 
-from grammar_lens.agreement.pairs import AgreementError, MinimalPair
+from grammar_lens.agreement.pairs import MinimalPair
 from grammar_lens.agreement.scoring import PairScores, Prepared
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.context import lesion
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.model.about import Model
@@ -140,7 +141,7 @@ def agreement_study(
 
     `shams` are replicates of `keys`, each with sets for the same labels of the same sizes. `donors`
     (grammar_lens.lesions.donors.record_donors) are what the value "resample" draws from.
-    Raises AgreementError for shams that are none, and without labels.
+    Raises GrammarLensError for shams that are none, and without labels.
     """
     replicates = tuple(shams or ())
     _check_shams(keys, replicates)
@@ -177,12 +178,12 @@ def agreement_study(
 
 def _check_shams(keys: KeyNeurons, shams: Sequence[KeyNeurons]) -> None:
     if not len(keys):
-        raise AgreementError("there is no label whose neurons could be cut")
+        raise GrammarLensError("there is no label whose neurons could be cut")
     for i, sham in enumerate(shams, 1):
         sizes = {label: len(keys[label]) for label in keys}
         given = {label: len(sham[label]) for label in sham}
         if sizes != given:
-            raise AgreementError(
+            raise GrammarLensError(
                 f"sham {i} has sets of {given}, expected as many neurons as the key neurons: {sizes}"
             )
 

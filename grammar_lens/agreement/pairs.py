@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 
+from grammar_lens.errors import GrammarLensError
+
 EMBEDDED = "minimal_pairs.csv"
 NUMBERS = ("singular", "plural")
 ATTRACTORS = ("none", "other", "same")
-
-
-class AgreementError(ValueError):
-    """Minimal pairs that cannot be read or scored."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def read_pairs(path: str | Path | None = None) -> tuple[MinimalPair, ...]:
     """The minimal pairs of a CSV file, by default those of the package, in the file's order.
 
     The columns are paradigm, number, attractor, good, bad, good_word, bad_word.
-    Raises AgreementError naming the file and the line that cannot be used.
+    Raises GrammarLensError naming the file and the line that cannot be used.
     """
     if path is None:
         text = (files("grammar_lens") / "embedded" / EMBEDDED).read_text("utf-8")
@@ -49,7 +47,9 @@ def read_pairs(path: str | Path | None = None) -> tuple[MinimalPair, ...]:
     try:
         return pairs_from_csv(source.read_text("utf-8"), str(source))
     except UnicodeDecodeError as error:
-        raise AgreementError(f"{source} is not UTF-8 ({error.reason}): save it as UTF-8") from error
+        raise GrammarLensError(
+            f"{source} is not UTF-8 ({error.reason}): save it as UTF-8"
+        ) from error
 
 
 def pairs_from_csv(text: str, source: str) -> tuple[MinimalPair, ...]:
@@ -57,17 +57,17 @@ def pairs_from_csv(text: str, source: str) -> tuple[MinimalPair, ...]:
     rows = csv.reader(io.StringIO(text))
     header = tuple(next(rows, ()))
     if header != COLUMNS:
-        raise AgreementError(
+        raise GrammarLensError(
             f"{source}:1: the columns are {', '.join(header) or 'none'}, expected {', '.join(COLUMNS)}"
         )
     pairs = []
     for row in rows:
         where = f"{source}:{rows.line_num}"
         if len(row) != len(COLUMNS):
-            raise AgreementError(f"{where}: {len(row)} columns, expected {len(COLUMNS)}")
+            raise GrammarLensError(f"{where}: {len(row)} columns, expected {len(COLUMNS)}")
         pairs.append(_checked(MinimalPair(*row), where))
     if not pairs:
-        raise AgreementError(f"{source}: no pair stands after the header")
+        raise GrammarLensError(f"{source}: no pair stands after the header")
     return tuple(pairs)
 
 
@@ -81,24 +81,24 @@ def pairs_to_csv(pairs: Iterable[MinimalPair]) -> str:
 
 
 def _checked(pair: MinimalPair, where: str) -> MinimalPair:
-    """The pair itself. Raises AgreementError where it is no minimal pair."""
+    """The pair itself. Raises GrammarLensError where it is no minimal pair."""
     empty = [name for name, value in asdict(pair).items() if not value.strip()]
     if empty:
-        raise AgreementError(f"{where}: {empty[0]} is empty")
+        raise GrammarLensError(f"{where}: {empty[0]} is empty")
     for name, known in (("number", NUMBERS), ("attractor", ATTRACTORS)):
         if getattr(pair, name) not in known:
-            raise AgreementError(
+            raise GrammarLensError(
                 f"{where}: {name} is {getattr(pair, name)!r}, expected one of {', '.join(known)}"
             )
     good, bad = pair.good.split(), pair.bad.split()
     differ = [(g, b) for g, b in zip(good, bad, strict=False) if g != b]
     if len(good) != len(bad) or len(differ) != 1:
-        raise AgreementError(
+        raise GrammarLensError(
             f"{where}: {pair.good!r} and {pair.bad!r} must differ in exactly one word"
         )
     words = tuple(word.strip(".,;:!?") for word in differ[0])
     if words != (pair.good_word, pair.bad_word):
-        raise AgreementError(
+        raise GrammarLensError(
             f"{where}: the sentences differ in {words[0]!r} and {words[1]!r}, and the columns say "
             f"{pair.good_word!r} and {pair.bad_word!r}"
         )

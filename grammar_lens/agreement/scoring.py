@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int
 from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
 
-from grammar_lens.agreement.pairs import AgreementError, MinimalPair
+from grammar_lens.agreement.pairs import MinimalPair
 from grammar_lens.corpus.alignment import Alignment, TokenBatch, align, token_batches
 from grammar_lens.corpus.corpus import default_budget
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, context_length, device_of, model_name
 from grammar_lens.model.forward import next_token_logits
 
@@ -90,7 +91,7 @@ class Prepared:
 
     The head is computed where it is needed: at every token of the good sentence, and of the bad one
     from where the two part, as what stands before is the same.
-    Raises AgreementError without pairs, for sentences longer than the context, and for a pair that
+    Raises GrammarLensError without pairs, for sentences longer than the context, and for a pair that
     parts at its first token where the model reads no BOS before it.
     """
 
@@ -98,7 +99,7 @@ class Prepared:
         self, model: Model, pairs: Sequence[MinimalPair], token_budget: int | None = None
     ) -> None:
         if not pairs:
-            raise AgreementError("there are no minimal pairs to score")
+            raise GrammarLensError("there are no minimal pairs to score")
         self.pairs = tuple(pairs)
         texts = [text for pair in pairs for text in (pair.good, pair.bad)]
         self._alignment = align(texts, [[] for _ in texts], model.tokenizer)
@@ -106,7 +107,7 @@ class Prepared:
         self._part = _parting(self._alignment)
         unscored = np.flatnonzero(self._part == 0)
         if len(unscored):
-            raise AgreementError(
+            raise GrammarLensError(
                 f"{self.pairs[unscored[0]].good!r} and its twin part at the first token, to which "
                 f"{model_name(model)} gives no probability as it reads no BOS: begin them alike"
             )
@@ -160,7 +161,7 @@ def score_pairs(
     """Log probability of both sentences of every pair under the model as it is now.
 
     Inside `with lesion(model, ...)` that is the lesioned model. `progress` is told of tokens done.
-    Raises AgreementError as `Prepared` does.
+    Raises GrammarLensError as `Prepared` does.
     """
     return Prepared(model, pairs, token_budget).score(model, progress)
 
@@ -168,7 +169,7 @@ def score_pairs(
 def _check_length(alignment: Alignment, texts: Sequence[str], model: Model) -> None:
     for text, ids in zip(texts, alignment.token_ids, strict=True):
         if len(ids) > context_length(model):
-            raise AgreementError(
+            raise GrammarLensError(
                 f"{text[:40]!r}... has {len(ids)} tokens, and {model_name(model)} reads "
                 f"{context_length(model)}: use shorter sentences"
             )

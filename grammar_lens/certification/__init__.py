@@ -4,13 +4,12 @@ Planted worlds go through the functions that users call: `collect`, `attribute`,
 `lesion_study`. Their errors are counted, with binomial bounds, and held against limits.
 """
 
-from grammar_lens.certification.certify import CertificationError, certify
+from grammar_lens.certification.certify import certify
 from grammar_lens.certification.measures import Certification, Measure
 from grammar_lens.certification.world_result import WorldResult, run_world
 
 __all__ = [
     "Certification",
-    "CertificationError",
     "Measure",
     "WorldResult",
     "certify",

@@ -14,16 +14,13 @@ from grammar_lens.certification.measures import Certification
 from grammar_lens.certification.planted.design import KINDS
 from grammar_lens.certification.planted.world import FRESH_WORDS, TRAIN_WORDS
 from grammar_lens.certification.world_result import WorldResult, run_world
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.progress import track
 
 PATTERN = ("true", "null", "true", "null", "decoy")
 """The kinds of the worlds that are required to pass, in turn: 80, 80 and 40 of 200."""
 LEAST_SHAMS = 19
 """With fewer shams no p is as small as .05."""
-
-
-class CertificationError(ValueError):
-    """A certification that cannot be carried out."""
 
 
 def certify(
@@ -43,7 +40,7 @@ def certify(
     added to them, and null and decoy worlds are asked a second time, with the sets that attribution
     chooses there; nothing is required of these. Every world has its own seed and one thread, so the
     number of processes and of worlds changes none of them.
-    Raises CertificationError for fewer than 5 worlds, too few shams, no process, or a negative seed.
+    Raises GrammarLensError for fewer than 5 worlds, too few shams, no process, or a negative seed.
     """
     _check(n_worlds, shams, seed, processes)
     extra = -(-n_worlds // 10) if reported else 0
@@ -77,17 +74,17 @@ def certify(
 
 def _check(n_worlds: int, shams: int, seed: int, processes: int) -> None:
     if n_worlds < len(PATTERN):
-        raise CertificationError(
+        raise GrammarLensError(
             f"{n_worlds} worlds were asked for, expected at least {len(PATTERN)}: 2 true, 2 null, 1 decoy"
         )
     if shams < LEAST_SHAMS:
-        raise CertificationError(
+        raise GrammarLensError(
             f"shams is {shams}, expected at least {LEAST_SHAMS}: with fewer no p is as small as .05"
         )
     if processes < 1:
-        raise CertificationError(f"processes is {processes}, expected 1 or more")
+        raise GrammarLensError(f"processes is {processes}, expected 1 or more")
     if seed < 0:
-        raise CertificationError(f"seed is {seed}, expected 0 or more")
+        raise GrammarLensError(f"seed is {seed}, expected 0 or more")
 
 
 def _results(

@@ -11,6 +11,7 @@ from scipy import stats
 
 from grammar_lens.certification.world_result import WorldResult
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 
 ALPHA = 0.05
 FULL_STRENGTH = 0.1
@@ -103,11 +104,11 @@ class Certification:
         return (*_required(self.worlds), *_reported(self.worlds))
 
     def measure(self, name: str, of: str) -> Measure:
-        """One of them. Raises KeyError if there is none of that name."""
+        """One of them. Raises GrammarLensError if there is none of that name."""
         for measure in self.measures:
             if (measure.name, measure.of) == (name, of):
                 return measure
-        raise KeyError(f"there is no measure {name!r} of {of!r}")
+        raise GrammarLensError(f"there is no measure {name!r} of {of!r}")
 
     @property
     def passed(self) -> bool:

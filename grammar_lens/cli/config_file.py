@@ -11,6 +11,8 @@ from typing import Any, get_args, get_origin
 
 import typer
 
+from grammar_lens.errors import GrammarLensError
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -18,10 +20,6 @@ else:
 
 NOT_IN_A_FILE = ("config", "help", "install-completion", "show-completion")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "text"}
-
-
-class ConfigFileError(ValueError):
-    """A configuration file that cannot be read, or says what no command takes."""
 
 
 def read_config_file(ctx: Any, path: Path | None) -> Path | None:
@@ -34,7 +32,7 @@ def read_config_file(ctx: Any, path: Path | None) -> Path | None:
         return path
     try:
         ctx.default_map = settings_of(path, ctx)
-    except ConfigFileError as error:
+    except GrammarLensError as error:
         raise typer.BadParameter(str(error), param_hint="--config") from None
     return path
 
@@ -70,16 +68,16 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except OSError as error:
-        raise ConfigFileError(f"{path}: {error.strerror}") from None
+        raise GrammarLensError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigFileError(f"{path} is not UTF-8 text ({error})") from None
+        raise GrammarLensError(f"{path} is not UTF-8 text ({error})") from None
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigFileError(f"{path} is no TOML: {error}") from None
+        raise GrammarLensError(f"{path} is no TOML: {error}") from None
 
 
 def _commands(ctx: Any) -> Mapping[str, Any]:
@@ -109,7 +107,7 @@ def _known(path: Path, text: str, table: str, key: str, options: Mapping[str, An
 def _refuse(where: str, what: str, given: str, known: Mapping[str, Any]) -> None:
     near = difflib.get_close_matches(given, known, 1)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigFileError(f"{where}: {what}: {guess}Known are {', '.join(sorted(known))}")
+    raise GrammarLensError(f"{where}: {what}: {guess}Known are {', '.join(sorted(known))}")
 
 
 def _typed(where: str, name: str, value: Any, kind: Any) -> Any:
@@ -118,13 +116,13 @@ def _typed(where: str, name: str, value: Any, kind: Any) -> Any:
         entries = value if isinstance(value, list) else [value]
         if all(isinstance(entry, str) for entry in entries):
             return entries
-        raise ConfigFileError(f"{where}: {name} is {value!r}, expected text or a list of texts")
+        raise GrammarLensError(f"{where}: {name} is {value!r}, expected text or a list of texts")
     if kind is str and isinstance(value, list):
         if all(_is(entry, str) or _is(entry, float) for entry in value):
             return ",".join(str(entry) for entry in value)
-        raise ConfigFileError(f"{where}: {name} is {value!r}, expected a list of texts or numbers")
+        raise GrammarLensError(f"{where}: {name} is {value!r}, expected a list of texts or numbers")
     if not _is(value, kind):
-        raise ConfigFileError(f"{where}: {name} is {value!r}, expected {KINDS[kind]}")
+        raise GrammarLensError(f"{where}: {name} is {value!r}, expected {KINDS[kind]}")
     return value
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import typer
 
+from grammar_lens.errors import GrammarLensError
+
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -21,15 +23,12 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:
         # whoever read what was printed has seen enough (`| head`)
         raise
-    except (ValueError, OSError) as error:
-        # raised on purpose: by this package, or by the system about a file
-        if isinstance(error, OSError) or type(error).__module__.startswith("grammar_lens."):
-            if is_other_process():
-                # if all have it, the main process says so, and this one is stopped meanwhile
-                time.sleep(SECONDS_TO_SPEAK)
-            say_error(_told(error))
-            raise typer.Exit(BAD_INPUT) from None
-        raise
+    except (GrammarLensError, OSError) as error:
+        if is_other_process():
+            # if all have it, the main process says so, and this one is stopped meanwhile
+            time.sleep(SECONDS_TO_SPEAK)
+        say_error(_told(error))
+        raise typer.Exit(BAD_INPUT) from None
 
 
 def say_error(text: str) -> None:

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Int, Int8
 from torch import Tensor
 
+from grammar_lens.errors import GrammarLensError
+
 Span = tuple[int, int]
 
 POSITIONS = ("word", "next")
@@ -27,10 +29,6 @@ REASONS = (
     "no token before it",
 )
 """Index 0 is success; the others say why a word was skipped."""
-
-
-class AlignmentError(ValueError):
-    """A tokenizer or position that cannot be used to align words."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +189,10 @@ def align(
     A text is taken for a sentence, and is a row. A word without characters of its own has the span
     None. `tokenizer` is a fast Hugging Face tokenizer; its own BOS is added when it adds one. Tokens
     beyond `max_length` are cut off and words that need them are counted as beyond the context.
-    Raises AlignmentError if the tokenizer cannot give character offsets.
+    Raises GrammarLensError if the tokenizer cannot give character offsets.
     """
     if not getattr(tokenizer, "is_fast", False):
-        raise AlignmentError(
+        raise GrammarLensError(
             f"{type(tokenizer).__name__} gives no character offsets: load a fast tokenizer "
             "(AutoTokenizer.from_pretrained(folder, use_fast=True), from a tokenizer.json)"
         )
@@ -236,7 +234,7 @@ def token_batches(
     follows the tokens, where causal attention never looks, so there is no mask.
     """
     if token_budget < 1:
-        raise AlignmentError(f"token budget is {token_budget}, expected 1 or more")
+        raise GrammarLensError(f"token budget is {token_budget}, expected 1 or more")
     lengths = np.array([len(ids) for ids in alignment.token_ids], np.int64)
     lengths = lengths if until is None else np.minimum(lengths, until)
     chosen = np.arange(len(lengths)) if rows is None else np.sort(rows)
@@ -337,5 +335,5 @@ def _has_bos(token_ids: Sequence[Int[np.ndarray, "..."]], tokenizer: Any) -> boo
 
 def _known(position: str) -> str:
     if position not in POSITIONS:
-        raise AlignmentError(f"position is {position!r}, expected one of {', '.join(POSITIONS)}")
+        raise GrammarLensError(f"position is {position!r}, expected one of {', '.join(POSITIONS)}")
     return position

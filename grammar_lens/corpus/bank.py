@@ -13,22 +13,19 @@ import pandas as pd
 from jaxtyping import Int
 
 from grammar_lens.display import listed, page
+from grammar_lens.errors import GrammarLensError
 
 LABEL_NAME = re.compile(r"upos|xpos|deprel|feats:[^\s:=|]+")
-
-
-class TreebankError(ValueError):
-    """A treebank cannot be found, read or used as asked; the message says what to do."""
 
 
 def check_label(name: str) -> str:
     """The name itself if words can carry such a label.
 
-    Raises TreebankError for anything but upos, xpos, deprel and feats:Name.
+    Raises GrammarLensError for anything but upos, xpos, deprel and feats:Name.
     """
     if LABEL_NAME.fullmatch(name):
         return name
-    raise TreebankError(
+    raise GrammarLensError(
         f"unknown label {name!r}: expected upos, xpos, deprel, or a feature such as feats:Number"
     )
 
@@ -107,7 +104,9 @@ class Treebank:
     def __getitem__(self, split: str) -> "Treebank":
         if split not in self.splits:
             there_are = ", ".join(self.splits) if self.splits else "none: use it whole"
-            raise TreebankError(f"{self.name} has no split {split!r}; its splits are {there_are}")
+            raise GrammarLensError(
+                f"{self.name} has no split {split!r}; its splits are {there_are}"
+            )
         start, end = self.splits[split]
         return Treebank(f"{self.name}:{split}", self.sentences[start:end], notes=self.notes)
 
@@ -122,7 +121,7 @@ class Treebank:
     def label_counts(self, name: str) -> dict[str, int]:
         """Words of each value of a label, the commonest first, ties in alphabetical order.
 
-        Raises TreebankError if the name is not one of upos, xpos, deprel, feats:Name.
+        Raises GrammarLensError if the name is not one of upos, xpos, deprel, feats:Name.
         """
         check_label(name)
         counts = Counter(word.labels.get(name) for word in self._words())
@@ -139,19 +138,19 @@ class Treebank:
     def require_label(self, name: str, minimum: int = 2) -> tuple[tuple[str, ...], dict[str, int]]:
         """The label's values with at least `minimum` words, sorted; the rarer ones with counts.
 
-        Raises TreebankError if no word has the label, or if no value has `minimum` words.
+        Raises GrammarLensError if no word has the label, or if no value has `minimum` words.
         """
         counts = self.label_counts(name)
         if not counts:
             present = ", ".join(self.label_names()) or "none at all"
-            raise TreebankError(
+            raise GrammarLensError(
                 f"no word of {self.name} has the label {name!r}: choose one of {present}"
             )
         kept = tuple(sorted(value for value, n in counts.items() if n >= minimum))
         dropped = {value: n for value, n in sorted(counts.items()) if n < minimum}
         if not kept:
             found = ", ".join(f"{value} ({n})" for value, n in dropped.items())
-            raise TreebankError(
+            raise GrammarLensError(
                 f"no value of {name!r} has {minimum} words in {self.name}, found {found}: "
                 "use a larger treebank"
             )
@@ -178,10 +177,10 @@ class Treebank:
     def head(self, n_sentences: int, *, seed: int) -> "Treebank":
         """A random subset of `n_sentences` in corpus order; the whole if there are fewer.
 
-        Raises TreebankError if `n_sentences` is below 1.
+        Raises GrammarLensError if `n_sentences` is below 1.
         """
         if n_sentences < 1:
-            raise TreebankError(f"expected 1 sentence or more, got {n_sentences}")
+            raise GrammarLensError(f"expected 1 sentence or more, got {n_sentences}")
         if n_sentences >= len(self):
             return self
         chosen = np.random.default_rng(seed).permutation(len(self))[:n_sentences]
@@ -194,10 +193,10 @@ class Treebank:
 
         So sentences keep those before them, which `head` would take away. Of a single document
         these are its first sentences, whatever the seed.
-        Raises TreebankError if `n_sentences` is below 1.
+        Raises GrammarLensError if `n_sentences` is below 1.
         """
         if n_sentences < 1:
-            raise TreebankError(f"expected 1 sentence or more, got {n_sentences}")
+            raise GrammarLensError(f"expected 1 sentence or more, got {n_sentences}")
         if n_sentences >= len(self):
             return self
         documents = self.documents()

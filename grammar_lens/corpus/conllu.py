@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 import conllu
 from conllu.exceptions import ParseException
 
-from grammar_lens.corpus.bank import Sentence, TreebankError, Word
+from grammar_lens.corpus.bank import Sentence, Word
 from grammar_lens.corpus.spacing import Span, divide, find_in_order, join
+from grammar_lens.errors import GrammarLensError
 
 GZIP_MAGIC = b"\x1f\x8b"
 # Heads and enhanced dependencies are not read, so that a slip in them stops nobody.
@@ -43,10 +44,10 @@ class _Block:
 
     def fail(self, problem: str, token: int | None = None) -> NoReturn:
         offset = 0 if token is None else self.token_lines[token]
-        raise TreebankError(f"{self.path}:{self.first_line + offset}: {problem}")
+        raise GrammarLensError(f"{self.path}:{self.first_line + offset}: {problem}")
 
     def parse(self) -> tuple[dict[str, Any], list[Row]]:
-        """Comments and lines as `conllu` reads them; a bad line is a TreebankError with number."""
+        """Comments and lines as `conllu` reads them; a bad line is a GrammarLensError with number."""
         self._check_columns()
         try:
             parsed = conllu.parse_token_and_metadata("\n".join(self.lines), field_parsers=UNREAD)
@@ -79,7 +80,7 @@ class _Block:
 def read_conllu(path: Path) -> tuple[list[Sentence], tuple[str, ...]]:
     """The file's sentences, and notes on where their spaces come from if not from SpaceAfter.
 
-    Raises TreebankError, with file and line, for anything that is not CoNLL-U.
+    Raises GrammarLensError, with file and line, for anything that is not CoNLL-U.
     """
     sentences: list[Sentence] = []
     respaced, marked = 0, False
@@ -109,7 +110,7 @@ def read_conllu(path: Path) -> tuple[list[Sentence], tuple[str, ...]]:
             )
         )
     if not sentences:
-        raise TreebankError(f"{path} has no sentences: expected a CoNLL-U file with words in it")
+        raise GrammarLensError(f"{path} has no sentences: expected a CoNLL-U file with words in it")
     return sentences, _notes(path.name, respaced, len(sentences), marked)
 
 
@@ -128,14 +129,14 @@ def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise TreebankError(f"cannot read {path}: {error.strerror}") from error
+        raise GrammarLensError(f"cannot read {path}: {error.strerror}") from error
     if data.startswith(GZIP_MAGIC):
-        raise TreebankError(f"{path} is a gzip file: unpack it first, with gunzip")
+        raise GrammarLensError(f"{path} is a gzip file: unpack it first, with gunzip")
     try:
         return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise TreebankError(
+        raise GrammarLensError(
             f"{path}:{line}: not UTF-8, byte 0x{data[error.start]:02x} at offset {error.start}: "
             "save the file as UTF-8"
         ) from error

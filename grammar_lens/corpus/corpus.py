@@ -15,6 +15,7 @@ from grammar_lens.corpus.lexicon import Lexicon, build_lexicon
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.corpus.windows import align_windows
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, context_length, device_of, model_name, vocabulary_size
 
 CONTEXTS = ("sentence", "document")
@@ -24,10 +25,6 @@ WINDOW = 512
 LEAST_WINDOW = 16
 TOKEN_BUDGET = {"cpu": 1024, "cuda": 4096}
 """Tokens in one forward pass, padding counted; on a CPU larger ones fall out of its caches."""
-
-
-class CorpusError(ValueError):
-    """Words that cannot be studied."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +143,13 @@ def prepare(
     `context` "document" the model reads windows of up to `window` tokens (BOS counted, and no more
     than its own context) of consecutive sentences of the same document, and words keep their
     sentence as the unit of statistics. Fresh words follow the training words in this.
-    Raises CorpusError for values with fewer than `minimum` words, for a corpus that was prepared for
+    Raises GrammarLensError for values with fewer than `minimum` words, for a corpus that was prepared for
     another model or in a smaller context, for an unknown context and a window below 16.
     """
     if isinstance(bank, Corpus):
         _require_model(bank, model)
         if context != "sentence" and (context, window) != (bank.context, bank.window):
-            raise CorpusError(
+            raise GrammarLensError(
                 f"{bank.bank.name} was prepared with the context {bank.context!r} and windows of "
                 f"{bank.window}, not with {context!r} and {window}: prepare its treebank again"
             )
@@ -171,14 +168,14 @@ def _studied(
     if labels is None:
         if few:
             listed = ", ".join(f"{x!r} has {n} word{'s' * (n != 1)}" for x, n in few.items())
-            raise CorpusError(
+            raise GrammarLensError(
                 f"{label}: {listed} in {bank.name}, needs at least {minimum}: use a larger treebank or "
                 f"leave rare values out (--min-words, or --labels {','.join(present)})"
             )
         labels = present
     absent = [f"{x!r} has {few.get(x, 0)}" for x in labels if x not in present]
     if absent:
-        raise CorpusError(
+        raise GrammarLensError(
             f"{label}: labels with fewer than {minimum} words in {bank.name}: {', '.join(absent)}; there "
             f"are {', '.join(present)}"
         )
@@ -187,7 +184,7 @@ def _studied(
 
 def _require_model(corpus: Corpus, model: Model) -> None:
     if corpus.model != model_name(model):
-        raise CorpusError(
+        raise GrammarLensError(
             f"{corpus.bank.name} was prepared for {corpus.model}, not for {model_name(model)}: "
             "prepare it again with this model"
         )
@@ -224,9 +221,9 @@ def aligned(
 
 def _check_context(context: str, window: int) -> None:
     if context not in CONTEXTS:
-        raise CorpusError(f"context is {context!r}, expected one of {', '.join(CONTEXTS)}")
+        raise GrammarLensError(f"context is {context!r}, expected one of {', '.join(CONTEXTS)}")
     if window < LEAST_WINDOW:
-        raise CorpusError(f"window is {window}, expected {LEAST_WINDOW} tokens or more")
+        raise GrammarLensError(f"window is {window}, expected {LEAST_WINDOW} tokens or more")
 
 
 def relabelled(corpus: Corpus, label: str, min_words: int | None = None) -> Corpus:
@@ -264,11 +261,11 @@ def fit_lexicon(
 def require_fresh(bank: Treebank, train: Treebank) -> tuple[Treebank, int]:
     """The sentences of `bank` that do not stand in `train`, and how many do.
 
-    Raises CorpusError when none is left, as when both are the same data.
+    Raises GrammarLensError when none is left, as when both are the same data.
     """
     kept, dropped = bank.without(train)
     if len(kept) == 0:
-        raise CorpusError(
+        raise GrammarLensError(
             f"every sentence of {bank.name} also stands in the training data {train.name}: fresh "
             "data (--fresh) must be other sentences than those the neurons are chosen on (--train)"
         )
@@ -281,12 +278,12 @@ def fresh_corpus(
     """Fresh words with the training labels, without sentences that stand in the training data.
 
     They are read in the training words' context, unless they come as a corpus. Returns how many sentences were dropped as duplicates beside it.
-    Raises CorpusError when nothing is left.
+    Raises GrammarLensError when nothing is left.
     """
     if isinstance(bank, Corpus):
         _require_model(bank, model)
         if (bank.label, bank.labels) != (train.label, train.labels):
-            raise CorpusError(
+            raise GrammarLensError(
                 f"{bank.bank.name} was prepared with other labels ({bank.label}: "
                 f"{', '.join(bank.labels)}) than the training data {train.bank.name} "
                 f"({train.label}: {', '.join(train.labels)}): give the treebank instead"

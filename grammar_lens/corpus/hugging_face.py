@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from grammar_lens.corpus.bank import Sentence, Treebank, TreebankError, Word
+from grammar_lens.corpus.bank import Sentence, Treebank, Word
 from grammar_lens.corpus.spacing import find_in_order, join
+from grammar_lens.errors import GrammarLensError
 
 WORD_COLUMNS = ("tokens", "words")
 LABEL_COLUMNS = {
@@ -37,16 +38,16 @@ class HubSpec:
     def parse(cls, source: str) -> "HubSpec":
         """The parts of a source that begins with `hf:`.
 
-        Raises TreebankError if there is no split or the parts cannot be told apart.
+        Raises GrammarLensError if there is no split or the parts cannot be told apart.
         """
         match = SPEC.fullmatch(source)
         if match is None:
-            raise TreebankError(
+            raise GrammarLensError(
                 f"cannot read {source!r}: expected hf:dataset[@revision][:config]:split, "
                 "such as hf:owner/name:train"
             )
         if match["revision"] and os.path.isdir(match["dataset"]):
-            raise TreebankError(
+            raise GrammarLensError(
                 f"{match['dataset']!r} is a local folder and has no revisions: leave out "
                 f"@{match['revision']}"
             )
@@ -59,7 +60,7 @@ def read_dataset(
     """One split of a dataset as a treebank with one label (all features, for feats:Name).
 
     Spaces come from a `text` column where the words stand in it in order, else single spaces,
-    and the notes say so. Raises TreebankError, with the row, for what cannot be read.
+    and the notes say so. Raises GrammarLensError, with the row, for what cannot be read.
     """
     dataset = _load(source, HubSpec.parse(source))
     columns = dataset.column_names
@@ -88,13 +89,13 @@ def read_dataset(
             try:
                 labels = decode(value)
             except ValueError as error:
-                raise TreebankError(f"{where}: {error}") from error
+                raise GrammarLensError(f"{where}: {error}") from error
             key = tuple(labels.items())
             labels = shared.setdefault(key, MappingProxyType(labels))
             words.append(Word(sys.intern(form), span, labels))
         sentences.append(Sentence(str(n), text, tuple(words), None, where))
     if not sentences:
-        raise TreebankError(f"{source} has no sentences: choose another split or dataset")
+        raise GrammarLensError(f"{source} has no sentences: choose another split or dataset")
     return Treebank(source, tuple(sentences), notes=_notes(single, empty, len(sentences)))
 
 
@@ -109,12 +110,12 @@ def _load(source: str, spec: HubSpec) -> Any:
     except RuntimeError as error:
         if "script" not in str(error):
             raise
-        raise TreebankError(
+        raise GrammarLensError(
             f"{source} needs a loading script, which is not run ({error}): use a copy of it in "
             "Parquet or JSON"
         ) from error
     except (ValueError, OSError, DatasetsError) as error:
-        raise TreebankError(
+        raise GrammarLensError(
             f"cannot load {source}: {error}. Expected hf:dataset[@revision][:config]:split"
         ) from error
 
@@ -128,7 +129,7 @@ def _choose(
             return name
     expected = repr(wanted) if wanted else " or ".join(candidates)
     option = "words_column" if what == "words" else "label_column"
-    raise TreebankError(
+    raise GrammarLensError(
         f"{source} has no column {expected} for {what}; its columns are {', '.join(columns)}: "
         f"name the right one with {option}"
     )
@@ -140,17 +141,17 @@ def _lists(
     forms, values = row[words_column], row[label_column]
     for column, cell in ((words_column, forms), (label_column, values)):
         if not isinstance(cell, list):
-            raise TreebankError(
+            raise GrammarLensError(
                 f"{where}: expected a list in column {column!r}, found {type(cell).__name__}"
             )
     if len(forms) != len(values):
-        raise TreebankError(
+        raise GrammarLensError(
             f"{where}: {len(forms)} words in {words_column!r} but {len(values)} labels in "
             f"{label_column!r}: they must be as many"
         )
     for form in forms:
         if not isinstance(form, str) or not form:
-            raise TreebankError(f"{where}: expected words in {words_column!r}, found {form!r}")
+            raise GrammarLensError(f"{where}: expected words in {words_column!r}, found {form!r}")
     return forms, values
 
 
@@ -169,7 +170,7 @@ def _decoder(label: str, column: str, feature: Any) -> Callable[[Any], dict[str,
         if value is None or value in ("_", ""):
             return {}
         if not isinstance(value, str):
-            raise ValueError(
+            raise GrammarLensError(
                 f"expected names in column {column!r}, found {value!r}: use a ClassLabel or strings"
             )
         return {kind: value}
@@ -186,7 +187,7 @@ def _features(value: Any) -> dict[str, str]:
     else:
         pairs = [pair.partition("=")[::2] for pair in str(value).split("|")]
     if not all(isinstance(feature, str) and name and feature for name, feature in pairs):
-        raise ValueError(f"expected features such as 'Number=Sing|Case=Nom', found {value!r}")
+        raise GrammarLensError(f"expected features such as 'Number=Sing|Case=Nom', found {value!r}")
     return {f"feats:{name}": feature for name, feature in pairs if feature != "_"}
 
 

@@ -18,13 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 
 _CHUNK = {False: 2**19, True: 2**25}
 """Probabilities (words x vocabulary) held in float64 at a time, on CPU and on a GPU."""
-
-
-class LexiconError(ValueError):
-    """A lexicon that cannot be built or does not fit the model."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +70,18 @@ def build_lexicon(
 ) -> Lexicon:
     """The lexicon of words given by their first token and class.
 
-    Raises LexiconError without words, for tokens outside the vocabulary, or if smoothing is not positive.
+    Raises GrammarLensError without words, for tokens outside the vocabulary, or if smoothing is not positive.
     """
     if len(first_token) == 0:
-        raise LexiconError("no aligned words to build a lexicon from: use a larger treebank")
+        raise GrammarLensError("no aligned words to build a lexicon from: use a larger treebank")
     outside = first_token[(first_token < 0) | (first_token >= vocab_size)]
     if len(outside):
-        raise LexiconError(
+        raise GrammarLensError(
             f"token {int(outside[0])} is outside the model's vocabulary of {vocab_size}: "
             "the lexicon was made with another model's tokenizer"
         )
     if smoothing <= 0:
-        raise LexiconError(f"smoothing is {smoothing}, expected a positive number")
+        raise GrammarLensError(f"smoothing is {smoothing}, expected a positive number")
     counts = np.zeros((vocab_size, len(labels)))
     np.add.at(counts, (first_token, classes), 1.0)
     totals = counts.sum(1, keepdims=True)
@@ -120,13 +117,13 @@ class DeviceLexicon:
 
     @classmethod
     def of(cls, lexicon: Lexicon, vocab_size: int, device: torch.device) -> "DeviceLexicon":
-        """Raises LexiconError if the model's vocabulary is smaller than the lexicon's.
+        """Raises GrammarLensError if the model's vocabulary is smaller than the lexicon's.
 
         Models may pad their vocabulary: tokens beyond the lexicon's get the prior.
         """
         extra = vocab_size - len(lexicon.probability)
         if extra < 0:
-            raise LexiconError(
+            raise GrammarLensError(
                 f"the lexicon knows {len(lexicon.probability)} tokens and the model predicts "
                 f"{vocab_size}: it was made with another model's tokenizer"
             )

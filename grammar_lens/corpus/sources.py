@@ -7,8 +7,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from grammar_lens.corpus import hugging_face, universal_dependencies
-from grammar_lens.corpus.bank import Sentence, Treebank, TreebankError, check_label
+from grammar_lens.corpus.bank import Sentence, Treebank, check_label
 from grammar_lens.corpus.conllu import read_conllu
+from grammar_lens.errors import GrammarLensError
 
 SPLIT_ORDER = ("train", "dev", "test")
 FORMS = (
@@ -35,7 +36,7 @@ def load_treebank(
 
     CoNLL-U files bring all labels there are. From a dataset `label` is read, from the column of
     that name unless `label_column` says otherwise; `words_column` likewise.
-    Raises TreebankError for what cannot be found or read: the message has file and line.
+    Raises GrammarLensError for what cannot be found or read: the message has file and line.
     """
     check_label(label)
     if source is None:
@@ -48,7 +49,7 @@ def load_treebank(
             source, label=label, words_column=words_column, label_column=label_column
         )
     if words_column or label_column:
-        raise TreebankError(
+        raise GrammarLensError(
             f"words_column and label_column are for hf: datasets, not for {source!r}: leave them out"
         )
     if exists:
@@ -57,18 +58,20 @@ def load_treebank(
     if colon and Path(folder).is_dir():
         return _read_folder(Path(folder), split)
     if colon and Path(folder).is_file():
-        raise TreebankError(f"{folder} is one file and has no split {split!r}: leave out :{split}")
+        raise GrammarLensError(
+            f"{folder} is one file and has no split {split!r}: leave out :{split}"
+        )
     if source.startswith("UD_"):
         name = universal_dependencies.UDName.parse(source)
         found, notes = universal_dependencies.fetch(name, base_url=ud_base_url)
         return _read_split_or_all(name.repository, found, name.split, notes)
-    raise TreebankError(f"no treebank at {source!r}: {FORMS}")
+    raise GrammarLensError(f"no treebank at {source!r}: {FORMS}")
 
 
 def _load_embedded() -> Treebank:
     with as_file(files("grammar_lens") / "embedded" / "treebank") as folder:
         if not folder.is_dir():
-            raise TreebankError(
+            raise GrammarLensError(
                 f"the embedded treebank is missing from {folder}: install grammar_lens again"
             )
         return _read_files("handmade", _split_files(folder))
@@ -84,19 +87,19 @@ def _read_split_or_all(
     if split is None:
         return _read_files(name, found, notes)
     if split not in found:
-        raise TreebankError(f"{name} has no split {split!r}; its splits are {', '.join(found)}")
+        raise GrammarLensError(f"{name} has no split {split!r}; its splits are {', '.join(found)}")
     return _read_files(f"{name}:{split}", {"": found[split]}, notes)
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
     """Split name -> file: train, dev, test first, then the others by name.
 
-    Raises TreebankError if there is no .conllu file or if two have the same split name.
+    Raises GrammarLensError if there is no .conllu file or if two have the same split name.
     """
     found: dict[str, Path] = {}
     paths = [path for path in sorted(folder.glob("*.conllu")) if path.is_file()]
     if not paths:
-        raise TreebankError(
+        raise GrammarLensError(
             f"no .conllu file in the folder {folder}: give a folder that has some, not in "
             "folders inside it"
         )
@@ -104,7 +107,7 @@ def _split_files(folder: Path) -> dict[str, Path]:
         match = re.search(r"-(train|dev|test)$", path.stem)
         split = match[1] if match else path.stem
         if split in found:
-            raise TreebankError(
+            raise GrammarLensError(
                 f"{folder} has two files for the split {split!r}, {found[split].name} and "
                 f"{path.name}: keep one treebank per folder, or give the path of one file"
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pooch
 
-from grammar_lens.corpus.bank import TreebankError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import make_folder, write_json
 
 BASE_URL = "https://raw.githubusercontent.com/UniversalDependencies"
@@ -43,11 +43,11 @@ class UDName:
     def parse(cls, source: str) -> "UDName":
         """The parts of a source that begins with `UD_`.
 
-        Raises TreebankError if it has another form, an unknown language or an unknown split.
+        Raises GrammarLensError if it has another form, an unknown language or an unknown split.
         """
         match = NAME.fullmatch(source)
         if match is None:
-            raise TreebankError(
+            raise GrammarLensError(
                 f"cannot read {source!r}: expected a name such as UD_English-EWT or "
                 "UD_English-EWT:train, or the path of a file or folder that exists"
             )
@@ -55,12 +55,12 @@ class UDName:
         if language not in LANGUAGE_CODES:
             close = difflib.get_close_matches(language, LANGUAGE_CODES, n=3)
             hint = f"did you mean {' or '.join(close)}? Else " if close else ""
-            raise TreebankError(
+            raise GrammarLensError(
                 f"unknown language {language!r} in {source!r}: {hint}download the treebank and "
                 "give the path of its folder"
             )
         if split not in (None, *SPLITS):
-            raise TreebankError(
+            raise GrammarLensError(
                 f"{source!r} asks for the split {split!r}: expected {', '.join(SPLITS)}"
             )
         return cls(language, match["treebank"], split)
@@ -81,12 +81,14 @@ def fetch(name: UDName, *, base_url: str | None = None) -> tuple[dict[str, Path]
     Files are at `{base_url}/{repository}/{release tag}/{file}`; the environment variable
     GRAMMAR_LENS_UD_URL stands in for `base_url`, GRAMMAR_LENS_CACHE for the cache folder. A file
     whose git blob id is known is checked against it, any other against its first download.
-    Raises TreebankError if there is no such split or treebank, no connection, or a wrong file.
+    Raises GrammarLensError if there is no such split or treebank, no connection, or a wrong file.
     """
     base = (base_url or os.environ.get("GRAMMAR_LENS_UD_URL") or BASE_URL).rstrip("/")
     cache = Path(os.environ.get("GRAMMAR_LENS_CACHE") or pooch.os_cache("grammar-lens"))
     if not base.startswith(("http://", "https://")):
-        raise TreebankError(f"expected an address that begins with http:// or https://: {base!r}")
+        raise GrammarLensError(
+            f"expected an address that begins with http:// or https://: {base!r}"
+        )
     folder = cache / "ud" / RELEASE / name.repository
     url = f"{base}/{name.repository}/{RELEASE}/"
     files: dict[str, Path] = {}
@@ -102,7 +104,7 @@ def fetch(name: UDName, *, base_url: str | None = None) -> tuple[dict[str, Path]
         else:
             files[split] = path
     if not files:
-        raise TreebankError(
+        raise GrammarLensError(
             f"{url} has no {name.file(name.split or 'train')}: the treebank or its split is not in "
             f"release {RELEASE}, or is there in parts; see "
             f"https://github.com/UniversalDependencies/{name.repository}, or give the path of files "
@@ -171,14 +173,14 @@ class _Source:
         except OSError as error:  # the errors of requests are OSErrors too
             if getattr(getattr(error, "response", None), "status_code", None) == 404:
                 return None
-            raise TreebankError(
+            raise GrammarLensError(
                 f"cannot fetch {self.address}: {error}. Download it by other means and give "
                 "its path"
             ) from error
-        except TreebankError:
+        except GrammarLensError:
             raise
         except ValueError as error:
-            raise TreebankError(
+            raise GrammarLensError(
                 f"{self.address} is not the file that was first fetched: {error} If the "
                 f"change is meant, delete {self.record_path}"
             ) from error
@@ -194,7 +196,7 @@ class _BlobCheck:
         found = blob_id(Path(fname).read_bytes())
         if found != self.expected:
             os.remove(fname)
-            raise TreebankError(
+            raise GrammarLensError(
                 f"{fname} has git blob id {found}, expected {self.expected} of release {RELEASE}: "
                 "it was removed, run again to fetch it anew"
             )

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from grammar_lens.display import page
-from grammar_lens.lesions.outcomes import StudyError
+from grammar_lens.errors import GrammarLensError
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,21 @@ def calibration(
     """Attributions of single neurons against the change of L_tag (nats) when each is cut.
 
     `random` marks the neurons drawn at random from all neurons, whatever their attribution.
-    Raises StudyError with fewer than 3 of those, for `k` out of their range, and for values that
+    Raises GrammarLensError with fewer than 3 of those, for `k` out of their range, and for values that
     are not finite.
     """
     drawn = np.flatnonzero(random)
     if len(drawn) < 3:
-        raise StudyError(
+        raise GrammarLensError(
             f"{len(drawn)} of {len(random)} neurons were drawn at random, needs at least 3: neurons "
             "chosen by attribution alone cannot tell how good it is"
         )
     if not 1 <= k <= len(drawn):
-        raise StudyError(f"k is {k}, expected 1 to {len(drawn)}, the neurons drawn at random")
+        raise GrammarLensError(f"k is {k}, expected 1 to {len(drawn)}, the neurons drawn at random")
     if not (np.isfinite(predicted).all() and np.isfinite(measured).all()):
-        raise StudyError("attributions or lesion effects are not finite: leave those neurons out")
+        raise GrammarLensError(
+            "attributions or lesion effects are not finite: leave those neurons out"
+        )
     draws = drawn[rng.integers(0, len(drawn), (n_bootstrap, len(drawn)))]
     some, true = predicted[:, drawn], measured[:, drawn]
     low, high = _interval(predicted, measured, draws)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from grammar_lens.lesions.outcomes import Ablation, Outcomes, StudyError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.outcomes import Ablation, Outcomes
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,16 @@ def replicates(outcomes: Outcomes) -> list[int]:
 def changes(outcomes: Outcomes, labels: tuple[str, ...]) -> Changes:
     """The changes under the lesions of one ablation and kind.
 
-    Raises KeyError when a lesion is missing, StudyError when no word has one of the labels.
+    Raises GrammarLensError when a lesion is missing or no word has one of the labels.
     """
     number = [outcomes.labels.index(label) for label in labels]
     words = np.flatnonzero(np.isin(outcomes.label, number))
     column = np.array([number.index(x) for x in outcomes.label[words].tolist()], np.int64)
     for n, label in enumerate(labels):
         if not (column == n).any():
-            raise StudyError(f"no scored word is {label!r}: leave it out or use other fresh data")
+            raise GrammarLensError(
+                f"no scored word is {label!r}: leave it out or use other fresh data"
+            )
     return Changes(
         labels=labels,
         place=words,
@@ -93,7 +96,7 @@ def total_damage(
 
 
 def check(outcomes: Outcomes, labels: tuple[str, ...]) -> None:
-    """Raises StudyError for losses that are not finite where they must be.
+    """Raises GrammarLensError for losses that are not finite where they must be.
 
     A sham may be NaN at words that are neither shared nor of a studied label.
     """
@@ -111,7 +114,7 @@ def check(outcomes: Outcomes, labels: tuple[str, ...]) -> None:
         c = outcomes.conditions[row - 1]
         where = f"under the lesion of {c.label!r}, replicate {c.replicate}"
         where += "" if (c.ablation, c.kind) == (Ablation(), "set") else f" ({c.ablation}, {c.kind})"
-    raise StudyError(
+    raise GrammarLensError(
         f"losses are NaN or infinite {where}: load the model in a wider dtype (--dtype bfloat16 or "
         "float32), or leave out labels the lexicon lacks"
     )

@@ -10,8 +10,9 @@ from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.dissociation.calibration import Calibration, calibration
 from grammar_lens.dissociation.redundancy import Redundancy, Round, redundancy
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.context import lesion
-from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes, StudyError
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.lesions.prepared import ready
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
@@ -44,7 +45,7 @@ def calibrate(
     """Attributions against true lesions of single neurons, on fresh words.
 
     Cuts `n_random` neurons drawn from all, and each label's first `n_top` key neurons, one at a time.
-    Raises StudyError where `attribution` is of other labels or of another number of neurons.
+    Raises GrammarLensError where `attribution` is of other labels or of another number of neurons.
     """
     rng = np.random.default_rng([seed, 11])
     battery, cut, _ = ready(
@@ -54,7 +55,7 @@ def calibrate(
     n_layers, n_units = attribution.mean.shape[1:]
     missing = [label for label in cut if label not in attribution.labels]
     if missing or (n_layers, n_units) != (keys.n_layers, keys.n_units):
-        raise StudyError(
+        raise GrammarLensError(
             f"the attributions are of {', '.join(attribution.labels)} in {n_layers} layers of {n_units} "
             f"and the key neurons of {', '.join(cut)} in {keys.n_layers} layers of {keys.n_units}: "
             "make them from the same words and model"
@@ -99,10 +100,12 @@ def find_again(
     """Cuts each label's key neurons, finds the next by attribution in the lesioned model, cuts more.
 
     The neurons are looked for by `attribution_contrast` on training words (`moments` has their means
-    at "next"), the losses are those of fresh words. Raises StudyError for fewer than two rounds.
+    at "next"), the losses are those of fresh words. Raises GrammarLensError for fewer than two rounds.
     """
     if rounds < 2:
-        raise StudyError(f"rounds is {rounds}, expected 2 or more: redundancy compares rounds")
+        raise GrammarLensError(
+            f"rounds is {rounds}, expected 2 or more: redundancy compares rounds"
+        )
     corpus = prepare(model, train, label=keys.origin.label)
     battery, cut, _ = ready(
         model, fresh, keys, corpus, labels, max_sentences, seed, token_budget, show_progress

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from grammar_lens.display import page
-from grammar_lens.lesions.outcomes import StudyError
+from grammar_lens.errors import GrammarLensError
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,19 @@ class Redundancy:
 def redundancy(labels: tuple[str, ...], rounds: Sequence[Round]) -> Redundancy:
     """The rounds as one result.
 
-    Raises StudyError for fewer than two rounds, for rounds that do not cut ever more neurons, and
+    Raises GrammarLensError for fewer than two rounds, for rounds that do not cut ever more neurons, and
     for losses that are not finite.
     """
     if len(rounds) < 2:
-        raise StudyError(
+        raise GrammarLensError(
             f"{len(rounds)} round of lesions tells nothing of redundancy: do 2 or more"
         )
     sizes = [r.k for r in rounds]
     if sizes != sorted(set(sizes)):
-        raise StudyError(f"rounds cut {sizes} neurons, expected ever more: lesions add up")
+        raise GrammarLensError(f"rounds cut {sizes} neurons, expected ever more: lesions add up")
     for number, r in enumerate(rounds, 1):
         if r.own.shape != (len(labels),) or not np.isfinite(r.own).all():
-            raise StudyError(
+            raise GrammarLensError(
                 f"round {number} has the losses {r.own.tolist()}, expected {len(labels)} finite ones"
             )
     return Redundancy(labels, tuple(rounds))

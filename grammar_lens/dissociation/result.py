@@ -14,7 +14,8 @@ from grammar_lens.dissociation.matrices import LEAST_LABELS, chance
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.dissociation.verdicts import ENOUGH, least, pairs_told, significance, why_no_p
-from grammar_lens.lesions.outcomes import Ablation, Outcomes, StudyError
+from grammar_lens.errors import NotMeasuredError
+from grammar_lens.lesions.outcomes import Ablation, Outcomes
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class LesionStudy:
     ) -> "LesionStudy":
         """The statistics for another ablation of the lesion; what is not given stays as it is.
 
-        Raises StudyError naming the ablations that were measured.
+        Raises NotMeasuredError naming the ablations that were measured.
         """
         main = self.ablation
         wanted = Ablation(
@@ -146,7 +147,9 @@ class LesionStudy:
             if study.ablation == wanted:
                 return study
         there = "; ".join(str(study.ablation) for study in (self, *self.others))
-        raise StudyError(f"no lesion of the ablation {wanted} was measured: there are {there}")
+        raise NotMeasuredError(
+            f"no lesion of the ablation {wanted} was measured: there are {there}"
+        )
 
     def verdict(self) -> str:
         """The conclusions in a few sentences, and what was not measured."""
@@ -239,10 +242,10 @@ class LesionStudy:
 def dose_response(study: LesionStudy) -> DoseResponse:
     """Rise of the losses with the dose, from the study's main ablation and those of other doses.
 
-    Raises StudyError when the study has no other dose.
+    Raises NotMeasuredError when the study has no other dose.
     """
     if study.doses is None:
-        raise StudyError(
+        raise NotMeasuredError(
             f"this study has lesions of dose {study.dose:g} alone: measure several doses "
             "(0.25, 0.5, 0.75 and 1)"
         )

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import isotonic_regression
 
-from grammar_lens.lesions.outcomes import Outcomes, StudyError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.outcomes import Outcomes
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.passes.moments import UnitStatistics
 
@@ -31,7 +32,7 @@ def matched_keys(
     stands in `avoid`), drawn among the 10 nearest in log expected output that are still free;
     neurons without output go to neurons without output. The map is injective and the same for all
     sets, so shared neurons stay shared. `output` is mean |a| times ||w_out||.
-    Raises StudyError naming the layer that has too few other neurons.
+    Raises GrammarLensError naming the layer that has too few other neurons.
     """
     union = keys.union()
     barred = union if avoid is None else np.concatenate([union, avoid.union()])
@@ -75,7 +76,7 @@ def _map_layer(
         unit = chosen[i]
         candidates = np.flatnonzero(free & ((output > 0) == (output[unit] > 0)))
         if len(candidates) == 0:
-            raise StudyError(
+            raise GrammarLensError(
                 f"layer {layer} has too few other neurons to match {len(chosen)} key neurons of "
                 f"{len(output)}: use a smaller k"
             )
@@ -99,14 +100,14 @@ def growing_sham(
     The first `len(real)` have exactly as many in each layer as `real`, later ones as nearly as
     whole units allow; a layer without units left drops out, and the layers that `real` does not use
     come last. `mean` is every unit's mean activation. Scores are 0: the order is random.
-    Raises StudyError naming a layer with fewer free units than `real` has there.
+    Raises GrammarLensError naming a layer with fewer free units than `real` has there.
     """
     free = np.ones((n_layers, n_units), bool)
     free[union[:, 0], union[:, 1]] = False
     there = np.bincount(real.layer, minlength=n_layers)
     short = np.flatnonzero(free.sum(1) < there)
     if len(short):
-        raise StudyError(
+        raise GrammarLensError(
             f"layer {short[0]} has {free[short[0]].sum()} neurons that are key to no label, "
             f"needs at least {there[short[0]]}: use a smaller k"
         )
@@ -130,10 +131,10 @@ def size_for(
     Damage measured at some sizes is made to rise with size (isotonic regression, through 0 at size
     0) and interpolated; a target beyond the largest damage gives the largest size measured, one of
     0 or less gives 1.
-    Raises StudyError without a trial, or for sizes or damages that are not numbers from 1 up.
+    Raises GrammarLensError without a trial, or for sizes or damages that are not numbers from 1 up.
     """
     if len(sizes) == 0 or (sizes < 1).any() or not np.isfinite(damages).all():
-        raise StudyError(
+        raise GrammarLensError(
             f"sizes {sizes.tolist()} did damage {damages.tolist()}: expected one size or more, each "
             "of at least 1 neuron, with finite damage"
         )

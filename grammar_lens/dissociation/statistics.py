@@ -14,7 +14,8 @@ from grammar_lens.dissociation.pairs import crossed_pairs
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.shams import output_ratio
 from grammar_lens.dissociation.sufficiency import sufficiency
-from grammar_lens.lesions.outcomes import Outcomes, StudyError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.outcomes import Outcomes
 from grammar_lens.neurons.neurons import KeyNeurons
 
 
@@ -33,13 +34,15 @@ def dissociation(
 
     `output` is the expected output of every unit, mean |a| times ||w_out||, that shams were matched
     on. Lesions of kind "matched" and "rest" count under the main ablation alone.
-    Raises StudyError for labels without scored words, losses that are not finite, and a battery
+    Raises GrammarLensError for labels without scored words, losses that are not finite, and a battery
     without lesions.
     """
     labels = keys.labels
     ablations = list(dict.fromkeys(c.ablation for c in outcomes.conditions if c.kind == "set"))
     if not ablations:
-        raise StudyError("the battery holds no lesion of a key set: there is nothing to compare")
+        raise GrammarLensError(
+            "the battery holds no lesion of a key set: there is nothing to compare"
+        )
     check(outcomes, labels)
     by_ablation = {m: outcomes.only(m) for m in ablations}
     found = {m: changes(rows, labels) for m, rows in by_ablation.items()}

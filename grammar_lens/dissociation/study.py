@@ -14,7 +14,8 @@ from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.shams import matched_keys
 from grammar_lens.dissociation.statistics import dissociation
 from grammar_lens.dissociation.sufficiency import EVERYTHING
-from grammar_lens.lesions.outcomes import Ablation, Condition, StudyError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import ready
 from grammar_lens.model.about import Model
 from grammar_lens.model.weights import output_norms
@@ -54,7 +55,7 @@ def lesion_study(
     shams that grow until they do as much damage; None makes as many as there are shams where those carry
     less than nine tenths of the real sets' output. `sufficiency` also cuts all neurons but a label's own.
     With a `folder`, an interrupted study goes on where it stopped.
-    Raises StudyError for labels without key neurons or without fresh words, and when a layer has
+    Raises GrammarLensError for labels without key neurons or without fresh words, and when a layer has
     too few other neurons for a sham.
     """
     rng = np.random.default_rng(seed)
@@ -96,14 +97,16 @@ def _check(keys: KeyNeurons, shams: int, other_shams: int, damage_matched: int |
         ("damage_matched", damage_matched or 0),
     ):
         if n < 0:
-            raise StudyError(f"{name} is {n}, expected 0 or more")
+            raise GrammarLensError(f"{name} is {n}, expected 0 or more")
     if keys.origin.site != "neuron":
-        raise StudyError(
+        raise GrammarLensError(
             f"a lesion study cuts neurons, and these are units of {keys.origin.site!r}: shams are "
             "matched by ||w_out||, which only neurons have"
         )
     if keys.units is None:
-        raise StudyError("these key neurons carry no unit statistics: choose them with gl.select")
+        raise GrammarLensError(
+            "these key neurons carry no unit statistics: choose them with gl.select"
+        )
 
 
 def _conditions(

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from grammar_lens.explorer.background import ExplorerError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.explorer.explored_run import ExploredRun
 from grammar_lens.runs.run import Run
 
@@ -37,10 +37,10 @@ INDEX = """<!DOCTYPE html>
 def make_app(run: Run) -> "Dash":
     """The explorer of a run as a dash app; its model begins to load.
 
-    Raises ExplorerError without dash, and RunError for a run without key neurons.
+    Raises GrammarLensError without dash, and for a run without key neurons.
     """
     if find_spec("dash") is None:
-        raise ExplorerError(
+        raise GrammarLensError(
             'the explorer needs dash, which is not installed: pip install "grammar-lens[explorer]"'
         )
     from dash import Dash
@@ -70,7 +70,7 @@ def make_app(run: Run) -> "Dash":
 def serve(run: Run, *, port: int = 8050, open_browser: bool = True) -> None:
     """Serves the explorer of a run on this machine alone until Ctrl-C; port 0 takes a free one.
 
-    Raises ExplorerError where the port is in use and without dash, RunError without key neurons.
+    Raises GrammarLensError where the port is in use, without dash, and without key neurons.
     """
     app = make_app(run)
     with _listening(port) as listener:
@@ -92,7 +92,7 @@ def _listening(port: int) -> socket.socket:
         listener.listen()
     except (OSError, OverflowError) as error:
         listener.close()
-        raise ExplorerError(
+        raise GrammarLensError(
             f"port {port} cannot be used ({error}): choose another with --port, or --port 0 for any "
             "that is free"
         ) from error

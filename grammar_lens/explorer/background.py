@@ -5,6 +5,8 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import Generic, TypeVar
 
+from grammar_lens.errors import GrammarLensError
+
 T = TypeVar("T")
 
 
@@ -41,18 +43,14 @@ class Background(Generic[T]):
         return "" if error is None else str(error) or type(error).__name__
 
     def wait(self) -> T:
-        """The value, as soon as it is there. Raises ExplorerError if it could not be made."""
+        """The value, as soon as it is there. Raises GrammarLensError if it could not be made."""
         error = self._made.exception()
         if error is not None:
-            raise ExplorerError(f"{self.what} is not available: {self.fault}") from error
+            raise GrammarLensError(f"{self.what} is not available: {self.fault}") from error
         return self._made.result()
 
     def get(self) -> T:
-        """The value. Raises ExplorerError while it is being made, and if it could not be."""
+        """The value. Raises GrammarLensError while it is being made, and if it could not be."""
         if not self._made.done():
-            raise ExplorerError(f"{self.what} is still loading: wait a moment")
+            raise GrammarLensError(f"{self.what} is still loading: wait a moment")
         return self.wait()
-
-
-class ExplorerError(ValueError):
-    """Something that the explorer cannot show, or cannot do here."""

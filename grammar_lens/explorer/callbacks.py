@@ -5,8 +5,8 @@ from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, no_update
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.explorer import pieces
-from grammar_lens.explorer.background import ExplorerError
 from grammar_lens.explorer.controls import LESION, NOW, SEEN, SETTLING, clicked, cut_of
 from grammar_lens.explorer.explored_run import ExploredRun
 from grammar_lens.explorer.page import score_list
@@ -82,7 +82,7 @@ def _connect_controls(app: Dash, session: ExploredRun) -> None:
     def choose_first(position: str, score: str, tag: str) -> Any:
         try:
             ((layer, index),) = session.first(position, score, tag, 1)
-        except ExplorerError:  # the list of key neurons says so
+        except GrammarLensError:  # the list of key neurons says so
             return no_update
         return f"{layer}.{index}"
 
@@ -147,7 +147,7 @@ def _connect_views(app: Dash, session: ExploredRun) -> None:
     def show_heatmap(position: str, score: str, tag: str, chosen: str) -> tuple[str, Any]:
         try:
             at = session.address(position, chosen or "")
-        except ExplorerError:
+        except GrammarLensError:
             at = None
         return f"Every neuron's score for {tag}", heatmap(session.scores(position, score), tag, at)
 
@@ -178,7 +178,7 @@ def _connect_views(app: Dash, session: ExploredRun) -> None:
     ) -> tuple[Any, ...]:
         try:
             at = session.address(position, chosen or "")
-        except ExplorerError as error:
+        except GrammarLensError as error:
             return pieces.fault(str(error)), str(error), "", True
         found = session.neuron(position, score, at)
         rank = int(found.set_index("label").at[tag, "rank"])
@@ -203,8 +203,8 @@ def _connect_views(app: Dash, session: ExploredRun) -> None:
     def read(_clicks: int, position: str, chosen: str, times: int) -> tuple[Any, Any]:
         try:
             session.read(position, session.address(position, chosen or ""))
-        except ValueError as error:
-            return no_update, _reason(error)
+        except GrammarLensError as error:
+            return no_update, str(error)
         return times + 1, no_update
 
 
@@ -225,8 +225,8 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
         try:
             cut = cut_of(session, controls)
             found = session.tags(prompt or "", cut.neurons, **cut.ablation)
-        except ValueError as error:
-            return pieces.fault(_reason(error)), "", ""
+        except GrammarLensError as error:
+            return pieces.fault(str(error)), "", ""
         tag = controls["tag"]
         return (
             pieces.headline(tag, cut.told, *found),
@@ -257,7 +257,7 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
     ) -> Any:
         def work() -> Any:
             if tokens is None or temperature is None or seed is None:
-                raise ExplorerError("Tokens, temperature and seed must be numbers within range.")
+                raise GrammarLensError("Tokens, temperature and seed must be numbers within range.")
             cut = cut_of(session, controls)
             settings = {
                 "tokens": int(tokens),
@@ -274,12 +274,5 @@ def _told(work: Callable[[], Any]) -> Any:
     """The result of some work, or the reason why it failed."""
     try:
         return work()
-    except ValueError as error:
-        return pieces.fault(_reason(error))
-
-
-def _reason(error: ValueError) -> str:
-    """An error that this package raised on purpose; others pass through."""
-    if not type(error).__module__.startswith("grammar_lens."):
-        raise error
-    return str(error)
+    except GrammarLensError as error:
+        return pieces.fault(str(error))

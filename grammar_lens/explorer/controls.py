@@ -44,7 +44,7 @@ class Cut:
 
 
 def cut_of(session: ExploredRun, controls: dict[str, Any]) -> Cut:
-    """The lesion that the controls describe. Raises ExplorerError where they name no neurons."""
+    """The lesion that the controls describe. Raises GrammarLensError where they name no neurons."""
     position, score = controls["position"], controls["score"]
     if controls["which"] == "first":
         neurons = session.first(position, score, controls["tag"], int(controls["k"]))

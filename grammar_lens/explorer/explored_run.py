@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from threading import Lock
 
 from grammar_lens.corpus.lexicon import DeviceLexicon
-from grammar_lens.explorer.background import Background, ExplorerError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.explorer.background import Background
 from grammar_lens.explorer.prompts import NextWord, Vocabulary, encode, next_word
 from grammar_lens.explorer.ranked_scores import Address, Findings
 from grammar_lens.generation.writing import Written, write_on
@@ -51,7 +52,7 @@ class ExploredRun(Findings):
         model = self._session.model
         known = self.run.record.get("model", {}).get("weights")
         if known is not None and known != fingerprint(model):
-            raise ExplorerError("its weights are not those that the run was made with")
+            raise GrammarLensError("its weights are not those that the run was made with")
         return model
 
     def _load_vocabulary(self) -> Vocabulary:
@@ -59,7 +60,7 @@ class ExploredRun(Findings):
         bank = self._session.train_bank
         known = self.run.record.get("treebank", {}).get("train")
         if known is not None and known["fingerprint"] != bank.fingerprint():
-            raise ExplorerError("it has changed since the run was made")
+            raise GrammarLensError("it has changed since the run was made")
         lexicon = self._session.lexicon
         table = DeviceLexicon.of(lexicon, vocabulary_size(model), device_of(model))
         return Vocabulary(lexicon, table)
@@ -99,7 +100,7 @@ class ExploredRun(Findings):
     def read(self, position: str, at: Address) -> None:
         """Reads one neuron at some training words, so that `examples` has it.
 
-        Raises ExplorerError while the model or the words are not there.
+        Raises GrammarLensError while the model or the words are not there.
         """
         lexicon = self._vocabulary.get().lexicon
         with self._model_alone() as model:
@@ -127,7 +128,7 @@ class ExploredRun(Findings):
     ) -> tuple[NextWord, NextWord]:
         """The model's predictions after a prompt, intact and lesioned.
 
-        Raises ExplorerError for a prompt that is empty or too long, and while anything is missing.
+        Raises GrammarLensError for a prompt that is empty or too long, and while anything is missing.
         """
         vocabulary = self._vocabulary.get()
         with self._model_alone() as model:
@@ -150,7 +151,7 @@ class ExploredRun(Findings):
     ) -> tuple[Written, Written]:
         """Continuations of a prompt, intact and lesioned, from the same random numbers.
 
-        Raises ExplorerError for a prompt that is empty or too long, and for settings out of range.
+        Raises GrammarLensError for a prompt that is empty or too long, and for settings out of range.
         """
         _check(tokens, temperature)
         settings = {"tokens": tokens, "temperature": temperature, "seed": seed}
@@ -165,6 +166,8 @@ class ExploredRun(Findings):
 
 def _check(tokens: int, temperature: float) -> None:
     if not 1 <= tokens <= MOST_TOKENS:
-        raise ExplorerError(f"Tokens to write: {tokens}, expected 1 to {MOST_TOKENS}.")
+        raise GrammarLensError(f"Tokens to write: {tokens}, expected 1 to {MOST_TOKENS}.")
     if not 0 <= temperature <= 5:
-        raise ExplorerError(f"Temperature: {temperature:g}, expected 0 (the likeliest token) to 5.")
+        raise GrammarLensError(
+            f"Temperature: {temperature:g}, expected 0 (the likeliest token) to 5."
+        )

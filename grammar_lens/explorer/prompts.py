@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from grammar_lens.corpus.lexicon import DeviceLexicon, Lexicon, split_losses
-from grammar_lens.explorer.background import ExplorerError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, context_length, device_of, model_name
 from grammar_lens.model.forward import next_token_logits
 
@@ -51,17 +51,17 @@ def encode(model: Model, prompt: str, more: int = 0) -> Int[Tensor, "one token"]
     """The prompt's token ids, with BOS where the tokenizer adds it; blanks at the end are not read.
 
     They would be a token of their own, which no training text ends with.
-    Raises ExplorerError for an empty prompt, and where `more` tokens after it would not fit into the
+    Raises GrammarLensError for an empty prompt, and where `more` tokens after it would not fit into the
     model's context.
     """
     text = prompt.rstrip()
     if not text:
-        raise ExplorerError("The prompt is empty: type a few words.")
+        raise GrammarLensError("The prompt is empty: type a few words.")
     ids = model.tokenizer(text, return_tensors="pt").input_ids
     allowed = context_length(model) - more
     if ids.shape[1] > allowed:
         then = f" when {more} are to be written" if more else ""
-        raise ExplorerError(
+        raise GrammarLensError(
             f"The prompt has {ids.shape[1]:,} tokens, and at most {max(allowed, 0):,} are allowed{then}: "
             f"{model_name(model)} reads {context_length(model):,}. Shorten it."
         )

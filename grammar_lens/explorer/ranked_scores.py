@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from grammar_lens.explorer.background import ExplorerError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.runs.run import Run
@@ -35,7 +35,7 @@ class Ranked:
 class Findings:
     """A run's scores by any method, its key neurons and single neurons; for many threads at once.
 
-    Raises RunError for a run without key neurons.
+    Raises GrammarLensError for a run without key neurons.
     """
 
     def __init__(self, run: Run) -> None:
@@ -64,7 +64,7 @@ class Findings:
 
     def _of_position(self, position: str) -> Evidence:
         if position not in self._evidence:
-            raise ExplorerError(
+            raise GrammarLensError(
                 f"the run did not read {position!r}: it has {', '.join(self.positions)}"
             )
         return self._evidence[position]
@@ -72,7 +72,7 @@ class Findings:
     def scores(self, position: str, method: str) -> Scores:
         """Every neuron's score for every label; kept for the next time.
 
-        Raises ExplorerError for a position or a score that the run does not allow.
+        Raises GrammarLensError for a position or a score that the run does not allow.
         """
         return self._at(position, method).scores
 
@@ -82,7 +82,7 @@ class Findings:
 
     def _at(self, position: str, method: str) -> Ranked:
         if method not in self.methods(position):
-            raise ExplorerError(
+            raise GrammarLensError(
                 f"{method!r} cannot be computed from what the run stored at {position!r}: there are "
                 f"{', '.join(self.methods(position))}"
             )
@@ -103,10 +103,10 @@ class Findings:
         return Ranked(scores, scores.strength(), keys)
 
     def first(self, position: str, method: str, label: str, k: int) -> Neurons:
-        """A label's first `k` key neurons. Raises ExplorerError where it has none."""
+        """A label's first `k` key neurons. Raises GrammarLensError where it has none."""
         keys = self.keys(position, method)
         if label not in keys or not len(keys[label]):
-            raise ExplorerError(
+            raise GrammarLensError(
                 f"{label} has no key neurons by {method} ({keys.rule}): choose another tag or score"
             )
         return keys[label].top(k)
@@ -119,11 +119,11 @@ class Findings:
     def picked(self, position: str, method: str, text: str) -> Neurons:
         """The neurons named in a text such as "5.123, 7.20", each once.
 
-        Raises ExplorerError for anything else, and for neurons that do not exist.
+        Raises GrammarLensError for anything else, and for neurons that do not exist.
         """
         words = text.replace(",", " ").replace(";", " ").split()
         if not words:
-            raise ExplorerError("No neuron is picked: write some as layer.index, such as 0.12")
+            raise GrammarLensError("No neuron is picked: write some as layer.index, such as 0.12")
         at = list(dict.fromkeys(self.address(position, word) for word in words))
         layer, index = np.array(at).T
         return Neurons(
@@ -136,12 +136,12 @@ class Findings:
         )
 
     def address(self, position: str, text: str) -> Address:
-        """A neuron's layer and index from "layer.index". Raises ExplorerError if there is none such."""
+        """A neuron's layer and index from "layer.index". Raises GrammarLensError if there is none such."""
         n_layers, n_units = self._of_position(position).moments.mean.shape[1:]
         layer, dot, index = text.strip().partition(".")
         known = dot and layer.isascii() and layer.isdigit() and index.isascii() and index.isdigit()
         if not known or int(layer) >= n_layers or int(index) >= n_units:
-            raise ExplorerError(
+            raise GrammarLensError(
                 f"{text.strip()!r} is no neuron: expected layer.index, with layers 0 to "
                 f"{n_layers - 1} of neurons 0 to {n_units - 1}"
             )

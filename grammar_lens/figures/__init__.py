@@ -25,7 +25,6 @@ from grammar_lens.figures.several import (
 from grammar_lens.figures.style import (
     SCORE_NAMES,
     STYLE,
-    FigureError,
     decimals,
     number,
     plotly_js,
@@ -37,7 +36,6 @@ from grammar_lens.figures.trust import grammar_or_vocabulary, selection_controls
 __all__ = [
     "SCORE_NAMES",
     "STYLE",
-    "FigureError",
     "accuracy_against_k",
     "activations_by_label",
     "agreement_matrix",

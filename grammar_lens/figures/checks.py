@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 from grammar_lens.dissociation.calibration import Calibration
 from grammar_lens.dissociation.redundancy import Redundancy
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.errors import NotMeasuredError
 from grammar_lens.figures.style import (
     ACCENT,
     CONTRAST,
@@ -15,7 +16,6 @@ from grammar_lens.figures.style import (
     INK,
     PALE,
     SHAMS,
-    FigureError,
     about,
     finish,
     label_rows,
@@ -119,11 +119,11 @@ def sufficiency(study: LesionStudy) -> go.Figure:
     """Rise in each label's tag loss (nats) when all neurons are cut but its own set.
 
     Beside it: when a sham of the set is kept instead (mean and range), and when all are cut.
-    Raises FigureError for a study without such lesions.
+    Raises NotMeasuredError for a study without such lesions.
     """
     rest = study.rest
     if rest is None:
-        raise FigureError(
+        raise NotMeasuredError(
             "this study has no lesions of everything but a set: use sufficiency=True "
             "(--sufficiency)"
         )

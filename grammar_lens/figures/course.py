@@ -6,11 +6,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.style import (
     DIVERGING,
     INK,
     SEQUENTIAL,
-    FigureError,
     about,
     colour_scale,
     finish,
@@ -32,13 +32,13 @@ def time_course(course: CourseSummary, label: str | None = None) -> go.Figure:
 
     Without `label` a menu in the figure chooses among all labels. Cells without a value (a layer
     without key neurons, a label without words there) are grey.
-    Raises FigureError for a label that the course does not have, and for a course without labels.
+    Raises GrammarLensError for a label that the course does not have, and for a course without labels.
     """
     labels = course.labels if label is None else (label,)
     unknown = [x for x in labels if x not in course.labels]
     if unknown or not labels:
         there = ", ".join(course.labels) or "none"
-        raise FigureError(f"no time course of {label!r}: there are {there}")
+        raise GrammarLensError(f"no time course of {label!r}: there are {there}")
     units = f"{unit_name(course.origin.site)}s"
     figure = make_subplots(
         rows=1,

@@ -7,6 +7,7 @@ from plotly.subplots import make_subplots
 
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.verdicts import ENOUGH
+from grammar_lens.errors import NotMeasuredError
 from grammar_lens.figures.style import (
     ACCENT,
     CONTRAST,
@@ -14,7 +15,6 @@ from grammar_lens.figures.style import (
     GREY,
     INK,
     PALE,
-    FigureError,
     about,
     finish,
     half_width,
@@ -86,11 +86,13 @@ def _stars(study: LesionStudy) -> dict[tuple[int, int], str]:
 def lesion_null(study: LesionStudy) -> go.Figure:
     """S* of every sham replicate, with that of the real lesions.
 
-    Raises FigureError for a study without shams, and for one of two labels.
+    Raises NotMeasuredError for a study without shams, and for one of two labels.
     """
     shams, p = study.s_star_sham, study.p_value
     if len(shams) == 0:
-        raise FigureError("this study has no shams, so S* has no null distribution: use shams=20")
+        raise NotMeasuredError(
+            "this study has no shams, so S* has no null distribution: use shams=20"
+        )
     _check_labels(study.labels, p)
     counts, edges = np.histogram(shams, bins=min(max(5, round(len(shams) ** 0.5) * 2), 40))
     figure = go.Figure()
@@ -140,9 +142,9 @@ def lesion_null(study: LesionStudy) -> go.Figure:
 
 
 def _check_labels(labels: tuple[str, ...], p: float | None) -> None:
-    """Raises FigureError where S* can tell nothing."""
+    """Raises NotMeasuredError where S* can tell nothing."""
     if p is None:
-        raise FigureError(
+        raise NotMeasuredError(
             f"S* of {len(labels)} labels ({', '.join(labels)}) has no p-value, as it is 1 or -1 "
             "whatever the damage: study 3 labels or more"
         )
@@ -153,11 +155,11 @@ def damage_matched(study: LesionStudy) -> go.Figure:
 
     Below, each label's shams: their damage in all as a share of that of the real set, to compare
     with 1 (as much) and 0.9 (the least that counts as matched).
-    Raises FigureError for a study without damage-matched shams, and for one of two labels.
+    Raises NotMeasuredError for a study without damage-matched shams, and for one of two labels.
     """
     matched = study.matched
     if matched is None:
-        raise FigureError(
+        raise NotMeasuredError(
             "this study has no damage-matched shams: use damage_matched=20 (--damage-matched 20)"
         )
     _check_labels(study.labels, matched.p_value)

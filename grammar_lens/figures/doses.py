@@ -7,6 +7,7 @@ from plotly.subplots import make_subplots
 
 from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.errors import GrammarLensError, NotMeasuredError
 from grammar_lens.figures.style import (
     ACCENT,
     COLOURS,
@@ -15,7 +16,6 @@ from grammar_lens.figures.style import (
     PALE,
     SHAMS,
     SYMBOLS,
-    FigureError,
     about,
     finish,
     line_style,
@@ -30,16 +30,16 @@ def dose_response(study: LesionStudy, label: str | None = None) -> go.Figure:
     All labels have a panel for each of the two, on the same scale; a single `label` has both lines
     in one. Bands span the shams' own losses from the lowest to the highest. Doses below 0 and above
     1 are shaded: they are outside the trend test.
-    Raises FigureError for a study of one dose, and for a label that was not studied.
+    Raises NotMeasuredError for a study of one dose, and GrammarLensError for a label that was not studied.
     """
     found = study.doses
     if found is None:
-        raise FigureError(
+        raise NotMeasuredError(
             f"this study has lesions of dose {study.dose:g} alone: measure several doses "
             "(lesion_study(..., others=[Ablation(dose=0.25), ...]), or --doses 0.25,0.5,0.75)"
         )
     if label is not None and label not in found.labels:
-        raise FigureError(f"no doses of {label!r}: there are {', '.join(found.labels)}")
+        raise GrammarLensError(f"no doses of {label!r}: there are {', '.join(found.labels)}")
     figure = _all_labels(found) if label is None else _one_label(found, label)
     ablation = str(Ablation(found.value, 1.0, found.where)).replace(", dose 1", "")
     shams = f"; bands: {found.n_shams} shams" if found.n_shams else ""
@@ -208,11 +208,11 @@ def value_ladder(study: LesionStudy) -> go.Figure:
 
     A line joins the values of a label: grey where they agree in sign, red where they do not.
     Small ticks are the shams' means.
-    Raises FigureError for a study of one value.
+    Raises NotMeasuredError for a study of one value.
     """
     rungs = study.ladder
     if len(rungs) < 2:
-        raise FigureError(
+        raise NotMeasuredError(
             f"this study has lesions of the value {study.value!r} alone: measure others "
             "(lesion_study(..., others=[Ablation('zero'), Ablation('resample')]), or --values)"
         )

@@ -5,12 +5,12 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from plotly.subplots import make_subplots
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.style import (
     COLOURS,
     DIVERGING,
     INK,
     SEQUENTIAL,
-    FigureError,
     about,
     colour_scale,
     finish,
@@ -43,12 +43,12 @@ def layer_neuron_heatmap(
     With `bins`, neighbouring units of a layer share at most that many cells, each showing its
     score furthest from neutral; by default only layers wider than 2,048 are binned, into 448.
     Scores that are missing (NaN) stay empty.
-    Raises FigureError for fewer than 1 bin and ScoreError for a label without scores.
+    Raises GrammarLensError for fewer than 1 bin and for a label without scores.
     """
     values = scores[label]
     n_layers, n_units = values.shape
     if bins is not None and bins < 1:
-        raise FigureError(f"bins is {bins}, expected 1 or more")
+        raise GrammarLensError(f"bins is {bins}, expected 1 or more")
     width = bin_width(n_units, bins)
     name, unit = score_name(scores.method), unit_name(scores.origin.site)
     cells = {"z": values.astype(np.float32)}

@@ -3,13 +3,13 @@
 import numpy as np
 import plotly.graph_objects as go
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.style import (
     ACCENT,
     CONTRAST,
     GREY,
     INK,
     SHAMS,
-    FigureError,
     about,
     finish,
     label_rows,
@@ -26,12 +26,12 @@ def neuron_scores(scores: Scores, neuron: tuple[int, int]) -> go.Figure:
 
     Where the scores have a null, marks and bars show mean and 1.96 standard deviations of the
     replicates on either side. A label without a score has no bar.
-    Raises FigureError for an address that does not exist.
+    Raises GrammarLensError for an address that does not exist.
     """
     layer, index = neuron
     n_layers, n_units = scores.values.shape[1:]
     if not (0 <= layer < n_layers and 0 <= index < n_units):
-        raise FigureError(
+        raise GrammarLensError(
             f"no neuron {layer}.{index}: there are layers 0 to {n_layers - 1} of {n_units} each"
         )
     values = scores.values[:, layer, index].astype(float)
@@ -89,11 +89,11 @@ def activations_by_label(found: NeuronExamples) -> go.Figure:
 
     A box spans the middle half of the words with the median, its whiskers 90 % of them; dots are
     the lowest and the highest word. Labels without words have no row.
-    Raises FigureError where no label has any.
+    Raises GrammarLensError where no label has any.
     """
     there = np.flatnonzero((found.count > 0) & np.isfinite(found.quantiles).all(1))
     if not len(there):
-        raise FigureError(
+        raise GrammarLensError(
             f"no words of neuron {found.layer}.{found.index} were read: there is nothing to draw"
         )
     at = {q: found.quantiles[:, i] for i, q in enumerate(QUANTILES)}

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.one_neuron import called
 from grammar_lens.figures.style import (
     DIVERGING,
     INK,
-    FigureError,
     about,
     colour_scale,
     finish,
@@ -43,14 +43,14 @@ def concordance(found: NeuronExamples, *, width: int = 6) -> go.Figure:
 
     A row is an example, with `width` tokens on either side of the one at which the neuron was read;
     colour is the activation at each token, on one scale centred on 0. The word itself is bold.
-    Raises FigureError for a width below 1, and without examples.
+    Raises GrammarLensError for a width below 1, and without examples.
     """
     if width < 1:
-        raise FigureError(f"width is {width}, expected 1 token or more on either side")
+        raise GrammarLensError(f"width is {width}, expected 1 token or more on either side")
     # a single end may be missing where a neuron was hardly read
     blocks = [block for block in (found.top, found.bottom) if block]
     if not blocks:
-        raise FigureError(f"there are no examples of {called(found)}: read some words first")
+        raise GrammarLensError(f"there are no examples of {called(found)}: read some words first")
     examples = [example for block in blocks for example in block]
     gap = len(found.top) - 0.5 if len(blocks) == 2 else None
     rows = [_row(example, width) for example in examples]

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.style import (
     ACCENT,
     COLOURS,
@@ -14,7 +15,6 @@ from grammar_lens.figures.style import (
     INK,
     SEQUENTIAL,
     SYMBOLS,
-    FigureError,
     about,
     finish,
     matrix,
@@ -153,10 +153,10 @@ def accuracy_against_k(
     """Accuracy on fresh words against neurons per label, for every ranking and for random neurons.
 
     `frame` is a `ProbeCurve.to_frame()`. Kinds of words that there are none of have no panel.
-    Raises FigureError for a frame without rows.
+    Raises GrammarLensError for a frame without rows.
     """
     if frame.empty:
-        raise FigureError("the curve has no points: probe at least one k")
+        raise GrammarLensError("the curve has no points: probe at least one k")
     there = {c: t for c, t in _PANELS.items() if c == "accuracy" or frame[c].notna().any()}
     figure = make_subplots(
         rows=1, cols=len(there), shared_yaxes=True, subplot_titles=list(there.values())

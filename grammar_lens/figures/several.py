@@ -8,6 +8,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.style import (
     ACCENT,
     COLOURS,
@@ -17,7 +18,6 @@ from grammar_lens.figures.style import (
     INK,
     SEQUENTIAL,
     SYMBOLS,
-    FigureError,
     colour_scale,
     finish,
     half_width,
@@ -265,7 +265,7 @@ def agreement_matrix(
 
 def _require(results: Mapping[str, object]) -> None:
     if not results:
-        raise FigureError("there is no run to show: give results by the names of their runs")
+        raise GrammarLensError("there is no run to show: give results by the names of their runs")
 
 
 def _marker(i: int, *, hollow: bool = False) -> dict[str, object]:

@@ -100,10 +100,6 @@ SCORE_NAMES = {
 }
 
 
-class FigureError(ValueError):
-    """A figure that cannot be drawn from what was given."""
-
-
 @cache
 def plotly_js() -> str:
     """The source of plotly.js, for a page that draws figures offline."""

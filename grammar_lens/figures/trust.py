@@ -5,6 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from grammar_lens.errors import GrammarLensError, NotMeasuredError
 from grammar_lens.figures.style import (
     ACCENT,
     COLOURS,
@@ -12,7 +13,6 @@ from grammar_lens.figures.style import (
     GREY,
     INK,
     SHAMS,
-    FigureError,
     about,
     finish,
     plain,
@@ -26,7 +26,7 @@ def selection_controls(controls: SelectionControls, keys: KeyNeurons | None = No
     """Strength with true and with exchanged labels, and agreement of halves with chance, per label.
 
     What was not measured has no panel. `keys` name the score and the model.
-    Raises FigureError when neither was measured.
+    Raises NotMeasuredError when neither was measured.
     """
     panels = [
         (name, table)
@@ -34,7 +34,7 @@ def selection_controls(controls: SelectionControls, keys: KeyNeurons | None = No
         if table is not None and len(table)
     ]
     if not panels:
-        raise FigureError(
+        raise NotMeasuredError(
             "neither a sham localiser nor a reliability was measured: collect with replicates "
             "and halves (collect(..., replicates=100, controls=True))"
         )
@@ -169,10 +169,10 @@ def grammar_or_vocabulary(table: pd.DataFrame, keys: KeyNeurons | None = None) -
 
     `table` is `SelectionControls.within_type`; all in standard deviations, medians over the key
     neurons. Labels that no ambiguous form carries have an open circle and no mark within forms.
-    Raises FigureError for a table without rows.
+    Raises GrammarLensError for a table without rows.
     """
     if table.empty:
-        raise FigureError("the table has no labels: there is nothing to compare")
+        raise GrammarLensError("the table has no labels: there is nothing to compare")
     names = [plain(str(x)) for x in table["label"]]
     before = keys is not None and keys.origin.position == "next"
     figure = make_subplots(rows=1, cols=1)

@@ -5,11 +5,10 @@ from grammar_lens.generation.find_words import find_words
 from grammar_lens.generation.shares import count_tags, tag_shares
 from grammar_lens.generation.tagging import TaggedWord, Tagger
 from grammar_lens.generation.text_tables import side_by_side, tag_table, told
-from grammar_lens.generation.writing import GenerationError, Written, write_on
+from grammar_lens.generation.writing import Written, write_on
 
 __all__ = [
     "Comparison",
-    "GenerationError",
     "TaggedWord",
     "Tagger",
     "Written",

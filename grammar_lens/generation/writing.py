@@ -6,11 +6,8 @@ from itertools import takewhile
 
 import torch
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, context_length, device_of, model_name
-
-
-class GenerationError(ValueError):
-    """Text that cannot be written as asked."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ def write_on(
 
     The same seed draws the same random numbers whatever the model, so that texts with and without
     a lesion differ by the lesion alone.
-    Raises GenerationError for settings that make no sense, an empty prompt, and more tokens than
+    Raises GrammarLensError for settings that make no sense, an empty prompt, and more tokens than
     the model's context holds.
     """
     _check(prompts, tokens, temperature, samples)
@@ -50,7 +47,7 @@ def write_on(
         for prompt in prompts:
             coded = model.tokenizer(prompt, return_tensors="pt").input_ids
             if coded.shape[1] + tokens > context_length(model):
-                raise GenerationError(
+                raise GrammarLensError(
                     f"a prompt of {coded.shape[1]} tokens and {tokens} more do not fit into the "
                     f"{context_length(model)} that {model_name(model)} reads: write fewer (--tokens)"
                 )
@@ -78,13 +75,13 @@ def _decoded(model: Model, ids: list[int], n_prompt: int) -> Written:
 def _check(prompts: Sequence[str], tokens: int, temperature: float, samples: int) -> None:
     for name, given in (("tokens", tokens), ("samples", samples)):
         if given < 1:
-            raise GenerationError(f"--{name} is {given}, expected 1 or more")
+            raise GrammarLensError(f"--{name} is {given}, expected 1 or more")
     if not temperature >= 0:
-        raise GenerationError(f"--temperature is {temperature:g}, expected 0 or more")
+        raise GrammarLensError(f"--temperature is {temperature:g}, expected 0 or more")
     if temperature == 0 and samples > 1:
-        raise GenerationError(
+        raise GrammarLensError(
             f"--samples is {samples}, and at --temperature 0 every sample is the same: use "
             "--temperature 1"
         )
     if not prompts or any(not prompt.strip() for prompt in prompts):
-        raise GenerationError("a prompt is empty: give a few words for the model to go on with")
+        raise GrammarLensError("a prompt is empty: give a few words for the model to go on with")

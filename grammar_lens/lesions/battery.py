@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grammar_lens.corpus.alignment import Alignment, TokenBatch, token_batches
 from grammar_lens.corpus.lexicon import DeviceLexicon, Lexicon, split_losses
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.edits import edits_of
 from grammar_lens.lesions.outcomes import Condition, Outcomes
@@ -20,7 +21,7 @@ from grammar_lens.lesions.store import Store, battery_key
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.model.fast_path_check import bare_model
 from grammar_lens.passes import distributed
-from grammar_lens.passes.batches import ActivationError, is_out_of_memory
+from grammar_lens.passes.batches import is_out_of_memory
 from grammar_lens.passes.memory import keep_freed
 
 STACK = 8
@@ -197,7 +198,7 @@ class _Battery:
             if not is_out_of_memory(error):
                 raise
             if len(batch.rows) < 2:
-                raise ActivationError(
+                raise GrammarLensError(
                     f"one sentence of {batch.token_ids.shape[1]} tokens does not fit in memory"
                 ) from error
         # not in `except`: the traceback would hold what the failed pass has made

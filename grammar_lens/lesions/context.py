@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.directions import Directions
-from grammar_lens.lesions.donors import Donors, LesionError
+from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.edits import Edit, edits_of
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.about import Model, hook_name
@@ -34,11 +35,11 @@ def lesion(
     do at one other word, drawn anew for every token with `seed` ("resample", from `donors`). A dose of 0 or an
     empty set changes nothing at all; a negative dose amplifies what sets the unit apart from v.
     Works under generation and nests. Yields the model.
-    Raises LesionError for an unknown value, a mean lesion of neurons whose mean is not known, units
+    Raises GrammarLensError for an unknown value, a mean lesion of neurons whose mean is not known, units
     that do not exist, and `resid_mid` where editing it would not reach the residual stream.
     """
     if value == "resample_within":
-        raise LesionError(
+        raise GrammarLensError(
             "a lesion of value 'resample_within' must know each word's label: run it over a "
             "treebank (gl.lesion_study), or use value='resample'"
         )

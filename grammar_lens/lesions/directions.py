@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from grammar_lens.display import page
-from grammar_lens.neurons.neurons import SelectionError
+from grammar_lens.errors import GrammarLensError
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ def directions(
     """The directions that some vectors span, such as a probe's weights or differences of means.
 
     Vectors that depend on others add nothing; without any vector the set is empty.
-    Raises SelectionError for vectors that are not finite.
+    Raises GrammarLensError for vectors that are not finite.
     """
     if not np.isfinite(vectors).all():
-        raise SelectionError(f"the vectors of {name!r} are not all finite: leave those out")
+        raise GrammarLensError(f"the vectors of {name!r} are not all finite: leave those out")
     _, size, basis = np.linalg.svd(np.asarray(vectors, np.float64), full_matrices=False)
     rank = int((size > 1e-10 * max(size.max(initial=0.0), 1e-300)).sum())
     return Directions(name, site, layer, basis[:rank], mean)

@@ -9,15 +9,12 @@ from jaxtyping import Bool, Float, Int
 
 from grammar_lens.corpus.alignment import Alignment, token_batches
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.model.about import Model, site_width
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream
-
-
-class LesionError(ValueError):
-    """A lesion that cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,11 @@ class Donors:
     def of(
         self, site: str, layer: int, index: Int[np.ndarray, " unit"]
     ) -> Float[np.ndarray, "donor unit"]:
-        """The activations of some units. Raises LesionError for units that were not recorded."""
+        """The activations of some units. Raises GrammarLensError for units that were not recorded."""
         known = self.addresses.get((site, layer), np.zeros(0, np.int64))
         missing = index[~np.isin(index, known)]
         if len(missing):
-            raise LesionError(
+            raise GrammarLensError(
                 f"unit {layer}.{missing[0]} at {site!r} was not recorded at other words: record the "
                 "donors with all units that are lesioned"
             )
@@ -113,11 +110,11 @@ def record_donors(
     """Activations of all units of the sets at `n_words` random words, and at some of each label.
 
     A word is taken when its class is not negative; the same seed draws the same words for whoever asks.
-    Raises LesionError with fewer than two words.
+    Raises GrammarLensError with fewer than two words.
     """
     pool = np.random.default_rng([seed, 7]).permutation(np.flatnonzero(classes >= 0))
     if min(len(pool), n_words) < 2:
-        raise LesionError(
+        raise GrammarLensError(
             f"{min(len(pool), n_words)} words to resample from, needs at least 2: use more sentences"
         )
     anyone, rest = pool[:n_words], pool[n_words:]

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.directions import Directions
-from grammar_lens.lesions.donors import Donors, LesionError
+from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.outcomes import VALUES, WHERE, Ablation
 from grammar_lens.model.about import Model, hook_name, mid_reaches_residual, model_name, site_width
 from grammar_lens.neurons.neurons import Neurons
@@ -59,7 +60,7 @@ def edits_of(
 ) -> tuple[Edit, ...]:
     """The edit of every layer that holds some of the units, lowest first; none where nothing would change.
 
-    Raises LesionError for an unknown ablation, values that are not known, and units that do not exist.
+    Raises GrammarLensError for an unknown ablation, values that are not known, and units that do not exist.
     """
     _check(model, units, ablation, donors)
     if ablation.dose == 0 or len(units) == 0:
@@ -111,19 +112,19 @@ def _check(
     if ablation.dose == 0 or len(units) == 0:
         return
     if not np.isfinite(ablation.dose):
-        raise LesionError(f"lesion dose is {ablation.dose}, expected a finite number")
+        raise GrammarLensError(f"lesion dose is {ablation.dose}, expected a finite number")
     if ablation.value == "mean" and units.mean is None:
-        raise LesionError(
+        raise GrammarLensError(
             f"the mean activation of {units.name!r} is not known: choose the neurons from scores "
             "(gl.select), or use value='zero'"
         )
     if ablation.value.startswith("resample") and donors is None:
-        raise LesionError(
+        raise GrammarLensError(
             f"a lesion of value {ablation.value!r} needs the activations of other words: record them "
             "with gl.donors(model, treebank, units)"
         )
     if units.site == "resid_mid" and not mid_reaches_residual(model):
-        raise LesionError(
+        raise GrammarLensError(
             "a lesion at 'resid_mid' would reach the MLP but not the residual stream in a "
             "TransformerBridge: lesion 'resid_pre', 'attn_out' or 'resid_post'"
         )
@@ -137,12 +138,12 @@ def _exist(model: Model, units: Neurons | Directions) -> None:
         hook_name(model, units.site, layer)
     if isinstance(units, Directions):
         if units.site == "neuron":
-            raise LesionError(
+            raise GrammarLensError(
                 f"{units.name!r} has directions of neurons, and only the residual stream's can be "
                 "lesioned: choose the site 'resid_pre', 'attn_out', 'mlp_out' or 'resid_post'"
             )
         if units.basis.shape[1] != width:
-            raise LesionError(
+            raise GrammarLensError(
                 f"{units.name!r} has directions of {units.basis.shape[1]} dimensions and "
                 f"{units.site!r} of {model_name(model)} has {width}: make them for this model"
             )
@@ -150,11 +151,11 @@ def _exist(model: Model, units: Neurons | Directions) -> None:
     outside = np.flatnonzero((units.index < 0) | (units.index >= width))
     if len(outside):
         layer, index = units.layer[outside[0]], units.index[outside[0]]
-        raise LesionError(
+        raise GrammarLensError(
             f"neuron {layer}.{index} does not exist: a layer has units 0 to {width - 1}"
         )
 
 
 def _one_of(what: str, got: str, known: Sequence[str]) -> None:
     if got not in known:
-        raise LesionError(f"lesion {what} is {got!r}, expected one of {', '.join(known)}")
+        raise GrammarLensError(f"lesion {what} is {got!r}, expected one of {', '.join(known)}")

@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.neurons.neurons import Neurons
 
@@ -73,11 +74,11 @@ class Outcomes:
     """Mean probability that the intact model gives to tokens the lexicon has seen begin a word."""
 
     def row(self, label: str, replicate: int) -> int:
-        """The row of one lesion. Raises KeyError if the battery had no such lesion."""
+        """The row of one lesion. Raises GrammarLensError if the battery had no such lesion."""
         for i, condition in enumerate(self.conditions):
             if condition.label == label and condition.replicate == replicate:
                 return i + 1
-        raise KeyError(f"the battery has no lesion of {label!r}, replicate {replicate}")
+        raise GrammarLensError(f"the battery has no lesion of {label!r}, replicate {replicate}")
 
     def only(self, ablation: Ablation, kind: str = "set") -> "Outcomes":
         """The intact model and the lesions of one ablation and kind."""
@@ -122,7 +123,3 @@ class Outcomes:
         return page(
             repr(self), kinds.value_counts(["kind", "ablation", "sham"], sort=False).reset_index()
         )
-
-
-class StudyError(ValueError):
-    """A lesion study that cannot be carried out."""

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from grammar_lens.corpus.alignment import TokenBatch
-from grammar_lens.lesions.donors import LesionError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.edits import Edit
 from grammar_lens.model.about import Model, device_of, hook_name, model_name
 from grammar_lens.model.fast_path import BareModel
@@ -224,8 +224,8 @@ class BarePasses:
         return self._bare.logits(start.flatten(0, 1).index_select(0, places.to(device)))
 
 
-def _no_single_layers(model: Model) -> LesionError:
-    return LesionError(
+def _no_single_layers(model: Model) -> GrammarLensError:
+    return GrammarLensError(
         f"lesions at the scored token only need the layers of {model_name(model)} one by one, which "
         "only Llama-like models in a TransformerBridge without hooks give: use every token"
     )

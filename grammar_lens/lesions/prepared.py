@@ -18,10 +18,11 @@ from grammar_lens.corpus.corpus import (
     prepare,
 )
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors, record_donors
-from grammar_lens.lesions.outcomes import Condition, Outcomes, StudyError
+from grammar_lens.lesions.outcomes import Condition, Outcomes
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.progress import track
@@ -195,9 +196,9 @@ def lesioned_labels(
     if wanted is not None:
         for label in wanted:
             if label not in keys or len(keys[label]) == 0:
-                raise StudyError(f"{label!r} has no key neurons: there are {', '.join(keys)}")
+                raise GrammarLensError(f"{label!r} has no key neurons: there are {', '.join(keys)}")
             if not n_words.get(label):
-                raise StudyError(
+                raise GrammarLensError(
                     f"no scored word of {corpus.bank.name} is {label!r}: leave it out or use other "
                     "fresh data"
                 )
@@ -211,5 +212,5 @@ def lesioned_labels(
             else sorted(there, key=lambda x: -n_words[x])[: len(LESION_TAGS)]
         )
     if len(chosen) < 2:
-        raise StudyError(f"a lesion study compares two labels or more, got {list(chosen)}")
+        raise GrammarLensError(f"a lesion study compares two labels or more, got {list(chosen)}")
     return chosen

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from grammar_lens.errors import GrammarLensError
+
 SITES = {
     "neuron": "blocks.{layer}.mlp.hook_post",
     "resid_pre": "blocks.{layer}.hook_resid_pre",
@@ -27,10 +29,6 @@ _PLACES = {
 
 Model = Any
 """A `TransformerBridge` or a `HookedTransformer`; typed loosely because either may be absent."""
-
-
-class ModelError(ValueError):
-    """A model that cannot be loaded or lacks what was asked of it."""
 
 
 def is_hooked(model: object) -> bool:
@@ -118,18 +116,18 @@ def has_gate(model: Model) -> bool:
 def hook_name(model: Model, site: str, layer: int) -> str:
     """The TransformerLens name of `site` in `layer`.
 
-    Raises ModelError for an unknown site, an absent layer, or a site this architecture lacks.
+    Raises GrammarLensError for an unknown site, an absent layer, or a site this architecture lacks.
     """
     if site not in SITES:
-        raise ModelError(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
+        raise GrammarLensError(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
     if not 0 <= layer < model.cfg.n_layers:
-        raise ModelError(
+        raise GrammarLensError(
             f"layer {layer} does not exist: {model_name(model)} has layers 0 to {model.cfg.n_layers - 1}"
         )
     name = SITES[site].format(layer=layer)
     if name not in model.hook_dict:
         have = [s for s, pattern in SITES.items() if pattern.format(layer=layer) in model.hook_dict]
-        raise ModelError(
+        raise GrammarLensError(
             f"site {site!r} does not exist in {model_name(model)} "
             f"({getattr(model.cfg, 'architecture', None) or 'this architecture'}): use one of {', '.join(have)}"
         )

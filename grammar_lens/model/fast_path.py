@@ -220,7 +220,7 @@ def _module_at(block: Any, site: str) -> Any:
             return block.self_attn.k_proj
         case "value":
             return block.self_attn.v_proj
-    raise KeyError(site)
+    raise AssertionError(f"unknown place {site!r}")
 
 
 def _width(prefix: KeysValues | None) -> int:

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from grammar_lens.model.about import Model, ModelError, embedding, model_name
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.model.about import Model, embedding, model_name
 
 
 def hooked(model: Model, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Any:
@@ -67,7 +68,7 @@ def head_logits(model: Model, hidden: Float[Tensor, "row d_model"]) -> Float[Ten
 
 
 def check_head(model: Model, token_ids: Int[Tensor, "row time"]) -> None:
-    """Raises ModelError unless the logits are finite, the head's product and nothing else.
+    """Raises GrammarLensError unless the logits are finite, the head's product and nothing else.
 
     Models that scale or cap their logits (Cohere, Granite, Gemma 2) have another gradient there.
     """
@@ -77,14 +78,14 @@ def check_head(model: Model, token_ids: Int[Tensor, "row time"]) -> None:
         plain = head_logits(model, hidden.index_select(0, where.to(hidden.device))).float()
     logits = next_token_logits(model, token_ids, where).float().to(plain.device)
     if not bool(logits.isfinite().all()):
-        raise ModelError(
+        raise GrammarLensError(
             f"NaN or infinite logits from {model_name(model)}: load it in a wider dtype "
             "(--dtype bfloat16 or float32), or check its weights"
         )
     allowed = 1e-4 if hidden.dtype in (torch.float32, torch.float64) else 0.03
     gap, size = float((logits - plain).abs().max()), float(logits.abs().max())
     if gap > allowed * max(size, 1e-3):
-        raise ModelError(
+        raise GrammarLensError(
             f"the logits of {model_name(model)} are not those of its head (they differ by {gap:.2g} "
             f"of {size:.2g}): attribution does not know the gradient of scaled or capped logits"
         )

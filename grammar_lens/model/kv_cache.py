@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grammar_lens.model.about import Model, ModelError, model_name, place_name
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.model.about import Model, model_name, place_name
 from grammar_lens.model.fast_path import BareModel, KeysValues, ReadOnlyCache
 
 
 def require_keys_values(model: Model) -> None:
-    """Raises ModelError where an architecture's keys and values pass through no hook.
+    """Raises GrammarLensError where an architecture's keys and values pass through no hook.
 
     Such as one with latent attention.
     """
@@ -19,7 +20,7 @@ def require_keys_values(model: Model) -> None:
     names = [place_name(place, layer) for layer in layers for place in ("key", "value")]
     missing = [name for name in names if name not in model.hook_dict]
     if missing:
-        raise ModelError(
+        raise GrammarLensError(
             f"{model_name(model)} has no {missing[0]}, so gradients through keys and values cannot "
             "be stopped: use attribution of the kind 'all'"
         )

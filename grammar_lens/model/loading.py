@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model import gguf
 from grammar_lens.model.about import (
     Model,
-    ModelError,
     count_parameters,
     is_hooked,
     supported_architectures,
@@ -43,7 +43,7 @@ def load_model(
     use it as a bare model afterwards. It keeps its dtype and device where none is given; a model
     that TransformerLens has hooked already is taken as it is. Only safetensors and GGUF weights are
     read and no remote code is run.
-    Raises ModelError when the folder lacks weights or a tokenizer, or when the architecture is not
+    Raises GrammarLensError when the folder lacks weights or a tokenizer, or when the architecture is not
     one that TransformerLens can hook.
     """
     if isinstance(source, nn.Module):
@@ -51,7 +51,9 @@ def load_model(
             _check_taken_as_it_is(source, tokenizer, dtype, device, device_map)
             return _frozen(source)
         if device_map is not None:
-            raise ModelError("device_map is for models loaded here, and this one is loaded already")
+            raise GrammarLensError(
+                "device_map is for models loaded here, and this one is loaded already"
+            )
         chosen = None if device is None else _pick_device(device)
         return _wrap(_cast(source, dtype), tokenizer, chosen)
     name = str(source) if source is not None else REFERENCE_MODEL
@@ -73,7 +75,7 @@ def load_shape(
     """The model without its weights, from config.json and the tokenizer alone: for its sizes.
 
     No pass can be made with it. `dtype` is by default what `load_model` would choose on `device`.
-    Raises ModelError as `load_model` does.
+    Raises GrammarLensError as `load_model` does.
     """
     from transformers import AutoModelForCausalLM
 
@@ -109,12 +111,14 @@ def _frozen(model: Model) -> Model:
 
 def _check_taken_as_it_is(model: Model, tokenizer: Any, *settings: object) -> None:
     if tokenizer is not None or any(setting is not None for setting in settings):
-        raise ModelError(
+        raise GrammarLensError(
             "the model is hooked already, so its tokenizer, dtype and device stay what they are: "
             "set them when it is made, or give load_model the bare Hugging Face model"
         )
     if getattr(model, "tokenizer", None) is None:
-        raise ModelError("the hooked model has no tokenizer: make it with tokenizer=tokenizer")
+        raise GrammarLensError(
+            "the hooked model has no tokenizer: make it with tokenizer=tokenizer"
+        )
 
 
 def _cast(hf_model: nn.Module, dtype: str | torch.dtype | None) -> nn.Module:
@@ -129,11 +133,11 @@ def _pick_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ModelError(
+        raise GrammarLensError(
             f"device {device!r} is not one that torch knows: use cpu, cuda or cuda:0"
         ) from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
+        raise GrammarLensError(
             f"device {device!r} was asked for, but torch sees no CUDA GPU: use --device cpu"
         )
     return chosen
@@ -146,7 +150,7 @@ def locate(name: str) -> Path | str:
         return gguf.file_in(path) or path
     if gguf.is_gguf(path):
         if not path.is_file():
-            raise ModelError(f"no GGUF file at {name!r}: check the path")
+            raise GrammarLensError(f"no GGUF file at {name!r}: check the path")
         return path
     if name == REFERENCE_MODEL:
         return Path(str(files("grammar_lens") / "embedded" / REFERENCE_MODEL))
@@ -157,7 +161,7 @@ def locate(name: str) -> Path | str:
         or name.count("/") > 1
         or (os.sep != "/" and os.sep in name)
     ):
-        raise ModelError(
+        raise GrammarLensError(
             f"no model folder at {name!r}: expected a folder with config.json, a GGUF file, or a hub id such as meta-llama/Meta-Llama-3-8B"
         )
     return name
@@ -171,7 +175,7 @@ def _short_name(name: str, location: Path | str) -> str:
 def _check_files(
     location: Path | str, *, needs_tokenizer: bool, needs_weights: bool = True
 ) -> gguf.StoredWeights | None:
-    """How a GGUF file stores its weights; raises ModelError for what is known to be unreadable."""
+    """How a GGUF file stores its weights; raises GrammarLensError for what is known to be unreadable."""
     if gguf.is_gguf(location):
         gguf.require_reader()
         return gguf.stored_weights(Path(location))
@@ -183,13 +187,13 @@ def _check_files(
 def _check_folder(folder: Path, *, needs_tokenizer: bool, needs_weights: bool = True) -> None:
     config = folder / "config.json"
     if not config.is_file():
-        raise ModelError(
+        raise GrammarLensError(
             f"{folder} has no config.json: expected a folder as Hugging Face save_pretrained writes it"
         )
     try:
         architectures = json.loads(config.read_text("utf-8")).get("architectures") or []
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ModelError(
+        raise GrammarLensError(
             f"{config} is not a JSON object ({error}): save the model again"
         ) from error
     _check_architectures(architectures, str(folder))
@@ -198,7 +202,7 @@ def _check_folder(folder: Path, *, needs_tokenizer: bool, needs_weights: bool = 
             p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)
         )
         found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
-        raise ModelError(
+        raise GrammarLensError(
             f"{folder} has {found}: grammar_lens reads safetensors only, because a pickle can run code. "
             "Save it again with model.save_pretrained(folder, safe_serialization=True)"
         )
@@ -206,7 +210,7 @@ def _check_folder(folder: Path, *, needs_tokenizer: bool, needs_weights: bool = 
         (folder / name).is_file()
         for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     ):
-        raise ModelError(
+        raise GrammarLensError(
             f"{folder} has no tokenizer: put tokenizer.json beside config.json (tokenizer.save_pretrained(folder))"
         )
 
@@ -215,7 +219,7 @@ def _check_architectures(architectures: Sequence[str], where: str) -> None:
     supported = supported_architectures()
     unknown = [name for name in architectures if name not in supported]
     if unknown:
-        raise ModelError(
+        raise GrammarLensError(
             f"{where} is a {unknown[0]}, which TransformerLens cannot hook. Supported: {', '.join(supported)}"
         )
 
@@ -249,7 +253,7 @@ def _load_hugging_face(
     missing = sorted(loading["missing_keys"])
     if missing:
         # transformers would fill them with random numbers and go on
-        raise ModelError(
+        raise GrammarLensError(
             f"{location} lacks weights that the model needs, among them {missing[0]}: the checkpoint "
             "is incomplete or is not that of a causal language model"
         )
@@ -287,7 +291,7 @@ def _unpacked() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _told(location: Path | str) -> Iterator[None]:
-    """Turns what goes wrong in Hugging Face's loading into a ModelError that says what to do."""
+    """Turns what goes wrong in Hugging Face's loading into a GrammarLensError that says what to do."""
     from safetensors import SafetensorError
     from transformers.utils import logging
 
@@ -297,7 +301,7 @@ def _told(location: Path | str) -> Iterator[None]:
     try:
         with quiet or contextlib.nullcontext():
             yield
-    except (ModelError, torch.cuda.OutOfMemoryError):
+    except (GrammarLensError, torch.cuda.OutOfMemoryError):
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -308,7 +312,7 @@ def _told(location: Path | str) -> Iterator[None]:
             if isinstance(location, Path)
             else "check the id, the network and, for gated models, `hf auth login`; or give a local folder"
         )
-        raise ModelError(f"could not load {str(location)!r}: {reason} ({hint})") from error
+        raise GrammarLensError(f"could not load {str(location)!r}: {reason} ({hint})") from error
     finally:
         logging.enable_progress_bar()
 
@@ -325,7 +329,7 @@ def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | 
         "auto": "auto",
     }
     if dtype not in known:
-        raise ModelError(f"unknown dtype {dtype!r}: expected one of {', '.join(known)}")
+        raise GrammarLensError(f"unknown dtype {dtype!r}: expected one of {', '.join(known)}")
     return known[dtype]
 
 
@@ -333,14 +337,14 @@ def _wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None
     from transformer_lens.model_bridge import TransformerBridge
 
     if tokenizer is None:
-        raise ModelError(
+        raise GrammarLensError(
             "a loaded model needs its tokenizer: load_model(model, tokenizer=tokenizer)"
         )
     if not hasattr(tokenizer, "init_kwargs"):
-        raise ModelError(f"expected a Hugging Face tokenizer, got {type(tokenizer).__name__}")
+        raise GrammarLensError(f"expected a Hugging Face tokenizer, got {type(tokenizer).__name__}")
     config = getattr(hf_model, "config", None)
     if config is None:
-        raise ModelError(
+        raise GrammarLensError(
             f"expected a Hugging Face causal language model, got {type(hf_model).__name__}"
         )
     if not getattr(config, "architectures", None):

@@ -5,7 +5,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from grammar_lens.model.about import Model, ModelError, model_name
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.model.about import Model, model_name
 
 
 def output_norms(model: Model) -> Float[np.ndarray, "layer neuron"]:
@@ -26,7 +27,7 @@ def output_contrast(
     Logits per unit of activation on the direct path, with the final norm's scale (and that of a norm
     after the MLP) held at 1. `counts[v, c]` weighs the tokens: how many words of label c begin with v
     (`Lexicon.count`). A constant added to all logits changes nothing. Vocabulary beyond the counts
-    counts as unseen. Raises ModelError for counts of another vocabulary, or if a label or its rest has none.
+    counts as unseen. Raises GrammarLensError for counts of another vocabulary, or if a label or its rest has none.
     """
     readout = _before_norm(model, _mean_unembedding(model, counts))
     contrast = []
@@ -125,14 +126,14 @@ def _mean_unembedding(
     """Mean unembedding of each label's words minus that of the rest's, in float64."""
     head = unembedding(model)
     if len(counts) > len(head):
-        raise ModelError(
+        raise GrammarLensError(
             f"the counts are of {len(counts)} tokens and {model_name(model)} predicts {len(head)}: "
             "they were made with another model's tokenizer"
         )
     of_label, total = counts.sum(0), counts.sum()
     empty = np.flatnonzero((of_label == 0) | (of_label == total))
     if len(empty):
-        raise ModelError(
+        raise GrammarLensError(
             f"label number {empty[0]} has {of_label[empty[0]]:.0f} of {total:.0f} words: a contrast "
             "needs words of every label and of its rest, so count them on a larger treebank"
         )

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.neurons import KeyNeurons
-from grammar_lens.neurons.overlap import SubspaceError, reliability
+from grammar_lens.neurons.overlap import reliability
 from grammar_lens.neurons.selection import select
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.result import Scores
@@ -46,18 +47,20 @@ def choices(evidence: Evidence, method: str, k: int, *, sign: str = "absolute") 
 
     Scores are taken from their mean under exchanged labels, which is what a word's place in its
     sentence gives: languages share it, so it would pass for agreement.
-    Raises SubspaceError for evidence without halves, or whose halves lack a label, and for a score
+    Raises GrammarLensError for evidence without halves, or whose halves lack a label, and for a score
     without a null.
     """
     whole, halves = score(evidence, method), evidence.split()
     if halves is None or halves[0].moments.labels != whole.labels:
-        raise SubspaceError(
+        raise GrammarLensError(
             f"{evidence.moments.origin.treebank}: some labels have too few words in a half to be "
             "scored there: use more words, or fewer labels"
         )
     null = whole.null
     if null is None:
-        raise SubspaceError(f"the score {method!r} has no null: collect with replicates=20 or more")
+        raise GrammarLensError(
+            f"the score {method!r} has no null: collect with replicates=20 or more"
+        )
 
     def choice(values: Float[np.ndarray, "label layer unit"]) -> Choice:
         beyond = replace(whole, values=values - null.mean, neutral=0.0, null=None)
@@ -71,11 +74,11 @@ def choices(evidence: Evidence, method: str, k: int, *, sign: str = "absolute") 
 def score_correlation(first: Scores, second: Scores) -> Float[np.ndarray, " label"]:
     """Pearson correlation of two scores over all neurons, label by label; 0 where one is constant.
 
-    Raises SubspaceError for scores of other labels or units.
+    Raises GrammarLensError for scores of other labels or units.
     """
     spaces = [(s.labels, s.values.shape, s.method) for s in (first, second)]
     if spaces[0] != spaces[1]:
-        raise SubspaceError(
+        raise GrammarLensError(
             f"the two scores differ in labels, units or method: {spaces[0]} and {spaces[1]}; "
             "score both on the same model with the same labels"
         )

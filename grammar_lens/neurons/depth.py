@@ -5,8 +5,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import stats
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.neurons import KeyNeurons
-from grammar_lens.neurons.overlap import SubspaceError, layer_counts, layer_strength
+from grammar_lens.neurons.overlap import layer_counts, layer_strength
 from grammar_lens.selectivity.result import Scores
 
 ALL = "all"
@@ -17,10 +18,10 @@ def depth_bins(n_layers: int, n_bins: int) -> Int[np.ndarray, " layer"]:
     """The bin of each layer when depth, from 0 to 1, is cut into equal bins.
 
     Layer l of n stands in the bin of its middle, (l + 1/2)/n, so that bins from both ends are alike.
-    Raises SubspaceError unless there are 1 to `n_layers` bins: others would stay empty.
+    Raises GrammarLensError unless there are 1 to `n_layers` bins: others would stay empty.
     """
     if not 1 <= n_bins <= n_layers:
-        raise SubspaceError(
+        raise GrammarLensError(
             f"{n_bins} bins of depth for {n_layers} layers: expected 1 to {n_layers}"
         )
     return (2 * np.arange(n_layers) + 1) * n_bins // (2 * n_layers)

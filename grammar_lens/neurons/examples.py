@@ -9,13 +9,10 @@ from jaxtyping import Float, Int
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import listed, page
+from grammar_lens.errors import GrammarLensError
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """Quantiles of a neuron's activation that are kept for every label."""
-
-
-class ExampleError(ValueError):
-    """Examples that were not collected, or cannot be."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class Examples:
 
     def __getitem__(self, neuron: tuple[int, int]) -> NeuronExamples:
         if neuron not in self.by_neuron:
-            raise ExampleError(
+            raise GrammarLensError(
                 f"no examples of neuron {neuron[0]}.{neuron[1]}: there are some of "
                 f"{len(self.by_neuron)} neurons"
             )

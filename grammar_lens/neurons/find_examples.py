@@ -10,11 +10,11 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare, sampled
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.model.weights import neuron_contrast, token_effects
 from grammar_lens.neurons.examples import (
     Example,
-    ExampleError,
     Examples,
     NeuronExamples,
     TokenEffect,
@@ -53,7 +53,7 @@ def examples_of(
     Whole sentences are drawn at random up to `max_words` words; the neurons' activations at all
     their tokens are held at once, 4 bytes each. `lexicon` says which tokens begin words of each
     label; without one it is counted on all words of `bank`.
-    Raises ExampleError for neurons that do not exist or stand at another site than "neuron", for a
+    Raises GrammarLensError for neurons that do not exist or stand at another site than "neuron", for a
     lexicon of other labels, and where no word can be read.
     """
     corpus = prepare(model, bank, label=label, labels=labels, minimum=1)
@@ -85,9 +85,11 @@ def examples_at(
 ) -> dict[str, Examples]:
     """As `examples_of`, of the neurons chosen at each of several positions, from one pass."""
     if max_words < 1 or each < 1:
-        raise ExampleError(f"max_words is {max_words} and each {each}, expected 1 or more of both")
+        raise GrammarLensError(
+            f"max_words is {max_words} and each {each}, expected 1 or more of both"
+        )
     if lexicon.labels != corpus.labels:
-        raise ExampleError(
+        raise GrammarLensError(
             f"the lexicon is of {', '.join(lexicon.labels)} and the words of "
             f"{', '.join(corpus.labels)}: give one of the same labels"
         )
@@ -121,7 +123,7 @@ def _drawn(corpus: Corpus, position: str, max_words: int, seed: int) -> Int[np.n
     rng = np.random.default_rng(seed)
     words = np.flatnonzero(sampled(corpus, corpus.read(position), max_words, rng) >= 0)
     if not len(words):
-        raise ExampleError(
+        raise GrammarLensError(
             f"no word of {corpus.bank.name} to read at {position!r} among whole sentences of up to "
             f"{max_words} words: use a larger treebank or raise max_words"
         )
@@ -131,7 +133,7 @@ def _drawn(corpus: Corpus, position: str, max_words: int, seed: int) -> Int[np.n
 def addresses_of(model: Model, neurons: Chosen) -> Int[np.ndarray, "distinct two"]:
     """Layer and index of every neuron once, key neurons sorted by address, others in their order.
 
-    Raises ExampleError for neurons that do not exist, and for units of another site.
+    Raises GrammarLensError for neurons that do not exist, and for units of another site.
     """
     site = SITE
     if isinstance(neurons, KeyNeurons):
@@ -141,11 +143,11 @@ def addresses_of(model: Model, neurons: Chosen) -> Int[np.ndarray, "distinct two
     else:
         addresses = np.asarray(neurons, np.int64).reshape(-1, 2)
     if site != SITE:
-        raise ExampleError(f"units of {site!r} were given, expected neurons (site {SITE!r})")
+        raise GrammarLensError(f"units of {site!r} were given, expected neurons (site {SITE!r})")
     n_layers, n_neurons = model.cfg.n_layers, model.cfg.d_mlp
     for layer, index in addresses.tolist():
         if not (0 <= layer < n_layers and 0 <= index < n_neurons):
-            raise ExampleError(
+            raise GrammarLensError(
                 f"neuron {layer}.{index} does not exist: {model_name(model)} has {n_layers} layers "
                 f"of {n_neurons} neurons"
             )

@@ -9,12 +9,9 @@ from jaxtyping import Float, Int
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import listed, page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.moments import UnitStatistics
 from grammar_lens.selectivity.result import Scores
-
-
-class SelectionError(ValueError):
-    """A choice of neurons that cannot be made, or a key-neuron table that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class KeyNeurons(Mapping[str, Neurons]):
 
     def __getitem__(self, label: str) -> Neurons:
         if label not in self.sets:
-            raise SelectionError(f"no key neurons of {label!r}: there are {', '.join(self.sets)}")
+            raise GrammarLensError(f"no key neurons of {label!r}: there are {', '.join(self.sets)}")
         return self.sets[label]
 
     def __contains__(self, label: object) -> bool:
@@ -172,7 +169,7 @@ class KeyNeurons(Mapping[str, Neurons]):
 
         They are units of `like`, and their scores of the same method if no other is named. Of
         `labels`, one without rows has no key neurons, as where a rule chooses nothing.
-        Raises SelectionError for a table without these columns, and for an address that is not of
+        Raises GrammarLensError for a table without these columns, and for an address that is not of
         whole numbers, that the model does not have, or that a label has twice; the row is named by
         the frame's index, after `where`.
         """
@@ -224,7 +221,7 @@ def _addresses(
     """Layer and index of every row of a table of key neurons; raises as `KeyNeurons.from_frame`."""
     missing = [c for c in ("label", "layer", "index", "score") if c not in frame]
     if missing:
-        raise SelectionError(
+        raise GrammarLensError(
             f"a table of key neurons has the columns label, layer, index and score, and this one has "
             f"no {missing[0]!r}: there are {', '.join(map(str, frame.columns))}"
         )
@@ -242,19 +239,19 @@ def _addresses(
             n = int(np.flatnonzero(wrong)[0])
             values = map(int, given[n]) if whole[n] else (frame[c].iloc[n] for c in names)
             neuron = ".".join(map(str, values))
-            raise SelectionError(f"{where}{frame.index[n]}: neuron {neuron} {what}")
+            raise GrammarLensError(f"{where}{frame.index[n]}: neuron {neuron} {what}")
     return given.astype(np.int64)
 
 
 def all_neurons(keys: KeyNeurons, layers: Sequence[int] | None = None) -> Neurons:
     """Every unit of some layers (by default all), as a set to lesion; scores are 0.
 
-    Raises SelectionError for a layer that does not exist.
+    Raises GrammarLensError for a layer that does not exist.
     """
     chosen = range(keys.n_layers) if layers is None else sorted(set(layers))
     outside = [layer for layer in chosen if not 0 <= layer < keys.n_layers]
     if outside:
-        raise SelectionError(
+        raise GrammarLensError(
             f"layer {outside[0]} does not exist: there are layers 0 to {keys.n_layers - 1}"
         )
     layer, index = (

@@ -8,12 +8,9 @@ from jaxtyping import Float
 from scipy import stats
 
 from grammar_lens.display import listed, page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.selectivity.result import Scores
-
-
-class SubspaceError(ValueError):
-    """Sets or directions that cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +102,11 @@ def overlap(keys: KeyNeurons) -> Overlap:
 def reliability(first: KeyNeurons, second: KeyNeurons) -> Reliability:
     """Number of neurons that two choices share, label by label.
 
-    Raises SubspaceError when they are of different labels or of units that cannot be the same.
+    Raises GrammarLensError when they are of different labels or of units that cannot be the same.
     """
     space = [(k.labels, k.n_layers, k.n_units, k.origin.site) for k in (first, second)]
     if space[0] != space[1]:
-        raise SubspaceError(
+        raise GrammarLensError(
             f"the two choices differ in labels, layers, units or site: {space[0]} and {space[1]}; "
             "choose both on the same model with the same labels"
         )

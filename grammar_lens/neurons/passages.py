@@ -7,14 +7,9 @@ from jaxtyping import Float, Int
 
 from grammar_lens.corpus.alignment import Alignment, token_batches
 from grammar_lens.corpus.corpus import Corpus, default_budget, warned
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
-from grammar_lens.neurons.examples import (
-    ExampleError,
-    Passage,
-    token_ends,
-    token_texts,
-    tokens_within,
-)
+from grammar_lens.neurons.examples import Passage, token_ends, token_texts, tokens_within
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.progress import track
@@ -32,7 +27,7 @@ class Place:
 def places_of(model: Model, corpus: Corpus, sentences: Int[np.ndarray, " _"]) -> dict[int, Place]:
     """The place of each sentence; of one beyond the model's context, what the model reads of it.
 
-    Raises ExampleError where sentences without words leave it open what the model reads.
+    Raises GrammarLensError where sentences without words leave it open what the model reads.
     """
     alignment = corpus.alignment
     first_word = np.searchsorted(alignment.sentence, sentences)
@@ -50,7 +45,7 @@ def places_of(model: Model, corpus: Corpus, sentences: Int[np.ndarray, " _"]) ->
     ):
         known = alignment.token_ids[number]
         if list(ids[: len(known)]) != known.tolist():
-            raise ExampleError(
+            raise GrammarLensError(
                 f"sentences without words stand beside {corpus.bank.sentences[row.first].source}, so "
                 "the tokens around it cannot be told: leave such sentences out"
             )

@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from grammar_lens.neurons.neurons import KeyNeurons, Neurons, SelectionError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.selectivity.permutation_null import Null
 from grammar_lens.selectivity.result import SIGNS, Scores
 
@@ -38,7 +39,7 @@ def select(
     "fdr" and "permutation" need; these choose at most `k` if it is given. Where a score counts both ways, `sign` ranks by its size, or takes only
     the largest ("positive") or the smallest ("negative"). Equal scores are broken by address, the
     lowest first. Units of no strength are never chosen, so a set may hold fewer than `k`.
-    Raises SelectionError for an unknown rule or sign, when `k` is not between 1 and the number of units, and
+    Raises GrammarLensError for an unknown rule or sign, when `k` is not between 1 and the number of units, and
     when a rule lacks the null or the score that it needs.
     """
     n_layers, n_units = scores.values.shape[1:]
@@ -83,15 +84,15 @@ def _check(
     scores: Scores, k: int | None, rule: str, sign: str, there: int, per_layer: bool
 ) -> None:
     if rule not in RULES:
-        raise SelectionError(f"rule is {rule!r}, expected one of {', '.join(RULES)}")
+        raise GrammarLensError(f"rule is {rule!r}, expected one of {', '.join(RULES)}")
     if sign not in SIGNS:
-        raise SelectionError(f"sign is {sign!r}, expected one of {', '.join(SIGNS)}")
+        raise GrammarLensError(f"sign is {sign!r}, expected one of {', '.join(SIGNS)}")
     if k is not None and not 1 <= k <= there:
         n_layers, n_units = scores.values.shape[1:]
         where = "in each layer" if per_layer else f"in {n_layers} layers of {n_units}"
-        raise SelectionError(f"k is {k}, expected 1 to {there}: there are {there} units {where}")
+        raise GrammarLensError(f"k is {k}, expected 1 to {there}: there are {there} units {where}")
     if rule == "frequency" and scores.method != "frequency":
-        raise SelectionError(
+        raise GrammarLensError(
             f"the rule 'frequency' counts how often a neuron is among the largest attributions, and "
             f"these scores are {scores.method!r}: use the score 'frequency'"
         )
@@ -110,12 +111,12 @@ def _allowed(
         return everything
     if rule == "top_k":
         if not 0 < alpha <= 1:
-            raise SelectionError(f"alpha is {alpha}, expected a number above 0 and at most 1")
+            raise GrammarLensError(f"alpha is {alpha}, expected a number above 0 and at most 1")
         return everything if q is None or alpha == 1 else q <= alpha
     if not 0 < alpha < 1:
-        raise SelectionError(f"alpha is {alpha}, expected a number between 0 and 1")
+        raise GrammarLensError(f"alpha is {alpha}, expected a number between 0 and 1")
     if null is None or q is None:
-        raise SelectionError(
+        raise GrammarLensError(
             f"the rule {rule!r} needs a null for {scores.method!r}, and there is none: collect with "
             "replicates (replicates=100), and use a score that class means decide (correlation, "
             "cohens_d, eta_squared, probeless), or choose by rank (rule 'top_k')"
@@ -125,7 +126,7 @@ def _allowed(
         return q <= alpha
     threshold = null.threshold(alpha)
     if np.isinf(threshold):
-        raise SelectionError(
+        raise GrammarLensError(
             f"{null.n_replicates} replicates cannot tell a chance of {alpha:g}: at least "
             f"{int(np.ceil(1 / alpha)) - 1} are needed"
         )
@@ -136,7 +137,7 @@ def _q_values(scores: Scores, null: Null | None) -> Float[np.ndarray, "label lay
     if null is None:
         return None
     if (null.method, null.labels) != (scores.method, scores.labels):
-        raise SelectionError(
+        raise GrammarLensError(
             f"the null is of {null.method!r} for {', '.join(null.labels)} and the scores are "
             f"{scores.method!r} for {', '.join(scores.labels)}: use the null of these scores"
         )

@@ -8,12 +8,11 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import linalg
 
-from grammar_lens.corpus.corpus import CorpusError
 from grammar_lens.display import listed, page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.model.weights import output_weight
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons, random_neurons
-from grammar_lens.neurons.overlap import SubspaceError
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,13 @@ def subspaces(
     """Effective rank and mutual angles of each label's outgoing weights [neuron, d_model].
 
     `random` are draws of as many neurons for every label, from the same layers.
-    Raises SubspaceError when a draw has other labels or other numbers of neurons.
+    Raises GrammarLensError when a draw has other labels or other numbers of neurons.
     """
     sizes = {label: len(w) for label, w in weights.items()}
     for draw in random:
         drawn = {label: len(w) for label, w in draw.items()}
         if list(drawn.items()) != list(sizes.items()):
-            raise SubspaceError(
+            raise GrammarLensError(
                 f"a random draw has {drawn} neurons, expected {sizes}: draw as many for every label"
             )
     n = len(weights)
@@ -187,7 +186,7 @@ def _addresses(neurons: Neurons) -> Int[np.ndarray, "neuron two"]:
 
 def _require_neurons(keys: KeyNeurons) -> None:
     if keys.origin.site != "neuron":
-        raise CorpusError(
+        raise GrammarLensError(
             f"these are units of {keys.origin.site!r}, and only neurons have outgoing weights: choose "
             "key neurons"
         )

@@ -11,9 +11,10 @@ import pandas as pd
 from jaxtyping import Float, Float32
 
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, CorpusError, default_budget, prepare, warned
+from grammar_lens.corpus.corpus import Corpus, default_budget, prepare, warned
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, site_width
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.passes.moments import MomentAccumulator, Moments
@@ -141,7 +142,7 @@ def time_course(
     BOS is no token of the sentence; words without a token there are left out at that offset.
     """
     if not offsets or len(set(offsets)) != len(offsets):
-        raise CorpusError(
+        raise GrammarLensError(
             f"offsets are {list(offsets)}, expected one or more different whole numbers"
         )
     corpus = prepare(model, bank, label=label, labels=labels)

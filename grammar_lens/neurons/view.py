@@ -7,6 +7,7 @@ from typing import SupportsIndex
 import numpy as np
 import pandas as pd
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.examples import Example, NeuronExamples
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.view_html import neuron_html, shortened
@@ -17,10 +18,6 @@ _ADDRESS = re.compile(r"\s*(\d+)\s*[.:,]\s*(\d+)\s*")
 COLUMNS = ("score", "rank", "cohens_d", "mean", "sd", "fires", "count")
 _SHOWN = 3
 """Labels, words and tokens that a line of text names."""
-
-
-class InspectionError(ValueError):
-    """A neuron that does not exist, or an address that is none."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def parse_address(
 ) -> tuple[int, int]:
     """Layer and index, given as two numbers or as "layer.index".
 
-    Raises InspectionError for anything else.
+    Raises GrammarLensError for anything else.
     """
     if isinstance(layer, str) and index is None:
         found = _ADDRESS.fullmatch(layer)
@@ -111,14 +108,16 @@ def parse_address(
     elif not isinstance(layer, str) and index is not None:
         return int(layer), int(index)
     given = repr(layer) if index is None else f"{layer!r}, {index!r}"
-    raise InspectionError(f"no neuron's address: {given}; give layer and index (5, 123) or '5.123'")
+    raise GrammarLensError(
+        f"no neuron's address: {given}; give layer and index (5, 123) or '5.123'"
+    )
 
 
 def require_neuron(layer: int, index: int, scores: Scores) -> None:
-    """Raises InspectionError for a neuron that the model does not have."""
+    """Raises GrammarLensError for a neuron that the model does not have."""
     n_layers, n_units = scores.values.shape[1:]
     if not (0 <= layer < n_layers and 0 <= index < n_units):
-        raise InspectionError(
+        raise GrammarLensError(
             f"neuron {layer}.{index} does not exist: {scores.origin.model} has layers 0 to "
             f"{n_layers - 1} of neurons 0 to {n_units - 1}"
         )
@@ -127,7 +126,7 @@ def require_neuron(layer: int, index: int, scores: Scores) -> None:
 def scores_of(
     layer: int, index: int, scores: Scores, moments: Moments, keys: KeyNeurons
 ) -> pd.DataFrame:
-    """One of `NeuronView.tables`. Raises InspectionError for a neuron that does not exist."""
+    """One of `NeuronView.tables`. Raises GrammarLensError for a neuron that does not exist."""
     require_neuron(layer, index, scores)
     rank = [
         next((i for i, at in enumerate(keys[x], 1) if at == (layer, index)), np.nan)

@@ -6,14 +6,11 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from grammar_lens.corpus.alignment import TokenBatch
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes import distributed
 from grammar_lens.passes.distributed import Shard
 from grammar_lens.passes.memory import keep_freed
 from grammar_lens.passes.readers import Collector
-
-
-class ActivationError(ValueError):
-    """Activations that are not finite, or a batch that does not fit in memory."""
 
 
 @runtime_checkable
@@ -49,7 +46,7 @@ def read_batches(
     `read` adds to the collectors; they commit after each piece and discard what a failed one added.
     Once a batch did not fit, those to come are cut to what does. In a process group every process
     reads its share and gets what all have collected; with a `shard` only that share is read.
-    Raises ActivationError when a single sentence does not fit.
+    Raises GrammarLensError when a single sentence does not fit.
     """
     keep_freed()
     here = shard or distributed.world()
@@ -88,7 +85,7 @@ def _read_piecewise(
             if not is_out_of_memory(error):
                 raise
             if len(piece.lengths) < 2:
-                raise ActivationError(
+                raise GrammarLensError(
                     f"one row of {piece.token_ids.shape[1]} tokens does not fit in memory: "
                     "use a smaller dtype, fewer sites, or a device with more memory"
                 ) from error

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from grammar_lens.corpus.alignment import TokenBatch
 from grammar_lens.corpus.corpus import Corpus
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import make_folder, write_file
 from grammar_lens.model.about import Model, fingerprint
 from grammar_lens.passes import distributed
@@ -33,15 +34,11 @@ SHARE = 20.0
 """Nor are they made more often than this many times as long as the last one took to write."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged or of another pass."""
-
-
 @dataclass
 class Checkpoints:
     """Keeps a pass in a file, every so many batches, or by default when it takes little of the time.
 
-    The file is read when the pass begins. Raises CheckpointError when it is damaged, or is of
+    The file is read when the pass begins. Raises GrammarLensError when it is damaged, or is of
     another model, other words or other options, naming them.
     """
 
@@ -93,7 +90,7 @@ def write_checkpoint(
     budget: int | None,
     collectors: Sequence[Collector],
 ) -> None:
-    """Writes a checkpoint, whole or not at all. Raises DiskError when the disk cannot take it."""
+    """Writes a checkpoint, whole or not at all. Raises GrammarLensError when the disk cannot take it."""
     tensors = {
         f"{i}.{j}.{name}": tensor.detach().cpu().contiguous()
         for i, collector in enumerate(collectors)
@@ -126,7 +123,7 @@ class Kept:
         self._names = sorted(file.keys())
 
     def require(self, about: Mapping[str, object]) -> None:
-        """Raises CheckpointError unless the checkpoint is of this very pass, saying what differs."""
+        """Raises GrammarLensError unless the checkpoint is of this very pass, saying what differs."""
         names = [*about, *(name for name in self.about if name not in about)]
         changed = [
             f"{name.replace('_', ' ')}: it was {self.about.get(name)!r}, now {about.get(name)!r}"
@@ -134,13 +131,13 @@ class Kept:
             if self.about.get(name) != about.get(name)
         ]
         if changed:
-            raise CheckpointError(
+            raise GrammarLensError(
                 f"{self.path} was made of other things and cannot be gone on with "
                 f"({'; '.join(changed)}): give the old ones, or delete it and begin anew"
             )
 
     def verify(self) -> None:
-        """Raises CheckpointError unless the checksum is that of the contents."""
+        """Raises GrammarLensError unless the checksum is that of the contents."""
         digest = xxhash.xxh3_128(self._text.encode())
         try:
             for name in self._names:
@@ -163,7 +160,7 @@ class Kept:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Kept]:
-    """A checkpoint to read from. Raises CheckpointError when it is damaged."""
+    """A checkpoint to read from. Raises GrammarLensError when it is damaged."""
     try:
         file = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -196,8 +193,8 @@ def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
     digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
-def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(
+def _damaged(path: Path, why: str) -> GrammarLensError:
+    return GrammarLensError(
         f"{path} is damaged ({why}): delete it and run again with --resume; only what it held is lost"
     )
 

@@ -16,14 +16,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.readers import Collector, State
 
 PATIENCE = timedelta(hours=1)
 """Timeout for waiting on other processes; passes over different batches end at different times."""
-
-
-class DistributedError(ValueError):
-    """Processes that cannot work together, or one that is gone."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.of:
-            raise DistributedError(
+            raise GrammarLensError(
                 f"shard {self.index + 1} of {self.of} does not exist: expected I/N with I from 1 to N"
             )
 
@@ -47,7 +44,7 @@ class Shard:
         """A shard from "2/8", counted from 1 as job arrays do."""
         index, slash, of = text.partition("/")
         if not (slash and index.strip().isdigit() and of.strip().isdigit()):
-            raise DistributedError(f"shard is {text!r}, expected I/N such as 2/8")
+            raise GrammarLensError(f"shard is {text!r}, expected I/N such as 2/8")
         return cls(int(index) - 1, int(of))
 
     @property
@@ -67,7 +64,7 @@ def world() -> Shard:
 def started() -> Iterator[Shard]:
     """Joins the processes that torchrun has started, if it has, and leaves them at the end.
 
-    Raises DistributedError when another process is gone.
+    Raises GrammarLensError when another process is gone.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield world()
@@ -88,7 +85,7 @@ def local_device() -> torch.device:
     """The GPU of this process on its machine."""
     rank, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if rank >= there:
-        raise DistributedError(
+        raise GrammarLensError(
             f"process {rank} of this machine has no GPU of its own, as there are {there}: start "
             f"{there} processes (torchrun --nproc-per-node {there})"
         )
@@ -166,7 +163,7 @@ def _of_process(piece: State, rank: int) -> State:
 
 
 def _stopped(*_: object) -> None:
-    raise DistributedError(
+    raise GrammarLensError(
         "stopped from outside, as torchrun does when another process of the run has ended (what "
         "it says names that process): what was finished is kept, run again with --resume"
     )
@@ -174,7 +171,7 @@ def _stopped(*_: object) -> None:
 
 @contextmanager
 def _lost_others() -> Iterator[None]:
-    """Turns what torch raises when another process is gone into a DistributedError."""
+    """Turns what torch raises when another process is gone into a GrammarLensError."""
     try:
         yield
     except dist.DistError as error:
@@ -186,9 +183,9 @@ def _lost_others() -> Iterator[None]:
         raise
 
 
-def _gone(error: Exception) -> DistributedError:
+def _gone(error: Exception) -> GrammarLensError:
     reason = str(error).strip().splitlines()[0][:200]
-    return DistributedError(
+    return GrammarLensError(
         f"process {world().index} lost the others ({reason}): one of them has ended; what was "
         "finished is kept, run again with --resume"
     )

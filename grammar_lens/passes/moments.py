@@ -20,12 +20,9 @@ from torch import Tensor
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.readers import Seen, State
 from grammar_lens.passes.reduction import PLAIN, Reduction, Workspace
-
-
-class MomentsError(ValueError):
-    """Moments that do not belong together, or activations that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,11 @@ class Moments:
 
     def __add__(self, other: "Moments") -> "Moments":
         if self.labels != other.labels:
-            raise MomentsError(
+            raise GrammarLensError(
                 f"moments of different labels cannot be merged: {self.labels} and {other.labels}"
             )
         if replace(self.origin, treebank="") != replace(other.origin, treebank=""):
-            raise MomentsError(
+            raise GrammarLensError(
                 f"moments of different origins cannot be merged: {self.origin} and {other.origin}"
             )
         ours, theirs = self.count[:, None, None], other.count[:, None, None]

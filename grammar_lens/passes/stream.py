@@ -12,9 +12,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from grammar_lens.corpus.alignment import Alignment, TokenBatch
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, has_gate
 from grammar_lens.model.edited_pass import Forward, opened
-from grammar_lens.passes.batches import ActivationError, Keeper, read_batches
+from grammar_lens.passes.batches import Keeper, read_batches
 from grammar_lens.passes.distributed import Shard
 from grammar_lens.passes.readers import Reader, Seen
 
@@ -75,7 +76,7 @@ def stream(
     `progress` is told the number of tokens done after each batch, `warn` of memory trouble. When a
     batch runs out of memory its rows are halved and so is the budget of all batches to come.
     `keeper`, `about` and `shard` are those of `passing.read_batches`.
-    Raises ActivationError when an activation is NaN or infinite (naming site and layer), or when a
+    Raises GrammarLensError when an activation is NaN or infinite (naming site and layer), or when a
     single sentence does not fit.
     """
     state = _Pass()
@@ -113,13 +114,13 @@ def _read(
 
 
 def _require_finite(finite: Sequence[tuple[str, int, Tensor]]) -> None:
-    """Raises ActivationError for the first site and layer that are not finite; asks the device once."""
+    """Raises GrammarLensError for the first site and layer that are not finite; asks the device once."""
     devices = {good.device for *_, good in finite}
     if all(bool(torch.stack([g for *_, g in finite if g.device == d]).all()) for d in devices):
         return
     for site, layer, good in finite:
         if not bool(good):
-            raise ActivationError(
+            raise GrammarLensError(
                 f"NaN or infinite activations at site {site!r}, layer {layer}: load the model in "
                 "a wider dtype (--dtype bfloat16 or float32), or check its weights"
             )

@@ -18,6 +18,7 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from jaxtyping import Float, Float64, Int, Int32, Real
 from torch import Tensor
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.readers import Seen, State
 from grammar_lens.passes.reduction import ClassMoments, Workspace
 
@@ -101,11 +102,11 @@ def cut(where: Int[Tensor, " word"], codes: Int[Tensor, " word"], n_classes: int
     Words of one class keep their order. The chunks are on the device of `where`; the classes are
     sorted on the host, because the host must know how many chunks there are: that waits for the
     device once.
-    Raises ValueError if a class is not in 0 .. n_classes - 1.
+    Raises GrammarLensError if a class is not in 0 .. n_classes - 1.
     """
     classes = codes.cpu().numpy()
     if len(classes) and not 0 <= classes.min() <= classes.max() < n_classes:
-        raise ValueError(
+        raise GrammarLensError(
             f"classes must be in 0 .. {n_classes - 1}, got {classes.min()} .. {classes.max()}: "
             "leave out words without a class, or count more classes"
         )
@@ -142,13 +143,13 @@ def chunk_moments(
     A unit fires where `gate` is positive, or without gate where it is positive itself. `bad` is one
     number; it becomes 1 if a word's activation is not finite, or a sum overflows, and is left as it
     was otherwise. Look at it before merging: the running moments would not recover.
-    Raises ValueError if the activations are of a dtype or layout that the kernel does not read.
+    Raises GrammarLensError if the activations are of a dtype or layout that the kernel does not read.
     """
     _check_readable("activations", flat)
     if gate is not None:
         _check_readable("gates", gate)
         if gate.shape != flat.shape:
-            raise ValueError(
+            raise GrammarLensError(
                 f"gates must be of the activations' shape {tuple(flat.shape)}, "
                 f"got {tuple(gate.shape)}: hand over those of the same layer and batch"
             )
@@ -226,12 +227,12 @@ def merge_chunks(
 
 def _check_readable(name: str, values: Tensor) -> None:
     if values.dtype not in DTYPES:
-        raise ValueError(
+        raise GrammarLensError(
             f"{name} must be bfloat16, float16 or float32, got {values.dtype}: chunks are centred "
             "in float32, so convert them with .float(), or use MomentAccumulator.add"
         )
     if values.shape[1] > 1 and values.stride(1) != 1:
-        raise ValueError(
+        raise GrammarLensError(
             f"units must lie side by side in the {name}, got strides {values.stride()}: "
             "hand over values.contiguous()"
         )

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from sklearn.metrics import f1_score
 
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.probing.baselines import (
     ambiguous,
     control_labels,
@@ -18,7 +19,7 @@ from grammar_lens.probing.baselines import (
     word_baseline_accuracy,
 )
 from grammar_lens.probing.fitting import Probe, Standardised, fit, fit_svm, standardise
-from grammar_lens.probing.probe_words import ProbeError, ProbeWords, check_words
+from grammar_lens.probing.probe_words import ProbeWords, check_words
 
 RANDOM = "random"
 """The name of the rows for random neurons."""
@@ -94,13 +95,13 @@ def curve(
 
     `rankings[name][i]` are the columns at `ks[i]`, and so are `random[draw][i]`; the draws' means
     become the rows "random". Without `control` no control task is fitted, which takes half the time.
-    Raises ProbeError for words that cannot be probed and for rankings that do not fit `ks`.
+    Raises GrammarLensError for words that cannot be probed and for rankings that do not fit `ks`.
     """
     check_words(train, fresh)
     for name, ranking in [*rankings.items(), *((RANDOM, draw) for draw in random)]:
         _check_ranking(name, ranking, ks)
     if RANDOM in rankings and random:
-        raise ProbeError(
+        raise GrammarLensError(
             f"a ranking is called {RANDOM!r}, which names the draws: call it otherwise"
         )
     judge = _Judge(train, fresh, rng, control=control)
@@ -175,10 +176,10 @@ def fewest_enough(
 ) -> int:
     """The smallest of `sizes` that gains `part` of what the best of them gains over `floor`.
 
-    Raises ProbeError for no sizes, or for other numbers of sizes and accuracies.
+    Raises GrammarLensError for no sizes, or for other numbers of sizes and accuracies.
     """
     if not sizes or len(sizes) != len(accuracies):
-        raise ProbeError(
+        raise GrammarLensError(
             f"{len(sizes)} sizes and {len(accuracies)} accuracies: expected one accuracy for each "
             "size, and at least one"
         )
@@ -254,13 +255,13 @@ def _beside(point: CurvePoint, level: CurvePoint | None) -> CurvePoint:
 
 def _check_ranking(name: str, ranking: Ranking, ks: Sequence[int]) -> None:
     if len(ranking) != len(ks):
-        raise ProbeError(
+        raise GrammarLensError(
             f"ranking {name!r} has {len(ranking)} sets of columns for {len(ks)} values of k: give one "
             "for each"
         )
     for k, columns in zip(ks, ranking, strict=True):
         repeated = len(columns) - len(np.unique(columns))
         if repeated:
-            raise ProbeError(
+            raise GrammarLensError(
                 f"ranking {name!r} at k = {k} repeats {repeated} columns: give each once"
             )

@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from scipy import linalg
 
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, CorpusError, fresh_corpus, prepare, sampled
+from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare, sampled
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, random_neurons
-from grammar_lens.neurons.overlap import SubspaceError
 from grammar_lens.neurons.subspaces import _require_neurons, _Weights, row_basis
 from grammar_lens.probing.baselines import majority_accuracy
 from grammar_lens.probing.fitting import accuracy
@@ -91,12 +91,12 @@ def leace(
     W = (Sigma_xx^1/2)+, P the orthogonal projection on the column space of W Sigma_xz, z the one-hot
     classes. Afterwards all classes have the same mean, and of all affine maps that reach this it
     changes the features least, in every norm.
-    Raises SubspaceError without two classes or more.
+    Raises GrammarLensError without two classes or more.
     Source: Belrose et al. (2023), LEACE: Perfect Linear Concept Erasure in Closed Form, theorem 4.3.
     """
     count = np.bincount(classes, minlength=n_labels)
     if (count > 0).sum() < 2:
-        raise SubspaceError("the words have fewer than 2 classes: there is nothing to erase")
+        raise GrammarLensError("the words have fewer than 2 classes: there is nothing to erase")
     x = features.astype(float)
     mean = x.mean(0)
     x = x - mean
@@ -135,13 +135,13 @@ def erasure_table(
 
     `key_directions` are for example the key neurons' outgoing weights. The eraser is fitted on the
     training words.
-    Raises SubspaceError for random directions that span another number of dimensions.
+    Raises GrammarLensError for random directions that span another number of dimensions.
     """
     rank = len(row_basis(key_directions))
     for directions in random_directions:
         other = len(row_basis(directions))
         if other != rank:
-            raise SubspaceError(
+            raise GrammarLensError(
                 f"random directions span {other} dimensions and the key directions {rank}: give as "
                 "many independent ones"
             )
@@ -184,7 +184,7 @@ def erasure(
     The probe reads the residual stream; taken out are the directions that the key neurons of this
     layer and those below write, as many random neurons' of the same layers, or, as the floor, all that
     tells the labels linearly (LEACE).
-    Raises CorpusError for key units that are not neurons, or with none up to that layer.
+    Raises GrammarLensError for key units that are not neurons, or with none up to that layer.
     """
     _require_neurons(keys)
     rng = np.random.default_rng(seed)
@@ -192,7 +192,7 @@ def erasure(
     chosen = keys.union()
     chosen = chosen[chosen[:, 0] <= last]
     if len(chosen) == 0:
-        raise CorpusError(f"no key neuron stands in layers 0 to {last}: choose a higher layer")
+        raise GrammarLensError(f"no key neuron stands in layers 0 to {last}: choose a higher layer")
     corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
     new, _ = fresh_corpus(model, fresh, corpus)
     addresses = np.stack([np.full(model.cfg.d_model, last), np.arange(model.cfg.d_model)], 1)

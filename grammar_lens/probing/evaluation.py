@@ -10,6 +10,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.probing.baselines import (
     ambiguous,
     bootstrap_interval,
@@ -22,7 +23,7 @@ from grammar_lens.probing.baselines import (
 from grammar_lens.probing.code_length import online_code_length, uniform_code_length
 from grammar_lens.probing.fitted import FittedProbe, fitted_probe
 from grammar_lens.probing.fitting import Standardised, fit, standardise
-from grammar_lens.probing.probe_words import Columns, ProbeError, ProbeWords, check_words
+from grammar_lens.probing.probe_words import Columns, ProbeWords, check_words
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,12 @@ def evaluate(
     """Fits the probe and every baseline on `train` and judges them on `fresh`.
 
     `addresses` are the (layer, index) of the features; with them the result keeps the fitted probe.
-    Raises ProbeError without words, with a single label among the training words, or without key
+    Raises GrammarLensError without words, with a single label among the training words, or without key
     neurons.
     """
     check_words(train, fresh)
     if len(columns.key) == 0:
-        raise ProbeError(
+        raise GrammarLensError(
             "there are no key neurons to probe: the rule chose none (--rule top_k always chooses), or "
             "no score differs from zero"
         )

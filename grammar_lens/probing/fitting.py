@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from scipy import linalg, optimize, special
 from sklearn.svm import LinearSVC
 
-from grammar_lens.probing.probe_words import ProbeError
+from grammar_lens.errors import GrammarLensError
 
 STEPS_BACK, LEAST_DECREASE = 5, 0.003
 """Fitting ends when this many steps lower the objective by less than this share of it."""
@@ -70,7 +70,7 @@ def standardise(
 ) -> Standardised:
     """Both sets of features with mean 0 and sd 1 of the training words, in float32.
 
-    Raises ProbeError for training features that are not finite.
+    Raises GrammarLensError for training features that are not finite.
     """
     done = Standardised(*(np.empty(x.shape[::-1], np.float32) for x in (train, fresh)))
     # some units at a time: the sums are float64, and a float64 copy of everything may not fit
@@ -87,12 +87,12 @@ def mean_and_sd(
 ) -> tuple[Float[np.ndarray, " unit"], Float[np.ndarray, " unit"]]:
     """Mean and standard deviation of every unit in float64; sd 0 for a unit that does not vary.
 
-    Raises ProbeError for features that are not finite.
+    Raises GrammarLensError for features that are not finite.
     """
     values = features.astype(np.float64)
     mean, sd = values.mean(0), values.std(0)
     if not np.isfinite(sd).all():
-        raise ProbeError(
+        raise GrammarLensError(
             "some activations are not finite: collect them in float32 or bfloat16 (--dtype)"
         )
     # below float32's resolution of the mean there is only rounding

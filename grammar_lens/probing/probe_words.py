@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-
-class ProbeError(ValueError):
-    """Data on which a probe cannot be fitted or judged."""
+from grammar_lens.errors import GrammarLensError
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,18 @@ class Columns:
 
 
 def check_words(train: ProbeWords, fresh: ProbeWords) -> None:
-    """Raises ProbeError without words, with a single label, or with different units."""
+    """Raises GrammarLensError without words, with a single label, or with different units."""
     for name, words in (("training", train), ("fresh", fresh)):
         if len(words.classes) == 0:
-            raise ProbeError(f"no {name} word could be read: the probe needs words of every label")
+            raise GrammarLensError(
+                f"no {name} word could be read: the probe needs words of every label"
+            )
     if len(np.unique(train.classes)) < 2:
-        raise ProbeError("all training words have one label: a probe needs two labels or more")
+        raise GrammarLensError(
+            "all training words have one label: a probe needs two labels or more"
+        )
     if train.features.shape[1] != fresh.features.shape[1]:
-        raise ProbeError(
+        raise GrammarLensError(
             f"training words have {train.features.shape[1]} units and fresh words "
             f"{fresh.features.shape[1]}: read the same addresses of both"
         )

@@ -10,13 +10,13 @@ from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import (
     Corpus,
-    CorpusError,
     default_budget,
     fresh_corpus,
     prepare,
     sampled,
     warned,
 )
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, random_neurons
 from grammar_lens.passes.readers import FeatureReader
@@ -114,7 +114,7 @@ def probe_curve(
     At each k a ranking gives the first k of every label, so rankings whose labels share neurons have
     fewer. With `same_number` the labels take turns until there are k times as many distinct neurons
     as labels. Random neurons are drawn from the layers of the first ranking's.
-    Raises CorpusError for rankings of other labels or another site than the first.
+    Raises GrammarLensError for rankings of other labels or another site than the first.
     """
     first = _require_alike(rankings)
     rng = np.random.default_rng(seed)
@@ -169,11 +169,11 @@ def probe_layers(
     A row per classifier ("logistic", "svm") and layer: classifier, layer, n_neurons, accuracy,
     random_accuracy (the mean of `n_random` draws of as many neurons of the layer, NaN without any),
     control_accuracy, majority_accuracy.
-    Raises CorpusError for an unknown classifier.
+    Raises GrammarLensError for an unknown classifier.
     """
     unknown = [x for x in classifiers if x not in CLASSIFIERS]
     if unknown or not classifiers:
-        raise CorpusError(
+        raise GrammarLensError(
             f"classifiers are {', '.join(map(repr, classifiers)) or 'none'}, expected some of "
             f"{', '.join(CLASSIFIERS)}"
         )
@@ -217,11 +217,11 @@ def probe_layers(
 def _require_alike(rankings: Mapping[str, KeyNeurons]) -> KeyNeurons:
     """The first ranking, if all are of the same labels and site."""
     if not rankings:
-        raise CorpusError("no ranking was given: expected key neurons by name")
+        raise GrammarLensError("no ranking was given: expected key neurons by name")
     first = next(iter(rankings.values()))
     for name, keys in rankings.items():
         if (keys.labels, keys.origin.site) != (first.labels, first.origin.site):
-            raise CorpusError(
+            raise GrammarLensError(
                 f"ranking {name!r} is of {', '.join(keys.labels)} at {keys.origin.site!r}, the first of "
                 f"{', '.join(first.labels)} at {first.origin.site!r}: compare rankings of the same labels"
             )

@@ -5,13 +5,11 @@ forbids everything else. Words, labels and names are data and are escaped wherev
 """
 
 from grammar_lens.report.comparison import render_comparison, write_comparison
-from grammar_lens.report.comparison_tables import ComparisonError
 from grammar_lens.report.files import write_figures
 from grammar_lens.report.page import render, write_report
 from grammar_lens.report.protocols import ResultsLike, RunLike
 
 __all__ = [
-    "ComparisonError",
     "ResultsLike",
     "RunLike",
     "render",

@@ -31,7 +31,7 @@ class Place:
 def write_comparison(runs: Sequence[RunLike], path: str | Path) -> Path:
     """Two or more runs on one HTML page that needs no network.
 
-    Raises ComparisonError for fewer than two, and for a run given twice.
+    Raises GrammarLensError for fewer than two, and for a run given twice.
     """
     target = Path(path)
     write_text(target, render_comparison(runs))

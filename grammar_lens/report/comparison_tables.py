@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.choice_agreement import cross_overlap
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.overlap import reliability
@@ -18,21 +19,17 @@ from grammar_lens.report.result_tables import DASH, Cell, Table, flat, measured,
 Runs = Mapping[str, RunLike]
 
 
-class ComparisonError(ValueError):
-    """Runs that cannot be shown side by side."""
-
-
 def named(runs: Sequence[RunLike]) -> dict[str, RunLike]:
     """Runs by the shortest end of their path that tells them apart.
 
-    Raises ComparisonError for fewer than two, and for one that is given twice.
+    Raises GrammarLensError for fewer than two, and for one that is given twice.
     """
     if len(runs) < 2:
-        raise ComparisonError(f"{len(runs)} run given, expected two or more to compare")
+        raise GrammarLensError(f"{len(runs)} run given, expected two or more to compare")
     parts = [run.path.resolve().parts for run in runs]
     twice = [run.path for i, run in enumerate(runs) if parts[i] in parts[:i]]
     if twice:
-        raise ComparisonError(f"{twice[0]} is given twice: name every run once")
+        raise GrammarLensError(f"{twice[0]} is given twice: name every run once")
     for n in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-n:]) for p in parts]
         if len(set(names)) == len(names):

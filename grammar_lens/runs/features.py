@@ -17,6 +17,7 @@ from torch import Tensor
 
 from grammar_lens.corpus.alignment import Alignment, align, token_batches
 from grammar_lens.corpus.corpus import default_budget
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, context_length, model_name, site_width
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
@@ -26,10 +27,6 @@ from grammar_lens.runs.run import load_run
 from grammar_lens.runs.store.stored import StoredRun
 
 POOLINGS = ("mean", "max", "last", "first")
-
-
-class FeatureError(ValueError):
-    """Sentences, neurons or settings that no features can be made of."""
 
 
 class KeyNeuronFeatures(TransformerMixin, BaseEstimator):
@@ -72,7 +69,7 @@ class KeyNeuronFeatures(TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> "KeyNeuronFeatures":
         """Loads the model and finds the neurons in it.
 
-        Raises FeatureError for anything but sentences, and for neurons or settings that do not go
+        Raises GrammarLensError for anything but sentences, and for neurons or settings that do not go
         with the model.
         """
         _sentences(X)
@@ -82,7 +79,7 @@ class KeyNeuronFeatures(TransformerMixin, BaseEstimator):
         sets = list(keys.values()) if isinstance(keys, KeyNeurons) else [keys]
         named = _named([s if self.k is None else s.top(self.k) for s in sets])
         if not named:
-            raise FeatureError("there are no neurons to read: the sets are empty")
+            raise GrammarLensError("there are no neurons to read: the sets are empty")
         site = sets[0].site
         _check_there(list(named), model, site)
         if isinstance(keys, KeyNeurons):
@@ -97,7 +94,7 @@ class KeyNeuronFeatures(TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> Float[np.ndarray, "sentence neuron"]:
         """The features of some sentences.
 
-        Raises FeatureError for anything but sentences, and for one without tokens. Warns of
+        Raises GrammarLensError for anything but sentences, and for one without tokens. Warns of
         sentences that are longer than the model's context, of which the rest is not read.
         """
         check_is_fitted(self, "neurons_")
@@ -123,13 +120,13 @@ class KeyNeuronFeatures(TransformerMixin, BaseEstimator):
 
     def _check_settings(self) -> None:
         if self.pooling not in POOLINGS:
-            raise FeatureError(
+            raise GrammarLensError(
                 f"pooling is {self.pooling!r}, expected one of {', '.join(POOLINGS)}"
             )
         for name in ("k", "batch_tokens"):
             given = getattr(self, name)
             if given is not None and (not isinstance(given, int | np.integer) or given < 1):
-                raise FeatureError(f"{name} is {given!r}, expected 1 or more, or None")
+                raise GrammarLensError(f"{name} is {given!r}, expected 1 or more, or None")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -177,22 +174,22 @@ class _Pooled(FeatureReader):
 
 
 def _sentences(X: Any) -> list[str]:
-    """The sentences as a list. Raises FeatureError for anything else."""
+    """The sentences as a list. Raises GrammarLensError for anything else."""
     shape = getattr(X, "shape", None)
     is_list = isinstance(X, Sequence) if shape is None else len(shape) == 1
     if isinstance(X, str) or not is_list:
         given = "one string" if isinstance(X, str) else f"{type(X).__name__}"
-        raise FeatureError(
+        raise GrammarLensError(
             f"expected a list of sentences, got {given}"
             f"{'' if shape is None else f' of shape {tuple(shape)}'}: give strings, as "
             '["She sleeps.", "They run."]'
         )
     texts = list(X)
     if not texts:
-        raise FeatureError("expected sentences, got 0 sample(s): a minimum of 1 is required")
+        raise GrammarLensError("expected sentences, got 0 sample(s): a minimum of 1 is required")
     for i, sentence in enumerate(texts):
         if not isinstance(sentence, str):
-            raise FeatureError(
+            raise GrammarLensError(
                 f"sentence {i} is {type(sentence).__name__}, expected a string: join words to their "
                 "sentence, and give the sentences as a list"
             )
@@ -210,13 +207,13 @@ def _sets(neurons: Any) -> KeyNeurons | Neurons:
         return neurons
     address = np.asarray(neurons)
     if address.ndim != 2 or address.shape[1] != 2 or address.dtype.kind not in "iu":
-        raise FeatureError(
+        raise GrammarLensError(
             f"neurons are {type(neurons).__name__}, expected key neurons, a run or its directory, or "
             "whole numbers [[layer, index], ...]"
         )
     layer, index = address.astype(np.int64).T
     if len(np.unique(address, axis=0)) < len(address):
-        raise FeatureError("a neuron stands twice among the neurons: leave it once")
+        raise GrammarLensError("a neuron stands twice among the neurons: leave it once")
     return Neurons("", "neuron", layer, index, np.zeros(len(layer)))
 
 
@@ -236,7 +233,7 @@ def _check_there(addresses: list[tuple[int, int]], model: Model, site: str) -> N
     n_layers, n_units = model.cfg.n_layers, site_width(model, site)
     for layer, index in addresses:
         if not (0 <= layer < n_layers and 0 <= index < n_units):
-            raise FeatureError(
+            raise GrammarLensError(
                 f"neuron {layer}.{index} does not exist: {model_name(model)} has {n_layers} layers of "
                 f"{n_units} units at {site!r}"
             )
@@ -245,7 +242,7 @@ def _check_there(addresses: list[tuple[int, int]], model: Model, site: str) -> N
 def _check_model(of: str, model: Model) -> None:
     """Neurons of another model are other neurons; the folder of a model has the name of its id."""
     if of.rsplit("/", 1)[-1] != model_name(model).rsplit("/", 1)[-1]:
-        raise FeatureError(
+        raise GrammarLensError(
             f"the neurons are of {of} and the model is {model_name(model)}: give the model they were "
             f"chosen in (model={of!r})"
         )
@@ -254,7 +251,7 @@ def _check_model(of: str, model: Model) -> None:
 def _tokens(model: Model, texts: list[str]) -> Alignment:
     """The sentences' tokens, each as a word of its own, without the special ones.
 
-    Raises FeatureError for a sentence that has none.
+    Raises GrammarLensError for a sentence that has none.
     """
     found = align(texts, [[] for _ in texts], model.tokenizer)
     most = context_length(model)
@@ -269,7 +266,9 @@ def _tokens(model: Model, texts: list[str]) -> Alignment:
     places = [np.flatnonzero(~np.isin(row, special)) for row in ids]
     empty = [i for i, row in enumerate(places) if not len(row)]
     if empty:
-        raise FeatureError(f"sentence {empty[0]} has no tokens ({texts[empty[0]]!r}): leave it out")
+        raise GrammarLensError(
+            f"sentence {empty[0]} has no tokens ({texts[empty[0]]!r}): leave it out"
+        )
     row, place = np.repeat(np.arange(len(ids)), [len(p) for p in places]), np.concatenate(places)
     reason = {position: np.zeros(len(row), np.int8) for position in found.reason}
     return replace(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from grammar_lens.files import RunError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes import distributed
 from grammar_lens.passes.distributed import Shard, agreed
 from grammar_lens.passes.memory import peak_memory
@@ -130,11 +130,11 @@ def _do(step: str, session: Session, run: StoredRun) -> None:
 
 
 def _check_sample(config: Config, run: StoredRun) -> None:
-    """Raises RunError for a score that needs activations which the run has not kept."""
+    """Raises GrammarLensError for a score that needs activations which the run has not kept."""
     for position in run.positions:
         method = config.score_at(position)
         if SCORES[method].needs == "sample" and run.evidence(position).sample is None:
-            raise RunError(
+            raise GrammarLensError(
                 f"score {method!r} needs the activations of some words of each label, and {run.path} "
                 f"kept none: collect again with --score {method} or --sample 100"
             )

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-from grammar_lens.files import RunError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.generation.writing import write_on
 from grammar_lens.lesions.context import lesion
 from grammar_lens.model.about import Model
@@ -38,7 +38,7 @@ class Run(StoredRun):
 
     @cached_property
     def _session(self) -> Session:
-        """The words of the run, with its model. Raises RunError if either has changed since."""
+        """The words of the run, with its model. Raises GrammarLensError if either has changed since."""
         session = Session.of(self, model=self.model)
         session.require_same_sources(self)
         return session
@@ -56,12 +56,14 @@ class Run(StoredRun):
         """While open, the label's key neurons are lesioned in `model`, which is yielded.
 
         The first `k` of them, by default all, at the position of the lesion study unless another is
-        named; dose and value are those of `gl.lesion`. Raises RunError for a label without any.
+        named; dose and value are those of `gl.lesion`. Raises GrammarLensError for a label without any.
         """
         key = (self.keys if position is None else self.at(position).keys)[label]
         key = key if k is None else key.top(k)
         if not len(key):
-            raise RunError(f"{label!r} has no key neurons in {self.path}: there is nothing to cut")
+            raise GrammarLensError(
+                f"{label!r} has no key neurons in {self.path}: there is nothing to cut"
+            )
         given = None
         if value == "resample":
             at = position or self.main_position
@@ -89,7 +91,7 @@ class Run(StoredRun):
         At every position of the run, or at one. Examples that the run has not stored are read now,
         which loads the model and the training words: with `read=False` they are left out, with
         `read=True` the stored ones are read anew too.
-        Raises InspectionError for a neuron that does not exist.
+        Raises GrammarLensError for a neuron that does not exist.
         """
         at = parse_address(layer, index)
         positions = self.positions if position is None else (self.at(position).position,)
@@ -143,10 +145,10 @@ class Run(StoredRun):
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """The results of a run directory. Raises RunError if there is none."""
+    """The results of a run directory. Raises GrammarLensError if there is none."""
     folder = Path(path)
     if not (folder / "run.json").is_file():
-        raise RunError(
+        raise GrammarLensError(
             f"{folder} is no run directory (it has no run.json): make one with "
             f"`grammar-lens run --out {folder}`"
         )

@@ -20,7 +20,7 @@ from grammar_lens.corpus.corpus import (
 )
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.corpus.sources import load_treebank
-from grammar_lens.files import RunError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.prepared import donors
 from grammar_lens.model.about import Model, describe, fingerprint, hook_name
@@ -173,18 +173,18 @@ class Session:
             update_record(run, model=model, treebank=self._about_words())
 
     def require_same_sources(self, run: StoredRun) -> None:
-        """Raises RunError where model or words are no longer those that the run was made with."""
+        """Raises GrammarLensError where model or words are no longer those that the run was made with."""
         for role, about in self._about_words().items():
             old = run.record.get("treebank", {}).get(role, about)
             if old["fingerprint"] != about["fingerprint"]:
-                raise RunError(
+                raise GrammarLensError(
                     f"the {role} data {about['name']} has changed since {run.path} was made (it had "
                     f"{old['words']:,} words and fingerprint {old['fingerprint'][:12]}, now "
                     f"{about['words']:,} and {about['fingerprint'][:12]}): choose another --out"
                 )
         old = run.record.get("model", {}).get("weights", self.weights)
         if old != self.weights:
-            raise RunError(
+            raise GrammarLensError(
                 f"the model {self.config.model} has changed since {run.path} was made (its weights had the "
                 f"fingerprint {old[:12]}, now {self.weights[:12]}): choose another --out"
             )

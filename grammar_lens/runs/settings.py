@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grammar_lens.corpus.corpus import CONTEXTS, LEAST_WINDOW, WINDOW
-from grammar_lens.files import RunError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.outcomes import VALUES, WHERE, Ablation
 from grammar_lens.neurons.selection import RULES
 from grammar_lens.runs.store.stored import StoredRun
@@ -132,7 +132,7 @@ class Config:
 
 
 def check_settings(c: Config) -> None:
-    """Raises RunError for settings that no model and no words could go with."""
+    """Raises GrammarLensError for settings that no model and no words could go with."""
     _one_of("score", c.score, ("", *SCORES))
     _one_of("attribution", c.attribution, ("own", "all"))
     _one_of("rule", c.rule, RULES)
@@ -141,7 +141,7 @@ def check_settings(c: Config) -> None:
     _one_of("lesion-at", c.lesion_at, WHERE)
     _one_of("context", c.context, CONTEXTS)
     if c.window < LEAST_WINDOW:
-        raise RunError(f"--window is {c.window}, expected {LEAST_WINDOW} tokens or more")
+        raise GrammarLensError(f"--window is {c.window}, expected {LEAST_WINDOW} tokens or more")
     for value in c.values:
         _one_of("values", value, VALUES)
     _check_choice(c)
@@ -152,35 +152,35 @@ def check_settings(c: Config) -> None:
     ):
         given = getattr(c, name)
         if given is not None and given < 1:
-            raise RunError(f"--{name.replace('_', '-')} is {given}, expected 1 or more")
+            raise GrammarLensError(f"--{name.replace('_', '-')} is {given}, expected 1 or more")
     for name in ("shams", "other_shams", "damage_matched", "example_neurons"):
         given = getattr(c, name)
         if given is not None and given < 0:
-            raise RunError(f"--{name.replace('_', '-')} is {given}, expected 0 or more")
+            raise GrammarLensError(f"--{name.replace('_', '-')} is {given}, expected 0 or more")
     if c.other_shams > c.shams:
-        raise RunError(
+        raise GrammarLensError(
             f"--other-shams is {c.other_shams} and --shams {c.shams}: the further values and doses "
             "have some of the same shams, so give no more of them"
         )
     if not all(math.isfinite(dose) for dose in (c.dose, *c.doses)):
-        raise RunError(f"doses are {c.dose}, {c.doses}, expected finite numbers")
+        raise GrammarLensError(f"doses are {c.dose}, {c.doses}, expected finite numbers")
 
 
 def check_top_k(c: Config, model: Mapping[str, Any]) -> None:
-    """Raises RunError for more key neurons than the model, as run.json describes it, has."""
+    """Raises GrammarLensError for more key neurons than the model, as run.json describes it, has."""
     there = model["n_layers"] * model["d_mlp"]
     if c.top_k > there:
-        raise RunError(
+        raise GrammarLensError(
             f"--top-k is {c.top_k}, expected 1 to {there}: {model['name']} has "
             f"{model['n_layers']} layers of {model['d_mlp']} neurons"
         )
 
 
 def _check_choice(c: Config) -> None:
-    """Raises RunError for a rule that the settings cannot follow."""
+    """Raises GrammarLensError for a rule that the settings cannot follow."""
     scores = {p: c.score_at(p) for p in c.positions}
     if c.rule == "frequency" and any(s != "frequency" for s in scores.values()):
-        raise RunError(
+        raise GrammarLensError(
             "--rule frequency goes with --score frequency --position next: it counts how often a neuron "
             "is among the largest integrated gradients, which only 'next' has"
         )
@@ -189,18 +189,18 @@ def _check_choice(c: Config) -> None:
         nulls |= {name for name, m in SCORES.items() if m.class_means_suffice}
         without = [s for s in scores.values() if s not in nulls]
         if without:
-            raise RunError(
+            raise GrammarLensError(
                 f"--rule {c.rule} needs a null, and {without[0]!r} has none: use --rule top_k, or a "
                 f"score that has one ({', '.join(sorted(nulls))})"
             )
         if not c.replicates:
-            raise RunError(f"--rule {c.rule} needs a null: give --replicates 100")
+            raise GrammarLensError(f"--rule {c.rule} needs a null: give --replicates 100")
     if c.replicates and c.replicates < MIN_REPLICATES:
-        raise RunError(
+        raise GrammarLensError(
             f"--replicates is {c.replicates}, expected 0 for no null or at least {MIN_REPLICATES}"
         )
 
 
 def _one_of(name: str, given: str, known: tuple[str, ...]) -> None:
     if given not in known:
-        raise RunError(f"--{name} is {given!r}, expected one of {', '.join(known)}")
+        raise GrammarLensError(f"--{name} is {given!r}, expected one of {', '.join(known)}")

@@ -4,7 +4,8 @@ import json
 import time
 from pathlib import Path
 
-from grammar_lens.files import RunError, to_json
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.files import to_json
 from grammar_lens.passes.checkpoints import Checkpoints, load_shards, opened
 from grammar_lens.passes.distributed import Shard
 from grammar_lens.runs.pipeline import outdate, timed
@@ -18,7 +19,7 @@ from grammar_lens.runs.store.stored import SHARDS, StoredRun
 def merge_shards(path: Path, say: Say) -> StoredRun:
     """Makes a run directory's moments of the shards that jobs of a job array have collected.
 
-    Raises CheckpointError for shards that are damaged or not of one pass, RunError where one is missing.
+    Raises GrammarLensError for shards that are damaged or not of one pass, and where one is missing.
     """
     shards = found_shards(path)
     with opened(shards[0]) as first:
@@ -56,22 +57,22 @@ def collect_shard(config: Config, shard: Shard, say: Say) -> Path:
 
 
 def found_shards(path: Path) -> list[Path]:
-    """The files of all shards, in order. Raises RunError where one is missing, naming it."""
+    """The files of all shards, in order. Raises GrammarLensError where one is missing, naming it."""
     there = sorted((path / SHARDS).glob("collect.*of*.safetensors"))
     if not there:
-        raise RunError(
+        raise GrammarLensError(
             f"{path} has no shards: make them with `grammar-lens collect {path} --shard 1/N` and so on"
         )
     totals = {p.name.split(".")[1].partition("of")[2] for p in there}
     if len(totals) > 1:
-        raise RunError(
+        raise GrammarLensError(
             f"{path / SHARDS} has shards of {' and '.join(sorted(totals))}: remove those of the other division"
         )
     n = int(totals.pop())
     wanted = [path / SHARDS / f"collect.{Shard(i, n)}.safetensors" for i in range(n)]
     missing = [p.name for p in wanted if p not in there]
     if missing:
-        raise RunError(
+        raise GrammarLensError(
             f"{path / SHARDS} lacks {', '.join(missing)}: run those jobs (--shard), then merge again"
         )
     return wanted

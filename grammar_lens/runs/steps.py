@@ -10,7 +10,8 @@ from pathlib import Path
 
 from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.dissociation.study import lesion_study
-from grammar_lens.files import RunError, write_file, write_json
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.files import write_file, write_json
 from grammar_lens.model.weights import output_contrast
 from grammar_lens.neurons.controls import (
     SelectionControls,
@@ -347,13 +348,13 @@ def imported(file: str, run: StoredRun, position: str) -> KeyNeurons:
     """The neurons of a file, ranked as there, with the run's own scores at one position.
 
     Labels that the file does not have get none.
-    Raises RunError for labels that the run does not study, and InterchangeError as `read_neurons`.
+    Raises GrammarLensError for labels that the run does not study, and as `read_neurons`.
     """
     scores = run.scores_at(position)
     found = read_neurons(file, scores)
     unknown = [label for label in found if label not in scores.labels]
     if unknown:
-        raise RunError(
+        raise GrammarLensError(
             f"{file} has neurons of {unknown[0]!r}, which {run.path} does not study: its labels are "
             f"{', '.join(scores.labels)}"
         )

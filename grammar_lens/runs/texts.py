@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.generation.comparison import Comparison, compare_tags
 from grammar_lens.generation.tagging import POSITION, Tagger
-from grammar_lens.generation.writing import GenerationError, Written, write_on
+from grammar_lens.generation.writing import Written, write_on
 from grammar_lens.lesions.context import lesion
 from grammar_lens.runs.run import load_run
 from grammar_lens.runs.session import Session
@@ -29,14 +30,14 @@ def with_and_without(
 
     The probe that the run stored at the position `word` reads the tags of both texts from the
     intact model. `value` "resample" draws from words of the run's training data.
-    Raises RunError for a run without key neurons or without a stored probe.
+    Raises GrammarLensError for a run without key neurons or without a stored probe.
     """
     run = load_run(path)
     probe = run.fitted_at(POSITION)
     key = run.keys[label]
     key = key if top_k is None else key.top(top_k)
     if not len(key):
-        raise GenerationError(f"{label!r} has no key neurons in {path}: there is nothing to cut")
+        raise GrammarLensError(f"{label!r} has no key neurons in {path}: there is nothing to cut")
     session = Session.of(run, device=device)
     model = session.model
     settings = {"tokens": tokens, "temperature": temperature, "samples": samples, "seed": seed}

@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from grammar_lens.corpus.corpus import Corpus, CorpusError
+from grammar_lens.corpus.corpus import Corpus
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, site_width
 from grammar_lens.passes.moments import MomentAccumulator, Moments
 from grammar_lens.passes.readers import Reader, SampleReader
@@ -207,7 +208,7 @@ def _require_words(
     counts = np.bincount(codes[codes >= 0], minlength=len(corpus.labels))
     few = [f"{x!r} has {n}" for x, n in zip(corpus.labels, counts, strict=True) if n < minimum]
     if few:
-        raise CorpusError(
+        raise GrammarLensError(
             f"labels with fewer than {minimum} words that can be read at {position!r} in "
             f"{corpus.bank.name}: {', '.join(few)}; use a larger treebank or leave them out (--labels)"
         )

@@ -8,15 +8,9 @@ import pandas as pd
 
 from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import (
-    Corpus,
-    CorpusError,
-    default_budget,
-    prepare,
-    relabelled,
-    warned,
-)
+from grammar_lens.corpus.corpus import Corpus, default_budget, prepare, relabelled, warned
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.passes.batches import Keeper
 from grammar_lens.passes.checkpoints import pass_identity
@@ -47,7 +41,7 @@ class Collected:
         """Everything that was collected at one site and position."""
         sites = self._sites(position or self._only())
         if site not in sites:
-            raise CorpusError(f"site {site!r} was not collected: there is {', '.join(sites)}")
+            raise GrammarLensError(f"site {site!r} was not collected: there is {', '.join(sites)}")
         return sites[site]
 
     def __getitem__(self, site: str) -> Moments:
@@ -60,14 +54,14 @@ class Collected:
 
     def _sites(self, position: str) -> dict[str, Evidence]:
         if position not in self.by_position:
-            raise CorpusError(
+            raise GrammarLensError(
                 f"nothing was read at {position!r}: there is {', '.join(self.by_position)}"
             )
         return self.by_position[position]
 
     def _only(self) -> str:
         if len(self.by_position) != 1:
-            raise CorpusError(
+            raise GrammarLensError(
                 f"words were read at {' and '.join(self.by_position)}: say which, with .at(position)"
             )
         return next(iter(self.by_position))
@@ -111,7 +105,7 @@ def collect(
     contrasts within word forms and at equal frequency. `seed` draws halves, replicates and sample.
     With a `keeper` (`gl.checkpoints.Checkpoints(path)`) the pass can be stopped and gone on with.
     In a process group of torch.distributed every process reads its share and gets the whole.
-    Raises CorpusError when a label keeps fewer than 2 readable words.
+    Raises GrammarLensError when a label keeps fewer than 2 readable words.
     """
     corpus = prepare(model, bank, label=label, labels=labels)
     wanted = CollectSpec(
@@ -143,7 +137,7 @@ def collect_labels(
     Values with fewer than `min_words` words are left out.
     """
     if not labels:
-        raise CorpusError(
+        raise GrammarLensError(
             "no label was named: expected one or more of upos, xpos, deprel, feats:NAME"
         )
     first = prepare(model, bank, label=labels[0], min_words=min_words)

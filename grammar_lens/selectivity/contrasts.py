@@ -16,10 +16,6 @@ from grammar_lens.display import page
 from grammar_lens.passes.moments import Moments
 
 
-class ContrastError(ValueError):
-    """Words that allow no contrast."""
-
-
 @dataclass(frozen=True)
 class Contrast:
     """Weights of a difference between each label and the rest, and what they rest on.

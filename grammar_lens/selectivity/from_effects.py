@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.from_moments import varies
-from grammar_lens.selectivity.result import ScoreError, ScoreValues
+from grammar_lens.selectivity.result import ScoreValues
 
 COMPARED_WORDS = 100
 """Words that a label needs for others to be compared with it by `attribution_contrast`."""
@@ -77,7 +78,7 @@ def frequency(evidence: Evidence) -> ScoreValues:
     assert evidence.integrated_gradients is not None, "see `score`"
     counted: Attribution = evidence.integrated_gradients
     if counted.frequency is None:
-        raise ScoreError(
+        raise GrammarLensError(
             "score 'frequency' needs how often each unit is among a word's largest integrated "
             "gradients, which was not counted: attribute again with a top share, such as "
             "gl.attribute(..., top_share=0.05)"
@@ -90,10 +91,10 @@ def frequency_depends(attribution: Attribution) -> Float[np.ndarray, "layer unit
 
     Pearson's chi-squared test of the table label x (kept, not kept), as if words were independent;
     1 for units that are never or always kept.
-    Raises ScoreError when it was not counted how often units are kept.
+    Raises GrammarLensError when it was not counted how often units are kept.
     """
     if attribution.frequency is None:
-        raise ScoreError(
+        raise GrammarLensError(
             "how often units are among a word's largest integrated gradients was not counted: "
             "attribute again with a top share, such as gl.attribute(..., top_share=0.05)"
         )

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.selectivity.elastic_net import fit_elastic_net
 from grammar_lens.selectivity.evidence import Evidence, Sample
-from grammar_lens.selectivity.result import ScoreError, ScoreValues
+from grammar_lens.selectivity.result import ScoreValues
 
 _VALUES = 2**20
 """Activations sorted at a time: some sixty bytes each."""
@@ -67,10 +68,10 @@ def probe_weights(
 ) -> Float[np.ndarray, "label layer unit"]:
     """Weights that minimise mean cross-entropy + l1 |W| + l2 |W|^2 on the standardised sample.
 
-    In float32. Raises ScoreError when l1 is not positive, l2 is negative, or the fit does not converge.
+    In float32. Raises GrammarLensError when l1 is not positive, l2 is negative, or the fit does not converge.
     """
     if not (l1 > 0 and l2 >= 0):
-        raise ScoreError(f"l1 is {l1} and l2 is {l2}, expected l1 above 0 and l2 not below 0")
+        raise GrammarLensError(f"l1 is {l1} and l2 is {l2}, expected l1 above 0 and l2 not below 0")
     n_words, n_layers, n_units = sample.values.shape
     flat = sample.values.reshape(n_words, -1)
     x = torch.empty(flat.shape, dtype=torch.float32)
@@ -86,7 +87,7 @@ def probe_weights(
         max_steps=max_steps,
     )
     if not fit.violation <= TOLERANCE * l1:
-        raise ScoreError(
+        raise GrammarLensError(
             f"the probe did not converge in {fit.n_steps} steps: its gradient is {fit.violation:.1e}, "
             f"expected at most {TOLERANCE * l1:.1e}; use larger penalties than l1 {l1:g} and l2 {l2:g}"
         )

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Int16
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.moments import Moments
 
 MIN_REPLICATES = 20
@@ -26,10 +27,6 @@ N_STEPS = 10_000
 """Steps of the grid on which the `z` of all replicates are counted."""
 
 Scorer = Callable[[Moments], Float[np.ndarray, "label layer unit"]]
-
-
-class ExchangeError(ValueError):
-    """Words whose tags cannot be exchanged, or a null that is not there."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +51,11 @@ def exchange(
 ) -> Exchange:
     """Replicates of the labels of all words that are read (class 0 or more).
 
-    Raises ExchangeError for fewer replicates than a null needs, when no two sentences have the same
+    Raises GrammarLensError for fewer replicates than a null needs, when no two sentences have the same
     number of words read, and when those that do have the same tags.
     """
     if n_replicates < MIN_REPLICATES:
-        raise ExchangeError(
+        raise GrammarLensError(
             f"{n_replicates} replicates were asked for, a null needs at least {MIN_REPLICATES}"
         )
     words = np.flatnonzero(classes >= 0)
@@ -77,12 +74,12 @@ def exchange(
             codes[replicate, places.ravel()] = tags[rng.permutation(len(same))].ravel()
     left_out = len(words) - int((codes[0] >= 0).sum())
     if left_out == len(words):
-        raise ExchangeError(
+        raise GrammarLensError(
             "no two sentences have the same number of words read, so their tags cannot be "
             "exchanged: use a larger treebank, or no replicates (--replicates 0)"
         )
     if (codes[:, codes[0] >= 0] == classes[codes[0] >= 0]).all():
-        raise ExchangeError(
+        raise GrammarLensError(
             "all sentences with the same number of words read have the same sequence of tags, so "
             "exchanging them changes nothing: use a larger treebank, or no replicates "
             "(--replicates 0)"
@@ -123,14 +120,14 @@ class Null:
         return len(self.maximum)
 
     def require_words(self) -> None:
-        """Raises ExchangeError for labels with too few words for a null."""
+        """Raises GrammarLensError for labels with too few words for a null."""
         few = [
             f"{x!r} has {int(n)}"
             for x, n in zip(self.labels, self.count, strict=True)
             if n < MIN_WORDS
         ]
         if few:
-            raise ExchangeError(
+            raise GrammarLensError(
                 f"labels with too few words for an exchange null (at least {MIN_WORDS} in sentences "
                 f"that have a partner of the same length): {', '.join(few)}; use a larger treebank, "
                 "leave them out (--labels), or choose by rank (--rule top_k)"

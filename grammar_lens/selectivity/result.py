@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import listed, page
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.moments import UnitStatistics
 from grammar_lens.selectivity.permutation_null import Null
 
@@ -16,10 +17,6 @@ ScoreValues = tuple[
     Float[np.ndarray, "label layer unit"], Float[np.ndarray, "label layer unit"] | None
 ]
 """Values and, where the score has one, p."""
-
-
-class ScoreError(ValueError):
-    """An unknown score, or one that cannot be computed from what there is."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Scores:
     def __getitem__(self, label: str) -> Float[np.ndarray, "layer unit"]:
         """The scores of one label."""
         if label not in self.labels:
-            raise ScoreError(f"no scores of {label!r}: there are {', '.join(self.labels)}")
+            raise GrammarLensError(f"no scores of {label!r}: there are {', '.join(self.labels)}")
         return self.values[self.labels.index(label)]
 
     def _ipython_key_completions_(self) -> list[str]:
@@ -59,12 +56,12 @@ class Scores:
         Where `best` is "far", the distance from `neutral` ("absolute"), or how far the value lies
         above ("positive") or below it ("negative"). Where it is "high", the value; where it is
         "low", exp(-value), in (0, 1] for values from 0 up. A value that is missing (NaN) gives 0.
-        Raises ScoreError for an unknown sign, and for "negative" where only one end is strong.
+        Raises GrammarLensError for an unknown sign, and for "negative" where only one end is strong.
         """
         if sign not in SIGNS:
-            raise ScoreError(f"sign is {sign!r}, expected one of {', '.join(SIGNS)}")
+            raise GrammarLensError(f"sign is {sign!r}, expected one of {', '.join(SIGNS)}")
         if self.best != "far" and sign == "negative":
-            raise ScoreError(
+            raise GrammarLensError(
                 f"score {self.method!r} is strong where it is {self.best}, so sign 'negative' has no "
                 "meaning: use 'absolute'"
             )

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity import from_moments
 from grammar_lens.selectivity.evidence import Attribution, Evidence, Sample
 from grammar_lens.selectivity.registry import SCORES, Method
-from grammar_lens.selectivity.result import ScoreError, Scores
+from grammar_lens.selectivity.result import Scores
 
 _HOW_TO_GET = {
     "sample": "a sample of activations: gl.collect(..., sample=100)",
@@ -21,11 +22,11 @@ _HOW_TO_GET = {
 def score(evidence: Moments | Evidence, method: str = "correlation") -> Scores:
     """Scores of every unit for every label.
 
-    Raises ScoreError for an unknown method, for labels with fewer than 2 words, when the evidence
+    Raises GrammarLensError for an unknown method, for labels with fewer than 2 words, when the evidence
     lacks what the method needs, and when its parts are of different labels or units.
     """
     if method not in SCORES:
-        raise ScoreError(f"unknown score {method!r}: expected one of {', '.join(SCORES)}")
+        raise GrammarLensError(f"unknown score {method!r}: expected one of {', '.join(SCORES)}")
     if isinstance(evidence, Moments):
         evidence = Evidence(evidence)
     moments, chosen = evidence.moments, SCORES[method]
@@ -52,26 +53,26 @@ def _require_words(moments: Moments) -> None:
     few = {x: int(n) for x, n in zip(moments.labels, moments.count, strict=True) if n < 2}
     if few:
         listed = ", ".join(f"{label!r} has {n}" for label, n in few.items())
-        raise ScoreError(
+        raise GrammarLensError(
             f"labels with fewer than 2 words cannot be scored: {listed}; "
             "use a larger treebank or leave these labels out (--labels)"
         )
     if len(moments.labels) < 2:
-        raise ScoreError(
+        raise GrammarLensError(
             f"only the label {', '.join(map(repr, moments.labels))} is there: a score compares a label with the rest"
         )
 
 
 def _require_evidence(evidence: Evidence, method: Method) -> None:
-    """Raises ScoreError unless what the method needs is there and fits the moments."""
+    """Raises GrammarLensError unless what the method needs is there and fits the moments."""
     if method.needs == "moments":
         return
     part = getattr(evidence, method.needs)
     if part is None:
-        raise ScoreError(f"score {method.name!r} needs {_HOW_TO_GET[method.needs]}")
+        raise GrammarLensError(f"score {method.name!r} needs {_HOW_TO_GET[method.needs]}")
     moments, what = evidence.moments, method.needs.replace("_", " ")
     if isinstance(part, Sample | Attribution) and part.labels != moments.labels:
-        raise ScoreError(
+        raise GrammarLensError(
             f"the {what} has the labels {', '.join(part.labels)} and the moments have "
             f"{', '.join(moments.labels)}: collect both with the same labels, in the same order"
         )
@@ -81,23 +82,23 @@ def _require_evidence(evidence: Evidence, method: Method) -> None:
     else:
         shape = part.mean.shape if isinstance(part, Attribution) else part.shape
     if shape != moments.mean.shape:
-        raise ScoreError(
+        raise GrammarLensError(
             f"the {what} is of labels x layers x units {shape} and the moments are of "
             f"{moments.mean.shape}: collect both at the same site of the same model"
         )
 
 
 def _require_sample(sample: Sample, moments: Moments) -> None:
-    """Raises ScoreError for a sample read elsewhere, or without words of some label."""
+    """Raises GrammarLensError for a sample read elsewhere, or without words of some label."""
     here, there = (replace(x.origin, treebank="") for x in (moments, sample))
     if here != there:
-        raise ScoreError(
+        raise GrammarLensError(
             f"the sample is of {there} and the moments are of {here}: collect both in one pass"
         )
     sampled = np.bincount(sample.classes, minlength=len(sample.labels))
     none = [x for x, n in zip(sample.labels, sampled, strict=True) if n == 0]
     if none:
-        raise ScoreError(
+        raise GrammarLensError(
             f"the sample has no words of {', '.join(none)}: collect a sample from all labels that "
             "are to be scored, or leave these labels out (--labels)"
         )

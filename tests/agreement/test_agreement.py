@@ -14,16 +14,10 @@ from tokenizers import processors
 
 import grammar_lens as gl
 from grammar_lens.agreement.lesioning import AgreementStudy, agreement_study
-from grammar_lens.agreement.pairs import (
-    ATTRACTORS,
-    NUMBERS,
-    AgreementError,
-    MinimalPair,
-    pairs_to_csv,
-    read_pairs,
-)
+from grammar_lens.agreement.pairs import ATTRACTORS, NUMBERS, MinimalPair, pairs_to_csv, read_pairs
 from grammar_lens.agreement.scoring import PairScores, score_pairs
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
@@ -151,7 +145,7 @@ class TestReading:
     def test_bad_files(self, tmp_path: Path, text: str, told: str) -> None:
         path = tmp_path / "pairs.csv"
         path.write_text(text, "utf-8")
-        with pytest.raises(AgreementError) as caught:
+        with pytest.raises(GrammarLensError) as caught:
             read_pairs(path)
         assert str(caught.value).startswith(str(path))
         assert told in str(caught.value)
@@ -159,7 +153,7 @@ class TestReading:
     def test_not_utf8(self, tmp_path: Path) -> None:
         path = tmp_path / "pairs.csv"
         path.write_bytes("jardín".encode("latin-1"))
-        with pytest.raises(AgreementError, match=r"pairs\.csv is not UTF-8"):
+        with pytest.raises(GrammarLensError, match=r"pairs\.csv is not UTF-8"):
             read_pairs(path)
 
 
@@ -223,18 +217,20 @@ class TestScores:
         assert "<table" in scores._repr_html_()
 
     def test_errors(self, tiny: Model, tiny_hf: Callable[[], Any], tiny_tokenizer: Any) -> None:
-        with pytest.raises(AgreementError, match="there are no minimal pairs to score"):
+        with pytest.raises(GrammarLensError, match="there are no minimal pairs to score"):
             score_pairs(tiny, [])
         long = replace(PAIRS[0], good="the " * 200 + "is.", bad="the " * 200 + "are.")
         with pytest.raises(
-            AgreementError, match=r"tokens, and .* reads 128: use shorter sentences"
+            GrammarLensError, match=r"tokens, and .* reads 128: use shorter sentences"
         ):
             score_pairs(tiny, [long])
         bare = copy.deepcopy(tiny_tokenizer)
         bare.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
         without = load_model(tiny_hf(), tokenizer=bare)
         first = replace(PAIRS[0], good="is it.", bad="are it.", good_word="is", bad_word="are")
-        with pytest.raises(AgreementError, match=r"'is it\.' and its twin part at the first token"):
+        with pytest.raises(
+            GrammarLensError, match=r"'is it\.' and its twin part at the first token"
+        ):
             score_pairs(without, [first])
         got = score_pairs(without, PAIRS[:2])
         np.testing.assert_allclose(got.good, [naive(without, p.good) for p in PAIRS[:2]], atol=1e-3)
@@ -330,9 +326,9 @@ class TestLesions:
     def test_shams_must_be_replicates_of_the_sets(self, tiny: Model) -> None:
         keys = key_sets({"A": [1, 2], "B": [3]})
         for sets in ({"A": [1, 2]}, {"A": [4], "B": [5]}):
-            with pytest.raises(AgreementError, match=r"sham 1 has sets of \{.*'A': 2, 'B': 1\}"):
+            with pytest.raises(GrammarLensError, match=r"sham 1 has sets of \{.*'A': 2, 'B': 1\}"):
                 agreement_study(tiny, keys, PAIRS[:2], shams=[key_sets(sets)])
-        with pytest.raises(AgreementError, match="no label whose neurons could be cut"):
+        with pytest.raises(GrammarLensError, match="no label whose neurons could be cut"):
             agreement_study(tiny, key_sets({}), PAIRS[:2])
 
 

@@ -10,11 +10,12 @@ from rich.console import Console
 from statsmodels.stats.proportion import proportion_confint
 
 from grammar_lens.certification import world_result
-from grammar_lens.certification.certify import CertificationError, _one_thread, certify
+from grammar_lens.certification.certify import _one_thread, certify
 from grammar_lens.certification.measures import Certification, Measure
 from grammar_lens.certification.planted.chain import TAGS
 from grammar_lens.certification.planted.world import plant
 from grammar_lens.certification.world_result import WorldResult, run_world
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.neurons import KeyNeurons
 
 SHORT = {"train_words": 4000, "fresh_words": 1000}
@@ -131,7 +132,7 @@ class TestLimits:
         assert certification.passed
         assert certification.measure("power of p", "strength 0.5").rate == 0.0
         assert certification.measure("p at most .05", "writing to a code").rate == 1.0
-        with pytest.raises(KeyError, match=r"no measure 'recall' of 'strength 0\.25'"):
+        with pytest.raises(GrammarLensError, match=r"no measure 'recall' of 'strength 0\.25'"):
             certification.measure("recall", "strength 0.25")
 
 
@@ -237,7 +238,7 @@ class TestBadInput:
         ],
     )
     def test_it_is_refused(self, flags: dict[str, int], message: str) -> None:
-        with pytest.raises(CertificationError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             certify(**flags)  # pyright: ignore[reportArgumentType]
 
 

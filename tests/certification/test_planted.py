@@ -15,8 +15,9 @@ from grammar_lens.certification.planted.chain import (
     draw_chain,
 )
 from grammar_lens.certification.planted.design import design
-from grammar_lens.certification.planted.world import PlantedError, World, plant
+from grammar_lens.certification.planted.world import World, plant
 from grammar_lens.certification.world_result import with_sets
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import n_parameters
 from grammar_lens.neurons.neurons import Neurons
 
@@ -155,7 +156,7 @@ class TestWorld:
         assert tag_loss(world) == pytest.approx(known, abs=0.2)
 
     def test_an_unknown_kind_is_refused(self) -> None:
-        with pytest.raises(PlantedError, match="kind is 'real', expected one of true, null"):
+        with pytest.raises(GrammarLensError, match="kind is 'real', expected one of true, null"):
             plant("real")
 
 

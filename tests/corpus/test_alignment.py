@@ -13,16 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from grammar_lens.corpus.alignment import (
-    POSITIONS,
-    REASONS,
-    Alignment,
-    AlignmentError,
-    align,
-    token_batches,
-)
+from grammar_lens.corpus.alignment import POSITIONS, REASONS, Alignment, align, token_batches
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.sources import load_treebank
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 
 Span = tuple[int, int]
@@ -291,15 +285,15 @@ def test_nothing_to_align(tiny: Model):
 def test_bad_requests(tiny: Model, bank: Treebank):
     slow = SimpleNamespace(is_fast=False)
     with pytest.raises(
-        AlignmentError, match="SimpleNamespace gives no character offsets: load a fa"
+        GrammarLensError, match="SimpleNamespace gives no character offsets: load a fa"
     ):
         align(["a"], [[(0, 1)]], slow)
-    with pytest.raises(AlignmentError, match="NoneType gives no character offsets"):
+    with pytest.raises(GrammarLensError, match="NoneType gives no character offsets"):
         align(["a"], [[(0, 1)]], None)
     found = align(["a"], [[(0, 1)]], tiny.tokenizer)
-    with pytest.raises(AlignmentError, match="position is 'before', expected one of word, next"):
+    with pytest.raises(GrammarLensError, match="position is 'before', expected one of word, next"):
         found.aligned("before")
-    with pytest.raises(AlignmentError, match="token budget is 0, expected 1 or more"):
+    with pytest.raises(GrammarLensError, match="token budget is 0, expected 1 or more"):
         token_batches(found, 0)
 
 

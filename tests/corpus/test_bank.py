@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grammar_lens.corpus.bank import Sentence, Treebank, TreebankError, Word
+from grammar_lens.corpus.bank import Sentence, Treebank, Word
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.corpus.spacing import divide, find_in_order, join
+from grammar_lens.errors import GrammarLensError
 
 DOGS = """\
 # newdoc id = kennel
@@ -312,7 +313,7 @@ def test_real_treebanks_load_and_every_span_is_its_form(
 def test_what_is_not_conllu_is_refused_with_file_and_line(
     tmp_path: Path, content: str | bytes, message: str
 ) -> None:
-    with pytest.raises(TreebankError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         load(tmp_path, content)
 
 
@@ -322,7 +323,7 @@ def test_a_file_that_cannot_be_read_is_an_error_of_ours(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     (tmp_path / "a.conllu").touch()
-    with pytest.raises(TreebankError, match=r"cannot read .*a.conllu: Permission denied"):
+    with pytest.raises(GrammarLensError, match=r"cannot read .*a.conllu: Permission denied"):
         load_treebank(tmp_path / "a.conllu")
 
 
@@ -334,9 +335,11 @@ def test_splits_are_parts_in_order_and_an_unknown_one_lists_them() -> None:
     assert [s.text for s in whole["test"]] == ["d", "e"]
     assert whole["test"].name == "made:test"
     assert (len(whole["train"]), whole["train"].n_words, whole["train"].splits) == (3, 3, {})
-    with pytest.raises(TreebankError, match="made has no split 'dev'; its splits are train, test"):
+    with pytest.raises(
+        GrammarLensError, match="made has no split 'dev'; its splits are train, test"
+    ):
         whole["dev"]
-    with pytest.raises(TreebankError, match="its splits are none: use it whole"):
+    with pytest.raises(GrammarLensError, match="its splits are none: use it whole"):
         whole["test"]["test"]
 
 
@@ -356,9 +359,9 @@ def test_labels_are_counted_and_named(dogs: Treebank) -> None:
 @pytest.mark.parametrize("name", ["pos", "feats", "feats:", "lemma", "feats:A=B", ""])
 def test_unknown_label_names_are_refused(dogs: Treebank, name: str) -> None:
     expected = "expected upos, xpos, deprel, or a feature such as feats:Number"
-    with pytest.raises(TreebankError, match=expected):
+    with pytest.raises(GrammarLensError, match=expected):
         dogs.label_counts(name)
-    with pytest.raises(TreebankError, match=expected):
+    with pytest.raises(GrammarLensError, match=expected):
         load_treebank(label=name)
 
 
@@ -366,12 +369,12 @@ def test_a_required_label_gives_its_values_and_drops_the_rare(dogs: Treebank) ->
     assert dogs.require_label("feats:Number") == (("Sing",), {"Plur": 1})
     assert dogs.require_label("feats:Number", 1) == (("Plur", "Sing"), {})
     with pytest.raises(
-        TreebankError,
+        GrammarLensError,
         match="no word of file has the label 'feats:Mood': choose one of upos, xpos, deprel,",
     ):
         dogs.require_label("feats:Mood")
     with pytest.raises(
-        TreebankError,
+        GrammarLensError,
         match=r"no value of 'feats:Number' has 3 words in file, found Plur \(1\), Sing \(2\): use",
     ):
         dogs.require_label("feats:Number", 3)
@@ -419,7 +422,7 @@ def test_a_head_is_a_seeded_subset_in_corpus_order() -> None:
     assert [s.text for s in part["train"]] + [s.text for s in part["test"]] == texts
     assert all(s.text < "g" for s in part["train"])
     assert whole.head(10, seed=1) is whole
-    with pytest.raises(TreebankError, match="expected 1 sentence or more, got 0"):
+    with pytest.raises(GrammarLensError, match="expected 1 sentence or more, got 0"):
         whole.head(0, seed=1)
 
 
@@ -456,7 +459,7 @@ def test_a_head_of_documents_keeps_what_stands_before() -> None:
     assert whole.head_of_documents(12, seed=1) is whole
     one = told("9")
     assert [s.text for s in one.head_of_documents(2, seed=3)] == ["a1", "a2"]
-    with pytest.raises(TreebankError, match="expected 1 sentence or more, got 0"):
+    with pytest.raises(GrammarLensError, match="expected 1 sentence or more, got 0"):
         whole.head_of_documents(0, seed=1)
 
 

@@ -10,11 +10,11 @@ from scipy import stats
 from grammar_lens.corpus.lexicon import (
     DeviceLexicon,
     Lexicon,
-    LexiconError,
     WordLosses,
     build_lexicon,
     split_losses,
 )
+from grammar_lens.errors import GrammarLensError
 
 LABELS = ("NOUN", "VERB", "ADJ")
 CPU = torch.device("cpu")
@@ -83,23 +83,27 @@ class TestLexicon:
 class TestErrors:
     def test_no_words(self) -> None:
         nothing = np.zeros(0, np.int64)
-        with pytest.raises(LexiconError, match="no aligned words to build a lexicon from: use a"):
+        with pytest.raises(
+            GrammarLensError, match="no aligned words to build a lexicon from: use a"
+        ):
             build_lexicon(nothing, nothing, LABELS, 5)
 
     @pytest.mark.parametrize("token", [-1, 5])
     def test_a_token_outside_the_vocabulary_is_named(self, token: int) -> None:
         message = rf"token {token} is outside the model's vocabulary of 5: .*another model's"
-        with pytest.raises(LexiconError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             build_lexicon(np.array([0, token, 4]), np.array([0, 1, 2]), LABELS, 5)
 
     @pytest.mark.parametrize("smoothing", [0.0, -1.0])
     def test_smoothing_must_be_positive(self, smoothing: float) -> None:
-        with pytest.raises(LexiconError, match=rf"smoothing is {smoothing}, expected a positive"):
+        with pytest.raises(
+            GrammarLensError, match=rf"smoothing is {smoothing}, expected a positive"
+        ):
             build_lexicon(np.array([0]), np.array([0]), LABELS, 5, smoothing=smoothing)
 
     def test_a_model_with_a_smaller_vocabulary(self) -> None:
         message = "the lexicon knows 12 tokens and the model predicts 11: it was made with another"
-        with pytest.raises(LexiconError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             DeviceLexicon.of(random_lexicon(0), 11, CPU)
 
 

@@ -14,10 +14,10 @@ import pytest
 from datasets import config
 
 from grammar_lens.corpus import sources, universal_dependencies
-from grammar_lens.corpus.bank import TreebankError
 from grammar_lens.corpus.hugging_face import HubSpec
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.corpus.universal_dependencies import LANGUAGE_CODES, RELEASE, UDName, blob_id
+from grammar_lens.errors import GrammarLensError
 
 FILES = {"train": "Go on", "dev": "Stay", "test": "Leave now"}
 
@@ -96,19 +96,19 @@ def test_an_existing_path_wins_over_every_other_form(tmp_path: Path, monkeypatch
 def test_what_is_not_there_is_said(folder: Path, source: str, message: str) -> None:
     (folder.parent / "empty").mkdir()
     where = {"": str(folder.parent / "empty"), ":extra": f"{folder}:extra"}
-    with pytest.raises(TreebankError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         load_treebank(where.get(source, f"{folder}/{source}"))
 
 
 def test_an_empty_source_is_not_the_current_folder() -> None:
-    with pytest.raises(TreebankError, match="no treebank at ''"):
+    with pytest.raises(GrammarLensError, match="no treebank at ''"):
         load_treebank("")
 
 
 def test_two_files_for_one_split_are_refused(folder: Path) -> None:
     (folder / "yy_made-ud-dev.conllu").write_text(conllu("Other"))
     with pytest.raises(
-        TreebankError,
+        GrammarLensError,
         match=r"two files for the split 'dev', xx_made-ud-dev.conllu and yy_made-ud-dev.conllu",
     ):
         load_treebank(folder)
@@ -116,7 +116,7 @@ def test_two_files_for_one_split_are_refused(folder: Path) -> None:
 
 def test_columns_are_named_for_datasets_only(folder: Path) -> None:
     for option in ({"words_column": "w"}, {"label_column": "l"}):
-        with pytest.raises(TreebankError, match=r"are for hf: datasets, not for .*UD_Test-Made"):
+        with pytest.raises(GrammarLensError, match=r"are for hf: datasets, not for .*UD_Test-Made"):
             load_treebank(folder, **option)
 
 
@@ -135,7 +135,7 @@ def test_without_a_source_the_embedded_treebank_is_read() -> None:
 
 def test_a_package_without_its_treebank_says_so(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(sources, "files", lambda package: tmp_path)
-    with pytest.raises(TreebankError, match=r"embedded treebank is missing from .*: install"):
+    with pytest.raises(GrammarLensError, match=r"embedded treebank is missing from .*: install"):
         load_treebank()
 
 
@@ -234,13 +234,13 @@ def test_splits_that_a_treebank_lacks_are_skipped_and_remembered(
     assert len(server.requests) == 3
     for _ in range(2):
         with pytest.raises(
-            TreebankError, match=f"has no fr_made-ud-train.conllu: .* not in release {RELEASE}"
+            GrammarLensError, match=f"has no fr_made-ud-train.conllu: .* not in release {RELEASE}"
         ):
             load_treebank("UD_French-Made:train")
 
 
 def test_a_treebank_that_is_not_there_is_not_remembered(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(TreebankError, match=r"has no en_none-ud-train.conllu: .*give the path"):
+    with pytest.raises(GrammarLensError, match=r"has no en_none-ud-train.conllu: .*give the path"):
         load_treebank("UD_English-None")
     assert cached(tmp_path) == []
 
@@ -248,14 +248,14 @@ def test_a_treebank_that_is_not_there_is_not_remembered(server: Server, tmp_path
 def test_a_wrong_blob_is_refused_and_removed(server: Server, known: None, tmp_path: Path) -> None:
     page = f"/UD_English-Made/{RELEASE}/en_made-ud-dev.conllu"
     right, server.pages[page] = server.pages[page], conllu("Forged").encode()
-    with pytest.raises(TreebankError, match=r"has git blob id .*, expected .*: it was removed"):
+    with pytest.raises(GrammarLensError, match=r"has git blob id .*, expected .*: it was removed"):
         load_treebank("UD_English-Made:dev")
     assert cached(tmp_path) == []
     server.pages[page] = right
     assert texts("UD_English-Made:dev") == ["Stay"]
     (path,) = (tmp_path / "cache").rglob("*-dev.conllu")
     path.write_text(conllu("Edited"))
-    with pytest.raises(TreebankError, match=r"expected .* it was removed, run again"):
+    with pytest.raises(GrammarLensError, match=r"expected .* it was removed, run again"):
         load_treebank("UD_English-Made:dev")
     assert texts("UD_English-Made:dev") == ["Stay"]
 
@@ -283,14 +283,16 @@ def test_an_unknown_file_is_called_unverified_once_and_then_enforced(
 
     path.unlink()
     server.pages[page] = conllu("Changed").encode()
-    with pytest.raises(TreebankError, match=r"is not the file that was first .* delete .*\.json"):
+    with pytest.raises(
+        GrammarLensError, match=r"is not the file that was first .* delete .*\.json"
+    ):
         load_treebank("UD_English-Made:dev")
     assert cached(tmp_path) == [record.name]
 
 
 def test_a_download_that_breaks_off_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.pages[f"/UD_English-Made/{RELEASE}/en_made-ud-dev.conllu"] = None
-    with pytest.raises(TreebankError, match=r"cannot fetch http.*-dev.conllu: .*other means"):
+    with pytest.raises(GrammarLensError, match=r"cannot fetch http.*-dev.conllu: .*other means"):
         load_treebank("UD_English-Made:dev")
     assert cached(tmp_path) == []
 
@@ -298,7 +300,7 @@ def test_a_download_that_breaks_off_leaves_nothing(server: Server, tmp_path: Pat
 def test_no_connection_is_said(server: Server) -> None:
     server.shutdown()
     server.server_close()
-    with pytest.raises(TreebankError, match=r"cannot fetch http.*-dev.conllu"):
+    with pytest.raises(GrammarLensError, match=r"cannot fetch http.*-dev.conllu"):
         load_treebank("UD_English-Made:dev")
 
 
@@ -312,12 +314,14 @@ def test_no_connection_is_said(server: Server) -> None:
     ],
 )
 def test_wrong_names_are_refused(source: str, message: str) -> None:
-    with pytest.raises(TreebankError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         load_treebank(source)
 
 
 def test_an_address_of_another_kind_is_refused() -> None:
-    with pytest.raises(TreebankError, match="expected an address that begins with http:// or http"):
+    with pytest.raises(
+        GrammarLensError, match="expected an address that begins with http:// or http"
+    ):
         load_treebank("UD_English-EWT", ud_base_url="ftp://example.org")
 
 
@@ -432,18 +436,18 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert read.sentences[0].words[0].label("upos") == "X"
     assert load_treebank(source, label="xpos").label_counts("xpos") == {"Y": 1, "Z": 1}
     with pytest.raises(
-        TreebankError,
+        GrammarLensError,
         match=r"no column upos or .* for upos; its columns are w, l, tokens, xpos: .*label_column",
     ):
         load_treebank(source)
-    with pytest.raises(TreebankError, match=r"no column 'v' for words; .* with words_column"):
+    with pytest.raises(GrammarLensError, match=r"no column 'v' for words; .* with words_column"):
         load_treebank(source, words_column="v")
 
 
 def test_a_dataset_without_words_is_refused(tmp_path: Path) -> None:
     source = f"hf:{dataset(tmp_path, [{'text': 'Hi', 'upos': ['X']}])}:train"
     with pytest.raises(
-        TreebankError, match="no column tokens or words for words; its columns are text, upos"
+        GrammarLensError, match="no column tokens or words for words; its columns are text, upos"
     ):
         load_treebank(source)
 
@@ -455,7 +459,7 @@ def test_rows_without_words_are_left_out_and_counted(tmp_path: Path) -> None:
     assert read.notes[1] == "1 rows without words left out"
     dataset(tmp_path, [{"tokens": [], "upos": [], "text": "x"}], name="test")
     dataset(tmp_path, [{**ROW, "text": "x"}])
-    with pytest.raises(TreebankError, match="has no sentences: choose another split or dataset"):
+    with pytest.raises(GrammarLensError, match="has no sentences: choose another split or dataset"):
         load_treebank(f"hf:{tmp_path / 'dataset'}:test")
 
 
@@ -487,13 +491,15 @@ def test_a_row_that_cannot_be_read_is_named(
 ) -> None:
     column = label.partition(":")[0]
     rows = [{"tokens": ["a"], column: [None]}, row]
-    with pytest.raises(TreebankError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         load_treebank(f"hf:{dataset(tmp_path, rows)}:train", label=label)
 
 
 def test_a_column_of_plain_text_is_refused(tmp_path: Path) -> None:
     rows = [{"tokens": "a b", "upos": "X X"}]
-    with pytest.raises(TreebankError, match="row 0: expected a list in column 'tokens', found str"):
+    with pytest.raises(
+        GrammarLensError, match="row 0: expected a list in column 'tokens', found str"
+    ):
         load_treebank(f"hf:{dataset(tmp_path, rows)}:train")
 
 
@@ -501,7 +507,7 @@ def test_a_dataset_with_a_script_is_refused_and_the_script_not_run(tmp_path: Pat
     folder = tmp_path / "scripted"
     folder.mkdir()
     (folder / "scripted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(TreebankError, match=r"needs a loading script, which is not run \("):
+    with pytest.raises(GrammarLensError, match=r"needs a loading script, which is not run \("):
         load_treebank(f"hf:{folder}:train")
     assert not (tmp_path / "ran").exists()
 
@@ -515,7 +521,9 @@ def test_what_datasets_cannot_load_is_said(tmp_path: Path) -> None:
         (f"hf:{tmp_path}/none:train", "Couldn't find any data file"),
         ("hf:nobody/nothing:train", "Couldn't reach 'nobody/nothing' on the Hub"),
     ):
-        with pytest.raises(TreebankError, match=f"cannot load {source}: .*{problem}.*{expected}"):
+        with pytest.raises(
+            GrammarLensError, match=f"cannot load {source}: .*{problem}.*{expected}"
+        ):
             load_treebank(source)
 
 
@@ -560,11 +568,15 @@ def test_sources_are_taken_apart(source: str, parts: tuple[str | None, ...]) -> 
 
 @pytest.mark.parametrize("source", ["hf:a/b", "hf:", "hf:a:b:c:d", "hf:a/b:", "hf:@r:train"])
 def test_sources_that_cannot_be_taken_apart_are_refused(source: str) -> None:
-    with pytest.raises(TreebankError, match=r"cannot read 'hf:.*: expected hf:dataset\[@revision"):
+    with pytest.raises(
+        GrammarLensError, match=r"cannot read 'hf:.*: expected hf:dataset\[@revision"
+    ):
         HubSpec.parse(source)
 
 
 def test_a_local_dataset_has_no_revisions(tmp_path: Path) -> None:
     folder = dataset(tmp_path, [ROW])
-    with pytest.raises(TreebankError, match="is a local folder and has no revisions: leave out @1"):
+    with pytest.raises(
+        GrammarLensError, match="is a local folder and has no revisions: leave out @1"
+    ):
         load_treebank(f"hf:{folder}@1:train")

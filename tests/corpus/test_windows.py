@@ -18,7 +18,6 @@ from grammar_lens.corpus.alignment import POSITIONS, Alignment, align, token_bat
 from grammar_lens.corpus.bank import Sentence, Treebank, Word
 from grammar_lens.corpus.corpus import (
     Corpus,
-    CorpusError,
     fewer,
     fit_lexicon,
     fresh_corpus,
@@ -28,6 +27,7 @@ from grammar_lens.corpus.corpus import (
 )
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.corpus.windows import align_windows
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.donors import record_donors
 from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.model.about import Model, hook_name
@@ -398,13 +398,15 @@ def test_fresh_words_are_read_as_the_training_words_are(tiny: Model, documents: 
 
 
 def test_contexts_that_cannot_be(tiny: Model, documents: Treebank):
-    with pytest.raises(CorpusError, match="context is 'book', expected one of sentence, document"):
+    with pytest.raises(
+        GrammarLensError, match="context is 'book', expected one of sentence, document"
+    ):
         prepare(tiny, documents, minimum=1, context="book")
-    with pytest.raises(CorpusError, match="window is 15, expected 16 tokens or more"):
+    with pytest.raises(GrammarLensError, match="window is 15, expected 16 tokens or more"):
         prepare(tiny, documents, minimum=1, context="document", window=15)
     single = prepare(tiny, documents, minimum=1)
     with pytest.raises(
-        CorpusError, match=r"prepared with the context 'sentence' and windows of 512"
+        GrammarLensError, match=r"prepared with the context 'sentence' and windows of 512"
     ):
         prepare(tiny, single, context="document")
 

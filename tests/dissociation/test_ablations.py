@@ -22,7 +22,8 @@ from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.matrices import diagonal_score
 from grammar_lens.dissociation.result import LesionStudy, dose_response, value_ladder
 from grammar_lens.dissociation.sufficiency import EVERYTHING, Sufficiency
-from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes, StudyError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 
 N_SHAMS = 20
 DOSES = (-1.0, 0.25, 0.5, 0.75, 1.0, 2.0)
@@ -128,12 +129,12 @@ class TestManners:
         message = (
             "no lesion of the ablation zero, dose 0.5 was measured: there are mean, dose 1; mean"
         )
-        with pytest.raises(StudyError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             study.at(value="zero", dose=0.5)
 
     def test_a_battery_without_key_sets(self, outcomes: Outcomes) -> None:
         for kind in ("matched", "rest"):
-            with pytest.raises(StudyError, match="the battery holds no lesion of a key set"):
+            with pytest.raises(GrammarLensError, match="the battery holds no lesion of a key set"):
                 study_of(outcomes.only(Ablation(), kind), LABELS)
 
     def test_words_not_shared_may_be_missing_under_shams_alone(self, outcomes: Outcomes) -> None:
@@ -146,7 +147,7 @@ class TestManners:
             broken[row, word] = np.nan
             replicate = outcomes.conditions[row - 1].replicate
             message = rf"'VERB', replicate {replicate} \(mean, dose 1, rest\): load the model in"
-            with pytest.raises(StudyError, match=message):
+            with pytest.raises(GrammarLensError, match=message):
                 study_of(replace(outcomes, nll=broken), LABELS)
 
     def test_statistics_do_not_see_words_that_are_not_shared(self, outcomes: Outcomes) -> None:
@@ -435,7 +436,9 @@ class TestDoses:
         made = battery(planted(n_shams=0), LABELS)
         if further:
             made = extended(made, planted(n_shams=0), LABELS, ablation=further)
-        with pytest.raises(StudyError, match="lesions of dose 1 alone: measure several doses"):
+        with pytest.raises(
+            GrammarLensError, match="lesions of dose 1 alone: measure several doses"
+        ):
             dose_response(study_of(made, LABELS))
 
     def test_amplification_alone_has_none(self) -> None:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from grammar_lens.dissociation.calibration import Calibration, calibration
 from grammar_lens.dissociation.redundancy import Round, redundancy
-from grammar_lens.lesions.outcomes import StudyError
+from grammar_lens.errors import GrammarLensError
 
 LABELS = ("NOUN", "VERB", "ADJ")
 
@@ -106,13 +106,17 @@ class TestCalibration:
 
     def test_errors(self) -> None:
         predicted, measured, random = lesions(1.0)
-        with pytest.raises(StudyError, match="2 of 100 neurons were drawn at random, needs at le"):
+        with pytest.raises(
+            GrammarLensError, match="2 of 100 neurons were drawn at random, needs at le"
+        ):
             calibrated(predicted, measured, np.arange(100) < 2)
         for k in (0, 61):
-            with pytest.raises(StudyError, match=f"k is {k}, expected 1 to 60, the neurons drawn"):
+            with pytest.raises(
+                GrammarLensError, match=f"k is {k}, expected 1 to 60, the neurons drawn"
+            ):
                 calibrated(predicted, measured, random, k=k)
         measured[1, 70] = np.nan
-        with pytest.raises(StudyError, match="not finite: leave those neurons out"):
+        with pytest.raises(GrammarLensError, match="not finite: leave those neurons out"):
             calibrated(predicted, measured, random)
 
 
@@ -143,16 +147,18 @@ class TestRedundancy:
     def test_errors(self) -> None:
         one, two, three = rounds()
         with pytest.raises(
-            StudyError, match="1 round of lesions tells nothing of redundancy: do 2"
+            GrammarLensError, match="1 round of lesions tells nothing of redundancy: do 2"
         ):
             redundancy(LABELS[:2], [one])
         with pytest.raises(
-            StudyError, match=r"rounds cut \[10, 30, 20\] neurons, expected ever mo"
+            GrammarLensError, match=r"rounds cut \[10, 30, 20\] neurons, expected ever mo"
         ):
             redundancy(LABELS[:2], [one, three, two])
         with pytest.raises(
-            StudyError, match=r"round 2 has the losses \[0.5, nan\], expected 2 fin"
+            GrammarLensError, match=r"round 2 has the losses \[0.5, nan\], expected 2 fin"
         ):
             redundancy(LABELS[:2], [one, Round(20, np.array([0.5, np.nan]), two.found_again)])
-        with pytest.raises(StudyError, match=r"round 1 has the losses .*, expected 3 finite ones"):
+        with pytest.raises(
+            GrammarLensError, match=r"round 1 has the losses .*, expected 3 finite ones"
+        ):
             redundancy(LABELS, [one, two])

@@ -17,8 +17,8 @@ from grammar_lens.dissociation.grown_shams import grown_shams
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.dissociation.sufficiency import EVERYTHING
-from grammar_lens.lesions.donors import LesionError
-from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes, StudyError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.lesions.prepared import Battery, scored_classes
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, all_neurons
@@ -226,13 +226,17 @@ def test_a_study_goes_on_where_it_stopped(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"shams": -1}, StudyError, "shams is -1, expected 0 or more"),
-        ({"other_shams": -2}, StudyError, "other_shams is -2, expected 0 or more"),
-        ({"damage_matched": -3}, StudyError, "damage_matched is -3, expected 0 or more"),
-        ({"value": "half"}, LesionError, "lesion value is 'half', expected one of zero"),
-        ({"where": "there"}, LesionError, "lesion where is 'there', expected one of every, sc"),
-        ({"others": [Ablation("nought")]}, LesionError, "lesion value is 'nought'"),
-        ({"others": [Ablation("zero", float("nan"))]}, LesionError, "lesion dose is nan"),
+        ({"shams": -1}, GrammarLensError, "shams is -1, expected 0 or more"),
+        ({"other_shams": -2}, GrammarLensError, "other_shams is -2, expected 0 or more"),
+        ({"damage_matched": -3}, GrammarLensError, "damage_matched is -3, expected 0 or more"),
+        ({"value": "half"}, GrammarLensError, "lesion value is 'half', expected one of zero"),
+        (
+            {"where": "there"},
+            GrammarLensError,
+            "lesion where is 'there', expected one of every, sc",
+        ),
+        ({"others": [Ablation("nought")]}, GrammarLensError, "lesion value is 'nought'"),
+        ({"others": [Ablation("zero", float("nan"))]}, GrammarLensError, "lesion dose is nan"),
     ],
 )
 def test_studies_that_cannot_be_made(

@@ -24,7 +24,8 @@ from grammar_lens.dissociation.shams import (
     matched_keys,
     size_for,
 )
-from grammar_lens.lesions.outcomes import Condition, StudyError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.outcomes import Condition
 
 sets_of_neurons = st.dictionaries(
     st.sampled_from(["NOUN", "VERB", "ADJ"]),
@@ -112,13 +113,15 @@ class TestShams:
     def test_a_layer_with_too_few_others_is_named(self) -> None:
         keys = keys_of({"NOUN": [(0, 0), (1, 0), (1, 1)], "VERB": [(1, 2)]}, 2, 5)
         message = "layer 1 has too few other neurons to match 3 key neurons of 5: use a smaller k"
-        with pytest.raises(StudyError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             sham_conditions(keys, np.ones((2, 5)), 1, np.random.default_rng(), statistics(2, 5))
 
     def test_a_neuron_without_output_needs_others_without_output(self) -> None:
         output = np.ones((1, 9))
         output[0, 4] = 0
-        with pytest.raises(StudyError, match="layer 0 has too few other neurons to match 1 key"):
+        with pytest.raises(
+            GrammarLensError, match="layer 0 has too few other neurons to match 1 key"
+        ):
             sham_conditions(
                 keys_of({"NOUN": [(0, 4)]}, 1, 9),
                 output,
@@ -230,7 +233,7 @@ class TestGrowingSham:
         real = neurons("NOUN", [(1, 0), (1, 1), (1, 2)])
         union = np.array([[1, 0], [1, 1], [1, 2]])
         message = "layer 1 has 2 neurons that are key to no label, needs at least 3: use a smaller"
-        with pytest.raises(StudyError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             growing_sham(real, union, 2, 5, np.zeros((2, 5)), np.random.default_rng(0))
 
 
@@ -266,5 +269,5 @@ class TestSizeFor:
     )
     def test_trials_must_be_measured(self, sizes: list[int], damages: list[float]) -> None:
         message = "expected one size or more, each of at least 1 neuron, with finite damage"
-        with pytest.raises(StudyError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             size_for(0.1, np.array(sizes, np.int64), np.array(damages))

@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 
 from grammar_lens.dissociation.matrices import diagonal_score
 from grammar_lens.dissociation.result import LesionStudy
-from grammar_lens.lesions.outcomes import Outcomes, StudyError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.outcomes import Outcomes
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,9 @@ class TestMatrix:
 class TestOutcomes:
     def test_an_unknown_lesion(self, outcomes: Outcomes) -> None:
         for label, replicate in (("X", 0), ("NOUN", 99)):
-            with pytest.raises(KeyError, match=f"no lesion of '{label}', replicate {replicate}"):
+            with pytest.raises(
+                GrammarLensError, match=f"no lesion of '{label}', replicate {replicate}"
+            ):
                 outcomes.row(label, replicate)
 
     def test_identity_error_is_the_largest_by_hand(self, outcomes: Outcomes) -> None:
@@ -218,11 +221,13 @@ class TestErrors:
         broken = getattr(outcomes, name).copy()
         broken[row, 3] = np.nan if row else np.inf
         message = f"losses are NaN or infinite .*{where}: load the model in a wider dtype"
-        with pytest.raises(StudyError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             study_of(replace(outcomes, **{name: broken}), LABELS)
 
     def test_a_label_without_words(self, outcomes: Outcomes) -> None:
         relabelled = outcomes.label.copy()
         relabelled[relabelled == outcomes.labels.index("ADJ")] = outcomes.labels.index("NOUN")
-        with pytest.raises(StudyError, match="no scored word is 'ADJ': leave it out or use other"):
+        with pytest.raises(
+            GrammarLensError, match="no scored word is 'ADJ': leave it out or use other"
+        ):
             study_of(replace(outcomes, label=relabelled), LABELS)

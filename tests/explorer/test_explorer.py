@@ -20,15 +20,14 @@ import pytest
 import torch
 
 import grammar_lens as gl
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.explorer import app, pieces
 from grammar_lens.explorer import explored_run as session_module
 from grammar_lens.explorer.app import make_app, serve
-from grammar_lens.explorer.background import ExplorerError
 from grammar_lens.explorer.controls import clicked, cut_of
 from grammar_lens.explorer.explored_run import ExploredRun
 from grammar_lens.explorer.pictures import heatmap, profile
 from grammar_lens.explorer.ranked_scores import KEPT
-from grammar_lens.files import RunError
 from grammar_lens.generation.writing import Written, write_on
 from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import ready
@@ -136,15 +135,15 @@ class TestScores:
         assert len(session._ranked) == KEPT
 
     def test_what_the_run_does_not_have_is_refused(self, session: ExploredRun) -> None:
-        with pytest.raises(ExplorerError, match="'auroc' cannot be computed from what the run"):
+        with pytest.raises(GrammarLensError, match="'auroc' cannot be computed from what the run"):
             session.scores("word", "auroc")
-        with pytest.raises(ExplorerError, match="did not read 'middle': it has word, next"):
+        with pytest.raises(GrammarLensError, match="did not read 'middle': it has word, next"):
             session.labels("middle")
 
     def test_a_run_without_key_neurons_is_refused(self, stored: Path) -> None:
         (stored / "key_neurons.csv").unlink()
         with pytest.raises(
-            RunError, match=r"has no key_neurons\.csv yet: first `grammar-lens select"
+            GrammarLensError, match=r"has no key_neurons\.csv yet: first `grammar-lens select"
         ):
             ExploredRun(load_run(stored))
 
@@ -159,7 +158,7 @@ class TestNeurons:
         table = pd.read_csv(stored / "key_neurons.csv")
         there = (table.label != "NOUN") | (table.position != "word")
         table[there].to_csv(stored / "key_neurons.csv", index=False)
-        with pytest.raises(ExplorerError, match="NOUN has no key neurons by correlation"):
+        with pytest.raises(GrammarLensError, match="NOUN has no key neurons by correlation"):
             ExploredRun(load_run(stored)).first("word", "correlation", "NOUN", 3)
 
     def test_picked_ones_have_their_means(self, session: ExploredRun) -> None:
@@ -174,11 +173,11 @@ class TestNeurons:
         "text", ["7", "7.", ".3", "a.b", "8.0", "0.896", "-1.2", "1.2.3", "\u00b2.1", "<b>"]
     )
     def test_what_is_no_neuron(self, session: ExploredRun, text: str) -> None:
-        with pytest.raises(ExplorerError, match=r"expected layer\.index, with layers 0 to 7 of"):
+        with pytest.raises(GrammarLensError, match=r"expected layer\.index, with layers 0 to 7 of"):
             session.picked("word", "correlation", text)
 
     def test_none_picked(self, session: ExploredRun) -> None:
-        with pytest.raises(ExplorerError, match="No neuron is picked"):
+        with pytest.raises(GrammarLensError, match="No neuron is picked"):
             session.picked("word", "correlation", " , ")
 
     def test_its_numbers_for_every_label(self, session: ExploredRun) -> None:
@@ -285,13 +284,13 @@ class TestTags:
 
     @pytest.mark.parametrize("prompt", ["", "  \n"])
     def test_an_empty_prompt(self, session: ExploredRun, prompt: str) -> None:
-        with pytest.raises(ExplorerError, match="The prompt is empty"):
+        with pytest.raises(GrammarLensError, match="The prompt is empty"):
             session.tags(prompt, session.run.keys["VERB"])
 
     def test_a_prompt_beyond_the_context(self, session: ExploredRun, model: Model) -> None:
         most = context_length(model)
         with pytest.raises(
-            ExplorerError, match=f"at most {most:,} are allowed: reference-9m reads"
+            GrammarLensError, match=f"at most {most:,} are allowed: reference-9m reads"
         ):
             session.tags("dog " * (most + 5), session.run.keys["VERB"])
 
@@ -307,10 +306,10 @@ class TestTags:
         def fails(*_arguments: object) -> None:
             calls.append(logits())
             if len(calls) == 2:
-                raise ExplorerError("on purpose")
+                raise GrammarLensError("on purpose")
 
         monkeypatch.setattr(session_module, "next_word", fails)
-        with pytest.raises(ExplorerError, match="on purpose"):
+        with pytest.raises(GrammarLensError, match="on purpose"):
             session.tags(PROMPT, session.run.keys["VERB"])
         assert not torch.equal(calls[1], before)
         assert torch.equal(logits(), before)
@@ -353,18 +352,18 @@ class TestText:
 
     def test_settings_out_of_range(self, session: ExploredRun) -> None:
         key = session.run.keys["VERB"]
-        with pytest.raises(ExplorerError, match="Tokens to write: 0, expected 1 to 200"):
+        with pytest.raises(GrammarLensError, match="Tokens to write: 0, expected 1 to 200"):
             session.text(PROMPT, key, tokens=0)
-        with pytest.raises(ExplorerError, match="Temperature: -1, expected 0"):
+        with pytest.raises(GrammarLensError, match="Temperature: -1, expected 0"):
             session.text(PROMPT, key, temperature=-1.0)
-        with pytest.raises(ExplorerError, match="The prompt is empty"):
+        with pytest.raises(GrammarLensError, match="The prompt is empty"):
             session.text(" ", key)
 
     def test_no_room_for_what_is_to_be_written(self, session: ExploredRun, model: Model) -> None:
         most = context_length(model)
         prompt = "dog " * (most - 20)
         session.tags(prompt, session.run.keys["VERB"])
-        with pytest.raises(ExplorerError, match=f"{most - 40:,} are allowed when 40 are to be"):
+        with pytest.raises(GrammarLensError, match=f"{most - 40:,} are allowed when 40 are to be"):
             session.text(prompt, session.run.keys["VERB"], tokens=40)
 
 
@@ -374,9 +373,9 @@ class TestWhatIsMissing:
         assert session.told == "Loading the model 'reference-9m' …"
         assert not session.is_settled
         assert not session.can_write
-        with pytest.raises(ExplorerError, match="is still loading: wait a moment"):
+        with pytest.raises(GrammarLensError, match="is still loading: wait a moment"):
             session.tags(PROMPT, session.run.keys["VERB"])
-        with pytest.raises(ExplorerError, match="the model 'reference-9m' is still loading"):
+        with pytest.raises(GrammarLensError, match="the model 'reference-9m' is still loading"):
             session.text(PROMPT, session.run.keys["VERB"])
 
     def test_without_the_model_the_run_can_be_seen(self, stored: Path) -> None:
@@ -386,7 +385,7 @@ class TestWhatIsMissing:
         assert session.told.startswith("The model './nowhere' is not available: no model folder at")
         assert not session.can_write
         assert not session.can_tell_tags
-        with pytest.raises(ExplorerError, match=r"the model '\./nowhere' is not available"):
+        with pytest.raises(GrammarLensError, match=r"the model '\./nowhere' is not available"):
             session.text(PROMPT, session.run.keys["VERB"])
         assert session.scores("next", "cohens_d").method == "cohens_d"
         assert len(session.neuron("next", "cohens_d", (0, 0))) == len(LABELS)
@@ -404,7 +403,7 @@ class TestWhatIsMissing:
         key = session.run.keys["VERB"]
         assert session.text(PROMPT, key, tokens=2)[0].text.startswith(PROMPT)
         with pytest.raises(
-            ExplorerError, match=r"the training data 'gone\.conllu' is not available"
+            GrammarLensError, match=r"the training data 'gone\.conllu' is not available"
         ):
             session.tags(PROMPT, key)
 
@@ -524,13 +523,13 @@ class TestTheServer:
     def test_a_port_in_use(self, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
-            with pytest.raises(ExplorerError, match=f"port {port} cannot be used .*--port 0"):
+            with pytest.raises(GrammarLensError, match=f"port {port} cannot be used .*--port 0"):
                 serve(load_run(made), port=port, open_browser=False)
         assert capsys.readouterr().out == ""
 
     @pytest.mark.parametrize("port", [-1, 65_536])
     def test_no_port_at_all(self, made: Path, port: int) -> None:
-        with pytest.raises(ExplorerError, match=f"port {port} cannot be used"):
+        with pytest.raises(GrammarLensError, match=f"port {port} cannot be used"):
             serve(load_run(made), port=port, open_browser=False)
 
     def test_the_browser_is_shown_the_page(
@@ -554,7 +553,7 @@ class TestTheServer:
 
     def test_without_dash(self, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(app, "find_spec", lambda _name: None)
-        with pytest.raises(ExplorerError, match=r'pip install "grammar-lens\[explorer\]"'):
+        with pytest.raises(GrammarLensError, match=r'pip install "grammar-lens\[explorer\]"'):
             make_app(load_run(made))
 
 

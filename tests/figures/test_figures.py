@@ -18,7 +18,7 @@ from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.redundancy import Redundancy, Round, redundancy
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.sufficiency import Sufficiency
-from grammar_lens.figures.style import FigureError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.neurons.controls import SelectionControls, sham_localiser
 from grammar_lens.neurons.examples import QUANTILES, Example, NeuronExamples, Passage, TokenEffect
@@ -31,7 +31,7 @@ from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.permutation_null import Null, Replicates
 from grammar_lens.selectivity.registry import SCORES
-from grammar_lens.selectivity.result import ScoreError, Scores
+from grammar_lens.selectivity.result import Scores
 from grammar_lens.selectivity.scoring import score
 
 LABELS = ("NOUN", "VERB", "ADJ")
@@ -392,9 +392,9 @@ def test_wide_layers_are_binned_and_stay_small() -> None:
 
 
 def test_heatmap_refuses_an_unknown_label_and_no_bins(scores: Scores) -> None:
-    with pytest.raises(ScoreError, match="no scores of 'GERUND': there are NOUN, VERB"):
+    with pytest.raises(GrammarLensError, match="no scores of 'GERUND': there are NOUN, VERB"):
         figures.layer_neuron_heatmap(scores, "GERUND")
-    with pytest.raises(FigureError, match="bins is 0, expected 1 or more"):
+    with pytest.raises(GrammarLensError, match="bins is 0, expected 1 or more"):
         figures.layer_neuron_heatmap(scores, "VERB", bins=0)
 
 
@@ -501,7 +501,7 @@ def test_time_course_menu_shows_one_label_at_a_time() -> None:
 
 
 def test_time_course_refuses_an_unknown_label() -> None:
-    with pytest.raises(FigureError, match="no time course of 'X': there are NOUN, VERB, ADJ"):
+    with pytest.raises(GrammarLensError, match="no time course of 'X': there are NOUN, VERB, ADJ"):
         figures.time_course(made_course(), "X")
 
 
@@ -531,7 +531,7 @@ def test_grammar_or_vocabulary_at_next_and_of_one_label(keys: KeyNeurons) -> Non
     there = replace(keys, origin=origin("m", "next"))
     drawn = traces(figures.grammar_or_vocabulary(table.head(1), there))
     assert list(drawn["after the same word (± standard error)"].x) == [0.5]
-    with pytest.raises(FigureError, match="the table has no labels"):
+    with pytest.raises(GrammarLensError, match="the table has no labels"):
         figures.grammar_or_vocabulary(table.head(0))
 
 
@@ -561,7 +561,7 @@ def test_selection_controls_show_what_there_is() -> None:
     alone = figures.selection_controls(made_controls())
     assert set(traces(alone)) == {"difference", "chance", "two halves"}
     nothing = replace(made_controls(), reliability=None)
-    with pytest.raises(FigureError, match="neither a sham localiser nor a reliability"):
+    with pytest.raises(GrammarLensError, match="neither a sham localiser nor a reliability"):
         figures.selection_controls(nothing)
 
 
@@ -593,7 +593,7 @@ def test_accuracy_against_k_with_little() -> None:
     assert names == ["correlation r", "control task (correlation r)"]
     before = figures.accuracy_against_k(one, word_baseline=0.5, origin=origin("m", "next"))
     assert before.data[-1].name == "the word before alone"
-    with pytest.raises(FigureError, match="the curve has no points"):
+    with pytest.raises(GrammarLensError, match="the curve has no points"):
         figures.accuracy_against_k(one.head(0))
 
 
@@ -666,7 +666,7 @@ def test_lesion_null_shows_every_sham_and_the_real_one() -> None:
 
 
 def test_lesion_null_needs_shams() -> None:
-    with pytest.raises(FigureError, match="no shams"):
+    with pytest.raises(GrammarLensError, match="no shams"):
         figures.lesion_null(made_study(n_shams=0))
 
 
@@ -681,7 +681,9 @@ def test_null_of_two_labels_is_refused() -> None:
     two = replace(made_extended(), labels=LABELS[:2])
     for draw in (figures.lesion_null, figures.damage_matched):
         study = replace(two, matched=replace(two.matched, labels=LABELS[:2]))
-        with pytest.raises(FigureError, match=r"S\* of 2 labels \(NOUN, VERB\) has no p-value"):
+        with pytest.raises(
+            GrammarLensError, match=r"S\* of 2 labels \(NOUN, VERB\) has no p-value"
+        ):
             draw(study)
 
 
@@ -693,9 +695,9 @@ def test_what_was_not_measured_cannot_be_drawn() -> None:
         (figures.damage_matched, "no damage-matched shams.*--damage-matched 20"),
         (figures.sufficiency, "no lesions of everything but a set.*--sufficiency"),
     ):
-        with pytest.raises(FigureError, match=told):
+        with pytest.raises(GrammarLensError, match=told):
             draw(bare)
-    with pytest.raises(FigureError, match="no doses of 'X': there are NOUN, VERB, ADJ"):
+    with pytest.raises(GrammarLensError, match="no doses of 'X': there are NOUN, VERB, ADJ"):
         figures.dose_response(made_extended(), "X")
 
 

@@ -17,7 +17,7 @@ from test_figures import (
 )
 
 from grammar_lens import figures
-from grammar_lens.figures.style import FigureError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.selectivity.result import Scores
 from grammar_lens.selectivity.scoring import score
 
@@ -53,7 +53,7 @@ def test_scores_of_a_neuron_count_from_neutral(scores: Scores) -> None:
 
 @pytest.mark.parametrize("address", [(3, 0), (0, 40), (-1, 0), (0, -1)])
 def test_a_neuron_that_does_not_exist_is_refused(scores: Scores, address: tuple[int, int]) -> None:
-    with pytest.raises(FigureError, match="there are layers 0 to 2 of 40 each"):
+    with pytest.raises(GrammarLensError, match="there are layers 0 to 2 of 40 each"):
         figures.neuron_scores(scores, address)
 
 
@@ -73,7 +73,7 @@ def test_activations_are_the_quantiles_highest_median_first() -> None:
     assert list(median.customdata[:, 0]) == [50, 100]
     assert "150 words" in figure.layout.title.subtitle.text
     nothing = replace(found, count=np.zeros(3, int))
-    with pytest.raises(FigureError, match=r"no words of neuron 1\.17 were read"):
+    with pytest.raises(GrammarLensError, match=r"no words of neuron 1\.17 were read"):
         figures.activations_by_label(nothing)
 
 
@@ -107,9 +107,9 @@ def test_concordance_of_one_end_and_of_none() -> None:
     (only,) = figures.concordance(replace(found, top=())).data
     assert only.name == "least active"
     assert only.showscale
-    with pytest.raises(FigureError, match=r"no examples of neuron 1\.17"):
+    with pytest.raises(GrammarLensError, match=r"no examples of neuron 1\.17"):
         figures.concordance(replace(found, top=(), bottom=()))
-    with pytest.raises(FigureError, match="width is 0, expected 1 token or more"):
+    with pytest.raises(GrammarLensError, match="width is 0, expected 1 token or more"):
         figures.concordance(found, width=0)
 
 

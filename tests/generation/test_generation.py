@@ -16,12 +16,12 @@ import grammar_lens as gl
 from grammar_lens.cli.app import app
 from grammar_lens.corpus.corpus import fresh_corpus, prepare
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.files import RunError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.generation.find_words import find_words
 from grammar_lens.generation.shares import count_tags, tag_shares
 from grammar_lens.generation.tagging import TaggedWord, Tagger
 from grammar_lens.generation.text_tables import side_by_side, tag_table, told
-from grammar_lens.generation.writing import GenerationError, Written, write_on
+from grammar_lens.generation.writing import Written, write_on
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.probing.fitted import FittedProbe
@@ -144,12 +144,16 @@ class TestTheStoredProbe:
 
     def test_it_is_not_read_once_other_neurons_were_chosen(self, stored: Path) -> None:
         assert call("select", stored, "--top-k", 5, "--quiet")[0] == 0
-        with pytest.raises(RunError, match=r"no probe\.json yet: first `grammar-lens probe"):
+        with pytest.raises(
+            GrammarLensError, match=r"no probe\.json yet: first `grammar-lens probe"
+        ):
             load_run(stored).fitted_at("word")
 
     def test_a_run_of_another_position_has_none(self, stored: Path) -> None:
         run = load_run(stored)
-        with pytest.raises(RunError, match="no probe at 'before', only at word, next: make a run"):
+        with pytest.raises(
+            GrammarLensError, match="no probe at 'before', only at word, next: make a run"
+        ):
             run.fitted_at("before")
 
 
@@ -272,7 +276,7 @@ class TestWriting:
         ],
     )
     def test_bad_settings(self, tiny: Model, settings: dict[str, Any], message: str) -> None:
-        with pytest.raises(GenerationError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             write_on(tiny, **{"prompts": [PROMPT], **settings})
 
 
@@ -380,7 +384,7 @@ class TestTheComparison:
         kept = [line for line in table if not line.startswith("DET")]
         (stored / "key_neurons.csv").write_text("\n".join(kept) + "\n", "utf-8")
         with pytest.raises(
-            GenerationError, match=r"'DET' has no key neurons in .*: there is nothing"
+            GrammarLensError, match=r"'DET' has no key neurons in .*: there is nothing"
         ):
             with_and_without(stored, "DET", prompts=[PROMPT])
 

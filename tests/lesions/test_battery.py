@@ -40,16 +40,16 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
 from grammar_lens.corpus.lexicon import DeviceLexicon, split_losses
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.context import lesion
 from grammar_lens.lesions.directions import Directions, directions
-from grammar_lens.lesions.donors import Donors, LesionError, record_donors
+from grammar_lens.lesions.donors import Donors, record_donors
 from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.model.about import Model, device_of
 from grammar_lens.model.forward import next_token_logits
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
-from grammar_lens.passes.batches import ActivationError
 
 CLOSE = 1e-5
 """Nats: float32 logits near 5, from products of another shape."""
@@ -238,11 +238,11 @@ def test_lesions_at_the_scored_token_need_single_layers(
     told: list[int] = []
     message = r"at the scored token only need the layers of .* one by one.*: use every token"
     go("hooked", monkeypatch)
-    with pytest.raises(LesionError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         battery(deep, few, chosen, progress=told.append)
     go("bare", monkeypatch)
     monkeypatch.setattr("grammar_lens.lesions.passes.can_continue", lambda _: False)
-    with pytest.raises(LesionError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         battery(deep, few, chosen, progress=told.append)
     assert not told, "before any work"
 
@@ -521,7 +521,7 @@ def test_the_order_of_conditions_does_not_matter(tiny: Model, corpus: Corpus, wa
     for condition in chosen:
         row = want.row(condition.label, condition.replicate)
         assert back[row] == got.row(condition.label, condition.replicate)
-    with pytest.raises(KeyError, match="no lesion of 'SYM', replicate 2"):
+    with pytest.raises(GrammarLensError, match="no lesion of 'SYM', replicate 2"):
         want.row("SYM", 2)
 
 
@@ -573,7 +573,7 @@ def test_all_lesions_of_a_battery_have_the_same_donors(deep: Model, few: Corpus,
     other = battery(deep, few, chosen, donors=donors, seed=1)
     assert (np.abs(other.nll[1:] - one.nll[1:]).max(1) > 0.01).all()
     assert np.abs(one.nll[1] - one.nll[3]).max() > 0.01
-    with pytest.raises(LesionError, match="'resample' needs the activations of other words"):
+    with pytest.raises(GrammarLensError, match="'resample' needs the activations of other words"):
         battery(deep, few, chosen)
 
 
@@ -671,7 +671,7 @@ def test_a_single_sentence_that_does_not_fit(tiny: Model, corpus: Corpus, what: 
     hooks = n_hooks(tiny)
     with (
         failing(tiny, way, lambda _, here: OUT_OF_MEMORY[1] if here == what else None),
-        pytest.raises(ActivationError, match=r"one sentence of \d+ tokens does not fit in memory"),
+        pytest.raises(GrammarLensError, match=r"one sentence of \d+ tokens does not fit in memory"),
     ):
         battery(tiny, corpus, conditions())
     assert n_hooks(tiny) == hooks
@@ -679,7 +679,7 @@ def test_a_single_sentence_that_does_not_fit(tiny: Model, corpus: Corpus, what: 
 
 def test_other_errors_of_a_battery_pass_through(tiny: Model, corpus: Corpus, way: str):
     bad = [Condition("NOUN", 0, replace(units((0, 3)), mean=None))]
-    with pytest.raises(LesionError, match="is not known: choose the neurons from scores"):
+    with pytest.raises(GrammarLensError, match="is not known: choose the neurons from scores"):
         battery(tiny, corpus, bad)
     for error in (RuntimeError("something else"), KeyboardInterrupt()):
         before = battery(tiny, corpus, conditions())

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.directions import directions
-from grammar_lens.neurons.neurons import SelectionError
 
 
 def test_the_basis_is_orthonormal_and_spans_the_vectors():
@@ -57,5 +57,5 @@ def test_what_it_is_of():
 def test_vectors_must_be_finite(bad: float):
     vectors = np.eye(4)
     vectors[1, 2] = bad
-    with pytest.raises(SelectionError, match="the vectors of 'VERB' are not all finite: leave"):
+    with pytest.raises(GrammarLensError, match="the vectors of 'VERB' are not all finite: leave"):
         directions("VERB", vectors, layer=0)

@@ -8,8 +8,9 @@ from scipy import stats
 import grammar_lens.lesions.battery as module
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.directions import Directions, directions
-from grammar_lens.lesions.donors import Donors, LesionError, record_donors
+from grammar_lens.lesions.donors import Donors, record_donors
 from grammar_lens.lesions.prepared import donors
 from grammar_lens.model.about import Model, hook_name
 from grammar_lens.model.forward import final_hidden, hooked
@@ -108,7 +109,7 @@ def test_units_that_were_not_recorded(tiny: Model, corpus: Corpus):
         message = (
             f"unit {named} at '{site}' was not recorded at other words: record the donors with"
         )
-        with pytest.raises(LesionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             found.of(site, layer, np.array(index))
     assert found.of("neuron", 1, np.array([7, 0, 7])).shape == (len(found), 3)
 
@@ -118,7 +119,7 @@ def test_too_few_words_to_resample_from(tiny: Model, corpus: Corpus, n: int, n_w
     codes = corpus.read("next")
     codes[np.flatnonzero(codes >= 0)[n:]] = -1
     with pytest.raises(
-        LesionError, match=f"{min(n, n_words)} words to resample from, needs at lea"
+        GrammarLensError, match=f"{min(n, n_words)} words to resample from, needs at lea"
     ):
         record_donors(
             tiny,

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.context import lesion
 from grammar_lens.lesions.directions import Directions, directions
-from grammar_lens.lesions.donors import Donors, LesionError, record_donors
+from grammar_lens.lesions.donors import Donors, record_donors
 from grammar_lens.lesions.edits import edits_of
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.lesions.prepared import donors
-from grammar_lens.model.about import Model, ModelError, hook_name
+from grammar_lens.model.about import Model, hook_name
 from grammar_lens.model.forward import final_hidden, hooked, next_token_logits
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import Neurons
@@ -383,7 +384,7 @@ def test_resampling_that_cannot_be_made(tiny: Model, words: Corpus):
         ("resample", found, plane(), "unit 0.0 at 'resid_post' was not recorded at other words"),
     ):
         with (
-            pytest.raises(LesionError, match=message),
+            pytest.raises(GrammarLensError, match=message),
             lesion(tiny, neurons, value=value, donors=given),
         ):
             pytest.fail("the lesion opened")
@@ -457,18 +458,28 @@ def test_generation_from_text(reference: Model):
 @pytest.mark.parametrize(
     ("neurons", "value", "error", "message"),
     [
-        (SOME, "nothing", LesionError, "lesion value is 'nothing', expected one of zero, mean"),
-        (units(), "nothing", LesionError, "lesion value is 'nothing'"),
-        (replace(SOME, mean=None), "mean", LesionError, "mean activation of 'some' is not known"),
-        (units((0, 48)), "zero", LesionError, "neuron 0.48 does not exist: .* units 0 to 47"),
-        (units((0, 1), (1, -1)), "zero", LesionError, "neuron 1.-1 does not exist"),
-        (units((0, 32), site="resid_pre"), "zero", LesionError, "neuron 0.32 does not exist"),
-        (units((2, 0)), "zero", ModelError, "layer 2 does not exist"),
-        (units((0, 1), site="brain"), "zero", ModelError, "unknown site 'brain'"),
+        (
+            SOME,
+            "nothing",
+            GrammarLensError,
+            "lesion value is 'nothing', expected one of zero, mean",
+        ),
+        (units(), "nothing", GrammarLensError, "lesion value is 'nothing'"),
+        (
+            replace(SOME, mean=None),
+            "mean",
+            GrammarLensError,
+            "mean activation of 'some' is not known",
+        ),
+        (units((0, 48)), "zero", GrammarLensError, "neuron 0.48 does not exist: .* units 0 to 47"),
+        (units((0, 1), (1, -1)), "zero", GrammarLensError, "neuron 1.-1 does not exist"),
+        (units((0, 32), site="resid_pre"), "zero", GrammarLensError, "neuron 0.32 does not exist"),
+        (units((2, 0)), "zero", GrammarLensError, "layer 2 does not exist"),
+        (units((0, 1), site="brain"), "zero", GrammarLensError, "unknown site 'brain'"),
         (
             units((0, 1), site="resid_mid"),
             "zero",
-            LesionError,
+            GrammarLensError,
             "'resid_mid' would reach the MLP bu",
         ),
     ],
@@ -504,23 +515,28 @@ def test_lesions_that_cannot_be_made(
 def test_more_lesions_that_cannot_be_made(
     tiny: Model, cut: Neurons | Directions, options: dict[str, Any], message: str
 ):
-    with pytest.raises(LesionError, match=message), lesion(tiny, cut, **options):
+    with pytest.raises(GrammarLensError, match=message), lesion(tiny, cut, **options):
         pytest.fail("the lesion opened")
 
 
 def test_directions_of_a_layer_that_is_not_there(tiny: Model):
-    with pytest.raises(ModelError, match="layer 7 does not exist"), lesion(tiny, plane(layer=7)):
+    with (
+        pytest.raises(GrammarLensError, match="layer 7 does not exist"),
+        lesion(tiny, plane(layer=7)),
+    ):
         pytest.fail("the lesion opened")
 
 
 def test_an_unknown_place_is_an_error(tiny: Model):
-    with pytest.raises(LesionError, match="lesion where is 'here', expected one of every, scored"):
+    with pytest.raises(
+        GrammarLensError, match="lesion where is 'here', expected one of every, scored"
+    ):
         edits_of(tiny, SOME, Ablation(where="here"))
 
 
 def test_an_unknown_value_is_an_error_at_dose_0_too(tiny: Model):
     with (
-        pytest.raises(LesionError, match="'nothing'"),
+        pytest.raises(GrammarLensError, match="'nothing'"),
         lesion(tiny, SOME, value="nothing", dose=0.0),
     ):
         pytest.fail("the lesion opened")

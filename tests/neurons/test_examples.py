@@ -15,13 +15,13 @@ from grammar_lens.corpus.alignment import align
 from grammar_lens.corpus.bank import Sentence, Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.model.weights import output_contrast
 from grammar_lens.neurons.examples import (
     QUANTILES,
     Example,
-    ExampleError,
     Examples,
     quantiles_by_label,
     strongest,
@@ -444,27 +444,33 @@ class TestAddresses:
     def test_neurons_that_do_not_exist(
         self, reference: Model, corpus: Corpus, given: Any, message: str
     ) -> None:
-        with pytest.raises(ExampleError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             gl.examples_of(reference, corpus, given, **QUIET)
 
     def test_a_neuron_without_examples(self, reference: Model, corpus: Corpus) -> None:
         found = gl.examples_of(reference, corpus, [(1, 2)], max_words=30, **QUIET)
         assert (1, 2) in found
         assert (1, 3) not in found
-        with pytest.raises(ExampleError, match=r"no examples of neuron 1\.3: there are some of 1 "):
+        with pytest.raises(
+            GrammarLensError, match=r"no examples of neuron 1\.3: there are some of 1 "
+        ):
             found[1, 3]
 
 
 def test_what_cannot_be_read(
     reference: Model, corpus: Corpus, lexicon: Lexicon, write: Callable[..., Treebank]
 ):
-    with pytest.raises(ExampleError, match="no word of small to read at 'word' among whole sent"):
+    with pytest.raises(
+        GrammarLensError, match="no word of small to read at 'word' among whole sent"
+    ):
         gl.examples_of(reference, corpus, [(0, 0)], max_words=2, **QUIET)
     for bad in ({"max_words": 0}, {"each": 0}):
-        with pytest.raises(ExampleError, match="expected 1 or more of both"):
+        with pytest.raises(GrammarLensError, match="expected 1 or more of both"):
             gl.examples_of(reference, corpus, [(0, 0)], **bad, **QUIET)
     other = replace(lexicon, labels=lexicon.labels[::-1])
-    with pytest.raises(ExampleError, match=r"the lexicon is of VERB, .* and the words of ADJ, "):
+    with pytest.raises(
+        GrammarLensError, match=r"the lexicon is of VERB, .* and the words of ADJ, "
+    ):
         gl.examples_of(reference, corpus, [(0, 0)], lexicon=other, **QUIET)
 
 
@@ -472,7 +478,7 @@ def test_sentences_without_words_in_a_document(reference: Model, bank: Treebank)
     sentences = (Sentence("x", "Chapter one", (), None, "written:x"), *bank.sentences)
     loose = in_documents(replace(bank, sentences=sentences))
     corpus = prepare(reference, loose, context="document", window=64)
-    with pytest.raises(ExampleError, match="sentences without words stand beside written:0"):
+    with pytest.raises(GrammarLensError, match="sentences without words stand beside written:0"):
         gl.examples_of(reference, corpus, [(0, 0)], each=200, **QUIET)
     alone = prepare(reference, replace(bank, sentences=sentences, splits={}))
     found = gl.examples_of(reference, alone, [(0, 0)], **QUIET)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.neurons.overlap import (
-    SubspaceError,
     layer_counts,
     layer_strength,
     overlap,
@@ -190,11 +190,13 @@ class TestReliability:
     )
     def test_other_units_are_refused(self, change: dict) -> None:
         keys = keys_of({"A": {(0, 0)}})
-        with pytest.raises(SubspaceError, match="the two choices differ in labels, layers, units"):
+        with pytest.raises(
+            GrammarLensError, match="the two choices differ in labels, layers, units"
+        ):
             reliability(keys, replace(keys, **change))
 
     def test_other_labels_are_refused(self) -> None:
         with pytest.raises(
-            SubspaceError, match="choose both on the same model with the same labels"
+            GrammarLensError, match="choose both on the same model with the same labels"
         ):
             reliability(keys_of({"A": {(0, 0)}}), keys_of({"B": {(0, 0)}}))

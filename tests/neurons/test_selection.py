@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.neurons.neurons import KeyNeurons, Neurons, SelectionError, all_neurons
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.passes.moments import UnitStatistics
 from grammar_lens.selectivity.permutation_null import Null
@@ -116,13 +117,13 @@ class TestSelect:
     @pytest.mark.parametrize("k", [0, -1, 16])
     def test_k_over_all_layers_is_bounded(self, k: int) -> None:
         message = f"k is {k}, expected 1 to 15: there are 15 units in 3 layers of 5"
-        with pytest.raises(SelectionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             select(small_scores(), k)
 
     @pytest.mark.parametrize("k", [0, 6])
     def test_k_per_layer_is_bounded(self, k: int) -> None:
         message = f"k is {k}, expected 1 to 5: there are 5 units in each layer"
-        with pytest.raises(SelectionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             select(small_scores(), k, per_layer=True)
 
     def test_k_may_be_everything(self) -> None:
@@ -131,7 +132,7 @@ class TestSelect:
 
     def test_unknown_sign(self) -> None:
         message = "sign is 'both', expected one of absolute, positive, negative"
-        with pytest.raises(SelectionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             select(small_scores(), 3, sign="both")
 
 
@@ -250,7 +251,7 @@ class TestRulesWithANull:
         ):
             other = null_of(scores.values, **changed)
             message = f"{told} and the scores are 'correlation' for NOUN, VERB: use the null of"
-            with pytest.raises(SelectionError, match=message):
+            with pytest.raises(GrammarLensError, match=message):
                 select(scores, null=other)
 
     @pytest.mark.parametrize("rule", ["fdr", "permutation"])
@@ -259,24 +260,24 @@ class TestRulesWithANull:
             f"the rule '{rule}' needs a null for 'correlation', and there is none: collect with "
             r"replicates \(replicates=100\), .* or choose by rank \(rule 'top_k'\)"
         )
-        with pytest.raises(SelectionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             select(small_scores(), rule=rule)
 
     def test_alpha_is_a_share(self) -> None:
         for alpha in (0.0, 1.0, -0.1, 5.0):
             with pytest.raises(
-                SelectionError, match=f"alpha is {alpha}, expected a number between"
+                GrammarLensError, match=f"alpha is {alpha}, expected a number between"
             ):
                 select(with_null(3.0), rule="fdr", alpha=alpha)
 
     def test_too_few_replicates_for_alpha(self) -> None:
         message = "40 replicates cannot tell a chance of 0.01: at least 99 are needed"
-        with pytest.raises(SelectionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             select(with_null(3.0), rule="permutation", alpha=0.01)
 
     def test_unknown_rules(self) -> None:
         message = "rule is 'best', expected one of top_k, fdr, permutation, frequency"
-        with pytest.raises(SelectionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             select(small_scores(), rule="best")
 
 
@@ -289,7 +290,9 @@ class TestFrequency:
         assert keys.rule == "top 3, largest"
 
     def test_it_needs_its_own_score(self) -> None:
-        with pytest.raises(SelectionError, match=r"these scores are 'correlation': use the score"):
+        with pytest.raises(
+            GrammarLensError, match=r"these scores are 'correlation': use the score"
+        ):
             select(small_scores(), 3, rule="frequency")
 
 
@@ -372,7 +375,7 @@ class TestKeyNeurons:
     @pytest.mark.parametrize("layer", [3, -1])
     def test_layers_that_are_not_there(self, layer: int) -> None:
         message = f"layer {layer} does not exist: there are layers 0 to 2"
-        with pytest.raises(SelectionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             all_neurons(select(small_scores(), 2), [0, layer])
 
     def test_it_is_a_mapping(self) -> None:
@@ -386,7 +389,9 @@ class TestKeyNeurons:
     def test_unknown_label(self) -> None:
         keys = select(small_scores(), 4)
         for get in (lambda: keys["X"], lambda: keys.only(["X"])):
-            with pytest.raises(SelectionError, match="no key neurons of 'X': there are NOUN, VERB"):
+            with pytest.raises(
+                GrammarLensError, match="no key neurons of 'X': there are NOUN, VERB"
+            ):
                 get()
 
     def test_the_frame_is_the_table_of_a_run(self) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg, stats
 
-from grammar_lens.neurons.overlap import SubspaceError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.subspaces import effective_rank, row_basis, subspaces
 
 RNG = np.random.default_rng(0)
@@ -69,6 +69,6 @@ class TestSubspaces:
     def test_other_draws_are_refused(self) -> None:
         weights = {"A": np.ones((3, 10))}
         with pytest.raises(
-            SubspaceError, match=r"draw has \{'A': 2\} neurons, expected \{'A': 3\}: draw as"
+            GrammarLensError, match=r"draw has \{'A': 2\} neurons, expected \{'A': 3\}: draw as"
         ):
             subspaces(weights, [{"A": np.ones((2, 10))}])

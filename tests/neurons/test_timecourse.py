@@ -8,10 +8,11 @@ import torch
 
 import grammar_lens as gl
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, CorpusError, prepare
+from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
-from grammar_lens.neurons.neurons import KeyNeurons, Neurons, SelectionError
+from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import TimeCourse
 from grammar_lens.selectivity.collecting import collect
@@ -62,7 +63,7 @@ def test_key_neurons_count_in_the_direction_they_were_chosen_for(course: TimeCou
     np.testing.assert_allclose(found[:2, 1, 1], v[:2, 1, 1, :2].mean(1))
     assert np.isnan(found[2, 1]).all()
     assert np.isnan(course.of(keys_of(NOUN=([], []), VERB=([], [])))).all()
-    with pytest.raises(SelectionError, match="no key neurons of 'VERB': there are NOUN"):
+    with pytest.raises(GrammarLensError, match="no key neurons of 'VERB': there are NOUN"):
         course.of(keys_of(NOUN=([], [])))
 
 
@@ -190,5 +191,7 @@ def test_where_only_one_label_has_words(tiny: Model, corpus: Corpus):
 
 def test_offsets_that_make_no_course(tiny: Model, corpus: Corpus):
     for bad in ([], [0, 1, 0]):
-        with pytest.raises(CorpusError, match=r"offsets are \[.*\], expected one or more differ"):
+        with pytest.raises(
+            GrammarLensError, match=r"offsets are \[.*\], expected one or more differ"
+        ):
             gl.time_course(tiny, corpus, offsets=bad, **QUIET)

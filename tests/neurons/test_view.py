@@ -18,19 +18,10 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import grammar_lens as gl
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.files import RunError
-from grammar_lens.lesions.donors import LesionError
-from grammar_lens.model.about import ModelError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.examples import Example, NeuronExamples, Passage, TokenEffect
-from grammar_lens.neurons.neurons import SelectionError
 from grammar_lens.neurons.selection import select
-from grammar_lens.neurons.view import (
-    InspectionError,
-    NeuronView,
-    parse_address,
-    require_neuron,
-    scores_of,
-)
+from grammar_lens.neurons.view import NeuronView, parse_address, require_neuron, scores_of
 from grammar_lens.neurons.view_html import AROUND, MOST_SIGNS
 from grammar_lens.passes.moments import Moments
 from grammar_lens.runs.pipeline import run_all
@@ -92,7 +83,9 @@ def test_ways_to_write_an_address():
     for given in ((5, 123), ("5.123",), (" 5:123 ",), ("5, 123",), (np.int64(5), np.int64(123))):
         assert parse_address(*given) == (5, 123)
     for given in (("5",), (5,), ("5.1.2",), ("-1.3",), ("5", 3), ("five.3",)):
-        with pytest.raises(InspectionError, match=r"no neuron's address: .*; give layer and index"):
+        with pytest.raises(
+            GrammarLensError, match=r"no neuron's address: .*; give layer and index"
+        ):
             parse_address(*given)
 
 
@@ -139,7 +132,7 @@ def test_scores_of_a_planted_neuron():
             assert table.loc[label, name] == pytest.approx(value, rel=1e-9), name
     for layer, index in ((2, 0), (0, 5), (-1, 0)):
         with pytest.raises(
-            InspectionError, match=r"does not exist: a-model has layers 0 to 1 of ne"
+            GrammarLensError, match=r"does not exist: a-model has layers 0 to 1 of ne"
         ):
             require_neuron(layer, index, scores)
 
@@ -332,9 +325,11 @@ def test_examples_are_read_where_there_are_none(run: Run):
 @pytest.mark.usefixtures("untouched")
 def test_neurons_that_do_not_exist(run: Run):
     for given in ((8, 0), ("8.0",), (0, 896), (-1, 5)):
-        with pytest.raises(InspectionError, match="does not exist: reference-9m has layers 0 to 7"):
+        with pytest.raises(
+            GrammarLensError, match="does not exist: reference-9m has layers 0 to 7"
+        ):
             run.neuron(*given)
-    with pytest.raises(RunError, match="did not read 'after'"):
+    with pytest.raises(GrammarLensError, match="did not read 'after'"):
         run.neuron(0, 0, "after")
 
 
@@ -342,7 +337,7 @@ def test_words_that_have_changed_since(made: Path, tmp_path: Path):
     """Examples of other words than the run's would be shown as the run's."""
     run = load_run(made)
     run.record["treebank"]["train"]["fingerprint"] = "0" * 64
-    with pytest.raises(RunError, match=r"the train data .*:train has changed since"):
+    with pytest.raises(GrammarLensError, match=r"the train data .*:train has changed since"):
         run.neuron(3, 5, read=True)
 
 
@@ -397,13 +392,15 @@ def test_a_lesion_that_draws_from_other_words(lent: Run):
 
 
 def test_lesions_that_cannot_be(lent: Run, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(SelectionError, match="no key neurons of 'VREB': there are DET, NOUN"):
+    with pytest.raises(GrammarLensError, match="no key neurons of 'VREB': there are DET, NOUN"):
         lent.lesion("VREB").__enter__()
-    with pytest.raises(RunError, match="did not read 'after'"):
+    with pytest.raises(GrammarLensError, match="did not read 'after'"):
         lent.lesion("VERB", position="after").__enter__()
-    with pytest.raises(LesionError, match="half"):
+    with pytest.raises(GrammarLensError, match="half"):
         lent.lesion("VERB", value="half").__enter__()
-    with pytest.raises(RunError, match=r"'VERB' has no key neurons in .*: there is nothing to cut"):
+    with pytest.raises(
+        GrammarLensError, match=r"'VERB' has no key neurons in .*: there is nothing to cut"
+    ):
         lent.lesion("VERB", k=0).__enter__()
 
 
@@ -419,7 +416,7 @@ def test_text_with_and_without_a_lesion(lent: Run):
 def test_a_model_that_is_no_longer_there(made: Path):
     run = load_run(made)
     run.record["config"]["model"] = "./gone"
-    with pytest.raises(ModelError, match="gone"):
+    with pytest.raises(GrammarLensError, match="gone"):
         run.model  # noqa: B018
 
 

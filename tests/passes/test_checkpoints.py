@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 import grammar_lens as gl
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import prepare
-from grammar_lens.files import DiskError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
-from grammar_lens.passes.checkpoints import CheckpointError, Checkpoints, opened
+from grammar_lens.passes.checkpoints import Checkpoints, opened
 from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collection
 
@@ -158,7 +158,7 @@ def test_other_options_are_refused(
 ) -> None:
     path = tmp_path / "pass.safetensors"
     read_until(collection(), Checkpoints(path, 1), 2)
-    with pytest.raises(CheckpointError, match=told) as caught:
+    with pytest.raises(GrammarLensError, match=told) as caught:
         collection(**changes).read(False, Checkpoints(path, 1))
     assert str(path) in str(caught.value)
 
@@ -178,7 +178,7 @@ def test_another_model_is_refused(
     weight.data[5, 3] += 1e-3
     wanted = CollectSpec(("neuron", "resid_post"), ("word", "next"), 20, 3, True, 0)
     again = Collection(other, [prepare(other, bank, labels=LABELS)], wanted, 40)
-    with pytest.raises(CheckpointError, match=r"weights: it was '[0-9a-f]{16}', now"):
+    with pytest.raises(GrammarLensError, match=r"weights: it was '[0-9a-f]{16}', now"):
         again.read(False, Checkpoints(path, 1))
 
 
@@ -190,7 +190,7 @@ def test_other_words_are_refused(
     fewer = Treebank(bank.name, bank.sentences[:-1])
     wanted = CollectSpec(("neuron", "resid_post"), ("word", "next"), 20, 3, True, 0)
     again = Collection(tiny, [prepare(tiny, fewer, labels=LABELS)], wanted, 40)
-    with pytest.raises(CheckpointError, match="words: it was"):
+    with pytest.raises(GrammarLensError, match="words: it was"):
         again.read(False, Checkpoints(path, 1))
 
 
@@ -205,7 +205,7 @@ def test_a_damaged_file_is_named(
     begin = 8 + int.from_bytes(data[:8], "little")
     data[begin + int(where * (len(data) - begin))] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"pass\.safetensors is damaged \(checksum"):
+    with pytest.raises(GrammarLensError, match=r"pass\.safetensors is damaged \(checksum"):
         collection().read(False, Checkpoints(path, 1))
 
 
@@ -216,7 +216,7 @@ def test_a_cut_off_file_is_named(
     path = tmp_path / "pass.safetensors"
     read_until(collection(), Checkpoints(path, 1), 2)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"pass\.safetensors is damaged"):
+    with pytest.raises(GrammarLensError, match=r"pass\.safetensors is damaged"):
         collection().read(False, Checkpoints(path, 1))
 
 
@@ -230,7 +230,7 @@ def test_a_changed_position_is_damage(
         metadata = file.metadata()
     metadata["pass"] = metadata["pass"].replace('"done": 2', '"done": 3')
     save_file(load_file(path), path, metadata)
-    with pytest.raises(CheckpointError, match="checksum"):
+    with pytest.raises(GrammarLensError, match="checksum"):
         collection().read(False, Checkpoints(path, 1))
 
 
@@ -239,7 +239,7 @@ def test_a_file_of_something_else_is_refused(
 ) -> None:
     path = tmp_path / "pass.safetensors"
     save_file({"x": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match=r"damaged \(no 'pass'"):
+    with pytest.raises(GrammarLensError, match=r"damaged \(no 'pass'"):
         collection().read(False, Checkpoints(path, 1))
 
 
@@ -258,7 +258,7 @@ def test_a_full_disk_is_told(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(DiskError, match=r"cannot write .*pass.safetensors: No space left"):
+    with pytest.raises(GrammarLensError, match=r"cannot write .*pass.safetensors: No space left"):
         collection().read(False, Checkpoints(path, 1))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

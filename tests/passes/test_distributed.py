@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from grammar_lens.corpus.bank import Treebank
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes import distributed
-from grammar_lens.passes.distributed import DistributedError, Shard
+from grammar_lens.passes.distributed import Shard
 
 WORKER = Path(__file__).parents[1] / "distributed_worker.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -30,13 +31,13 @@ def test_shards() -> None:
 
 @pytest.mark.parametrize("text", ["", "2", "2/", "/8", "a/b", "2-8", "-1/3"])
 def test_shards_that_are_none(text: str) -> None:
-    with pytest.raises(DistributedError, match="expected I/N such as 2/8"):
+    with pytest.raises(GrammarLensError, match="expected I/N such as 2/8"):
         Shard.parse(text)
 
 
 @pytest.mark.parametrize("text", ["0/8", "9/8"])
 def test_shards_that_do_not_exist(text: str) -> None:
-    with pytest.raises(DistributedError, match="does not exist: expected I/N with I from 1 to N"):
+    with pytest.raises(GrammarLensError, match="does not exist: expected I/N with I from 1 to N"):
         Shard.parse(text)
 
 

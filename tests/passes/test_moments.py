@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.passes.moments import MomentAccumulator, Moments, MomentsError, pool
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.passes.moments import MomentAccumulator, Moments, pool
 from grammar_lens.passes.readers import Seen
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
@@ -140,14 +141,18 @@ class TestHost:
     def test_different_labels_cannot_be_merged(self) -> None:
         one = two_pass(*drifting(np.random.default_rng(3), 9))
         other = replace(one, labels=("VERB", "NOUN", "ADJ"))
-        with pytest.raises(MomentsError, match=r"different labels cannot be merged: .*NOUN.*VERB"):
+        with pytest.raises(
+            GrammarLensError, match=r"different labels cannot be merged: .*NOUN.*VERB"
+        ):
             one + other
 
     @pytest.mark.parametrize("field", ["model", "label", "position", "site"])
     def test_different_origins_cannot_be_merged(self, field: str) -> None:
         one = two_pass(*drifting(np.random.default_rng(3), 9))
         other = replace(one, origin=replace(ORIGIN, **{field: "elsewhere"}))
-        with pytest.raises(MomentsError, match=r"different origins cannot be merged: .*elsewhere"):
+        with pytest.raises(
+            GrammarLensError, match=r"different origins cannot be merged: .*elsewhere"
+        ):
             one + other
 
     def test_parts_of_different_treebanks_can_be_merged(self) -> None:

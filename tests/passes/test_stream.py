@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from grammar_lens.corpus.alignment import Alignment, align, token_batches
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import SITES, Model, embedding, site_width
 from grammar_lens.model.loading import load_model
-from grammar_lens.passes.batches import ActivationError, is_out_of_memory
+from grammar_lens.passes.batches import is_out_of_memory
 from grammar_lens.passes.moments import MomentAccumulator, Moments
 from grammar_lens.passes.readers import FeatureReader, SampleReader, Seen
 from grammar_lens.passes.stream import Tap, stream
@@ -261,7 +262,8 @@ def test_activations_that_are_not_finite_are_named(
         hf.get_submodule(weight).weight[3, 4] = bad
     model = load_model(hf, tokenizer=tiny_tokenizer)
     with pytest.raises(
-        ActivationError, match=rf"NaN or infinite activations at site '{site}', layer {layer}: load"
+        GrammarLensError,
+        match=rf"NaN or infinite activations at site '{site}', layer {layer}: load",
     ):
         moments(model, bank, sites=(site,))
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
@@ -283,7 +285,7 @@ def test_features_that_are_not_finite_are_named(make_tiny: Callable[[], Model], 
     found = aligned(bank, model.tokenizer)
     reader = FeatureReader(found.n_words, np.array([[1, 3]]))
     tap = Tap("neuron", "word", found.readable("word"), np.arange(found.n_words), reader, [1])
-    with pytest.raises(ActivationError, match="at site 'neuron', layer 1"):
+    with pytest.raises(GrammarLensError, match="at site 'neuron', layer 1"):
         stream(model, found, token_batches(found), [tap])
 
 
@@ -367,7 +369,7 @@ def test_a_single_sentence_that_does_not_fit(tiny: Model, bank: Treebank):
     with (
         failing(embedding(tiny), SHORT_OF_MEMORY["cuda"], never),
         pytest.raises(
-            ActivationError,
+            GrammarLensError,
             match=f"one row of {longest} tokens does not fit in memory: use a smaller dtype",
         ),
     ):

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.probing import code_length
 from grammar_lens.probing.code_length import online_code_length, uniform_code_length
 from grammar_lens.probing.curves import curve, fewest_enough, per_layer, round_robin
 from grammar_lens.probing.fitting import fit, predict, standardise
-from grammar_lens.probing.probe_words import ProbeError, ProbeWords
+from grammar_lens.probing.probe_words import ProbeWords
 
 KS = (1, 2, 4)
 PLANTED = [np.arange(k) for k in KS]
@@ -105,13 +106,13 @@ class TestCurve:
         ],
     )
     def test_rankings_that_do_not_fit_are_refused(self, both, rankings, random, message) -> None:
-        with pytest.raises(ProbeError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             curve(*both, rankings, KS, rng=np.random.default_rng(0), random=random)
 
     def test_words_that_cannot_be_probed_are_refused(self, both) -> None:
         train, fresh = both
         one = ProbeWords(train.features, train.classes * 0, train.key)
-        with pytest.raises(ProbeError, match="all training words have one label"):
+        with pytest.raises(GrammarLensError, match="all training words have one label"):
             curve(one, fresh, {}, KS, rng=np.random.default_rng(0))
 
 
@@ -143,7 +144,7 @@ class TestFewestEnough:
     def test_other_numbers_of_sizes_and_accuracies(
         self, sizes: list[int], reached: list[float]
     ) -> None:
-        with pytest.raises(ProbeError, match="expected one accuracy for each size"):
+        with pytest.raises(GrammarLensError, match="expected one accuracy for each size"):
             fewest_enough(sizes, reached, 0.4)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from grammar_lens.neurons.overlap import SubspaceError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.probing.erasure import erasure_table, leace, remove_directions
 from grammar_lens.probing.probe_words import ProbeWords
 
@@ -97,7 +97,9 @@ class TestLeace:
         np.testing.assert_allclose(few, more, atol=1e-9)
 
     def test_one_class_is_refused(self, train) -> None:
-        with pytest.raises(SubspaceError, match="fewer than 2 classes: there is nothing to erase"):
+        with pytest.raises(
+            GrammarLensError, match="fewer than 2 classes: there is nothing to erase"
+        ):
             leace(train.features, np.ones_like(train.classes), 3)
 
 
@@ -148,5 +150,7 @@ class TestErasureTable:
         assert got.leace_accuracy == got.majority_accuracy, "exactly, on the training words"
 
     def test_another_rank_is_refused(self, train) -> None:
-        with pytest.raises(SubspaceError, match="span 1 dimensions and the key directions 2: give"):
+        with pytest.raises(
+            GrammarLensError, match="span 1 dimensions and the key directions 2: give"
+        ):
             erasure_table(train, train, np.eye(N_UNITS)[:2], [np.ones((2, N_UNITS))])

@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.neurons import random_neurons
 from grammar_lens.probing.baselines import (
     bootstrap_interval,
@@ -20,7 +21,7 @@ from grammar_lens.probing.baselines import (
 )
 from grammar_lens.probing.evaluation import ProbeResult, evaluate
 from grammar_lens.probing.fitting import accuracy, predict
-from grammar_lens.probing.probe_words import Columns, ProbeError, ProbeWords
+from grammar_lens.probing.probe_words import Columns, ProbeWords
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "word", "neuron")
 LABELS = ("NOUN", "VERB", "ADJ")
@@ -350,25 +351,31 @@ class TestErrors:
     def test_other_units(self, planted) -> None:
         train, fresh, _ = planted
         fewer = replace(fresh, features=fresh.features[:, :19])
-        with pytest.raises(ProbeError, match="have 20 units and fresh words 19: read the same"):
+        with pytest.raises(
+            GrammarLensError, match="have 20 units and fresh words 19: read the same"
+        ):
             result(train, fewer)
 
     @pytest.mark.parametrize(("empty", "name"), [(0, "training"), (1, "fresh")])
     def test_no_words(self, planted, empty: int, name: str) -> None:
         parts = list(planted[:2])
         parts[empty] = ProbeWords(np.zeros((0, 20)), np.zeros(0, np.int64), ())
-        with pytest.raises(ProbeError, match=f"no {name} word could be read: the probe needs"):
+        with pytest.raises(
+            GrammarLensError, match=f"no {name} word could be read: the probe needs"
+        ):
             result(parts[0], parts[1])
 
     def test_one_label(self, planted) -> None:
         train, fresh, _ = planted
         same = ProbeWords(train.features, np.zeros_like(train.classes), train.key)
-        with pytest.raises(ProbeError, match="all training words have one label: a probe needs"):
+        with pytest.raises(
+            GrammarLensError, match="all training words have one label: a probe needs"
+        ):
             result(same, fresh)
 
     def test_no_key_neurons(self, planted) -> None:
         train, fresh, _ = planted
         nothing = np.zeros(0, np.int64)
         columns = Columns(nothing, (nothing,), LAYER, 0)
-        with pytest.raises(ProbeError, match="there are no key neurons to probe"):
+        with pytest.raises(GrammarLensError, match="there are no key neurons to probe"):
             result(train, fresh, columns)

@@ -7,9 +7,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.probing import fitting
 from grammar_lens.probing.fitting import accuracy, fit, fit_svm, predict, standardise
-from grammar_lens.probing.probe_words import ProbeError
 
 
 def data(seed: int, n: int, n_labels: int = 4, n_units: int = 30) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +72,9 @@ class TestStandardise:
     def test_what_is_not_finite_is_refused(self) -> None:
         train = np.ones((4, 2))
         train[1, 1] = np.inf
-        with pytest.raises(ProbeError, match="not finite: collect them in float32 or bfloat16"):
+        with pytest.raises(
+            GrammarLensError, match="not finite: collect them in float32 or bfloat16"
+        ):
             standardise(train, train)
 
 

@@ -14,7 +14,8 @@ from sklearn.svm import LinearSVC
 
 import grammar_lens as gl
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, CorpusError, prepare
+from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.model.weights import output_weight
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
@@ -201,15 +202,18 @@ def test_rankings_that_cannot_be_compared(
 ):
     few = keys.only(["DET", "NOUN"])
     with pytest.raises(
-        CorpusError, match="'b' is of DET, NOUN at 'neuron', the first of DET, NOUN, PRON, VERB at"
+        GrammarLensError,
+        match="'b' is of DET, NOUN at 'neuron', the first of DET, NOUN, PRON, VERB at",
     ):
         gl.probe_curve(tiny, train, fresh, {"a": keys, "b": few}, **QUIET)
     elsewhere = replace(keys, origin=replace(keys.origin, site="resid_post"))
     with pytest.raises(
-        CorpusError, match=r"'b' is of .* at 'resid_post', the first of .* 'neuron'"
+        GrammarLensError, match=r"'b' is of .* at 'resid_post', the first of .* 'neuron'"
     ):
         gl.probe_curve(tiny, train, fresh, {"a": keys, "b": elsewhere}, **QUIET)
-    with pytest.raises(CorpusError, match="no ranking was given: expected key neurons by name"):
+    with pytest.raises(
+        GrammarLensError, match="no ranking was given: expected key neurons by name"
+    ):
         gl.probe_curve(tiny, train, fresh, {}, **QUIET)
 
 
@@ -254,7 +258,7 @@ def test_a_layer_without_key_neurons_answers_the_majority(
     assert table.random_accuracy.isna().all(), "no draws"
     for bad, told in ((("tree",), "'tree'"), ((), "none")):
         with pytest.raises(
-            CorpusError, match=f"classifiers are {told}, expected some of logistic, svm"
+            GrammarLensError, match=f"classifiers are {told}, expected some of logistic, svm"
         ):
             gl.probe_layers(tiny, train, fresh, weak, classifiers=bad, **QUIET)
 
@@ -333,12 +337,12 @@ def test_neurons_that_write_everywhere_leave_nothing(
 def test_key_units_that_write_nothing(tiny: Model, train: Corpus, fresh: Corpus, keys: KeyNeurons):
     elsewhere = replace(keys, origin=replace(keys.origin, site="resid_post"))
     message = "these are units of 'resid_post', and only neurons have outgoing weights"
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         gl.key_subspaces(tiny, elsewhere)
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         gl.erasure(tiny, train, fresh, elsewhere, **QUIET)
     late = replace(keys, sets={x: keys[x].in_layer(1) for x in LABELS})
     with pytest.raises(
-        CorpusError, match="no key neuron stands in layers 0 to 0: choose a higher layer"
+        GrammarLensError, match="no key neuron stands in layers 0 to 0: choose a higher layer"
     ):
         gl.erasure(tiny, train, fresh, late, layer=0, **QUIET)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from watched_pages import on_page
 
 from grammar_lens.cli.app import app
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.report import comparison_tables as comparing
 from grammar_lens.report.comparison import render_comparison, write_comparison
-from grammar_lens.report.comparison_tables import ComparisonError
 from grammar_lens.report.result_tables import DASH
 
 
@@ -43,9 +43,9 @@ def test_runs_are_named_by_what_tells_them_apart(runs: list[MadeRun]) -> None:
 
 
 def test_one_run_or_the_same_twice_is_refused(runs: list[MadeRun]) -> None:
-    with pytest.raises(ComparisonError, match="1 run given, expected two or more"):
+    with pytest.raises(GrammarLensError, match="1 run given, expected two or more"):
         comparing.named(runs[:1])
-    with pytest.raises(ComparisonError, match=r"runs/one is given twice: name every run once"):
+    with pytest.raises(GrammarLensError, match=r"runs/one is given twice: name every run once"):
         comparing.named([*runs, a_run("runs/one")])
 
 

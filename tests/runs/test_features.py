@@ -24,10 +24,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 import grammar_lens as gl
 from grammar_lens import KeyNeuronFeatures, KeyNeurons
 from grammar_lens.corpus.bank import Treebank
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.runs import features as transformer
-from grammar_lens.runs.features import FeatureError
 from grammar_lens.runs.pipeline import run_step
 from grammar_lens.runs.settings import Config
 
@@ -399,16 +399,16 @@ def test_checks_that_pickle_pass_for_a_model_by_name(
 )
 def test_what_is_no_list_of_sentences(tiny: Model, X: Any, message: str) -> None:
     made = KeyNeuronFeatures(tiny, NEURONS)
-    with pytest.raises(FeatureError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         made.fit(X)
-    with pytest.raises(FeatureError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         made.fit(SENTENCES).transform(X)
 
 
 @pytest.mark.parametrize("nothing", ["", "<s>"])
 def test_a_sentence_without_tokens(tiny: Model, nothing: str) -> None:
     made = KeyNeuronFeatures(tiny, NEURONS).fit(SENTENCES)
-    with pytest.raises(FeatureError, match=r"sentence 1 has no tokens \('.*'\): leave it out"):
+    with pytest.raises(GrammarLensError, match=r"sentence 1 has no tokens \('.*'\): leave it out"):
         made.transform(["She sleeps.", nothing])
 
 
@@ -444,7 +444,9 @@ def test_settings_that_do_not_go(tiny: Model, settings: dict[str, Any], message:
 
 
 def test_neurons_of_another_model(reference: Model, keys: KeyNeurons) -> None:
-    with pytest.raises(FeatureError, match=r"the neurons are of .* and the model is reference-9m"):
+    with pytest.raises(
+        GrammarLensError, match=r"the neurons are of .* and the model is reference-9m"
+    ):
         KeyNeuronFeatures(reference, keys).fit(SENTENCES)
     origin = replace(keys.origin, model="someone/reference-9m")
     KeyNeuronFeatures(reference, replace(keys, origin=origin)).fit(SENTENCES)

@@ -21,10 +21,9 @@ from safetensors.numpy import save_file
 import grammar_lens as gl
 from grammar_lens import KeyNeurons, Scores
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.examples import Example, Examples, NeuronExamples, Passage
-from grammar_lens.neurons.neurons import SelectionError
 from grammar_lens.passes.moments import UnitStatistics
-from grammar_lens.runs.interchange.listing import InterchangeError
 from grammar_lens.runs.interchange.reading import read_neurons
 from grammar_lens.runs.interchange.schema import Field, Table
 from grammar_lens.runs.interchange.writing import _writer, export_run
@@ -326,7 +325,7 @@ def test_examples_with_hostile_text(run: Run, tmp_path: Path) -> None:
 def test_what_cannot_be_exported(
     made: Path, tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InterchangeError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         export_run(load_run(made), tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
 
@@ -334,21 +333,21 @@ def test_what_cannot_be_exported(
 def test_nothing_else_is_overwritten(run: Run, tmp_path: Path) -> None:
     """A run's own directory, above all: it has a key_neurons.csv of its own."""
     before = {p.name: p.read_bytes() for p in run.path.iterdir()}
-    with pytest.raises(InterchangeError, match=r"holds something else .*: export to a new folder"):
+    with pytest.raises(GrammarLensError, match=r"holds something else .*: export to a new folder"):
         export_run(run, run.path)
     assert {p.name: p.read_bytes() for p in run.path.iterdir()} == before
     out = tmp_path / "out"
     export_run(run, out, top=2)
     (out / "mine.txt").write_text("notes")
-    with pytest.raises(InterchangeError, match=r"\(mine.txt\)"):
+    with pytest.raises(GrammarLensError, match=r"\(mine.txt\)"):
         export_run(run, out, top=2)
     for text in ("{}", "[]", "{", '{"grammar_lens": 1, "resources": [{}]}'):
         (out / "mine.txt").unlink(missing_ok=True)
         (out / "datapackage.json").write_text(text)
-        with pytest.raises(InterchangeError, match="holds something else"):
+        with pytest.raises(GrammarLensError, match="holds something else"):
             export_run(run, out)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InterchangeError, match=r"holds something else \(file\)"):
+    with pytest.raises(GrammarLensError, match=r"holds something else \(file\)"):
         export_run(run, tmp_path / "file")
 
 
@@ -527,7 +526,7 @@ def test_rows_of_the_position_alone(scores: Scores, tmp_path: Path) -> None:
     path = put(tmp_path / "a.csv", text)
     assert addresses(read_neurons(path, scores)) == {"VERB": [(0, 2)]}
     elsewhere = replace(scores, origin=replace(scores.origin, position="last"))
-    with pytest.raises(InterchangeError, match="no neurons at 'last', only at 'next', 'word'"):
+    with pytest.raises(GrammarLensError, match="no neurons at 'last', only at 'next', 'word'"):
         read_neurons(path, elsewhere)
 
 
@@ -607,28 +606,28 @@ def test_rows_of_the_position_alone(scores: Scores, tmp_path: Path) -> None:
 def test_faults_are_named_with_their_place(
     scores: Scores, tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
-    with pytest.raises(InterchangeError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         read_neurons(put(tmp_path / name, content), scores)
 
 
 def test_faults_of_settings(scores: Scores, tmp_path: Path) -> None:
     flat = put(tmp_path / "a.json", "[-1]")
-    with pytest.raises(InterchangeError, match="the flat id is -1, expected 0 or more"):
+    with pytest.raises(GrammarLensError, match="the flat id is -1, expected 0 or more"):
         read_neurons(flat, scores, first_layer=0)
-    with pytest.raises(InterchangeError, match=r"\[0\]: neuron -1\.3 does not exist"):
+    with pytest.raises(GrammarLensError, match=r"\[0\]: neuron -1\.3 does not exist"):
         read_neurons(put(tmp_path / "b.json", "[3]"), scores, first_layer=-1)
-    with pytest.raises(InterchangeError, match=r"c\.csv:2: neuron -1\.0 does not exist"):
+    with pytest.raises(GrammarLensError, match=r"c\.csv:2: neuron -1\.0 does not exist"):
         read_neurons(put(tmp_path / "c.csv", "layer,index\n0,1\n"), scores, one_based=True)
-    with pytest.raises(InterchangeError, match=r"labels of its own, so it needs no name \('x'\)"):
+    with pytest.raises(GrammarLensError, match=r"labels of its own, so it needs no name \('x'\)"):
         read_neurons(put(tmp_path / "d.json", '{"A": [[0, 1]]}'), scores, name="x")
-    with pytest.raises(InterchangeError, match=r"cannot read .*none: No such file"):
+    with pytest.raises(GrammarLensError, match=r"cannot read .*none: No such file"):
         read_neurons(tmp_path / "none", scores)
-    with pytest.raises(InterchangeError, match=r"\[0\]: flat ids count from 0: leave one_based"):
+    with pytest.raises(GrammarLensError, match=r"\[0\]: flat ids count from 0: leave one_based"):
         read_neurons(tmp_path / "b.json", scores, first_layer=0, one_based=True)
     np.save(tmp_path / "VERB.npy", masks(1)[0])
-    with pytest.raises(InterchangeError, match="a mask has no use for one_based"):
+    with pytest.raises(GrammarLensError, match="a mask has no use for one_based"):
         read_neurons(tmp_path / "VERB.npy", scores, one_based=True)
-    with pytest.raises(InterchangeError, match="a mask has no use for first_layer"):
+    with pytest.raises(GrammarLensError, match="a mask has no use for first_layer"):
         read_neurons(tmp_path / "VERB.npy", scores, first_layer=0)
 
 
@@ -646,7 +645,7 @@ def test_faults_of_settings(scores: Scores, tmp_path: Path) -> None:
 )
 def test_faults_of_masks(scores: Scores, tmp_path: Path, mask: np.ndarray, message: str) -> None:
     np.save(tmp_path / "a.npy", mask)
-    with pytest.raises(InterchangeError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         read_neurons(tmp_path / "a.npy", scores)
 
 
@@ -656,7 +655,7 @@ def test_no_pickle_is_run(scores: Scores, tmp_path: Path) -> None:
             return (Path.touch, (str(tmp_path / "sprung"),))  # pyright: ignore[reportReturnType]
 
     np.save(tmp_path / "a.npy", np.array([Trap()], object), allow_pickle=True)
-    with pytest.raises(InterchangeError, match="cannot be read as an array of numbers"):
+    with pytest.raises(GrammarLensError, match="cannot be read as an array of numbers"):
         read_neurons(tmp_path / "a.npy", scores)
     assert not (tmp_path / "sprung").exists()
 
@@ -685,7 +684,7 @@ def test_faults_of_parquet(
     scores: Scores, tmp_path: Path, columns: dict[str, list[Any]], message: str
 ) -> None:
     parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
-    with pytest.raises(InterchangeError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         read_neurons(tmp_path / "a.parquet", scores)
 
 
@@ -715,13 +714,13 @@ def test_a_frame_makes_the_key_neurons_that_made_it(scores: Scores) -> None:
 def test_faults_of_frames(scores: Scores, columns: dict[str, list[Any]], message: str) -> None:
     usual = {"label": ["A", "A"], "layer": [0, 0], "index": [0, 1], "score": [0.0, 1.0]}
     frame = pd.DataFrame({**usual, **columns}, index=[8, 9])
-    with pytest.raises(SelectionError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         KeyNeurons.from_frame(frame, scores, rule="x")
 
 
 def test_a_frame_without_a_column(scores: Scores) -> None:
     frame = pd.DataFrame({"label": ["A"], "layer": [0], "index": [0]})
-    with pytest.raises(SelectionError, match="has no 'score': there are label, layer, index"):
+    with pytest.raises(GrammarLensError, match="has no 'score': there are label, layer, index"):
         KeyNeurons.from_frame(frame, scores, rule="x")
 
 
@@ -772,7 +771,7 @@ def test_a_file_that_does_not_fit_costs_no_results(run: Run, tmp_path: Path) -> 
         with pytest.raises(ValueError, match=message):
             run_step("select", config, run, print)
     config = Config.of(run, neurons_from=str(tmp_path / "none.csv"), show_progress=False)
-    with pytest.raises(InterchangeError, match=r"cannot read .*none\.csv: No such file"):
+    with pytest.raises(GrammarLensError, match=r"cannot read .*none\.csv: No such file"):
         run_step("select", config, run, print)
     assert {p.name: p.read_bytes() for p in run.path.iterdir()} == before
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from grammar_lens.model.about import ModelError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.loading import load_shape, locate
 from grammar_lens.passes.memory import free_memory
 from grammar_lens.runs.forecast import duration, forecast, of_session, size, sizes_for
@@ -243,7 +243,7 @@ class TestLlama:
 
     def test_without_a_tokenizer(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(LLAMA), "utf-8")
-        with pytest.raises(ModelError, match="has no tokenizer"):
+        with pytest.raises(GrammarLensError, match="has no tokenizer"):
             load_shape(tmp_path)
 
 

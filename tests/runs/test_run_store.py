@@ -22,7 +22,7 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.result import LesionStudy
-from grammar_lens.files import RunError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.outcomes import Ablation, Outcomes
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.controls import SelectionControls, selection_controls, with_effects
@@ -260,7 +260,8 @@ def test_a_neuron_that_does_not_exist(collected: Collected, tmp_path: Path):
     lines[4] = ",".join([cells[0], "7", *cells[2:]])
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(
-        RunError, match=rf"csv:5: neuron 7\.{cells[2]} does not exist: the model has 2 layers of 48"
+        GrammarLensError,
+        match=rf"csv:5: neuron 7\.{cells[2]} does not exist: the model has 2 layers of 48",
     ):
         read_keys(path, scores, {})
 
@@ -367,7 +368,7 @@ def test_examples_of_another_version(tmp_path: Path):
     assert read_examples(path) == {"word": Examples({}, ORIGIN)}
     path.write_text(path.read_text().replace("0.05", "0.1"))
     with pytest.raises(
-        RunError, match=r"has the quantiles \[0.0, 0.1, .*: make it again with `gramm"
+        GrammarLensError, match=r"has the quantiles \[0.0, 0.1, .*: make it again with `gramm"
     ):
         read_examples(path)
 
@@ -414,7 +415,7 @@ def test_the_score_of_each_position():
 def test_settings_that_cannot_be_followed(settings: dict[str, Any], message: str, tmp_path: Path):
     """Told before a model is loaded, and without making the directory."""
     config = Config(model="./nowhere", out=tmp_path / "out", **settings)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         run_all(config, resume=False, say=print)
     assert not (tmp_path / "out").exists()
 
@@ -691,7 +692,7 @@ def test_the_summary_has_the_choice(made: Path):
 def test_a_score_that_lacks_its_sample_costs_nothing(stored: Path):
     run = load_run(stored)
     before = {p.name: p.read_bytes() for p in stored.iterdir() if p.is_file()}
-    with pytest.raises(RunError, match=r"'auroc' needs the activations .* --sample 100"):
+    with pytest.raises(GrammarLensError, match=r"'auroc' needs the activations .* --sample 100"):
         run_step("score", Config.of(run, score="auroc", show_progress=False), run, print)
     after = {p.name: p.read_bytes() for p in stored.iterdir() if p.is_file()}
     assert after == before
@@ -744,7 +745,7 @@ def test_a_study_without_shams_is_read_back_equal(tmp_path: Path):
 
 def test_a_lesion_study_of_an_older_version_is_named():
     with pytest.raises(
-        RunError, match="stored by an older version, without the ablation of its le"
+        GrammarLensError, match="stored by an older version, without the ablation of its le"
     ):
         read_study({"labels": ["NOUN"], "value": "mean", "dose": 1.0})
 

@@ -9,12 +9,12 @@ import pytest
 
 import grammar_lens as gl
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, CorpusError, prepare
+from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.passes.moments import Moments
 from grammar_lens.passes.readers import SampleReader
 from grammar_lens.selectivity.attribution.first_order import attribute_all, attribute_own
-from grammar_lens.selectivity.attribution.head import AttributionError
 from grammar_lens.selectivity.attribution.integrated import integrated_gradients
 from grammar_lens.selectivity.collecting import collect
 from grammar_lens.selectivity.evidence import Attribution, Evidence
@@ -362,14 +362,16 @@ def test_the_mean_of_few_words_needs_no_two_of_each_label(
     ],
 )
 def test_options_that_do_not_go(tiny: Model, corpus: Corpus, bad: dict[str, Any], message: str):
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(GrammarLensError, match=message):
         gl.attribute(tiny, corpus, **bad, **QUIET)
 
 
 @pytest.mark.parametrize("kind", ["own", "all"])
 def test_a_lexicon_without_a_label(tiny: Model, corpus: Corpus, bank: Treebank, kind: str):
     poor = gl.fit_lexicon(tiny, bank["train"], labels=("NOUN", "VERB"))
-    with pytest.raises(CorpusError, match=r"the lexicon does not know DET, PRON: .*gl\.fit_lexi"):
+    with pytest.raises(
+        GrammarLensError, match=r"the lexicon does not know DET, PRON: .*gl\.fit_lexi"
+    ):
         gl.attribute(tiny, corpus, kind=kind, lexicon=poor, reference="zero", **QUIET)
 
 
@@ -379,5 +381,5 @@ def test_shares_targets_and_steps_are_checked(tiny: Model, corpus: Corpus):
         ({"steps": 0}, "steps is 0, expected 1 or more"),
         ({"target": "logit"}, "target is 'logit', expected one of"),
     ):
-        with pytest.raises(AttributionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             gl.attribute(tiny, corpus, kind="integrated_gradients", **bad, **QUIET)

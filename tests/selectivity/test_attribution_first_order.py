@@ -16,17 +16,16 @@ from grammar_lens.corpus.alignment import Alignment, TokenBatch, align, token_ba
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.lexicon import Lexicon, build_lexicon
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.context import lesion
-from grammar_lens.model.about import Model, ModelError, vocabulary_size
+from grammar_lens.model.about import Model, vocabulary_size
 from grammar_lens.model.forward import hooked, watch_tokens
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import Neurons
-from grammar_lens.passes.batches import ActivationError
 from grammar_lens.passes.moments import MomentAccumulator
 from grammar_lens.passes.readers import Seen, State
 from grammar_lens.selectivity.attribution import first_order
 from grammar_lens.selectivity.attribution.first_order import attribute_all, attribute_own
-from grammar_lens.selectivity.attribution.head import AttributionError
 
 
 @dataclass(frozen=True)
@@ -408,7 +407,7 @@ class TestMemory:
         self, tiny: Model, some: Words, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         _short_of_memory_above(monkeypatch, 0, [])
-        with pytest.raises(ActivationError, match=r"one row of \d+ tokens does not fit"):
+        with pytest.raises(GrammarLensError, match=r"one row of \d+ tokens does not fit"):
             own(tiny, some)
 
 
@@ -420,26 +419,26 @@ class TestErrors:
         name = some.lexicon.labels[2]
         message = f"label '{name}' has no word in the lexicon's data.*give its words the class -1"
         for run in (own, everything):
-            with pytest.raises(AttributionError, match=message):
+            with pytest.raises(GrammarLensError, match=message):
                 run(tiny, without)
 
     def test_a_class_without_a_label(self, tiny: Model, some: Words) -> None:
         strange = replace(some, classes=np.where(some.classes == 0, 99, some.classes))
         message = f"class 99 has no label in the lexicon, which has {some.n}"
-        with pytest.raises(AttributionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             own(tiny, strange)
 
     def test_a_reference_of_another_model(self, tiny: Model, some: Words) -> None:
         message = "the reference has 2 x 47 units and the model 2 x 48 neurons: take it from this"
         for run in (own, everything):
-            with pytest.raises(AttributionError, match=message):
+            with pytest.raises(GrammarLensError, match=message):
                 run(tiny, some, reference=np.zeros((2, 47)))
 
     @pytest.mark.parametrize("run", [own, everything], ids=["own", "all"])
     def test_attributions_that_are_not_finite(self, tiny: Model, some: Words, run: Any) -> None:
         reference = np.zeros((2, 48))
         reference[1, 4] = np.inf
-        with pytest.raises(AttributionError, match="NaN or infinite attributions in layer 1: load"):
+        with pytest.raises(GrammarLensError, match="NaN or infinite attributions in layer 1: load"):
             run(tiny, some, reference=reference)
 
     @pytest.mark.parametrize("run", [own, everything], ids=["own", "all"])
@@ -455,7 +454,7 @@ class TestErrors:
 
         whole.forward = scaled
         with pytest.raises(
-            ModelError, match=r"are not those of its head \(they differ by .*capped"
+            GrammarLensError, match=r"are not those of its head \(they differ by .*capped"
         ):
             run(model, some)
 
@@ -465,7 +464,7 @@ class TestErrors:
             model.original_model.base_model.layers[1].mlp.down_proj.weight[3, 3] = torch.inf
         for run in (own, everything):
             with pytest.raises(
-                ModelError, match="NaN or infinite logits from LlamaForCausalLM: lo"
+                GrammarLensError, match="NaN or infinite logits from LlamaForCausalLM: lo"
             ):
                 run(model, some)
 
@@ -476,7 +475,7 @@ class TestErrors:
         fewer = {n: h for n, h in model.hook_dict.items() if not n.endswith("hook_k")}
         monkeypatch.setattr(type(model), "hook_dict", property(lambda _: fewer))
         message = "has no blocks.0.attn.hook_k, so gradients through keys and values cannot be"
-        with pytest.raises(ModelError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             own(model, some)
 
 

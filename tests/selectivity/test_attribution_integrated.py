@@ -14,11 +14,11 @@ from torch import Tensor
 from grammar_lens.corpus.alignment import TokenBatch
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.sources import load_treebank
-from grammar_lens.model.about import Model, ModelError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.model.about import Model
 from grammar_lens.model.forward import hooked
 from grammar_lens.passes.readers import Seen
 from grammar_lens.selectivity.attribution import integrated
-from grammar_lens.selectivity.attribution.head import AttributionError
 from grammar_lens.selectivity.attribution.integrated import Completeness, integrated_gradients
 from grammar_lens.selectivity.attribution.top_share import TopShareReader
 
@@ -240,12 +240,12 @@ class TestIntegratedGradients:
 
 class TestErrors:
     def test_no_steps(self, tiny: Model, few: Words) -> None:
-        with pytest.raises(AttributionError, match="steps is 0, expected 1 or more"):
+        with pytest.raises(GrammarLensError, match="steps is 0, expected 1 or more"):
             gradients(tiny, few, steps=0)
 
     def test_an_unknown_target(self, tiny: Model, few: Words) -> None:
         message = "target is 'logit', expected one of probability, log_probability"
-        with pytest.raises(AttributionError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             gradients(tiny, few, target="logit")
 
     @pytest.mark.parametrize("reuse", [False, True])
@@ -262,7 +262,7 @@ class TestErrors:
             return out
 
         monkeypatch.setattr(integrated, "record", record)
-        with pytest.raises(AttributionError, match="NaN or infinite attributions in layer 1: load"):
+        with pytest.raises(GrammarLensError, match="NaN or infinite attributions in layer 1: load"):
             gradients(tiny, few, reuse=reuse, steps=steps)
 
     def test_scaled_logits(self, make_tiny: Callable[[], Model], few: Words) -> None:
@@ -277,7 +277,7 @@ class TestErrors:
 
         whole.forward = scaled
         with pytest.raises(
-            ModelError, match=r"are not those of its head \(they differ by .*capped"
+            GrammarLensError, match=r"are not those of its head \(they differ by .*capped"
         ):
             gradients(model, few)
 
@@ -287,7 +287,7 @@ class TestErrors:
         for layer in model.original_model.base_model.layers:
             layer.mlp.hook_out.add_hook(lambda x, **_: x / (0.3 + x.norm(dim=-1, keepdim=True)))
         for joint in (False, True):
-            with pytest.raises(AttributionError, match=r"cannot be rerun .*: use reuse=False"):
+            with pytest.raises(GrammarLensError, match=r"cannot be rerun .*: use reuse=False"):
                 gradients(model, few, joint=joint)
             found, told = gradients(model, few, joint=joint, reuse=False, steps=4)
             assert np.isfinite(found[few.classes >= 0]).all()
@@ -384,12 +384,12 @@ class TestTopShare:
 
     @pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
     def test_a_share_that_is_none(self, share: float) -> None:
-        with pytest.raises(AttributionError, match=rf"share is {share}, expected more than 0 and"):
+        with pytest.raises(GrammarLensError, match=rf"share is {share}, expected more than 0 and"):
             TopShareReader(3, 2, 4, share)
 
     def test_a_layer_that_was_not_read(self) -> None:
         reader = TopShareReader(3, 2, 4)
         x = torch.ones(1, 4)
         reader.add(0, Seen(x), torch.tensor([1]))
-        with pytest.raises(AttributionError, match="layer 1 was not read: ranking a word's units"):
+        with pytest.raises(GrammarLensError, match="layer 1 was not read: ranking a word's units"):
             reader.commit()

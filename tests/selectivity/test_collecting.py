@@ -9,17 +9,17 @@ import pytest
 import statsmodels.api as sm
 import torch
 
-from grammar_lens.corpus.alignment import AlignmentError
-from grammar_lens.corpus.bank import Treebank, TreebankError
-from grammar_lens.corpus.corpus import Corpus, CorpusError, prepare
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.selection import select
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity.collect_plan import CollectPlan, CollectSpec
 from grammar_lens.selectivity.collecting import Collected, collect, collect_labels
 from grammar_lens.selectivity.evidence import Evidence
-from grammar_lens.selectivity.permutation_null import MIN_WORDS, ExchangeError, Null
+from grammar_lens.selectivity.permutation_null import MIN_WORDS, Null
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.scoring import score
 
@@ -311,7 +311,7 @@ def test_the_rules_run_on_what_was_collected(tiny: Model, bank: Treebank, large:
         assert len(top[label]) == 5
         np.testing.assert_array_equal(top[label].q, q[i, top[label].layer, top[label].index])
         assert np.isnan(top[label].q).all() == few[i]
-    with pytest.raises(ExchangeError, match="labels with too few words for an exchange null"):
+    with pytest.raises(GrammarLensError, match="labels with too few words for an exchange null"):
         select(score(evidence), rule="fdr")
     # the length of the form is in its embedding, which a random model passes on
     lengths = collect(tiny, large, label="xpos", position="word", replicates=40, **QUIET).evidence()
@@ -420,23 +420,23 @@ def test_rare_values_are_left_out(tiny: Model, large: Treebank):
 def test_requests_that_cannot_be_met(
     tiny: Model, corpus: Corpus, bank: Treebank, write: Callable[..., Treebank]
 ):
-    with pytest.raises(CorpusError, match="no label was named: expected one or more of upos"):
+    with pytest.raises(GrammarLensError, match="no label was named: expected one or more of upos"):
         collect_labels(tiny, corpus, (), **QUIET)
-    with pytest.raises(TreebankError, match="no word of large has the label 'deprel'"):
+    with pytest.raises(GrammarLensError, match="no word of large has the label 'deprel'"):
         collect_labels(tiny, corpus, ("upos", "deprel"), **QUIET)
-    with pytest.raises(AlignmentError, match="position is 'before', expected one of word, next"):
+    with pytest.raises(GrammarLensError, match="position is 'before', expected one of word, next"):
         collect(tiny, corpus, position="before", **QUIET)
-    with pytest.raises(ExchangeError, match="5 replicates were asked for"):
+    with pytest.raises(GrammarLensError, match="5 replicates were asked for"):
         collect(tiny, corpus, replicates=5, **QUIET)
     two = write("The DET|dog NOUN|sleeps VERB\nThe DET|dog NOUN|the DET|dog NOUN|sleeps VERB")
-    with pytest.raises(ExchangeError, match="no two sentences have the same number of words"):
+    with pytest.raises(GrammarLensError, match="no two sentences have the same number of words"):
         collect(tiny, two, position="word", replicates=20, **QUIET)
     both = collect(tiny, bank["train"], position=("word", "next"), **QUIET)
-    with pytest.raises(CorpusError, match=r"words were read at word and next: say which"):
+    with pytest.raises(GrammarLensError, match=r"words were read at word and next: say which"):
         both.evidence()
-    with pytest.raises(CorpusError, match="site 'mlp_out' was not collected: there is neuron"):
+    with pytest.raises(GrammarLensError, match="site 'mlp_out' was not collected: there is neuron"):
         both.evidence("mlp_out", "word")
-    with pytest.raises(CorpusError, match="nothing was read at 'before': there is word, next"):
+    with pytest.raises(GrammarLensError, match="nothing was read at 'before': there is word, next"):
         both.evidence("neuron", "before")
 
 

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from grammar_lens import model as gm
 from grammar_lens.corpus.lexicon import build_lexicon
-from grammar_lens.model.about import ModelError
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.loading import load_model
 from grammar_lens.model.weights import output_contrast
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.from_effects import frequency_depends
-from grammar_lens.selectivity.result import ScoreError
 from grammar_lens.selectivity.scoring import score
 
 FINAL_NORM = {"gpt2": "transformer.ln_f", "pythia": "gpt_neox.final_layer_norm"}
@@ -114,7 +113,7 @@ class TestAttributions:
         message = (
             r"'frequency' needs how often .* not counted: .*gl.attribute\(..., top_share=0.05\)"
         )
-        with pytest.raises(ScoreError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             score(replace(evidence, integrated_gradients=bare), "frequency")
 
 
@@ -153,7 +152,9 @@ class TestFrequencyDepends:
 
     def test_nothing_was_counted(self, evidence: Evidence) -> None:
         assert evidence.integrated_gradients is not None
-        with pytest.raises(ScoreError, match="was not counted: attribute again with a top share"):
+        with pytest.raises(
+            GrammarLensError, match="was not counted: attribute again with a top share"
+        ):
             frequency_depends(replace(evidence.integrated_gradients, frequency=None))
 
 
@@ -359,17 +360,19 @@ class TestOutputContrast:
     def test_counts_of_another_vocabulary(self, tiny: gm.Model) -> None:
         size = gm.vocabulary_size(tiny)
         message = f"the counts are of {size + 1} tokens and .* predicts {size}: they were made with"
-        with pytest.raises(ModelError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             output_contrast(tiny, counts_of(size + 1))
 
     def test_a_label_without_words(self, tiny: gm.Model) -> None:
         counts = counts_of(300)
         total = int(counts[:, [0, 2]].sum())
         counts[:, 1] = 0
-        with pytest.raises(ModelError, match=f"label number 1 has 0 of {total} words: a contrast"):
+        with pytest.raises(
+            GrammarLensError, match=f"label number 1 has 0 of {total} words: a contrast"
+        ):
             output_contrast(tiny, counts)
         counts[:, 0] = 0
-        with pytest.raises(ModelError, match="label number 0 has 0 of"):
+        with pytest.raises(GrammarLensError, match="label number 0 has 0 of"):
             output_contrast(tiny, counts)
 
 

@@ -12,11 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from test_scoring import LABELS, ORIGIN, PLANTED, moments_of, planted
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.selectivity import elastic_net, from_sample
 from grammar_lens.selectivity.elastic_net import fit_elastic_net
 from grammar_lens.selectivity.evidence import Evidence, Sample
 from grammar_lens.selectivity.from_sample import probe_weights
-from grammar_lens.selectivity.result import ScoreError, Scores
+from grammar_lens.selectivity.result import Scores
 from grammar_lens.selectivity.scoring import score
 
 
@@ -271,10 +272,12 @@ class TestProbeWeight:
 
     @pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.1), (-1.0, 0.1), (0.1, -0.1), (np.nan, 0.1)])
     def test_penalties_that_cannot_be(self, l1: float, l2: float) -> None:
-        with pytest.raises(ScoreError, match=f"l1 is {l1} and l2 is {l2}, expected l1 above 0 and"):
+        with pytest.raises(
+            GrammarLensError, match=f"l1 is {l1} and l2 is {l2}, expected l1 above 0 and"
+        ):
             probe_weights(sample_of(*planted(0.0)), l1=l1, l2=l2)
 
     def test_a_fit_that_does_not_converge(self) -> None:
         message = r"did not converge in 3 steps: .* expected at most 2.0e-06; use larger penalties"
-        with pytest.raises(ScoreError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             probe_weights(sample_of(*planted(2.0)), l1=1e-4, max_steps=3)

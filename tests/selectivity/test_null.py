@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.selection import select
 from grammar_lens.passes.moments import MomentAccumulator, Moments
 from grammar_lens.passes.readers import Seen
@@ -17,7 +18,6 @@ from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.permutation_null import (
     MIN_WORDS,
     Exchange,
-    ExchangeError,
     Null,
     Replicates,
     benjamini_hochberg,
@@ -112,14 +112,14 @@ def test_every_sequence_comes_to_every_sentence_equally_often():
 def test_labels_that_cannot_be_exchanged():
     rng = np.random.default_rng(6)
     two = np.array([0, 0, 1, 1])
-    with pytest.raises(ExchangeError, match=r"19 replicates were asked for, .* at least 20"):
+    with pytest.raises(GrammarLensError, match=r"19 replicates were asked for, .* at least 20"):
         exchange(np.array([0, 1, 1, 0]), two, 19, rng)
     with pytest.raises(
-        ExchangeError, match=r"no two sentences have the same number of words .*--replicates 0"
+        GrammarLensError, match=r"no two sentences have the same number of words .*--replicates 0"
     ):
         exchange(np.array([0, 1, -1, 0]), two, 20, rng)
     with pytest.raises(
-        ExchangeError, match=r"the same sequence of tags, so exchanging them changes nothing"
+        GrammarLensError, match=r"the same sequence of tags, so exchanging them changes nothing"
     ):
         exchange(np.array([0, 1, 0, 1]), two, 20, rng)
 
@@ -402,9 +402,9 @@ def test_labels_with_few_words_do_not_set_the_maximum():
     np.testing.assert_allclose(null.maximum, others, rtol=1e-6)
     assert (z.max((1, 2, 3)) > others + 0.1).any(), "it would have, or this tests nothing"
     few = "labels with too few words for an exchange null (at least 10 in sentences"
-    with pytest.raises(ExchangeError, match=re.escape(few) + ".*: 'DET' has 4; use a larger"):
+    with pytest.raises(GrammarLensError, match=re.escape(few) + ".*: 'DET' has 4; use a larger"):
         null.require_words()
-    with pytest.raises(ExchangeError, match="'DET' has 4"):
+    with pytest.raises(GrammarLensError, match="'DET' has 4"):
         select(replace(score(moments_of(values, classes), "cohens_d"), null=null), rule="fdr")
     a_null(np.ones(20)).require_words()
 

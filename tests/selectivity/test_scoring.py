@@ -12,11 +12,12 @@ from scipy import stats
 from sklearn.feature_selection import f_classif
 
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.moments import Moments, UnitStatistics
 from grammar_lens.selectivity.evidence import Attribution, Evidence, Sample
 from grammar_lens.selectivity.from_moments import LEAST_FIRING
 from grammar_lens.selectivity.registry import SCORES
-from grammar_lens.selectivity.result import ScoreError, Scores
+from grammar_lens.selectivity.result import Scores
 from grammar_lens.selectivity.scoring import score
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
@@ -435,7 +436,7 @@ def small_evidence() -> Evidence:
 class TestErrors:
     def test_unknown_score(self, moments: Moments) -> None:
         with pytest.raises(
-            ScoreError, match="unknown score 'auc': expected one of correlation, co"
+            GrammarLensError, match="unknown score 'auc': expected one of correlation, co"
         ):
             score(moments, "auc")
 
@@ -443,12 +444,12 @@ class TestErrors:
     def test_too_few_words(self, moments: Moments, n: int) -> None:
         few = replace(moments, count=np.array([5.0, n, 5.0]))
         message = f"fewer than 2 words cannot be scored: 'VERB' has {n}; use a larger treebank"
-        with pytest.raises(ScoreError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             score(few)
 
     def test_a_single_label(self) -> None:
         moments = moments_of(np.ones((3, 1, 1)), np.zeros(3, np.int64), ("A",))
-        with pytest.raises(ScoreError, match="only the label 'A' is there"):
+        with pytest.raises(GrammarLensError, match="only the label 'A' is there"):
             score(moments)
 
     @pytest.mark.parametrize(
@@ -469,7 +470,7 @@ class TestErrors:
     def test_evidence_that_is_missing_is_named(
         self, moments: Moments, method: str, message: str
     ) -> None:
-        with pytest.raises(ScoreError, match=re.escape(message)):
+        with pytest.raises(GrammarLensError, match=re.escape(message)):
             score(Evidence(moments), method)
 
     @pytest.mark.parametrize(
@@ -486,7 +487,7 @@ class TestErrors:
         message = (
             f"the {what} has the labels NOUN, ADJ, VERB and the moments have NOUN, VERB, ADJ: co"
         )
-        with pytest.raises(ScoreError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             score(replace(evidence, **{part: other}), method)
 
     @pytest.mark.parametrize("method", ["auroc", "attribution", "logit_contrast"])
@@ -499,14 +500,16 @@ class TestErrors:
         message = (
             r"is of labels x layers x units \(3, 2, 4\) and the moments are of \(3, 2, 3\): co"
         )
-        with pytest.raises(ScoreError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             score(replace(evidence, moments=short), method)
 
     def test_a_sample_read_elsewhere(self) -> None:
         evidence = small_evidence()
         assert evidence.sample is not None
         sample = replace(evidence.sample, origin=replace(ORIGIN, position="word"))
-        with pytest.raises(ScoreError, match=r"position='word'.*position='next'.*in one pass"):
+        with pytest.raises(
+            GrammarLensError, match=r"position='word'.*position='next'.*in one pass"
+        ):
             score(replace(evidence, sample=sample), "auroc")
         elsewhere = replace(evidence.sample, origin=replace(ORIGIN, treebank="part of a-bank"))
         score(replace(evidence, sample=elsewhere), "auroc")
@@ -516,19 +519,21 @@ class TestErrors:
         evidence = small_evidence()
         assert evidence.sample is not None
         sample = replace(evidence.sample, classes=np.array([0, 0, 0, 2, 2, 2]))
-        with pytest.raises(ScoreError, match="the sample has no words of VERB: collect a sample"):
+        with pytest.raises(
+            GrammarLensError, match="the sample has no words of VERB: collect a sample"
+        ):
             score(replace(evidence, sample=sample), method)
 
     def test_unknown_signs(self, moments: Moments) -> None:
         message = "sign is 'up', expected one of absolute, positive, negative"
-        with pytest.raises(ScoreError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             score(moments).strength("up")
         message = "'entropy' is strong where it is low, so sign 'negative' has no meaning: use"
-        with pytest.raises(ScoreError, match=message):
+        with pytest.raises(GrammarLensError, match=message):
             score(moments, "entropy").strength("negative")
 
     def test_scores_of_an_unknown_label(self, moments: Moments) -> None:
-        with pytest.raises(ScoreError, match="no scores of 'X': there are NOUN, VERB, ADJ"):
+        with pytest.raises(GrammarLensError, match="no scores of 'X': there are NOUN, VERB, ADJ"):
             score(moments)["X"]
 
 

@@ -11,14 +11,11 @@ from grammar_lens.certification.planted.chain import N_FORMS, TAGS, TagChain, dr
 from grammar_lens.certification.planted.design import KINDS, Design, Planted, design
 from grammar_lens.certification.planted.weights import Address, Built, build
 from grammar_lens.corpus.bank import Treebank
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 
 TRAIN_WORDS, FRESH_WORDS = 4000, 2000
-
-
-class PlantedError(ValueError):
-    """A planted world that cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,10 @@ def plant(
 
     The same for the same kind, number and seed, whatever else is made. Of weak worlds the number
     decides the strength, of the others how the model knows the next tag.
-    Raises PlantedError for an unknown kind.
+    Raises GrammarLensError for an unknown kind.
     """
     if kind not in KINDS:
-        raise PlantedError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+        raise GrammarLensError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
     own = np.random.SeedSequence(seed, spawn_key=(KINDS.index(kind), number))
     words, structure, weights = (np.random.default_rng(s) for s in own.spawn(3))
     chain = draw_chain(structure)

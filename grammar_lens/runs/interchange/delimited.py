@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from grammar_lens.runs.interchange.listing import InterchangeError, Listing, listing
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.runs.interchange.listing import Listing, listing
 
 NAMES = {
     "label": ("label",),
@@ -31,14 +32,14 @@ _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
 
 def read_delimited(path: Path, text: str) -> Listing:
-    """A CSV or TSV file; a row's place is its line. Raises InterchangeError naming the line."""
+    """A CSV or TSV file; a row's place is its line. Raises GrammarLensError naming the line."""
     delimiter, columns = _header(path, text)
     rows, lines = [], []
     for line, cells in _records(path, text, delimiter):
         if line == 1 or not any(cells):
             continue
         if len(cells) != len(columns):
-            raise InterchangeError(
+            raise GrammarLensError(
                 f"{path}:{line}: {len(cells)} cells, expected {len(columns)} as in the first line"
             )
         pairs = zip(columns, cells, strict=True)
@@ -58,7 +59,7 @@ def read_parquet(path: Path) -> Listing:
     try:
         frame = parquet.read_table(path).to_pandas()
     except (pa.ArrowException, OSError) as error:
-        raise InterchangeError(f"{path} is no whole Parquet file: {error}") from error
+        raise GrammarLensError(f"{path} is no whole Parquet file: {error}") from error
     names = _ours(path, list(map(str, frame.columns)))
     frame.columns = pd.Index([name or f"({i})" for i, name in enumerate(names)])
     frame = frame[[name for name in names if name]]
@@ -68,13 +69,13 @@ def read_parquet(path: Path) -> Listing:
         wrong = column.isna() if name == "label" else ~_is_whole(column)
         if wrong.any():
             row, expected = int(wrong.to_numpy(bool).argmax()), "whole number"
-            raise InterchangeError(
+            raise GrammarLensError(
                 f"{path}, row {row + 1}: {name} is {column.iloc[row]!r}, expected a "
                 f"{'label' if name == 'label' else expected}"
             )
     for name in {*frame.columns} & {*REAL}:
         if not pd.api.types.is_numeric_dtype(frame[name]):
-            raise InterchangeError(f"{path}: column {name!r} does not hold numbers")
+            raise GrammarLensError(f"{path}: column {name!r} does not hold numbers")
     return Listing(frame, f"{path}, row ")
 
 
@@ -102,11 +103,11 @@ def _ours(path: Path, columns: Sequence[str]) -> list[str | None]:
     for ours, usual in NAMES.items():
         same = [c for c, name in zip(columns, names, strict=True) if name == ours]
         if len(same) > 1:
-            raise InterchangeError(
+            raise GrammarLensError(
                 f"{path}: the columns {' and '.join(map(repr, same))} both give the {ours}: leave one"
             )
         if not same and ours in ("layer", "index"):
-            raise InterchangeError(
+            raise GrammarLensError(
                 f"{path}:1: no column gives the {ours} ({' or '.join(usual)}): there are "
                 f"{', '.join(map(repr, columns)) or 'none'}"
             )
@@ -122,21 +123,21 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
             yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
-        raise InterchangeError(f"{path}:{line}: {error}") from error
+        raise GrammarLensError(f"{path}:{line}: {error}") from error
 
 
 def _value(name: str, cell: str, path: Path, line: int) -> str | int | float:
     if name in WHOLE:
         if not _WHOLE_NUMBER.fullmatch(cell.strip()):
-            raise InterchangeError(f"{path}:{line}: {name} is {cell!r}, expected a whole number")
+            raise GrammarLensError(f"{path}:{line}: {name} is {cell!r}, expected a whole number")
         return int(cell.strip().split(".")[0])
     if name in REAL:
         try:
             return float(cell) if cell.strip() else float("nan")
         except ValueError:
-            raise InterchangeError(
+            raise GrammarLensError(
                 f"{path}:{line}: {name} is {cell!r}, expected a number"
             ) from None
     if name == "label" and not cell:
-        raise InterchangeError(f"{path}:{line}: the label is missing")
+        raise GrammarLensError(f"{path}:{line}: the label is missing")
     return cell

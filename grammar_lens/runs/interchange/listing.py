@@ -51,7 +51,3 @@ def listing(
 ) -> Listing:
     """Rows that were read one by one, with their places."""
     return Listing(pd.DataFrame(rows, index=pd.Index(places, dtype=object)), where, ordered)
-
-
-class InterchangeError(ValueError):
-    """A neuron list that cannot be read, or results that cannot be written as asked."""

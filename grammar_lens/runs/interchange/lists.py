@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import SITES
-from grammar_lens.runs.interchange.listing import InterchangeError, Listing, Options, listing
+from grammar_lens.runs.interchange.listing import Listing, Options, listing
 
 _SHORT = re.compile(r"L?([0-9]+)\.([0-9]+)", re.IGNORECASE)
 _HOOK = re.compile(r"(blocks\.([0-9]+)\.[\w.]*hook_\w+)\.([0-9]+)")
@@ -17,11 +18,11 @@ Found = tuple[str, int, int]
 
 
 def read_json(path: Path, text: str, options: Options) -> Listing:
-    """A list of neurons, or one for each label. Raises InterchangeError naming the place."""
+    """A list of neurons, or one for each label. Raises GrammarLensError naming the place."""
     try:
         data = json.loads(text, object_pairs_hook=lambda pairs: _object(path, pairs))
     except json.JSONDecodeError as error:
-        raise InterchangeError(f"{path}:{error.lineno}: {error.msg}") from error
+        raise GrammarLensError(f"{path}:{error.lineno}: {error.msg}") from error
     lists = data if isinstance(data, dict) else {None: data}
     rows, places, ordered = [], [], True
     for label, value in lists.items():
@@ -33,7 +34,7 @@ def read_json(path: Path, text: str, options: Options) -> Listing:
             rows.append({**name, "layer": layer, "index": index})
             places.append(place)
         if len(rows) == before and label is not None:
-            raise InterchangeError(f"{path}, {start} has no neurons: leave it out")
+            raise GrammarLensError(f"{path}, {start} has no neurons: leave it out")
     return listing(rows, places, f"{path}, ", ordered=ordered)
 
 
@@ -55,7 +56,7 @@ def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise InterchangeError(f"{path}: {twice!r} stands twice: join its neurons in one list")
+        raise GrammarLensError(f"{path}: {twice!r} stands twice: join its neurons in one list")
     return found
 
 
@@ -65,7 +66,7 @@ def _neurons(path: Path, start: str, value: Any, options: Options) -> Iterator[F
         for layer, indices in value.items():
             place = f"{start}[{json.dumps(layer)}]"
             if not re.fullmatch("[0-9]+", layer) or not isinstance(indices, list):
-                raise InterchangeError(
+                raise GrammarLensError(
                     f'{path}, {place}: expected lists of indices by layer, as {{"5": [123, 7]}}'
                 )
             for i, index in enumerate(indices):
@@ -74,7 +75,7 @@ def _neurons(path: Path, start: str, value: Any, options: Options) -> Iterator[F
         for i, entry in enumerate(value):
             yield f"{start}[{i}]", *_one(f"{path}, {start}[{i}]", entry, options)
     else:
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{path}, {start or 'the file'}: expected a list of neurons, got {json.dumps(value)}"
         )
 
@@ -85,22 +86,22 @@ def _one(place: str, entry: Any, options: Options) -> tuple[int, int]:
         return _address(place, entry, options)
     if isinstance(entry, list):
         if len(entry) != 2:
-            raise InterchangeError(
+            raise GrammarLensError(
                 f"{place}: expected a pair [layer, index], got {len(entry)} values; lists of indices "
                 'by layer are written {"VERB": {"0": [12, 40], "1": []}}'
             )
         return _whole(place, entry[0]), _whole(place, entry[1])
     flat = _whole(place, entry)
     if options.first_layer is None:
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{place}: {flat} alone is no address: write [layer, index] or '5.123', or, for flat ids, "
             "layer * width + index, say in which layer id 0 stands (first_layer=0; -1 where the "
             "embeddings come first)"
         )
     if flat < 0:
-        raise InterchangeError(f"{place}: the flat id is {flat}, expected 0 or more")
+        raise GrammarLensError(f"{place}: the flat id is {flat}, expected 0 or more")
     if options.one_based:
-        raise InterchangeError(f"{place}: flat ids count from 0: leave one_based")
+        raise GrammarLensError(f"{place}: flat ids count from 0: leave one_based")
     return options.first_layer + flat // options.n_units, flat % options.n_units
 
 
@@ -109,12 +110,12 @@ def _address(place: str, entry: str, options: Options) -> tuple[int, int]:
     if short:
         return int(short[1]), int(short[2])
     if hook is None:
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{place}: {entry!r} is no address: expected 5.123, L5.123 or blocks.5.mlp.hook_post.123"
         )
     layer = int(hook[2])
     if hook[1] != SITES[options.site].format(layer=layer):
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{place}: {entry!r} is no unit of {options.site!r}, which is "
             f"{SITES[options.site].format(layer=layer)}: read it with scores of its own site"
         )
@@ -123,5 +124,5 @@ def _address(place: str, entry: str, options: Options) -> tuple[int, int]:
 
 def _whole(place: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InterchangeError(f"{place}: {json.dumps(value)} is no whole number")
+        raise GrammarLensError(f"{place}: {json.dumps(value)} is no whole number")
     return value

@@ -8,7 +8,8 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from grammar_lens.runs.interchange.listing import InterchangeError, Listing, Options
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.runs.interchange.listing import Listing, Options
 
 
 def read_npy(path: Path, options: Options) -> Listing:
@@ -16,11 +17,11 @@ def read_npy(path: Path, options: Options) -> Listing:
     try:
         mask = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InterchangeError(f"{path} cannot be read as an array of numbers: {error}") from error
+        raise GrammarLensError(f"{path} cannot be read as an array of numbers: {error}") from error
     if mask.ndim != 3:
         return _listing(path, {None: mask}, options)
     if len(mask) != len(options.labels):
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{path} has masks of {len(mask)} labels, expected {len(options.labels)} "
             f"({', '.join(options.labels)}): name each in a safetensors file"
         )
@@ -32,7 +33,7 @@ def read_safetensors(path: Path, options: Options) -> Listing:
     try:
         masks = load_file(path)
     except (SafetensorError, OSError, KeyError) as error:
-        raise InterchangeError(f"{path} is no whole safetensors file: {error}") from error
+        raise GrammarLensError(f"{path} is no whole safetensors file: {error}") from error
     return _listing(path, masks, options)
 
 
@@ -42,7 +43,7 @@ def _listing(
     """The neurons of each mask, which come in no order."""
     if options.one_based or options.first_layer is not None:
         given = "one_based" if options.one_based else "first_layer"
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{path}: a mask has no use for {given}, which is for numbers: leave it"
         )
     frames = []
@@ -50,7 +51,7 @@ def _listing(
         whose = "the mask" if label is None else f"the mask of {label!r}"
         layer, index = np.nonzero(_checked(f"{path}: {whose}", mask, options))
         if not len(layer):
-            raise InterchangeError(f"{path}: {whose} chooses no neuron: leave it out")
+            raise GrammarLensError(f"{path}: {whose} chooses no neuron: leave it out")
         name = {} if label is None else {"label": label}
         places = [f"{whose} at [{la}, {i}]" for la, i in zip(layer, index, strict=True)]
         frames.append(pd.DataFrame({"layer": layer, "index": index, **name}, index=places))
@@ -66,13 +67,13 @@ def _checked(what: str, mask: np.ndarray, options: Options) -> np.ndarray:
             if options.site == "neuron"
             else ""
         )
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{what} has the shape {mask.shape}, expected {expected}, layers and units at "
             f"{options.site!r}{hint}"
         )
     # numbers of other tools are 0 and 1 in any type
     if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{what} holds other numbers than 0 and 1: choose from scores first, and save the choice"
         )
     return mask

@@ -7,15 +7,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from grammar_lens.neurons.neurons import KeyNeurons, SelectionError
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.runs.interchange.delimited import has_header, read_delimited, read_parquet
-from grammar_lens.runs.interchange.listing import (
-    InterchangeError,
-    Like,
-    Listing,
-    Options,
-    options_of,
-)
+from grammar_lens.runs.interchange.listing import Like, Listing, Options, options_of
 from grammar_lens.runs.interchange.lists import read_json, read_lines
 from grammar_lens.runs.interchange.masks import read_npy, read_safetensors
 from grammar_lens.selectivity.result import Scores
@@ -46,7 +41,7 @@ def read_neurons(
     count from 0, or both from 1 if `one_based`. Neurons stand by rank, else as in the file; masks
     and lists by layer, which have no order, by their strength in `like`. Scores that the file lacks
     are those of `like`, or 0.
-    Raises InterchangeError, naming the line or place, for what is no neuron of the model, for a
+    Raises GrammarLensError, naming the line or place, for what is no neuron of the model, for a
     neuron twice, for a list without any, and for files that it cannot read or (pickles) will not.
     """
     path = Path(path)
@@ -56,16 +51,13 @@ def read_neurons(
     has_scores = "score" in frame
     if not has_scores:
         frame = frame.assign(score=_scores(frame, like))
-    try:
-        keys = KeyNeurons.from_frame(
-            frame,
-            like,
-            rule=_single(frame, "rule") or f"from {path.name}",
-            method=(_single(frame, "method") or f"score in {path.name}") if has_scores else None,
-            where=found.where,
-        )
-    except SelectionError as error:
-        raise InterchangeError(str(error)) from error
+    keys = KeyNeurons.from_frame(
+        frame,
+        like,
+        rule=_single(frame, "rule") or f"from {path.name}",
+        method=(_single(frame, "method") or f"score in {path.name}") if has_scores else None,
+        where=found.where,
+    )
     return keys if found.ordered or "rank" in frame else _strongest_first(keys, like)
 
 
@@ -75,12 +67,12 @@ def _listing(path: Path, options: Options) -> Listing:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:
-        raise InterchangeError(f"cannot read {path}: {error.strerror or error}") from error
+        raise GrammarLensError(f"cannot read {path}: {error.strerror or error}") from error
     # before pickles: the length of a header may begin with the same byte
     if path.suffix.lower() == ".safetensors" or (head[8:9] == b"{" and head[4:8] == bytes(4)):
         return read_safetensors(path, options)
     if path.suffix.lower() in PICKLED or head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{path} is pickled or an archive, which can run code when it is read: load it where you "
             "trust it and save a mask with numpy.save(), or layer and index as CSV"
         )
@@ -93,12 +85,12 @@ def _text(path: Path, options: Options) -> Listing:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}), nor Parquet, .npy or "
             "safetensors: save it as one of these"
         ) from error
     if not text.strip():
-        raise InterchangeError(f"{path} is empty")
+        raise GrammarLensError(f"{path} is empty")
     if text.lstrip()[0] in "{[":
         return read_json(path, text, options)
     if path.suffix.lower() in (".csv", ".tsv") or has_header(text):
@@ -112,7 +104,7 @@ def _prepared(
     """The rows of the position studied, with labels, counted from 0 and in rank order."""
     frame = found.frame
     if frame.empty:
-        raise InterchangeError(f"{path} has no neurons")
+        raise GrammarLensError(f"{path} has no neurons")
     if options.one_based:
         frame = frame.assign(layer=frame["layer"] - 1, index=frame["index"] - 1)
     position = like.origin.position
@@ -120,14 +112,14 @@ def _prepared(
         there = sorted({*map(str, frame["position"])})
         frame = frame.loc[frame["position"] == position]
         if frame.empty:
-            raise InterchangeError(
+            raise GrammarLensError(
                 f"{path} has no neurons at {position!r}, only at {', '.join(map(repr, there))}: read it "
                 "with scores of that position"
             )
     if "label" not in frame:
         frame = frame.assign(label=path.stem if name is None else name)
     elif name is not None:
-        raise InterchangeError(f"{path} has labels of its own, so it needs no name ({name!r})")
+        raise GrammarLensError(f"{path} has labels of its own, so it needs no name ({name!r})")
     return frame.sort_values("rank", kind="stable") if "rank" in frame else frame
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import make_folder, write_file, write_json
 from grammar_lens.runs.interchange.export_tables import tables_of
-from grammar_lens.runs.interchange.listing import InterchangeError
 from grammar_lens.runs.interchange.schema import Table
 from grammar_lens.runs.store.stored import StoredRun
 
@@ -38,13 +38,13 @@ def export_run(
     (Frictionless Data) tells the type and the meaning, with its unit, of every column. In CSV, text
     is quoted and what is missing is empty, so read it with `keep_default_na=False`. Tables of an
     earlier export are replaced.
-    Raises InterchangeError for another format, a `top` below 1, and a folder that holds anything else.
+    Raises GrammarLensError for another format, a `top` below 1, and a folder that holds anything else.
     """
     if format not in MEDIA:
-        raise InterchangeError(f"format is {format!r}, expected {' or '.join(MEDIA)}")
+        raise GrammarLensError(f"format is {format!r}, expected {' or '.join(MEDIA)}")
     most = (TOP if format == "csv" else None) if top == "auto" else top
     if most is not None and (not isinstance(most, int) or most < 1):
-        raise InterchangeError(f"top is {top!r}, expected 1 or more, None for all, or 'auto'")
+        raise GrammarLensError(f"top is {top!r}, expected 1 or more, None for all, or 'auto'")
     folder = Path(folder)
     for old in _earlier(folder):
         old.unlink(missing_ok=True)
@@ -59,7 +59,7 @@ def export_run(
 
 
 def _earlier(folder: Path) -> list[Path]:
-    """The files of an earlier export. Raises InterchangeError where the folder holds anything else."""
+    """The files of an earlier export. Raises GrammarLensError where the folder holds anything else."""
     if not folder.exists():
         return []
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
@@ -71,7 +71,7 @@ def _earlier(folder: Path) -> list[Path]:
     except (OSError, ValueError, TypeError, KeyError):
         ours = set()
     if there - ours:
-        raise InterchangeError(
+        raise GrammarLensError(
             f"{folder} holds something else ({min(there - ours)}): export to a new folder, or to one "
             "that holds an earlier export alone"
         )

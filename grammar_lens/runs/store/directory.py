@@ -5,20 +5,21 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from grammar_lens.files import RunError, make_folder, write_json
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.files import make_folder, write_json
 from grammar_lens.runs.store.provenance import checkout_commit, library_versions
 from grammar_lens.runs.store.stored import SHARDS, StoredRun
 
 
 def refuse_directory(path: Path, *, resume: bool) -> None:
-    """Raises RunError for a directory that a run must not be written to."""
+    """Raises GrammarLensError for a directory that a run must not be written to."""
     if (path / "run.json").is_file():
         if not resume:
-            raise RunError(
+            raise GrammarLensError(
                 f"{path} holds a run already: add --resume to complete it, or choose another --out"
             )
     elif path.exists() and (not path.is_dir() or any(map(_is_foreign, path.iterdir()))):
-        raise RunError(f"{path} exists and is no run directory: choose another --out")
+        raise GrammarLensError(f"{path} exists and is no run directory: choose another --out")
 
 
 def _is_foreign(path: Path) -> bool:
@@ -36,7 +37,7 @@ def open_run(
     """A new run directory, or with `resume` the old one if it was made with the same settings.
 
     `usual` are the defaults, which a run was made with whose record knows no such setting yet.
-    Raises RunError for a directory that is in use already, or whose settings differ (naming them).
+    Raises GrammarLensError for a directory that is in use already, or whose settings differ (naming them).
     """
     refuse_directory(path, resume=resume)
     if not (path / "run.json").is_file():
@@ -59,7 +60,7 @@ def open_run(
         if old.get(key) != config[key]
     ]
     if changed:
-        raise RunError(
+        raise GrammarLensError(
             f"{path} was made with other settings and cannot be resumed with these "
             f"({'; '.join(changed)}): choose another --out or the old settings"
         )

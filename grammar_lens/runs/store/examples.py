@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.files import RunError, read_json, write_text
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.files import read_json, write_text
 from grammar_lens.neurons.examples import (
     QUANTILES,
     Example,
@@ -80,10 +81,10 @@ def _rounded(values: Any) -> Any:
 
 
 def read_examples(path: Path) -> dict[str, Examples]:
-    """Read the file of `save_examples`. Raises RunError for a file of other quantiles."""
+    """Read the file of `save_examples`. Raises GrammarLensError for a file of other quantiles."""
     data = read_json(path)
     if tuple(data["quantiles"]) != QUANTILES:
-        raise RunError(
+        raise GrammarLensError(
             f"{path} has the quantiles {data['quantiles']}, expected {list(QUANTILES)}: make it again "
             f"with `grammar-lens examples {path.parent}`"
         )

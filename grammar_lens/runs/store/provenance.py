@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.files import RunError
+from grammar_lens.errors import GrammarLensError
 
 PACKAGES = ("grammar-lens", "torch", "transformer-lens", "transformers", "numpy", "scikit-learn")
 
@@ -61,9 +61,9 @@ def treebank_record(bank: Treebank) -> dict[str, Any]:
 
 
 def refuse_other_results(folder: Path, name: str) -> None:
-    """Raises RunError for a folder that holds anything but results of the experiment `name`."""
+    """Raises GrammarLensError for a folder that holds anything but results of the experiment `name`."""
     record = folder / "run.json"
     if record.is_file() and f'"experiment": "{name}"' in record.read_text("utf-8"):
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} holds something else: choose another --out")
+        raise GrammarLensError(f"{folder} holds something else: choose another --out")

@@ -14,10 +14,11 @@ from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.sufficiency import Sufficiency
-from grammar_lens.files import RunError, read_json, to_json, write_file, write_json, write_text
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.files import read_json, to_json, write_file, write_json, write_text
 from grammar_lens.lesions.outcomes import Ablation, Outcomes
 from grammar_lens.neurons.controls import SelectionControls
-from grammar_lens.neurons.neurons import KeyNeurons, SelectionError
+from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.probing.curves import ProbeCurve
 from grammar_lens.probing.evaluation import ProbeResult
@@ -37,23 +38,20 @@ def read_keys(
 ) -> dict[str, KeyNeurons]:
     """The key neurons of every position, with the rules that chose them.
 
-    Raises RunError for neurons that do not exist.
+    Raises GrammarLensError for neurons that do not exist.
     """
     table = pd.read_csv(path, keep_default_na=False, na_values={"q": [""]}, dtype={"label": str})
     table.index += 2  # lines of the file, below its header
-    try:
-        return {
-            position: KeyNeurons.from_frame(
-                table.loc[table["position"] == position],
-                s,
-                rule=rules.get(position, "unknown"),
-                labels=s.labels,
-                where=f"{path}:",
-            )
-            for position, s in scores.items()
-        }
-    except SelectionError as error:
-        raise RunError(str(error)) from error
+    return {
+        position: KeyNeurons.from_frame(
+            table.loc[table["position"] == position],
+            s,
+            rule=rules.get(position, "unknown"),
+            labels=s.labels,
+            where=f"{path}:",
+        )
+        for position, s in scores.items()
+    }
 
 
 def save_controls(path: Path, controls: Mapping[str, SelectionControls]) -> None:
@@ -159,10 +157,10 @@ def save_study(folder: Path, name: str, study: LesionStudy, words: pd.DataFrame)
 def read_study(data: dict[str, Any]) -> LesionStudy:
     """The lesion study, without its outcomes word by word.
 
-    Raises RunError for the file of a version that did not write the ablation of the lesion.
+    Raises GrammarLensError for the file of a version that did not write the ablation of the lesion.
     """
     if "ablation" not in data:
-        raise RunError(
+        raise GrammarLensError(
             "this lesion study was stored by an older version, without the ablation of its lesions: "
             "lesion again with `grammar-lens lesion`"
         )

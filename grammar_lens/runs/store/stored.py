@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from grammar_lens.dissociation.result import LesionStudy
-from grammar_lens.files import RunError, read_json
+from grammar_lens.errors import NotMeasuredError
+from grammar_lens.files import read_json
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import Examples
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -113,10 +114,10 @@ class StoredRun:
         return (self.path / STEPS[step]).is_file()
 
     def require(self, step: str) -> Path:
-        """The file of a step; a RunError says which command makes it when it is not there."""
+        """The file of a step; a NotMeasuredError says which command makes it when it is not there."""
         path = self.path / STEPS[step]
         if not path.is_file():
-            raise RunError(
+            raise NotMeasuredError(
                 f"{self.path} has no {path.name} yet: first `grammar-lens {step} {self.path}`"
             )
         return path
@@ -172,18 +173,18 @@ class StoredRun:
     def fitted_at(self, position: str) -> FittedProbe:
         """The fitted probe of one position, to read the labels of other words with.
 
-        Raises RunError where the run has none, naming the command that makes it.
+        Raises NotMeasuredError where the run has none, naming the command that makes it.
         """
         self.require("probe")
         path = self.path / FITTED
         if not path.is_file():
-            raise RunError(
+            raise NotMeasuredError(
                 f"{self.path} has no {FITTED}, as it was made before probes were kept: first "
                 f"`grammar-lens probe {self.path}`"
             )
         probes = read_fitted(path)
         if position not in probes:
-            raise RunError(
+            raise NotMeasuredError(
                 f"{self.path} has no probe at {position!r}, only at {', '.join(probes)}: make a run "
                 "with `grammar-lens run --position both`"
             )
@@ -212,7 +213,9 @@ class StoredRun:
     def at(self, position: str) -> Results:
         """Everything found at "word" or at "next"."""
         if position not in self.positions:
-            raise RunError(f"{self.path} did not read {position!r}: it has {self.positions}")
+            raise NotMeasuredError(
+                f"{self.path} did not read {position!r}: it has {self.positions}"
+            )
         probe = self._probes.get(position) if self.has("probe") else None
         return Results(
             position,
@@ -267,5 +270,7 @@ class StoredRun:
         """Losses of every scored word, intact and under every lesion and sham."""
         path = self.path / "lesions.parquet"
         if not path.is_file():
-            raise RunError(f"{self.path} has no lesions.parquet: first `grammar-lens lesion`")
+            raise NotMeasuredError(
+                f"{self.path} has no lesions.parquet: first `grammar-lens lesion`"
+            )
         return pd.read_parquet(path)

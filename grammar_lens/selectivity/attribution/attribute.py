@@ -11,16 +11,9 @@ from jaxtyping import Float, Int
 
 from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import (
-    Corpus,
-    CorpusError,
-    default_budget,
-    fit_lexicon,
-    prepare,
-    sampled,
-    warned,
-)
+from grammar_lens.corpus.corpus import Corpus, default_budget, fit_lexicon, prepare, sampled, warned
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of
 from grammar_lens.passes.batches import Keeper
 from grammar_lens.passes.checkpoints import pass_identity
@@ -75,16 +68,18 @@ def attribute(
     (`top_per_layer`), by "value" or by "size" (`top_by`).
     `lexicon` is by default that of the same words. `replicates` of exchanged labels give a null ("own"
     only). At most `max_words` words, whole sentences drawn with `seed`. A `keeper` is that of `collect` ("own" only).
-    Raises CorpusError for an unknown kind, reference or `top_by`, and for replicates that a kind cannot have.
+    Raises GrammarLensError for an unknown kind, reference or `top_by`, and for replicates that a kind cannot have.
     """
     if kind not in KINDS:
-        raise CorpusError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+        raise GrammarLensError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
     if reference not in REFERENCES:
-        raise CorpusError(f"reference is {reference!r}, expected one of {', '.join(REFERENCES)}")
+        raise GrammarLensError(
+            f"reference is {reference!r}, expected one of {', '.join(REFERENCES)}"
+        )
     if top_by not in TOP_BY:
-        raise CorpusError(f"top_by is {top_by!r}, expected one of {', '.join(TOP_BY)}")
+        raise GrammarLensError(f"top_by is {top_by!r}, expected one of {', '.join(TOP_BY)}")
     if replicates and kind != "own":
-        raise CorpusError(
+        raise GrammarLensError(
             f"replicates of exchanged labels need contributions word by word, which {kind!r} "
             "does not give: use kind 'own', or replicates=0"
         )
@@ -287,7 +282,7 @@ def _in_lexicon(
     """Classes of the words in the lexicon's numbering."""
     unknown = [x for x in corpus.labels if x not in tables.labels]
     if unknown:
-        raise CorpusError(
+        raise GrammarLensError(
             f"the lexicon does not know {', '.join(unknown)}: make it from words that have them "
             "(gl.fit_lexicon), or leave them out (--labels)"
         )

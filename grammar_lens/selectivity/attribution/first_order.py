@@ -14,6 +14,7 @@ from torch import Tensor
 
 from grammar_lens.corpus.alignment import Alignment, TokenBatch
 from grammar_lens.corpus.lexicon import DeviceLexicon, Lexicon
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, site_width
 from grammar_lens.model.edited_pass import Forward, opened
 from grammar_lens.model.forward import check_head
@@ -22,7 +23,6 @@ from grammar_lens.model.weights import unembedding
 from grammar_lens.passes.batches import Keeper, read_batches
 from grammar_lens.passes.readers import State
 from grammar_lens.selectivity.attribution.head import (
-    AttributionError,
     Slope,
     Tap,
     choose,
@@ -59,8 +59,8 @@ def attribute_own(
     stopped, so that a word's loss depends on its own position alone and one backward pass serves
     all words of a batch; what a neuron does to later positions is left out.
     `progress`, `warn`, `keeper` and `about` are those of `activations.stream`.
-    Raises AttributionError for labels unknown to the lexicon, a reference of another shape and
-    attributions that are not finite; ModelError for models whose logits are scaled or capped.
+    Raises GrammarLensError for labels unknown to the lexicon, a reference of another shape and
+    attributions that are not finite; GrammarLensError for models whose logits are scaled or capped.
     """
     job = _Job(model, alignment, classes, lexicon, reference)
     job.check(batches)
@@ -213,7 +213,7 @@ class _Job:
         _check_labels(classes, lexicon)
         shape = (model.cfg.n_layers, site_width(model, "neuron"))
         if reference is not None and reference.shape != shape:
-            raise AttributionError(
+            raise GrammarLensError(
                 f"the reference has {reference.shape[0]} x {reference.shape[1]} units and the "
                 f"model {shape[0]} x {shape[1]} neurons: take it from this model's moments"
             )
@@ -239,7 +239,7 @@ class _Job:
         return self._reference[layer].to(a.device) - a
 
     def check(self, batches: Sequence[TokenBatch]) -> None:
-        """Raises ModelError where the logits are not those of the head alone."""
+        """Raises GrammarLensError where the logits are not those of the head alone."""
         for batch in batches:
             if len(self.locate(batch)[0]):
                 check_head(self._model, batch.token_ids[:1].to(device_of(self._model)))
@@ -300,12 +300,12 @@ def _outside(batch: TokenBatch, has_bos: bool) -> Bool[Tensor, "row time"]:
 def _check_labels(classes: Int[np.ndarray, " all_words"], lexicon: Lexicon) -> None:
     there = np.unique(classes[classes >= 0])
     if len(there) and there[-1] >= len(lexicon.labels):
-        raise AttributionError(
+        raise GrammarLensError(
             f"class {there[-1]} has no label in the lexicon, which has {len(lexicon.labels)}"
         )
     unknown = there[lexicon.prior[there] == 0]
     if len(unknown):
-        raise AttributionError(
+        raise GrammarLensError(
             f"label {lexicon.labels[unknown[0]]!r} has no word in the lexicon's data, so its loss "
             "is infinite: give its words the class -1"
         )

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.model.forward import head_logits
 from grammar_lens.model.weights import unembedding
@@ -23,10 +24,6 @@ Slope = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 """Logits [word vocab] of some of the words, which it may overwrite -> values, dvalue/dlogits."""
 Tap = tuple[Int[np.ndarray, " all_words"], Reader]
 """Codes of all words of the corpus, and who gets the contributions of those with a code."""
-
-
-class AttributionError(ValueError):
-    """Attributions that cannot be computed or are not finite."""
 
 
 def through_head(
@@ -124,10 +121,10 @@ def hand_over(
 
 
 def require_finite(finite: Sequence[tuple[int, Bool[Tensor, ""]]]) -> None:
-    """Raises AttributionError for the first layer whose attributions are not finite."""
+    """Raises GrammarLensError for the first layer whose attributions are not finite."""
     for layer, good in finite:
         if not bool(good):
-            raise AttributionError(
+            raise GrammarLensError(
                 f"NaN or infinite attributions in layer {layer}: load the model in a wider dtype "
                 "(--dtype bfloat16 or float32), or check its weights"
             )

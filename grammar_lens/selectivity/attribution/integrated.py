@@ -13,18 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from grammar_lens.corpus.alignment import Alignment, TokenBatch, token_batches
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, model_name
 from grammar_lens.model.forward import check_head
 from grammar_lens.model.kv_cache import can_continue
 from grammar_lens.passes.batches import read_batches
 from grammar_lens.passes.readers import State
-from grammar_lens.selectivity.attribution.head import (
-    AttributionError,
-    Tap,
-    choose,
-    hand_over,
-    require_finite,
-)
+from grammar_lens.selectivity.attribution.head import Tap, choose, hand_over, require_finite
 from grammar_lens.selectivity.attribution.scaled_path import (
     TARGETS,
     Recorded,
@@ -74,13 +69,13 @@ def integrated_gradients(
     prefix; a model whose layers cannot be run so (a HookedTransformer) gets the plain way, a forward
     pass of the whole prefix for each step, and `warn` is told. `token_budget` limits tokens times
     steps in one pass, `progress` is told the tokens done.
-    Raises AttributionError for fewer than 1 step, an unknown target, attributions that are not
-    finite, and where the two ways would differ; ModelError for scaled or capped logits.
+    Raises GrammarLensError for fewer than 1 step, an unknown target, attributions that are not
+    finite, and where the two ways would differ; GrammarLensError for scaled or capped logits.
     """
     if steps < 1:
-        raise AttributionError(f"steps is {steps}, expected 1 or more")
+        raise GrammarLensError(f"steps is {steps}, expected 1 or more")
     if target not in TARGETS:
-        raise AttributionError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
+        raise GrammarLensError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
     if reuse and not can_continue(model):
         reuse = False
         if warn:
@@ -115,7 +110,7 @@ def integrated_gradients(
 
 
 def _check_reuse(path: ScaledPath, recorded: Recorded) -> None:
-    """Raises AttributionError unless both ways agree on the word with the longest prefix.
+    """Raises GrammarLensError unless both ways agree on the word with the longest prefix.
 
     They do where layers follow one another along one residual stream to which neurons write
     directly. The logarithm is compared: probabilities may be next to nothing.
@@ -130,7 +125,7 @@ def _check_reuse(path: ScaledPath, recorded: Recorded) -> None:
         gap = float((ours[layer] - values).abs().max())
         # also where only the rerun gives NaN
         if not gap <= relative * float(values.abs().max()) + floor:
-            raise AttributionError(
+            raise GrammarLensError(
                 f"the layers of {model_name(path.model)} cannot be rerun on a prefix's keys and "
                 f"values (attributions in layer {layer} differ by {gap:.2g}): use reuse=False"
             )

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.readers import Seen, State
-from grammar_lens.selectivity.attribution.head import AttributionError
 
 
 class TopShareReader:
@@ -19,7 +19,7 @@ class TopShareReader:
     are kept; of equal ones, those of the lower layer and index. `per_layer` ranks every layer by
     itself. Values are ranked with their sign unless `absolute`.
     Ranking needs all layers of a word, so what one batch adds is held until `commit`.
-    Raises AttributionError if the share is not in (0, 1], and on commit if a layer is missing.
+    Raises GrammarLensError if the share is not in (0, 1], and on commit if a layer is missing.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class TopShareReader:
         absolute: bool = False,
     ) -> None:
         if not 0 < share <= 1:
-            raise AttributionError(f"share is {share}, expected more than 0 and at most 1")
+            raise GrammarLensError(f"share is {share}, expected more than 0 and at most 1")
         self._shape = (n_layers, n_units)
         self._share = share
         self._per_layer = per_layer
@@ -55,7 +55,7 @@ class TopShareReader:
             return
         missing = set(range(self._shape[0])) - set(self._waiting)
         if missing:
-            raise AttributionError(
+            raise GrammarLensError(
                 f"layer {min(missing)} was not read: ranking a word's units needs all layers"
             )
         parts = [self._waiting[layer] for layer in range(self._shape[0])]
