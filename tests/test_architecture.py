@@ -25,7 +25,7 @@ LAYERS = (
 """The rooms of the package from the ground up: each imports only what stands before it."""
 ARITHMETIC = ("passes", "selectivity", "neurons", "probing", "lesions", "dissociation")
 RUN_A_MODEL = {
-    *("lesions.context", "lesions.donors", "lesions.passes"),
+    *("lesions.context", "lesions.donors", "lesions.effect_check", "lesions.passes"),
     *("neurons.passages", "neurons.timecourse", "probing.probes"),
     *("selectivity.collecting", "selectivity.collect_plan"),
     *(f"selectivity.attribution.{x}" for x in ("attribute", "first_order", "head", "integrated")),

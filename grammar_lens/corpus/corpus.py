@@ -215,8 +215,20 @@ def aligned(
         )
     else:
         alignment = align(texts, spans, model.tokenizer, max_length=most)
+    _check_tokens(model, alignment)
     classes = _classes(bank, label, labels)
     return Corpus(bank, label, labels, alignment, classes, model_name(model), context, window)
+
+
+def _check_tokens(model: Model, alignment: Alignment) -> None:
+    """Raises GrammarLensError for tokens that the model has no embedding of."""
+    rows = vocabulary_size(model)
+    largest = max((int(ids.max(initial=-1)) for ids in alignment.token_ids), default=-1)
+    if largest >= rows:
+        raise GrammarLensError(
+            f"the tokenizer makes token {largest} of these words, and {model_name(model)} embeds "
+            f"{rows} tokens: give the model's own tokenizer, or resize_token_embeddings"
+        )
 
 
 def _check_context(context: str, window: int) -> None:

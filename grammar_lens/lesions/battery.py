@@ -15,6 +15,7 @@ from grammar_lens.corpus.lexicon import DeviceLexicon, Lexicon, split_losses
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.edits import edits_of
+from grammar_lens.lesions.effect_check import require_effects
 from grammar_lens.lesions.outcomes import Condition, Outcomes
 from grammar_lens.lesions.passes import BarePasses, HookedPasses, Lesion, Passes, Scored
 from grammar_lens.lesions.store import Store, battery_key
@@ -51,6 +52,7 @@ def run_battery(
     finished survives there, and the same call goes on with it. `seed` draws the donors. In a process
     group of torch.distributed every process reads its share of the batches and gets all outcomes.
     `progress` is told the tokens times conditions done.
+    Raises GrammarLensError where neurons write and editing them changes no logit.
     """
     numbers = np.flatnonzero(classes >= 0)
     common = np.ones(len(numbers), bool) if shared is None else shared[numbers]
@@ -74,6 +76,7 @@ def run_battery(
         model, alignment, classes, lexicon, lesions, probed, common, store, token_budget, progress
     )
     battery.run()
+    require_effects(model, conditions, store.nll, alignment.token_ids)
     return Outcomes(
         conditions=tuple(conditions),
         labels=lexicon.labels,

@@ -21,7 +21,9 @@ from grammar_lens.model.about import (
     is_hooked,
     supported_architectures,
     torch_module,
+    vocabulary_size,
 )
+from grammar_lens.model.support import mlp_width, require_dense, require_vocabulary
 
 REFERENCE_MODEL = "reference-9m"
 
@@ -106,6 +108,9 @@ def has_weights(source: str | os.PathLike[str]) -> bool:
 def _frozen(model: Model) -> Model:
     torch_module(model).requires_grad_(False)
     model.eval()
+    # the config's number can be a default that the weights do not follow (OPT, Falcon)
+    model.cfg.d_mlp = mlp_width(model)
+    require_vocabulary(model.tokenizer, vocabulary_size(model))
     return model
 
 
@@ -267,6 +272,7 @@ def _load_config(location: Path | str, tokenizer: Any) -> tuple[Any, Any]:
     root, options = _where(location)
     config = AutoConfig.from_pretrained(root, trust_remote_code=False, **options)
     _check_architectures(config.architectures or [], str(location))
+    require_dense(config)
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(root, trust_remote_code=False, **options)
     return config, tokenizer
@@ -350,6 +356,7 @@ def _wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None
     if not getattr(config, "architectures", None):
         config.architectures = [type(hf_model).__name__]
     _check_architectures(config.architectures, type(hf_model).__name__)
+    require_dense(config)
     if device is not None:
         hf_model = hf_model.to(device)
     n_weights = count_parameters(hf_model)  # TransformerLens 3 adds biases of its own

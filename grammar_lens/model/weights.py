@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, model_name
+from grammar_lens.model.support import require_plain
 
 
 def output_norms(model: Model) -> Float[np.ndarray, "layer neuron"]:
@@ -167,7 +168,9 @@ def unembedding(model: Model) -> Float[Tensor, "vocab d_model"]:
     """The head's weight: what a logit's gradient is multiplied by on its way to the hidden state."""
     if hasattr(model, "original_model"):
         head = model.original_model.get_output_embeddings()
-        return getattr(head, "original_component", head).weight.detach()
+        weight = getattr(head, "original_component", head).weight.detach()
+        require_plain(model, weight, "the head")
+        return weight
     return model.unembed.W_U.detach().T
 
 
