@@ -177,6 +177,31 @@ def test_names_of_ours_exist(page: str) -> None:
         resolve(f"grammar_lens.{name}")
 
 
+def imports_of_ours(code: str) -> set[str]:
+    """Dotted names that a piece of code imports from the package."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "grammar_lens"}
+
+
+@pytest.mark.parametrize("page", names(WRITTEN))
+def test_imports_of_ours_exist_in_code_that_is_not_run_too(page: str) -> None:
+    for block in python_blocks(ROOT / page):
+        for name in imports_of_ours(block.code):
+            resolve(name)
+
+
+def test_an_import_that_moved_would_be_seen() -> None:
+    code = "import grammar_lens as gl\nfrom grammar_lens.study import prepare"
+    assert imports_of_ours(code) == {"grammar_lens", "grammar_lens.study.prepare"}
+    with pytest.raises((AttributeError, ImportError)):
+        resolve("grammar_lens.study.prepare")
+
+
 def documented() -> dict[str, str]:
     """Names that the reference pages document, each with its page."""
     return {
