@@ -16,6 +16,12 @@ import torch
 from jaxtyping import Bool, Int, Int8
 from torch import Tensor
 
+from grammar_lens.corpus.tokenizer_check import (
+    METASPACE,
+    blank_tokens,
+    control_tokens,
+    require_faithful,
+)
 from grammar_lens.errors import GrammarLensError
 
 Span = tuple[int, int]
@@ -27,6 +33,7 @@ REASONS = (
     "shares a token with a neighbour",
     "beyond the context",
     "no token before it",
+    "a control token in its text",
 )
 """Index 0 is success; the others say why a word was skipped."""
 
@@ -188,24 +195,30 @@ def align(
 
     A text is taken for a sentence, and is a row. A word without characters of its own has the span
     None. `tokenizer` is a fast Hugging Face tokenizer; its own BOS is added when it adds one. Tokens
-    beyond `max_length` are cut off and words that need them are counted as beyond the context.
-    Raises GrammarLensError if the tokenizer cannot give character offsets.
+    beyond `max_length` are cut off and words that need them are counted as beyond the context. A text
+    that holds the name of a control token ("</s>") is not read, and its words are counted.
+    Raises GrammarLensError if the tokenizer cannot give character offsets, or not those of the text
+    (see `tokenizer_check`).
     """
     if not getattr(tokenizer, "is_fast", False):
         raise GrammarLensError(
             f"{type(tokenizer).__name__} gives no character offsets: load a fast tokenizer "
             "(AutoTokenizer.from_pretrained(folder, use_fast=True), from a tokenizer.json)"
         )
-    token_ids, token_spans = _tokenise(texts, tokenizer)
+    token_ids, token_spans, control = _tokenise(texts, tokenizer)
     limit = max_length if max_length is not None else 2**31 - 1
     placed = [_place(words, tokens) for words, tokens in zip(spans, token_spans, strict=True)]
     sentence = np.repeat(np.arange(len(texts)), [len(words) for words in spans])
     first, last, before, after, spanless = (
         np.concatenate([*(p[i] for p in placed), np.zeros(0, np.int64)]) for i in range(5)
     )
-    common = [((spanless == 1) | (first < 0), 1)]
+    unread = control[sentence]
+    first, last = np.where(unread, -1, first), np.where(unread, -1, last)
+    common = [(unread, 5), ((spanless == 1) | (first < 0), 1)]
     return Alignment(
-        token_ids=tuple(ids[:limit] for ids in token_ids),
+        token_ids=tuple(
+            ids[: 0 if skipped else limit] for ids, skipped in zip(token_ids, control, strict=True)
+        ),
         sentence=sentence,
         row=sentence,
         first=np.where(first < limit, first, -1),
@@ -268,19 +281,39 @@ def count_tokens(texts: Sequence[str], tokenizer: Any) -> Int[np.ndarray, " text
 
 def _tokenise(
     texts: Sequence[str], tokenizer: Any
-) -> tuple[list[Int[np.ndarray, "..."]], list[Int[np.ndarray, "token two"]]]:
-    """Ids and, white space trimmed, character spans of every sentence's tokens."""
+) -> tuple[
+    list[Int[np.ndarray, "..."]], list[Int[np.ndarray, "token two"]], Bool[np.ndarray, " text"]
+]:
+    """Ids and spans, white space trimmed, of every text's tokens; whether it has a control token."""
     if not texts:
-        return [], []
+        return [], [], np.zeros(0, bool)
     coded = tokenizer(
         list(texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
     ids = [np.asarray(row, np.int64) for row in coded["input_ids"]]
+    offsets = [np.asarray(row, np.int64).reshape(-1, 2) for row in coded["offset_mapping"]]
+    control = control_tokens(texts, ids, offsets, tokenizer)
+    plain = np.flatnonzero(~control)
+    require_faithful(*([each[i] for i in plain] for each in (texts, ids, offsets)), tokenizer)
+    blank = blank_tokens(tokenizer)
     spans = [
-        _trimmed(text, np.asarray(row, np.int64).reshape(-1, 2))
-        for text, row in zip(texts, coded["offset_mapping"], strict=True)
+        _trimmed(text, _without_metaspaces(text, own, span, blank))
+        for text, own, span in zip(texts, ids, offsets, strict=True)
     ]
-    return ids, spans
+    return ids, spans, control
+
+
+def _without_metaspaces(
+    text: str,
+    ids: Int[np.ndarray, "..."],
+    offsets: Int[np.ndarray, "token two"],
+    blank: Int[np.ndarray, " blank"],
+) -> Int[np.ndarray, "token two"]:
+    """Offsets in which a token that is a blank alone is empty, unless the text has the sign itself."""
+    alone = np.isin(ids, blank)
+    if not alone.any() or METASPACE in text:
+        return offsets
+    return np.where(alone[:, None], offsets[:, :1], offsets)
 
 
 def _trimmed(text: str, offsets: Int[np.ndarray, "token two"]) -> Int[np.ndarray, "token two"]:

@@ -267,6 +267,9 @@ def test_without_bos_the_first_word_has_no_token_before_it(tiny_tokenizer: Any):
         def __call__(self, texts: list[str], **options: Any) -> Any:
             return tiny_tokenizer(texts, add_special_tokens=False, **options)
 
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tiny_tokenizer, name)
+
     found = align(["Zq x", ""], [[(0, 2), (3, 4)], []], WithoutBos())
     assert not found.has_bos
     assert found.skipped("next") == {"no token before it": 1}
