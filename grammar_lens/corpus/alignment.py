@@ -55,6 +55,8 @@ class Alignment:
     last: Int[np.ndarray, " word"]
     reason: dict[str, Int8[np.ndarray, " word"]]
     has_bos: bool
+    lead: Int[np.ndarray, " row"] | None = None
+    """Tokens of each row before its text: BOS, and a blank that is a token. None: BOS alone."""
 
     @property
     def n_words(self) -> int:
@@ -84,10 +86,11 @@ class Alignment:
     def scorable(self) -> Bool[np.ndarray, " word"]:
         """Words whose prediction can be scored: aligned at `next` with a real token before them.
 
-        A row's first word has only BOS before it. Every row gives the same vector there, so it says
-        nothing about the word and is neither collected nor scored.
+        A row's first word has only BOS before it, and perhaps a blank that is a token. Every row gives
+        the same vector there, so it says nothing about the word and is neither collected nor scored.
         """
-        return self.aligned("next") & (self.first - 1 >= (1 if self.has_bos else 0))
+        begin = int(self.has_bos) if self.lead is None else self.lead[self.row]
+        return self.aligned("next") & (self.first > begin)
 
     def readable(self, position: str) -> Bool[np.ndarray, " word"]:
         """Words that are read at `position`: the aligned ones, for `next` the scorable ones."""
@@ -230,6 +233,7 @@ def align(
             ),
         },
         has_bos=_has_bos(token_ids, tokenizer),
+        lead=np.array([_lead(spans) for spans in token_spans], np.int64),
     )
 
 
@@ -359,6 +363,11 @@ def _reasons(
     for holds, code in reversed(rules):
         reason[holds] = code
     return reason
+
+
+def _lead(spans: Int[np.ndarray, "token two"]) -> int:
+    """How many tokens stand before the first that has characters of the text."""
+    return int(np.argmax(spans[:, 0] < spans[:, 1])) if len(spans) else 0
 
 
 def _has_bos(token_ids: Sequence[Int[np.ndarray, "..."]], tokenizer: Any) -> bool:

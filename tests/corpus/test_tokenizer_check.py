@@ -140,6 +140,8 @@ def test_a_bare_metaspace_is_no_words_first_token(metaspace: Any):
         found = align([text], [spans], tokenizer)
         assert found.first.tolist() == [2, 4, 5]
         assert found.last.tolist() == [3, 4, 5]
+        # before the first word stand BOS and a blank, as in every text
+        assert found.scorable().tolist() == [False, True, True]
 
 
 def test_a_metaspace_that_the_text_has_is_a_token(metaspace: Any):
