@@ -116,6 +116,10 @@ class KeyNeurons(Mapping[str, Neurons]):
         """The size of the largest set."""
         return max((len(s) for s in self.sets.values()), default=0)
 
+    def in_layer(self, layer: int) -> "KeyNeurons":
+        """Those of one layer; a label may have none there."""
+        return replace(self, sets={name: s.in_layer(layer) for name, s in self.sets.items()})
+
     def top(self, k: int) -> "KeyNeurons":
         """The first `k` of every label."""
         return replace(self, sets={name: s.top(k) for name, s in self.sets.items()})

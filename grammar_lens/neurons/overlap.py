@@ -170,3 +170,22 @@ def _by_chance(
     # a sum from 0 is 1 only up to rounding
     p_value = min(float(probability[int(shared) :].sum()), 1.0)
     return expected, jaccard, expected / max(smaller, 1.0), p_value
+
+
+def strength_by_layer(scores: Scores) -> pd.DataFrame:
+    """A row per layer and label: root mean square score, and the best neuron with its score."""
+    rms = layer_strength(scores)
+    rows = []
+    for i, label in enumerate(scores.labels):
+        best = np.abs(scores[label]).argmax(1)
+        for layer, index in enumerate(best):
+            rows.append(
+                {
+                    "layer": layer,
+                    "label": label,
+                    "rms_score": rms[i, layer],
+                    "best_neuron": index,
+                    "best_score": scores[label][layer, index],
+                }
+            )
+    return pd.DataFrame(rows).sort_values(["layer", "label"], ignore_index=True)

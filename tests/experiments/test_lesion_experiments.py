@@ -21,6 +21,7 @@ import grammar_lens as gl
 from grammar_lens.corpus.corpus import fresh_corpus, prepare
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation import grown_shams as damage
+from grammar_lens.dissociation.by_layer import label_directions
 from grammar_lens.lesions.store import Store
 from grammar_lens.runs.session import read_source
 
@@ -506,7 +507,7 @@ class TestLesionByLayer:
         study = gl.lesion_study(
             model,
             fresh,
-            by_layer.in_layer(keys, 1),
+            keys.in_layer(1),
             lexicon=gl.fit_lexicon(model, train),
             labels=TAGS,
             shams=0,
@@ -545,7 +546,7 @@ class TestLesionByLayer:
         assert layers.p[layers.key_neurons < 3].isna().all()
         assert (layers.own[layers.key_neurons == 0] == 0).all()
 
-    def test_directions_span_the_differences_of_the_means(self, by_layer: ModuleType) -> None:
+    def test_directions_span_the_differences_of_the_means(self) -> None:
         rng = np.random.default_rng(0)
         moments = gl.Moments(
             labels=("A", "B", "C"),
@@ -556,7 +557,7 @@ class TestLesionByLayer:
             mean_abs=np.ones((2, 6)),
             origin=Origin("model", "bank", "upos", "next", "resid_post"),
         )
-        real, *random = by_layer.subspaces(moments, ("A", "C"), 1, 3, rng)
+        real, *random = label_directions(moments, ("A", "C"), 1, 3, rng)
         gap = moments.mean[2, 1] - moments.mean[0, 1]
         np.testing.assert_allclose(np.abs(real.basis @ gap), np.linalg.norm(gap), rtol=1e-12)
         assert {len(x) for x in (real, *random)} == {1}
