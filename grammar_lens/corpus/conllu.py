@@ -4,11 +4,12 @@ Source: https://universaldependencies.org/format.html
 """
 
 import sys
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import conllu
 from conllu.exceptions import ParseException
@@ -20,6 +21,9 @@ from grammar_lens.errors import GrammarLensError
 GZIP_MAGIC = b"\x1f\x8b"
 # Heads and enhanced dependencies are not read, so that a slip in them stops nobody.
 UNREAD = {"head": lambda line, i: line[i], "deps": lambda line, i: line[i]}
+
+UnicodeForm = Literal["NFC", "NFD"]
+UNICODE_FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFD")
 
 Row = dict[str, Any]  # what `conllu` makes of a line
 Labels = Mapping[str, str]
@@ -60,6 +64,15 @@ class _Block:
             self.fail(str(whole))
         return dict(parsed.metadata), list(parsed)
 
+    def begins_document(self) -> str | None:
+        """The name of the document that begins here, if one does; a bad sentence can begin one too."""
+        for line in self.lines:
+            name, _, value = line.removeprefix("#").partition("=")
+            if line.startswith("#") and name.strip() in ("newdoc", "newdoc id"):
+                given = value.strip() if name.strip() == "newdoc id" else ""
+                return given or f"{self.path.stem}:{self.first_line}"
+        return None
+
     def _check_columns(self) -> None:
         for token, n in enumerate(self.token_lines):
             line = self.lines[n]
@@ -77,41 +90,86 @@ class _Block:
                 self.fail("two spaces in a row inside a column: write a single space", token)
 
 
-def read_conllu(path: Path) -> tuple[list[Sentence], tuple[str, ...]]:
+def read_conllu(
+    path: Path, *, skip_bad_sentences: bool = False
+) -> tuple[list[Sentence], tuple[str, ...]]:
     """The file's sentences, and notes on where their spaces come from if not from SpaceAfter.
 
+    With `skip_bad_sentences` a sentence that is not CoNLL-U is left out, and a note counts them.
     Raises GrammarLensError, with file and line, for anything that is not CoNLL-U.
     """
     sentences: list[Sentence] = []
-    respaced, marked = 0, False
+    respaced, marked, withheld = 0, False, 0
     document = None
+    bad: list[str] = []
     shared: dict[tuple, Labels] = {}
-    for block in _blocks(path, _read_text(path)):
-        comments, rows = block.parse()
-        if "newdoc" in comments or "newdoc id" in comments:
-            document = comments.get("newdoc id") or f"{path.stem}:{block.first_line}"
-        tokens = _surface_tokens(block, rows)
-        if not tokens:
+    for block in _blocks(path, read_text(path)):
+        document = block.begins_document() or document
+        try:
+            read = _sentence(block, document, len(sentences) + 1, shared)
+        except GrammarLensError as error:
+            if not skip_bad_sentences:
+                raise
+            bad.append(str(error))
             continue
-        given = comments.get("text")
-        text, spans, from_text = _text_and_spans(block, tokens, given)
-        if sentences and ("newpar" in comments or "newpar id" in comments):
+        if read is None:
+            continue
+        if sentences and read.begins_paragraph:
             sentences[-1] = replace(sentences[-1], gap="\n")
-        respaced += from_text
-        marked |= given is not None or not all(token.space_after for token in tokens)
-        sentences.append(
-            Sentence(
-                id=comments.get("sent_id") or f"{path.stem}-{len(sentences) + 1}",
-                text=text,
-                words=tuple(_words(block, tokens, spans, shared)),
-                document=document,
-                source=f"{path.name}:{block.first_line}",
-                gap=" " if tokens[-1].space_after else "",
-            )
+        respaced += read.from_text
+        marked |= read.marked
+        withheld += sum(word.form == "_" for word in read.sentence.words)
+        sentences.append(read.sentence)
+    n_words = sum(len(sentence.words) for sentence in sentences)
+    if withheld > n_words / 2:
+        raise GrammarLensError(
+            f"{path} has _ for {withheld:,} of {n_words:,} words: this treebank is given out without "
+            "its text. Its README says where to get the text and how to put it in"
         )
     if not sentences:
-        raise GrammarLensError(f"{path} has no sentences: expected a CoNLL-U file with words in it")
-    return sentences, _notes(path.name, respaced, len(sentences), marked)
+        why = f". All {len(bad)} were skipped, the first for: {bad[0]}" if bad else ""
+        raise GrammarLensError(
+            f"{path} has no sentences: expected a CoNLL-U file with words in it{why}"
+        )
+    notes = _notes(path.name, respaced, len(sentences), marked)
+    if bad:
+        notes += (f"{len(bad):,} sentences of {path.name} skipped, the first for: {bad[0]}",)
+    return sentences, notes
+
+
+class _Read(NamedTuple):
+    """A sentence, and what is asked of the file as a whole."""
+
+    sentence: Sentence
+    from_text: bool
+    marked: bool
+    begins_paragraph: bool
+
+
+def _sentence(
+    block: _Block, document: str | None, number: int, shared: dict[tuple, Labels]
+) -> _Read | None:
+    """The sentence of a block; None where it has no words."""
+    comments, rows = block.parse()
+    tokens = _surface_tokens(block, rows)
+    if not tokens:
+        return None
+    given = comments.get("text")
+    text, spans, from_text, form = _text_and_spans(block, tokens, given)
+    sentence = Sentence(
+        id=comments.get("sent_id") or f"{block.path.stem}-{number}",
+        text=text,
+        words=tuple(_words(block, tokens, spans, shared, form)),
+        document=document,
+        source=f"{block.path.name}:{block.first_line}",
+        gap=" " if tokens[-1].space_after else "",
+    )
+    return _Read(
+        sentence,
+        from_text,
+        given is not None or not all(token.space_after for token in tokens),
+        "newpar" in comments or "newpar id" in comments,
+    )
 
 
 def _notes(name: str, respaced: int, total: int, marked: bool) -> tuple[str, ...]:
@@ -125,7 +183,8 @@ def _notes(name: str, respaced: int, total: int, marked: bool) -> tuple[str, ...
     return ()
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises GrammarLensError, with the line, for anything else."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -189,28 +248,45 @@ def _surface_tokens(block: _Block, rows: list[Row]) -> list[_Token]:
 
 def _text_and_spans(
     block: _Block, tokens: list[_Token], given: str | None
-) -> tuple[str, list[Span], bool]:
-    """Text, the tokens' spans in it, and whether its spaces differ from the SpaceAfter marks."""
+) -> tuple[str, list[Span], bool, UnicodeForm | None]:
+    """Text, the tokens' spans in it, whether its spaces differ from the SpaceAfter marks.
+
+    Last comes the Unicode form of the text where the words are written in another.
+    """
     forms = [token.form for token in tokens]
     text, spans = join(forms, [token.space_after for token in tokens])
     if given is None or text.strip() == given.strip():
-        return text, spans, False
-    found = find_in_order(forms, given.strip())
+        return text, spans, False, None
+    given = given.strip()
+    found = find_in_order(forms, given)
+    for form in UNICODE_FORMS if found is None else ():
+        if unicodedata.is_normalized(form, given):
+            found = find_in_order([unicodedata.normalize(form, f) for f in forms], given)
+            if found is not None:
+                return given, found, True, form
     if found is None:
         block.fail(
             f"the words make {text!r}, but # text is {given!r}: correct the forms, SpaceAfter=No "
             "or # text"
         )
-    return given.strip(), found, True
+    return given, found, True, None
 
 
 def _words(
-    block: _Block, tokens: list[_Token], spans: list[Span], shared: dict[tuple, Labels]
+    block: _Block,
+    tokens: list[_Token],
+    spans: list[Span],
+    shared: dict[tuple, Labels],
+    form: UnicodeForm | None,
 ) -> Iterator[Word]:
+    def written(text: str) -> str:
+        return text if form is None else unicodedata.normalize(form, text)
+
     for token, span in zip(tokens, spans, strict=True):
         parts: list[Span | None] = [span]
         if len(token.words) > 1:
-            parts = divide(token.form, [row["form"] for row in token.words], span)
+            forms = [written(row["form"]) for row in token.words]
+            parts = divide(written(token.form), forms, span)
         for row, part in zip(token.words, parts, strict=True):
             yield Word(sys.intern(row["form"]), part, _labels(block, row, shared))
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from grammar_lens.corpus import hugging_face, universal_dependencies
 from grammar_lens.corpus.bank import Sentence, Treebank, check_label
 from grammar_lens.corpus.conllu import read_conllu
+from grammar_lens.corpus.tagged_text import PREFIX, read_tagged
 from grammar_lens.errors import GrammarLensError
 
 SPLIT_ORDER = ("train", "dev", "test")
 FORMS = (
     "expected the path of a .conllu file or of a folder of them, folder:split, a name such as "
-    "UD_English-EWT or UD_English-EWT:train, hf:dataset[@revision][:config]:split, or None for the "
+    "UD_English-EWT or UD_English-EWT:train, tags:file, hf:dataset[@revision][:config]:split, or None for the "
     "embedded treebank"
 )
 
@@ -26,16 +27,19 @@ def load_treebank(
     words_column: str | None = None,
     label_column: str | None = None,
     ud_base_url: str | None = None,
+    skip_bad_sentences: bool = False,
 ) -> Treebank:
     """The treebank at `source`; without one, the handmade English treebank in the package.
 
     A path that exists wins over the other forms: a CoNLL-U file; a folder of `*.conllu`, whose
     splits are named by the ends -train, -dev and -test of the file names, else by the whole name;
     `folder:split`; `UD_English-EWT[:split]`, fetched once and cached, from `ud_base_url` if given;
-    `hf:dataset[@revision][:config]:split`, a Hugging Face dataset or a folder with one.
+    `hf:dataset[@revision][:config]:split`, a Hugging Face dataset or a folder with one;
+    `tags:file`, lines of a word and its tag or running text of word/TAG (see `tagged_text`).
 
     CoNLL-U files bring all labels there are. From a dataset `label` is read, from the column of
-    that name unless `label_column` says otherwise; `words_column` likewise.
+    that name unless `label_column` says otherwise; `words_column` likewise. With
+    `skip_bad_sentences` sentences of a CoNLL-U file that are wrong are left out and counted in `notes`.
     Raises GrammarLensError for what cannot be found or read: the message has file and line.
     """
     check_label(label)
@@ -52,11 +56,16 @@ def load_treebank(
         raise GrammarLensError(
             f"words_column and label_column are for hf: datasets, not for {source!r}: leave them out"
         )
+    skip = skip_bad_sentences
     if exists:
-        return _read_folder(path) if path.is_dir() else _read_files(path.stem, {"": path})
+        if path.is_dir():
+            return _read_folder(path, skip=skip)
+        return _read_files(path.stem, {"": path}, skip=skip)
+    if source.startswith(PREFIX):
+        return read_tagged(Path(source.removeprefix(PREFIX)), label)
     folder, colon, split = source.rpartition(":")
     if colon and Path(folder).is_dir():
-        return _read_folder(Path(folder), split)
+        return _read_folder(Path(folder), split, skip=skip)
     if colon and Path(folder).is_file():
         raise GrammarLensError(
             f"{folder} is one file and has no split {split!r}: leave out :{split}"
@@ -64,7 +73,7 @@ def load_treebank(
     if source.startswith("UD_"):
         name = universal_dependencies.UDName.parse(source)
         found, notes = universal_dependencies.fetch(name, base_url=ud_base_url)
-        return _read_split_or_all(name.repository, found, name.split, notes)
+        return _read_split_or_all(name.repository, found, name.split, notes, skip=skip)
     raise GrammarLensError(f"no treebank at {source!r}: {FORMS}")
 
 
@@ -77,18 +86,23 @@ def _load_embedded() -> Treebank:
         return _read_files("handmade", _split_files(folder))
 
 
-def _read_folder(folder: Path, split: str | None = None) -> Treebank:
-    return _read_split_or_all(folder.resolve().name, _split_files(folder), split)
+def _read_folder(folder: Path, split: str | None = None, *, skip: bool = False) -> Treebank:
+    return _read_split_or_all(folder.resolve().name, _split_files(folder), split, skip=skip)
 
 
 def _read_split_or_all(
-    name: str, found: Mapping[str, Path], split: str | None, notes: tuple[str, ...] = ()
+    name: str,
+    found: Mapping[str, Path],
+    split: str | None,
+    notes: tuple[str, ...] = (),
+    *,
+    skip: bool = False,
 ) -> Treebank:
     if split is None:
-        return _read_files(name, found, notes)
+        return _read_files(name, found, notes, skip=skip)
     if split not in found:
         raise GrammarLensError(f"{name} has no split {split!r}; its splits are {', '.join(found)}")
-    return _read_files(f"{name}:{split}", {"": found[split]}, notes)
+    return _read_files(f"{name}:{split}", {"": found[split]}, notes, skip=skip)
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
@@ -116,13 +130,15 @@ def _split_files(folder: Path) -> dict[str, Path]:
     return {split: found[split] for split in [*first, *(s for s in found if s not in first)]}
 
 
-def _read_files(name: str, found: Mapping[str, Path], notes: tuple[str, ...] = ()) -> Treebank:
+def _read_files(
+    name: str, found: Mapping[str, Path], notes: tuple[str, ...] = (), *, skip: bool = False
+) -> Treebank:
     """All files as one treebank; the split named "" is the treebank itself and no split."""
     sentences: list[Sentence] = []
     splits: dict[str, tuple[int, int]] = {}
     for split, path in found.items():
         start = len(sentences)
-        read, spacing = read_conllu(path)
+        read, spacing = read_conllu(path, skip_bad_sentences=skip)
         sentences += read
         notes += spacing
         if split:

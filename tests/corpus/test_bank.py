@@ -5,8 +5,10 @@ import os
 import pickle
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -525,3 +527,55 @@ def test_fingerprints_do_not_depend_on_the_process(tmp_path: Path, dogs: Treeban
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.getcwd()}
         out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert out.stdout.strip() == dogs.fingerprint()
+
+
+# Sentences that are wrong, words that are withheld, Unicode forms ------------------------------
+
+
+def rows(*forms: str, text: str | None = None) -> str:
+    """A sentence of CoNLL-U."""
+    lines = [f"{n}\t{form}\t_\tNOUN\t_\t_\t_\t_\t_\t_\n" for n, form in enumerate(forms, 1)]
+    return (f"# text = {text}\n" if text else "") + "".join(lines) + "\n"
+
+
+def test_bad_sentences_are_skipped_and_counted_only_if_asked(tmp_path: Path) -> None:
+    path = tmp_path / "file.conllu"
+    bad = "# newdoc id = second\n" + rows("walk", "home", text="walk away")
+    path.write_text(rows("One") + bad + rows("Two") + "1\tshort\n\n")
+    with pytest.raises(GrammarLensError, match=r"file.conllu:3: the words make 'walk home'"):
+        load_treebank(path)
+    bank = load_treebank(path, skip_bad_sentences=True)
+    assert [s.text for s in bank] == ["One", "Two"]
+    assert [s.document for s in bank] == [None, "second"], "a bad sentence can begin a document"
+    note = bank.notes[-1]
+    assert note.startswith("2 sentences of file.conllu skipped, the first for: ")
+    assert "file.conllu:3: the words make 'walk home'" in note
+    path.write_text("1\tshort\n\n")
+    with pytest.raises(GrammarLensError, match=r"no sentences: .*All 1 were skipped, the first"):
+        load_treebank(path, skip_bad_sentences=True)
+
+
+def test_a_treebank_without_its_words_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GrammarLensError, match=r"has _ for 3 of 5 words: .*Its README says where"):
+        load(tmp_path, rows("_", "_", "_") + rows("two", "words"))
+    # an underscore can be a word
+    assert load(tmp_path, rows("a", "_", "b") + rows("_", "c")).n_words == 5
+
+
+@pytest.mark.parametrize(("of_text", "of_words"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_words_in_another_unicode_form_than_the_text(
+    tmp_path: Path, of_text: Literal["NFC", "NFD"], of_words: Literal["NFC", "NFD"]
+) -> None:
+    def form(which: Literal["NFC", "NFD"], text: str) -> str:
+        return unicodedata.normalize(which, text)
+
+    content = rows(*(form(of_words, w) for w in ("déjà", "là")), text=form(of_text, "déjà  là"))
+    multiword = (
+        f"# text = {form(of_text, 'été-là')}\n"
+        f"1-2\t{form(of_words, 'été-là')}\t_\t_\t_\t_\t_\t_\t_\t_\n"
+        f"1\t{form(of_words, 'été')}\t_\tNOUN\t_\t_\t_\t_\t_\t_\n"
+        f"2\t{form(of_words, '-là')}\t_\tADV\t_\t_\t_\t_\t_\t_\n\n"
+    )
+    bank = load(tmp_path, content + multiword)
+    found = [s.text[slice(*w.span)] for s in bank for w in s.words if w.span]
+    assert found == [form(of_text, w) for w in ("déjà", "là", "été", "-là")]
