@@ -98,14 +98,21 @@ def total_damage(
 def check(outcomes: Outcomes, labels: tuple[str, ...]) -> None:
     """Raises GrammarLensError for losses that are not finite where they must be.
 
-    A sham may be NaN at words that are neither shared nor of a studied label.
+    A sham may be NaN at words that are neither shared nor of a studied label, and every lesion but
+    the real ones of the first ablation at words that are not sampled.
     """
     studied = np.isin(outcomes.label, [outcomes.labels.index(x) for x in labels])
-    missing = ~(outcomes.shared | studied)
+    sampled = np.ones(len(studied), bool) if outcomes.sampled is None else outcomes.sampled
     measured = np.isfinite(outcomes.tag_loss) & np.isfinite(outcomes.nll)
-    allowed = np.ones(len(measured), bool)
-    allowed[list(outcomes.probed)] = False
-    finite = (measured | (allowed[:, None] & missing)).all(1)
+    shams = np.ones(len(measured), bool)
+    shams[list(outcomes.probed)] = False
+    main = outcomes.conditions[0].ablation
+    everywhere = [
+        c.replicate == 0 and (c.ablation, c.kind) == (main, "set") for c in outcomes.conditions
+    ]
+    partial = ~np.array([True, *everywhere])
+    missing = (shams[:, None] & ~(outcomes.shared | studied)) | (partial[:, None] & ~sampled)
+    finite = (measured | missing).all(1)
     if finite.all():
         return
     row = int(finite.argmin())

@@ -73,13 +73,17 @@ def damage_matched(
     outcomes: Outcomes,
     matched: Outcomes,
     changes: Changes,
+    sample: Changes,
     auroc_falls: Float[np.ndarray, "label label"],
     rng: np.random.Generator,
     n_bootstrap: int,
 ) -> DamageMatched:
-    """The statistics of `matched` shams against the real lesions in `outcomes`."""
+    """The statistics of `matched` shams against the real lesions in `outcomes`, at the sampled words.
+
+    `changes` are those of the real lesions at all words, `sample` at the sampled ones.
+    """
     labels = changes.labels
-    shams = changes.against(matched)
+    shams = sample.against(matched)
     matrices = shams.sham_matrices()
     conditions = {(c.label, c.replicate): len(c.neurons) for c in matched.conditions}
     numbers = replicates(matched)
@@ -88,9 +92,9 @@ def damage_matched(
         sham=matrices,
         damage_ratio=damage_ratio(outcomes, matched, labels),
         size=np.array([[conditions[x, r] for x in labels] for r in numbers], np.int64),
-        s_star=diagonal_score(changes.matrix()),
+        s_star=diagonal_score(shams.matrix()),
         s_star_sham=np.array([diagonal_score(m) for m in matrices]),
-        crossed_pairs=crossed_pairs(shams, auroc_falls, rng, n_bootstrap),
+        crossed_pairs=crossed_pairs(changes, shams, auroc_falls, rng, n_bootstrap),
     )
 
 

@@ -39,7 +39,8 @@ def grown_shams(
         for r in range(1, n_replicates + 1)
         for label in sets
     }
-    codes = _few(battery, rng)
+    # the words of the labels studied alone, in a few sentences
+    codes = np.where(battery.sentences(SENTENCES, rng), battery.studied, -1)
     tried: dict[tuple[str, int], dict[int, float]] = {key: {} for key in growing}
     target: dict[str, float] = {}
     for step in range(ROUNDS):
@@ -93,16 +94,6 @@ def _nearest(tried: dict[int, float], target: float) -> int:
 
 def _interpolated(tried: dict[int, float], target: float) -> int:
     return size_for(target, np.array(list(tried)), np.array(list(tried.values())))
-
-
-def _few(battery: Battery, rng: np.random.Generator) -> Int[np.ndarray, " word"]:
-    """The scored words of some sentences, of the labels studied alone; few rows have them all."""
-    alignment = battery.corpus.alignment
-    sentence = alignment.sentence
-    rows = rng.permutation(np.unique(alignment.row[battery.shared]))
-    drawn = alignment.sentences_of(rows)
-    chosen = drawn[np.isin(drawn, sentence[battery.shared])][:SENTENCES]
-    return np.where(np.isin(sentence, chosen), battery.studied, -1)
 
 
 def _rises(

@@ -27,6 +27,11 @@ def diagonal_score(matrix: Float[np.ndarray, "label label"]) -> float:
     return float(np.diag(scaled(matrix)).mean())
 
 
+def diagonal_scores(matrices: Float[np.ndarray, "draw row label"]) -> Float[np.ndarray, " draw"]:
+    """S* of every matrix."""
+    return np.diagonal(scaled(matrices), axis1=1, axis2=2).mean(1)
+
+
 def margins(matrix: Float[np.ndarray, "*draw row label"]) -> Float[np.ndarray, "*draw row label"]:
     """For every pair the smallest of the four differences of a double dissociation.
 

@@ -17,6 +17,7 @@ from grammar_lens.dissociation.matrices import (
     margins,
     shares,
 )
+from grammar_lens.dissociation.resampling import Resampling
 
 LUCKY = 0.2
 """Expected number of lesions, over all labels, that lead at their label by chance."""
@@ -43,23 +44,24 @@ class CrossedPair:
 
 def crossed_pairs(
     changes: Changes,
+    sample: Changes,
     auroc_falls: Float[np.ndarray, "label label"],
     rng: np.random.Generator,
     n_bootstrap: int,
 ) -> tuple[CrossedPair, ...]:
     """Pairs of labels that pass both criteria; none without shams, nor with two labels.
 
+    `changes` are the real lesions at all words, `sample` those and the shams at the sampled ones.
     (a) the largest of four one-sided p, z = difference / bootstrap standard error over sentences,
     shams subtracted on the same resampled sentences, passes Holm over all pairs at 5 %;
     (b) its pattern of damage is not chance's (`patterned`), which takes 19 shams or more.
     """
     labels = changes.labels
-    matrix, shams = changes.matrix(), changes.sham_matrices()
-    passes, lead, threshold = patterned(matrix, shams)
+    passes, lead, threshold = patterned(sample.matrix(), sample.sham_matrices())
     if not passes.any():
         return ()
     pairs = list(combinations(range(len(labels)), 2))
-    p = _bootstrap_p(changes, rng, n_bootstrap)[np.triu_indices(len(labels), 1)]
+    p = _bootstrap_p(changes, sample, rng, n_bootstrap)[np.triu_indices(len(labels), 1)]
     holm = np.asarray(multipletests(p, alpha=0.05, method="holm")[1])
     by_auroc = margins(auroc_falls)
     return tuple(
@@ -103,12 +105,13 @@ def patterned(
 
 
 def _bootstrap_p(
-    changes: Changes, rng: np.random.Generator, n_bootstrap: int
+    changes: Changes, sample: Changes, rng: np.random.Generator, n_bootstrap: int
 ) -> Float[np.ndarray, "label label"]:
     """For every pair the largest of its four one-sided p-values."""
-    corrected = changes.real - changes.sham.mean(0)
-    point = changes.means(corrected)
-    draws = bootstrap(corrected, changes, rng, n_bootstrap)
+    sham = sample.sham.mean(0)
+    point = changes.matrix() - sample.means(sham)
+    resampled = Resampling.of(changes, rng, n_bootstrap)
+    draws = resampled.means(changes.real, changes) - resampled.means(sham, sample)
 
     def p(difference: np.ndarray, spread: np.ndarray) -> np.ndarray:
         z = np.divide(difference, spread, out=np.full_like(spread, -np.inf), where=spread > 0)
@@ -119,23 +122,3 @@ def _bootstrap_p(
     label = p(own[None] - point, (own_draws[:, None] - draws).std(0, ddof=1))
     worst = np.maximum(lesion, label)
     return np.maximum(worst, worst.T)
-
-
-def bootstrap(
-    change: Float[np.ndarray, "lesion word"],
-    changes: Changes,
-    rng: np.random.Generator,
-    n_bootstrap: int,
-) -> Float[np.ndarray, "draw lesion label"]:
-    """Matrices of sentences drawn with replacement."""
-    _, number = np.unique(changes.sentence, return_inverse=True)
-    n, n_labels = int(number.max()) + 1, len(changes.labels)
-    cell = number * n_labels + changes.column
-    words = np.bincount(cell, minlength=n * n_labels).reshape(n, n_labels)
-    sums = np.stack(
-        [np.bincount(cell, weights=row, minlength=n * n_labels).reshape(n, -1) for row in change], 1
-    )
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap).astype(float)
-    counted = np.maximum(weights @ words, 1)
-    totals = (weights @ sums.reshape(n, -1)).reshape(n_bootstrap, len(change), n_labels)
-    return totals / counted[:, None]

@@ -10,10 +10,17 @@ from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import page
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
-from grammar_lens.dissociation.matrices import LEAST_LABELS, chance
+from grammar_lens.dissociation.first_order import FirstOrder
+from grammar_lens.dissociation.matrices import LEAST_LABELS, LEAST_SHAMS, chance
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.sufficiency import Sufficiency
-from grammar_lens.dissociation.verdicts import ENOUGH, least, pairs_told, significance, why_no_p
+from grammar_lens.dissociation.verdicts import (
+    ENOUGH,
+    LEVEL,
+    least,
+    pairs_told,
+    why_no_p,
+)
 from grammar_lens.errors import NotMeasuredError
 from grammar_lens.lesions.outcomes import Ablation, Outcomes
 
@@ -66,6 +73,14 @@ class LesionStudy:
     matched: DamageMatched | None = None
     rest: Sufficiency | None = None
     doses: DoseResponse | None = None
+    first_order: FirstOrder | None = None
+    dominance_interval: tuple[float, float] | None = None
+    """95 % interval of diagonal minus off-diagonal (nats), by a bootstrap over sentences."""
+    specificity_interval: tuple[float, float] | None = None
+    n_sentences: int = 0
+    """Sentences at which the real lesions were measured."""
+    n_sham_sentences: int = 0
+    """Those among them at which real and sham lesions are compared: S* and all shams are of these."""
 
     @property
     def value(self) -> str:
@@ -104,6 +119,29 @@ class LesionStudy:
         Its size alone does not tell selective from merely larger damage; `p_value` does.
         """
         return self.diagonal_mean - self.off_diagonal_mean
+
+    @property
+    def specificity(self) -> float | None:
+        """1 - off-diagonal / diagonal mean: 1 where only the own label suffers, 0 where all do alike.
+
+        None where the own label's loss does not rise.
+        """
+        own = self.diagonal_mean
+        return 1 - self.off_diagonal_mean / own if own > 0 else None
+
+    @property
+    def decisive_p(self) -> float | None:
+        """p against shams of like damage or, where those are well matched, of like output; else None."""
+        if self.matched is not None and least(self.matched.damage_ratio) >= ENOUGH:
+            return self.matched.p_value
+        return None if self.is_weakly_matched else self.p_value
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether the damage is shown to be selective: by `decisive_p`, and by the interval of
+        diagonal minus off-diagonal."""
+        p, interval = self.decisive_p, self.dominance_interval
+        return p is not None and p <= LEVEL and interval is not None and interval[0] > 0
 
     @property
     def p_value(self) -> float | None:
@@ -152,37 +190,84 @@ class LesionStudy:
         )
 
     def verdict(self) -> str:
-        """The conclusions in a few sentences, and what was not measured."""
+        """What the numbers say, in a few sentences, and what they lack."""
         size = (
             f"Cutting a tag's {self.k} key neurons raises its own tag loss by "
-            f"{self.diagonal_mean:.3f} nats and that of other tags by {self.off_diagonal_mean:.3f}."
+            f"{self.diagonal_mean:.3f} nats and that of other tags by {self.off_diagonal_mean:.3f}"
+            f"{self._specificity()}."
         )
         parts = [size, *self._against_chance(), *self._of_further_lesions(), self._lacking()]
         return " ".join(part for part in parts if part)
 
+    def _specificity(self) -> str:
+        if self.specificity is None:
+            return ""
+        told = f": specificity {self.specificity:.2f}"
+        if self.specificity_interval is None:
+            return told
+        low, high = self.specificity_interval
+        return f"{told} (95 % interval {low:.2f} to {high:.2f})"
+
+    def conclusion(self) -> str:
+        """Whether the lesions are selective, or what is lacking to say so: one sentence."""
+        if self.is_selective:
+            return (
+                f"The damage is selective: its pattern is not that of {self._decisive_shams()} "
+                f"(p = {self.decisive_p:.3f}), and the own tag suffers more than others."
+            )
+        return f"Selective damage is not shown: {'; '.join(self._shortcomings())}."
+
+    def _decisive_shams(self) -> str:
+        return (
+            f"{self.n_shams} output-matched shams"
+            if self.matched is None
+            else f"{self.matched.n_shams} damage-matched shams"
+        )
+
+    def _shortcomings(self) -> list[str]:
+        """Why the damage cannot be called selective."""
+        found, p, interval = [], self.decisive_p, self.dominance_interval
+        if len(self.labels) < LEAST_LABELS or not (self.n_shams or self.matched):
+            told = why_no_p(len(self.labels), self.n_shams)
+            return [f"{told[0].lower()}{told[1:].rstrip('.')}"]
+        if p is None and self.matched is None:
+            found.append(
+                f"the shams carry as little as {self.output_ratio.min():.2f} of the real sets' output "
+                "and no damage-matched shams were measured"
+            )
+        elif p is None:
+            found.append("the damage-matched shams do too little damage to compare")
+        elif p > LEVEL:
+            n = self.n_shams if self.matched is None else self.matched.n_shams
+            few = f", and so few cannot go below {1 / (1 + n):.3f}" if n < LEAST_SHAMS else ""
+            found.append(f"p = {p:.3f} against {self._decisive_shams()}{few}")
+        if interval is None:
+            found.append("the difference between own and other tags has no interval")
+        elif interval[0] <= 0:
+            found.append(
+                f"own minus other tags is {interval[0]:+.3f} to {interval[1]:+.3f} nats, which "
+                "includes 0"
+            )
+        return found
+
     def _against_chance(self) -> list[str]:
+        told = [self.conclusion()]
         if self.p_value is None:
-            return [why_no_p(len(self.labels), self.n_shams)]
-        told = [
-            significance(self.p_value, self.n_shams, "matched shams"),
-            pairs_told(
-                len(self.labels), [pair.confirmed for pair in self.crossed_pairs], self.p_value
-            ),
-        ]
+            return told
         if self.is_weakly_matched:
             damage = least(self.damage_ratio)
             done = "" if np.isnan(damage) else f" and do as little as {damage:.2f} of their damage"
-            rests = (
-                "the conclusion rests on damage-matched shams"
-                if self.matched
-                else "part of the difference may be damage as such: damage-matched shams are lacking"
-            )
             told.append(
-                f"The shams carry as little as {self.output_ratio.min():.2f} of the real sets' "
-                f"output{done}, so {rests}."
+                f"The {self.n_shams} output-matched shams carry as little as "
+                f"{self.output_ratio.min():.2f} of the real sets' output{done}, so p = "
+                f"{self.p_value:.3f} against them is no evidence of selectivity."
             )
+        pairs = [pair.confirmed for pair in self.crossed_pairs]
+        told.append(pairs_told(len(self.labels), pairs, self.p_value))
         if self.matched:
             told.append(self.matched.verdict())
+        if self.first_order:
+            told.append(self.first_order.verdict())
         return told
 
     def _of_further_lesions(self) -> list[str]:

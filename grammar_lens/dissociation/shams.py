@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 from scipy.optimize import isotonic_regression
 
 from grammar_lens.errors import GrammarLensError
@@ -11,8 +11,11 @@ from grammar_lens.lesions.outcomes import Outcomes
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.passes.moments import UnitStatistics
 
-N_NEAREST = 10
-"""A sham neuron is drawn among this many nearest in expected output."""
+N_NEAREST = 40
+"""A sham neuron is drawn among this many nearest in expected output.
+
+Simulated level of p at a nominal .05: .059 to .067 with 10, .043 to .058 with 40.
+"""
 WHOLE = 1e-9
 """An interpolated size this little above a whole number is that number."""
 
@@ -29,33 +32,48 @@ def matched_keys(
     """Sham sets of every label, once per replicate: a map from the key neurons to others.
 
     Each key neuron of the union goes to another neuron of its layer that is key to no label (nor
-    stands in `avoid`), drawn among the 10 nearest in log expected output that are still free;
+    stands in `avoid`), drawn among the 40 nearest in log expected output that are still free;
     neurons without output go to neurons without output. The map is injective and the same for all
     sets, so shared neurons stay shared. `output` is mean |a| times ||w_out||.
     Raises GrammarLensError naming the layer that has too few other neurons.
     """
+    maps = sham_maps(keys, output, n_replicates, rng, avoid=avoid)
+    return [
+        replace(
+            keys,
+            sets={
+                label: _renamed(real, f"{label} sham {replicate}", mapped, units)
+                for label, real in keys.items()
+            },
+        )
+        for replicate, mapped in enumerate(maps, 1)
+    ]
+
+
+def sham_maps(
+    keys: KeyNeurons,
+    output: Float[np.ndarray, "layer unit"],
+    n_replicates: int,
+    rng: np.random.Generator,
+    *,
+    avoid: KeyNeurons | None = None,
+) -> Int32[np.ndarray, "replicate layer unit"]:
+    """Which unit of its layer stands for each key neuron in each replicate; -1 for all other units."""
     union = keys.union()
     barred = union if avoid is None else np.concatenate([union, avoid.union()])
-    shams = []
-    for replicate in range(1, n_replicates + 1):
-        mapped = np.full((keys.n_layers, keys.n_units), -1)
-        for layer in np.unique(union[:, 0]).tolist():
-            chosen = union[union[:, 0] == layer, 1]
-            free = np.ones(keys.n_units, bool)
-            free[barred[barred[:, 0] == layer, 1]] = False
-            mapped[layer, chosen] = _map_layer(layer, chosen, free, output[layer], rng)
-        sets = {
-            label: _renamed(real, f"{label} sham {replicate}", mapped, units)
-            for label, real in keys.items()
-        }
-        shams.append(replace(keys, sets=sets))
-    return shams
+    maps = np.full((n_replicates, keys.n_layers, keys.n_units), -1, np.int32)
+    for layer in np.unique(union[:, 0]).tolist():
+        chosen = union[union[:, 0] == layer, 1]
+        free = np.ones(keys.n_units, bool)
+        free[barred[barred[:, 0] == layer, 1]] = False
+        maps[:, layer, chosen] = _map_layer(layer, chosen, free, output[layer], n_replicates, rng)
+    return maps
 
 
 def _renamed(
-    real: Neurons, name: str, mapped: Int[np.ndarray, "layer unit"], units: UnitStatistics
+    real: Neurons, name: str, mapped: Int32[np.ndarray, "layer unit"], units: UnitStatistics
 ) -> Neurons:
-    index = mapped[real.layer, real.index]
+    index = mapped[real.layer, real.index].astype(np.int64)
     mean = units.mean[real.layer, index]
     return Neurons(name, real.site, real.layer, index, real.score, mean)
 
@@ -65,25 +83,31 @@ def _map_layer(
     chosen: Int[np.ndarray, " key"],
     free: Bool[np.ndarray, " unit"],
     output: Float[np.ndarray, " unit"],
+    n_replicates: int,
     rng: np.random.Generator,
-) -> Int[np.ndarray, " key"]:
-    """A random injective map of one layer's key neurons to its free neurons."""
-    free = free.copy()
+) -> Int32[np.ndarray, "replicate key"]:
+    """Random injective maps of one layer's key neurons to its free neurons."""
     log_output = np.log(np.where(output > 0, output, 1.0))
-    drawn = np.full(len(chosen), -1)
+    taken = np.zeros((n_replicates, len(output)), bool)
+    drawn = np.full((n_replicates, len(chosen)), -1, np.int32)
+    every = np.arange(n_replicates)
     # the largest first: large neurons are rare, and few others come near them
-    for i in np.lexsort((rng.random(len(chosen)), -output[chosen])):
+    for n, i in enumerate(np.argsort(-output[chosen], kind="stable")):
         unit = chosen[i]
         candidates = np.flatnonzero(free & ((output > 0) == (output[unit] > 0)))
-        if len(candidates) == 0:
+        distance = np.abs(log_output[candidates] - log_output[unit])
+        # each replicate has taken at most n of them, so its nearest free ones are among these
+        nearest = candidates[np.argsort(distance, kind="stable")[: N_NEAREST + n]]
+        rank = (~taken[:, nearest]).cumsum(1)
+        there = np.minimum(rank[:, -1] if len(nearest) else 0, N_NEAREST)
+        if np.min(there, initial=N_NEAREST) == 0:
             raise GrammarLensError(
                 f"layer {layer} has too few other neurons to match {len(chosen)} key neurons of "
                 f"{len(output)}: use a smaller k"
             )
-        distance = np.abs(log_output[candidates] - log_output[unit])
-        nearest = candidates[np.argsort(distance, kind="stable")[:N_NEAREST]]
-        drawn[i] = rng.choice(nearest)
-        free[drawn[i]] = False
+        picked = nearest[(rank == rng.integers(1, there + 1)[:, None]).argmax(1)]
+        drawn[:, i] = picked
+        taken[every, picked] = True
     return drawn
 
 

@@ -9,8 +9,9 @@ from scipy import stats
 from grammar_lens.dissociation.changes import Changes, changes, check
 from grammar_lens.dissociation.damage_matched import damage_matched, damage_ratio
 from grammar_lens.dissociation.dose_response import response
-from grammar_lens.dissociation.matrices import diagonal_score
+from grammar_lens.dissociation.matrices import diagonal_score, diagonal_scores
 from grammar_lens.dissociation.pairs import crossed_pairs
+from grammar_lens.dissociation.resampling import effect_intervals
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.shams import output_ratio
 from grammar_lens.dissociation.sufficiency import sufficiency
@@ -44,13 +45,20 @@ def dissociation(
             "the battery holds no lesion of a key set: there is nothing to compare"
         )
     check(outcomes, labels)
-    by_ablation = {m: outcomes.only(m) for m in ablations}
-    found = {m: changes(rows, labels) for m, rows in by_ablation.items()}
+    main = ablations[0]
+    sampled = outcomes.sample()
+    at_sample = {a: sampled.only(a) for a in ablations}
+    found = {a: changes(rows, labels) for a, rows in at_sample.items()}
+    whole = outcomes.only(main).real()
+    everywhere = changes(whole, labels)
+    dominance_interval, specificity_interval = effect_intervals(
+        everywhere, rng.spawn(1)[0], n_bootstrap
+    )
     base = LesionStudy(
         **_of_ablation(
-            by_ablation[ablations[0]], found[ablations[0]], keys, output, rng, n_bootstrap
+            whole, everywhere, at_sample[main], found[main], keys, output, rng, n_bootstrap
         ),
-        ablation=ablations[0],
+        ablation=main,
         k=keys.k,
         base_tag_loss=float(outcomes.tag_loss[0].mean()),
         base_nll=float(outcomes.nll[0].mean()),
@@ -60,24 +68,39 @@ def dissociation(
         fresh=fresh,
         outcomes=None,
         origin=keys.origin,
+        dominance_interval=dominance_interval,
+        specificity_interval=specificity_interval,
+        n_sentences=len(np.unique(outcomes.sentence)),
+        n_sham_sentences=len(np.unique(sampled.sentence)),
     )
     others = tuple(
         replace(
             base,
-            ablation=m,
-            **_of_ablation(by_ablation[m], found[m], keys, output, rng, n_bootstrap),
+            ablation=a,
+            dominance_interval=None,
+            specificity_interval=None,
+            n_sentences=base.n_sham_sentences,
+            **_of_ablation(
+                at_sample[a].real(),
+                found[a],
+                at_sample[a],
+                found[a],
+                keys,
+                output,
+                rng,
+                n_bootstrap,
+            ),
         )
-        for m in ablations[1:]
+        for a in ablations[1:]
     )
-    main = by_ablation[ablations[0]]
-    matched, rest = (outcomes.only(ablations[0], kind) for kind in ("matched", "rest"))
+    matched, rest = (sampled.only(main, kind) for kind in ("matched", "rest"))
     return replace(
         base,
         outcomes=outcomes,
         identity_error=outcomes.identity_error(),
         others=others,
         matched=damage_matched(
-            main, matched, found[ablations[0]], base.auroc_fall, rng, n_bootstrap
+            at_sample[main], matched, everywhere, found[main], base.auroc_fall, rng, n_bootstrap
         )
         if matched.conditions
         else None,
@@ -87,37 +110,43 @@ def dissociation(
 
 
 def _of_ablation(
-    outcomes: Outcomes,
+    whole: Outcomes,
+    everywhere: Changes,
+    sampled: Outcomes,
     found: Changes,
     keys: KeyNeurons,
     output: Float[np.ndarray, "layer unit"],
     rng: np.random.Generator,
     n_bootstrap: int,
 ) -> dict:
-    """The fields of a lesion study that differ from ablation to ablation."""
+    """The fields of a lesion study that differ from ablation to ablation.
+
+    `whole` and `everywhere` are the real lesions at all their words, `sampled` and `found` those and
+    the shams at the sampled ones.
+    """
     labels = keys.labels
-    columns = np.array([outcomes.labels.index(label) for label in labels])
-    real = [outcomes.row(label, 0) for label in labels]
-    probed = [outcomes.probed.index(row) for row in real]
-    falls, auroc = _auroc_falls(outcomes, probed, columns)
-    matrix, sham = found.matrix(), found.sham_matrices()
-    nll = outcomes.nll[real][:, found.place] - outcomes.nll[0, found.place]
+    columns = np.array([whole.labels.index(label) for label in labels])
+    real = [whole.row(label, 0) for label in labels]
+    probed = [whole.probed.index(row) for row in real]
+    falls, auroc = _auroc_falls(whole, probed, columns)
+    sham = found.sham_matrices()
+    nll = whole.nll[real][:, everywhere.place] - whole.nll[0, everywhere.place]
     return {
         "labels": labels,
-        "matrix": matrix,
-        "nll_matrix": found.means(nll),
+        "matrix": everywhere.matrix(),
+        "nll_matrix": everywhere.means(nll),
         "sham": sham,
         "auroc": auroc,
         "auroc_fall": falls,
-        "bias": _bias(outcomes, probed, columns),
-        "accuracy": (outcomes.top_label == outcomes.label)[[0, *real]].mean(1),
-        "n_words": found.n_words,
-        "s_star": diagonal_score(matrix),
-        "s_star_sham": np.array([diagonal_score(m) for m in sham]),
-        "crossed_pairs": crossed_pairs(found, falls, rng, n_bootstrap),
-        "output_ratio": output_ratio(outcomes, keys, output),
-        "damage_ratio": damage_ratio(outcomes, outcomes, labels),
-        "identity_error": outcomes.identity_error(),
+        "bias": _bias(whole, probed, columns),
+        "accuracy": (whole.top_label == whole.label)[[0, *real]].mean(1),
+        "n_words": everywhere.n_words,
+        "s_star": diagonal_score(found.matrix()),
+        "s_star_sham": diagonal_scores(sham),
+        "crossed_pairs": crossed_pairs(everywhere, found, falls, rng, n_bootstrap),
+        "output_ratio": output_ratio(sampled, keys, output),
+        "damage_ratio": damage_ratio(sampled, sampled, labels),
+        "identity_error": sampled.identity_error(),
     }
 
 

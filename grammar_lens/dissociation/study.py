@@ -1,6 +1,7 @@
 """The lesion study: cut each label's key neurons, measure all losses, compare with shams."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,20 @@ from jaxtyping import Float
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.dissociation.first_order import first_order
 from grammar_lens.dissociation.grown_shams import grown_shams
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.shams import matched_keys
 from grammar_lens.dissociation.statistics import dissociation
 from grammar_lens.dissociation.sufficiency import EVERYTHING
+from grammar_lens.dissociation.verdicts import ENOUGH
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.lesions.outcomes import Ablation, Condition
-from grammar_lens.lesions.prepared import ready
+from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
+from grammar_lens.lesions.prepared import Battery, ready
 from grammar_lens.model.about import Model
 from grammar_lens.model.weights import output_norms
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
-
-WELL_MATCHED = 0.9
-"""Shams with less than this share of the real sets' output call for damage-matched ones."""
+from grammar_lens.selectivity.evidence import Attribution
 
 
 def lesion_study(
@@ -37,8 +38,10 @@ def lesion_study(
     shams: int = 20,
     others: Sequence[Ablation] = (),
     other_shams: int = 10,
-    damage_matched: int | None = 0,
+    sham_sentences: int | None = 200,
+    damage_matched: int | None = None,
     sufficiency: bool = False,
+    attribution: Attribution | None = None,
     labels: Sequence[str] | None = None,
     max_sentences: int | None = None,
     seed: int = 0,
@@ -50,16 +53,19 @@ def lesion_study(
 
     `lexicon` is the training data (or the lexicon made from it). `labels` are those whose neurons
     are cut, by default the eight large open and closed classes, or the most frequent values.
-    At most `max_sentences` fresh sentences, drawn with a fixed seed. `others` are further ablations of
-    the same lesions (values, doses), with the first `other_shams` of the shams. `damage_matched` is the number of
-    shams that grow until they do as much damage; None makes as many as there are shams where those carry
-    less than nine tenths of the real sets' output. `sufficiency` also cuts all neurons but a label's own.
-    With a `folder`, an interrupted study goes on where it stopped.
+    At most `max_sentences` held-out sentences are read, drawn with a fixed seed. Shams, and everything
+    but the main lesion, are measured on `sham_sentences` of them, where real and sham lesions are
+    compared (None: on all). `others` are further ablations of the same lesions (values, doses), with
+    the first `other_shams` of the shams. `damage_matched` is the number of shams that grow until they
+    do as much damage; None makes as many as there are shams where those carry less than nine tenths of
+    the real sets' output. `sufficiency` also cuts all neurons but a label's own. From an `attribution`
+    the first-order p is computed, without further lesions.
+    With a `folder`, an interrupted study is resumed.
     Raises GrammarLensError for labels without key neurons or without fresh words, and when a layer has
     too few other neurons for a sham.
     """
     rng = np.random.default_rng(seed)
-    _check(keys, shams, other_shams, damage_matched)
+    _check(keys, shams, other_shams, sham_sentences, damage_matched)
     units = keys.units
     assert units is not None
     battery, cut, skipped = ready(
@@ -74,13 +80,13 @@ def lesion_study(
         if other != ablation:
             conditions += _conditions(sets, drawn[:other_shams], other)
     if damage_matched is None:
-        damage_matched = shams if _least_output(sets, drawn, output) < WELL_MATCHED else 0
+        damage_matched = shams if _least_output(sets, drawn, output) < ENOUGH else 0
     if damage_matched:
         conditions += grown_shams(battery, sets, ablation, damage_matched, rng)
     if sufficiency:
         conditions += _rests(sets, drawn[:other_shams], ablation)
-    return dissociation(
-        battery.run(conditions, folder=folder),
+    study = dissociation(
+        _outcomes(battery, conditions, ablation, sham_sentences, folder, seed),
         sets,
         output,
         tag_entropy=battery.lexicon.entropy,
@@ -88,16 +94,53 @@ def lesion_study(
         fresh=battery.corpus.bank.name,
         rng=rng,
     )
+    if attribution is None or shams == 0:
+        return study
+    predicted = first_order(sets, attribution, output, drawn, study.s_star_sham, rng)
+    return replace(study, first_order=predicted)
 
 
-def _check(keys: KeyNeurons, shams: int, other_shams: int, damage_matched: int | None) -> None:
-    for name, n in (
-        ("shams", shams),
-        ("other_shams", other_shams),
-        ("damage_matched", damage_matched or 0),
+def _outcomes(
+    battery: Battery,
+    conditions: list[Condition],
+    ablation: Ablation,
+    sham_sentences: int | None,
+    folder: Path | None,
+    seed: int,
+) -> Outcomes:
+    """The main lesions at all words, everything else at the words of some sentences."""
+    every = len(np.unique(battery.corpus.alignment.sentence[battery.shared]))
+    if sham_sentences is None or sham_sentences >= every:
+        return battery.run(conditions, folder=folder)
+    # a generator of its own: the draws of shams do not depend on how many sentences they are read at
+    sampled = battery.sentences(sham_sentences, np.random.default_rng([seed, 11]))
+    codes = np.where(sampled, battery.codes, -1)
+    wanted = [(c.replicate, c.ablation, c.kind) == (0, ablation, "set") for c in conditions]
+    real = [c for c, is_real in zip(conditions, wanted, strict=True) if is_real]
+    rest = [c for c, is_real in zip(conditions, wanted, strict=True) if not is_real]
+    main = battery.run(real, folder=folder and folder / "main")
+    if not rest:
+        return main
+    return main.joined(
+        battery.run(rest, codes=codes, folder=folder and folder / "sample", what="lesioning, shams")
+    )
+
+
+def _check(
+    keys: KeyNeurons,
+    shams: int,
+    other_shams: int,
+    sham_sentences: int | None,
+    damage_matched: int | None,
+) -> None:
+    for name, n, least in (
+        ("shams", shams, 0),
+        ("other_shams", other_shams, 0),
+        ("sham_sentences", 1 if sham_sentences is None else sham_sentences, 1),
+        ("damage_matched", damage_matched or 0, 0),
     ):
-        if n < 0:
-            raise GrammarLensError(f"{name} is {n}, expected 0 or more")
+        if n < least:
+            raise GrammarLensError(f"{name} is {n}, expected {least} or more")
     if keys.origin.site != "neuron":
         raise GrammarLensError(
             f"a lesion study cuts neurons, and these are units of {keys.origin.site!r}: shams are "

@@ -5,6 +5,8 @@ from jaxtyping import Float
 
 from grammar_lens.dissociation.matrices import LEAST_LABELS, LEAST_SHAMS
 
+LEVEL = 0.05
+"""p at which damage is called selective."""
 ENOUGH = 0.9
 """Shams that carry less than this share of the real sets' output, or damage, are too weak."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from grammar_lens.display import page
 from grammar_lens.errors import GrammarLensError
@@ -72,6 +72,9 @@ class Outcomes:
     shared: Bool[np.ndarray, " word"]
     seen_mass: float
     """Mean probability that the intact model gives to tokens the lexicon has seen begin a word."""
+    sampled: Bool[np.ndarray, " word"] | None = None
+    """The words of the sentences at which every lesion was made; None for all. At the others only
+    the intact model and the real lesions of the main ablation were."""
 
     def row(self, label: str, replicate: int) -> int:
         """The row of one lesion. Raises GrammarLensError if the battery had no such lesion."""
@@ -82,24 +85,76 @@ class Outcomes:
 
     def only(self, ablation: Ablation, kind: str = "set") -> "Outcomes":
         """The intact model and the lesions of one ablation and kind."""
-        rows = [
-            0,
-            *(
-                i + 1
-                for i, c in enumerate(self.conditions)
-                if (c.ablation, c.kind) == (ablation, kind)
-            ),
-        ]
+        wanted = (ablation, kind)
+        return self._rows(
+            [i + 1 for i, c in enumerate(self.conditions) if (c.ablation, c.kind) == wanted]
+        )
+
+    def _rows(self, chosen: list[int]) -> "Outcomes":
+        """The intact model and some lesions, by their rows."""
+        rows = [0, *chosen]
         probed = [i for i, row in enumerate(self.probed) if row in rows]
         return replace(
             self,
-            conditions=tuple(self.conditions[row - 1] for row in rows[1:]),
+            conditions=tuple(self.conditions[row - 1] for row in chosen),
             nll=self.nll[rows],
             tag_loss=self.tag_loss[rows],
             lexical_loss=self.lexical_loss[rows],
             top_label=self.top_label[rows],
             tag_probability=self.tag_probability[probed],
             probed=tuple(rows.index(self.probed[i]) for i in probed),
+        )
+
+    def real(self) -> "Outcomes":
+        """The intact model and the real lesions, without shams."""
+        return self._rows([i + 1 for i, c in enumerate(self.conditions) if c.replicate == 0])
+
+    def sample(self) -> "Outcomes":
+        """Everything at the sampled words alone."""
+        if self.sampled is None:
+            return self
+        at = self.sampled
+        return replace(
+            self,
+            word=self.word[at],
+            sentence=self.sentence[at],
+            label=self.label[at],
+            nll=self.nll[:, at],
+            tag_loss=self.tag_loss[:, at],
+            lexical_loss=self.lexical_loss[:, at],
+            top_label=self.top_label[:, at],
+            tag_probability=self.tag_probability[:, at],
+            shared=self.shared[at],
+            sampled=None,
+        )
+
+    def joined(self, other: "Outcomes") -> "Outcomes":
+        """These lesions at all their words, and others that were made at some of those words alone."""
+        at = np.searchsorted(self.word, other.word)
+        rows = len(self.conditions) + 1
+
+        def put(
+            mine: Shaped[np.ndarray, "..."], others: Shaped[np.ndarray, "..."], empty: float | int
+        ) -> Shaped[np.ndarray, "..."]:
+            added = np.full((len(others) - 1, *mine.shape[1:]), empty, mine.dtype)
+            added[:, at] = others[1:]
+            return np.concatenate([mine, added])
+
+        sampled = np.zeros(len(self.word), bool)
+        sampled[at] = True
+        shared = np.zeros(len(self.word), bool)
+        shared[at] = other.shared
+        return replace(
+            self,
+            conditions=(*self.conditions, *other.conditions),
+            nll=put(self.nll, other.nll, np.nan),
+            tag_loss=put(self.tag_loss, other.tag_loss, np.nan),
+            lexical_loss=put(self.lexical_loss, other.lexical_loss, np.nan),
+            top_label=put(self.top_label, other.top_label, 0),
+            tag_probability=put(self.tag_probability, other.tag_probability, np.nan),
+            probed=(*self.probed, *(row - 1 + rows for row in other.probed if row)),
+            shared=shared,
+            sampled=sampled,
         )
 
     def identity_error(self) -> float:

@@ -55,6 +55,17 @@ class Battery:
         """The classes of the scored words of the labels studied, -1 for the others."""
         return np.where(self.shared, self.codes, -1)
 
+    def sentences(self, n: int, rng: np.random.Generator) -> Bool[np.ndarray, " word"]:
+        """The words of `n` random sentences that have words of the labels studied.
+
+        Sentences of one row of the batches come together, as few rows as hold so many.
+        """
+        alignment = self.corpus.alignment
+        rows = rng.permutation(np.unique(alignment.row[self.shared]))
+        drawn = alignment.sentences_of(rows)
+        chosen = drawn[np.isin(drawn, alignment.sentence[self.shared])][:n]
+        return np.isin(alignment.sentence, chosen)
+
     def run(
         self,
         conditions: Sequence[Condition],

@@ -13,6 +13,7 @@ import grammar_lens.lesions.battery as module
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
 from grammar_lens.dissociation import grown_shams as damage
+from grammar_lens.dissociation.changes import changes
 from grammar_lens.dissociation.grown_shams import grown_shams
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.study import lesion_study
@@ -24,6 +25,7 @@ from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, all_neurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.selectivity.collecting import collect
+from grammar_lens.selectivity.evidence import Attribution
 from grammar_lens.selectivity.scoring import score
 
 QUIET = {"show_progress": False}
@@ -62,7 +64,7 @@ def run(
     lexicon = fit_lexicon(reference, bank["train"])
 
     def made(**options: Any) -> LesionStudy:
-        given = {"shams": 2, "labels": TAGS, **QUIET, **options}
+        given = {"shams": 2, "damage_matched": 0, "labels": TAGS, **QUIET, **options}
         return lesion_study(reference, fresh, keys, lexicon=lexicon, **given)
 
     return made
@@ -364,7 +366,7 @@ def test_as_many_as_shams_where_those_carry_too_little(
     run: Callable[..., LesionStudy], plain: LesionStudy, monkeypatch: pytest.MonkeyPatch
 ):
     """None decides by the share of output that the shams carry."""
-    path = "grammar_lens.dissociation.study.WELL_MATCHED"
+    path = "grammar_lens.dissociation.study.ENOUGH"
     monkeypatch.setattr(damage, "ROUNDS", 1)
     weakest = float(plain.output_ratio.min())
     monkeypatch.setattr(path, weakest - 0.01)
@@ -374,6 +376,60 @@ def test_as_many_as_shams_where_those_carry_too_little(
     assert study.matched is not None
     assert study.matched.n_shams == study.n_shams == 2
     assert run(damage_matched=None, shams=0).matched is None
+
+
+def test_shams_are_compared_on_some_sentences_and_the_matrix_is_of_all(
+    run: Callable[..., LesionStudy], full: LesionStudy
+):
+    study = run(sham_sentences=3, others=OTHERS, other_shams=1, sufficiency=True)
+    assert (study.n_sentences, study.n_sham_sentences) == (full.n_sentences, 3)
+    assert full.n_sham_sentences == full.n_sentences > 3
+    # batches of other rows: float32 sums in another order
+    np.testing.assert_allclose(study.matrix, full.matrix, atol=3e-5)
+    outcomes, whole = study.outcomes, full.outcomes
+    assert outcomes is not None
+    assert whole is not None
+    at = outcomes.sampled
+    assert at is not None
+    assert len(np.unique(outcomes.sentence[at])) == 3
+    order = [whole.conditions.index(c) + 1 for c in outcomes.conditions]
+    expected = whole.tag_loss[[0, *order]]
+    there = np.isfinite(outcomes.tag_loss)
+    np.testing.assert_allclose(outcomes.tag_loss[there], expected[there], atol=3e-5)
+    real = [
+        c.replicate == 0 and c.ablation == Ablation() and c.kind == "set"
+        for c in outcomes.conditions
+    ]
+    assert there[[True, *real]].all()
+    assert not there[1:][~np.array(real)][:, ~at].any()
+    sampled = outcomes.sample()
+    assert len(sampled.word) == at.sum()
+    shams = changes(sampled.only(Ablation()), TAGS).sham_matrices()
+    np.testing.assert_array_equal(study.sham, shams)
+
+
+def test_the_first_order_study_follows_the_attributions(
+    run: Callable[..., LesionStudy], keys: KeyNeurons, plain: LesionStudy
+):
+    """Attributions that favour each tag's own neurons are selective, those without a pattern not."""
+    rng = np.random.default_rng(0)
+    shape = (3, keys.n_layers, keys.n_units)
+    effect = rng.normal(size=shape)
+    for i, tag in enumerate(TAGS):
+        effect[i, keys[tag].layer, keys[tag].index] += 3
+    made = Attribution("own", "mean", TAGS, np.full(3, 50.0), effect, keys.origin)
+    study = run(attribution=made)
+    assert study.first_order is not None
+    expected = [[effect[j, keys[i].layer, keys[i].index].sum() for j in range(3)] for i in TAGS]
+    np.testing.assert_allclose(study.first_order.matrix, expected, rtol=1e-12)
+    assert len(study.first_order.s_star_sham) == 9999
+    assert study.first_order.p_value <= 5e-4
+    np.testing.assert_array_equal(study.sham, plain.sham)
+    noise = replace(made, mean=rng.normal(size=shape))
+    found = run(attribution=noise).first_order
+    assert found is not None
+    assert found.p_value is not None
+    assert found.p_value > 0.01
 
 
 def test_all_neurons_are_those_of_the_model(keys: KeyNeurons):

@@ -82,12 +82,13 @@ class TestShams:
             assert (c.neurons.site, len(c.neurons)) == ("neuron", len(keys[c.label]))
             assert c.neurons.name == f"{c.label} sham {c.replicate}"
 
-    def test_one_neuron_goes_to_each_of_the_ten_nearest(self) -> None:
-        output = np.exp(np.arange(40.0))[None] / 1e8
-        keys = keys_of({"NOUN": [(0, 20)]}, 1, 40)
-        conditions = sham_conditions(keys, output, 400, np.random.default_rng(1), statistics(1, 40))
+    def test_one_neuron_goes_to_each_of_the_forty_nearest(self) -> None:
+        output = np.exp(np.arange(100.0) / 4)[None] / 1e8
+        keys = keys_of({"NOUN": [(0, 50)]}, 1, 100)
+        rng = np.random.default_rng(1)
+        conditions = sham_conditions(keys, output, 1600, rng, statistics(1, 100))
         drawn = [int(c.neurons.index[0]) for c in conditions]
-        assert set(drawn) == {*range(15, 20), *range(21, 26)}
+        assert set(drawn) == {*range(30, 50), *range(51, 71)}
         counts = np.unique(drawn, return_counts=True)[1]
         assert stats.chisquare(counts).pvalue > 0.01
 
@@ -176,11 +177,11 @@ class TestMatchedKeys:
 
     def test_the_largest_is_matched_first(self) -> None:
         """Nine smaller key neurons would take what comes near the largest, were they first."""
-        output = np.ones((1, 60))
+        output = np.ones((1, 90))
         output[0, :10] = [5, 5, 5, 5, 9, 5, 5, 5, 5, 5]
-        output[0, 30:40] = 8
-        keys = keys_of({"NOUN": [(0, i) for i in range(10)]}, 1, 60)
-        shams = matched_keys(keys, output, 20, np.random.default_rng(0), statistics(1, 60))
+        output[0, 30:70] = 8
+        keys = keys_of({"NOUN": [(0, i) for i in range(10)]}, 1, 90)
+        shams = matched_keys(keys, output, 20, np.random.default_rng(0), statistics(1, 90))
         found = np.array([output[0, sham["NOUN"].index] for sham in shams])
         assert (found[:, 4] == 8).all()
         assert (found.min(1) == 1).any()

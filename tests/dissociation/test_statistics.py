@@ -125,7 +125,7 @@ class TestP:
         np.testing.assert_allclose([got.s_star, *got.s_star_sham], 1)
         assert got.p_value is None
         assert got.crossed_pairs == ()
-        said = "With 2 tags the pattern of damage can only be 1 or -1: at least 3 are needed"
+        said = "ith 2 tags the pattern of damage can only be 1 or -1: at least 3 are needed"
         assert said in got.verdict()
 
     def test_without_shams_there_is_no_p_and_no_pair(self) -> None:

@@ -31,42 +31,80 @@ def study(outcomes: Outcomes) -> LesionStudy:
 class TestVerdict:
     def test_selective_damage(self, study: LesionStudy) -> None:
         made = replace(study, s_star=2.0, output_ratio=np.full(6, 0.95))
-        assert made.verdict() == (
-            f"Cutting a tag's 1 key neurons raises its own tag loss by {study.diagonal_mean:.3f} nats "
-            f"and that of other tags by {study.off_diagonal_mean:.3f}. "
-            "The damage is more selective than that of 40 matched shams (p = 0.024). "
-            "1 of 15 pairs of tags dissociates doubly, 1 of them also by AUROC. "
-            "Not measured: the dose-response, other values of the lesion, sufficiency."
+        assert made.is_selective
+        assert made.specificity == 1 - study.off_diagonal_mean / study.diagonal_mean
+        text = made.verdict()
+        assert f"{study.diagonal_mean:.3f} nats" in text
+        assert f"specificity {made.specificity:.2f} (95 % interval" in text
+        assert "The damage is selective" in text
+        assert "40 output-matched shams (p = 0.024)" in text
+        assert "1 of 15 pairs" in text
+        assert "Not measured: the dose-response, other values of the lesion, sufficiency." in text
+
+    def test_the_first_study_of_smollm2_is_not_called_selective(self, study: LesionStudy) -> None:
+        """Own tag +0.840 nats, others +0.716, shams with 0.14 of the output, p = 1/21 against them."""
+        n = len(LABELS)
+        made = replace(
+            study,
+            matrix=np.where(np.eye(n, dtype=bool), 0.840, 0.716),
+            sham=study.sham[:20],
+            s_star=2.0,
+            s_star_sham=np.zeros(20),
+            output_ratio=np.full(n, 0.14),
+            dominance_interval=(0.08, 0.17),
+            specificity_interval=(0.10, 0.20),
+            crossed_pairs=(),
         )
+        assert made.p_value == 1 / 21
+        assert made.decisive_p is None
+        assert not made.is_selective
+        text = made.verdict()
+        assert "Selective damage is not shown" in text
+        assert "specificity 0.15 (95 % interval 0.10 to 0.20)" in text
+        assert "0.14 of the real sets' output" in text
+        assert "is no evidence of selectivity" in text
+        assert "The damage is selective" not in text
+        grown = replace(made, matched=matched(study, 2.0))
+        assert grown.is_selective, "damage-matched shams can settle it"
+        assert not replace(grown, dominance_interval=(-0.01, 0.2)).is_selective
+        assert not replace(grown, matched=matched(study, -2.0)).is_selective
+        assert not replace(grown, matched=matched(study, 2.0, ratio=0.85)).is_selective
 
     def test_lacking_evidence_is_said(self, study: LesionStudy) -> None:
-        text = replace(study, s_star=-2.0, crossed_pairs=()).verdict()
-        assert "not shown to be more selective than that of 40 matched shams (p = 1.000)" in text
-        assert "the evidence for selective damage is lacking." in text
+        made = replace(study, s_star=-2.0, crossed_pairs=(), output_ratio=np.ones(6))
+        text = made.verdict()
+        assert not made.is_selective
+        assert "not shown: p = 1.000 against 40 output-matched shams" in text
         assert "None of 15 pairs of tags dissociates doubly." in text
+        low = replace(made, s_star=2.0, dominance_interval=(-0.1, 0.3))
+        assert "own minus other tags is -0.100 to +0.300 nats" in low.verdict()
 
     def test_without_shams_nothing_is_said_of_chance(self, study: LesionStudy) -> None:
         text = replace(study, sham=np.zeros((0, 6, 6)), s_star_sham=np.zeros(0)).verdict()
-        assert "Without sham lesions nothing can be said about chance." in text
-        assert "selective" not in text
+        assert "without sham lesions" in text
+        assert "The damage is selective" not in text
         assert "pairs" not in text
 
     def test_too_few_shams_are_named(self, study: LesionStudy) -> None:
-        few = replace(study, sham=study.sham[:5], s_star_sham=np.full(5, -1.0), crossed_pairs=())
-        text = few.verdict()
-        assert "5 matched shams are too few: p = 0.167 cannot fall below 0.167, and 19" in text
-        assert "not shown" not in text
+        few = replace(
+            study,
+            sham=study.sham[:5],
+            s_star_sham=np.full(5, -1.0),
+            crossed_pairs=(),
+            output_ratio=np.ones(6),
+        )
+        assert "p = 0.167 against 5 output-matched shams, and so few cannot go below 0.167" in (
+            few.verdict()
+        )
 
     @pytest.mark.parametrize(("ratio", "said"), [(0.89, True), (0.91, False)])
-    def test_weak_shams_are_a_caveat(self, study: LesionStudy, ratio: float, said: bool) -> None:
+    def test_weak_shams_are_no_evidence(self, study: LesionStudy, ratio: float, said: bool) -> None:
         output = np.array([1.0, ratio, 1.0, 1.0, 1.0, 1.0])
-        text = replace(study, output_ratio=output, damage_ratio=output / 2).verdict()
-        caveat = (
-            "The shams carry as little as 0.89 of the real sets' output and do as little as 0.45 of "
-            "their damage, so part of the difference may be damage as such: damage-matched shams "
-            "are lacking."
-        )
-        assert (caveat in text) == said
+        made = replace(study, s_star=2.0, output_ratio=output, damage_ratio=output / 2)
+        assert made.is_selective != said
+        text = made.verdict()
+        assert ("no evidence of selectivity" in text) == said
+        assert ("0.89 of the real sets' output and do as little as 0.45 of their" in text) == said
 
     def test_pairs_of_a_matrix_that_is_not_selective_are_doubtful(self, study: LesionStudy) -> None:
         doubt = "The matrix as a whole is not shown to be selective, so pairs may be accidents."
@@ -93,16 +131,11 @@ def matched(study: LesionStudy, s_star: float, ratio: float = 1.0, n: int = 40) 
 class TestDamageMatchedVerdict:
     def test_it_carries_the_conclusion(self, study: LesionStudy) -> None:
         made = replace(study, s_star=2.0, output_ratio=WEAK, matched=matched(study, 2.0))
+        assert made.is_selective
         text = made.verdict()
-        assert (
-            "so the conclusion rests on damage-matched shams. The damage is more selective" in text
-        )
-        assert (
-            "more selective than that of 40 damage-matched shams (of 12 neurons, doing 1.00 of the "
-            "damage or more) (p = 0.024). Against them, 1 of 15 pairs of tags dissociates doubly, "
-            "1 of them also by AUROC." in text
-        )
-        assert "lacking" not in text
+        assert "not that of 40 damage-matched shams (p = 0.024)" in text
+        assert "(of 12 neurons, doing 1.00 of the damage or more) (p = 0.024)" in text
+        assert "Against them, 1 of 15 pairs" in text
 
     def test_it_may_refute(self, study: LesionStudy) -> None:
         made = replace(study, s_star=2.0, output_ratio=WEAK, matched=matched(study, -2.0))
@@ -212,7 +245,7 @@ class TestFurtherLesions:
         assert "Not measured" not in text
         order = [
             "Cutting a tag's",
-            "matched shams",
+            "elective",
             "dissociate",
             "Over doses",
             "direction",

@@ -11,6 +11,7 @@ import pandas as pd
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
+from grammar_lens.dissociation.first_order import FirstOrder
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.sufficiency import Sufficiency
@@ -150,7 +151,8 @@ def save_study(folder: Path, name: str, study: LesionStudy, words: pd.DataFrame)
     )
     data = to_json(dataclasses.replace(study, outcomes=None))
     data |= {"value": study.value, "dose": study.dose, "p_value": study.p_value}
-    data |= {"dominance": study.dominance, "verdict": study.verdict()}
+    data |= {"dominance": study.dominance, "specificity": study.specificity}
+    data |= {"is_selective": study.is_selective, "verdict": study.verdict()}
     write_json(folder / name, data)
 
 
@@ -159,13 +161,17 @@ def read_study(data: dict[str, Any]) -> LesionStudy:
 
     Raises GrammarLensError for the file of a version that did not write the ablation of the lesion.
     """
-    if "ablation" not in data:
+    if "n_sham_sentences" not in data:
         raise GrammarLensError(
-            "this lesion study was stored by an older version, without the ablation of its lesions: "
-            "lesion again with `grammar-lens lesion`"
+            "this lesion study was stored by an older version: make it anew with `grammar-lens lesion`"
         )
     n = len(data["labels"])
     matched, rest, doses = (data[name] for name in ("matched", "rest", "doses"))
+    predicted = data["first_order"]
+    intervals = {
+        name: None if data[name] is None else _interval(data[name])
+        for name in ("dominance_interval", "specificity_interval")
+    }
     return _from_json(
         LesionStudy,
         data,
@@ -177,7 +183,15 @@ def read_study(data: dict[str, Any]) -> LesionStudy:
         matched=matched and _from_json(DamageMatched, matched, n, crossed_pairs=_pairs(matched)),
         rest=rest and _from_json(Sufficiency, rest, n),
         doses=doses and _from_json(DoseResponse, doses, n),
+        first_order=predicted and _from_json(FirstOrder, predicted, n),
+        **intervals,
     )
+
+
+def _interval(ends: list[float | None]) -> tuple[float, float]:
+    """The ends of an interval; JSON has no infinity, so an end that is missing is one."""
+    low, high = ends
+    return -np.inf if low is None else low, np.inf if high is None else high
 
 
 def _pairs(data: dict[str, Any]) -> tuple[CrossedPair, ...]:
@@ -204,6 +218,8 @@ def _from_json(kind: type, data: dict[str, Any], n_labels: int, **made: Any) -> 
             elif name in ("sham_slope", "size"):
                 array = array.reshape(-1, n_labels)
             values[name] = array
+        elif value is None and field.type is float:
+            values[name] = np.nan
         else:
             values[name] = value
     return kind(**values)
