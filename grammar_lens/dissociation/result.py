@@ -191,13 +191,20 @@ class LesionStudy:
 
     def verdict(self) -> str:
         """What the numbers say, in a few sentences, and what they lack."""
-        size = (
+        parts = [
+            self._size(),
+            *self._against_chance(),
+            *self._of_further_lesions(),
+            self._lacking(),
+        ]
+        return " ".join(part for part in parts if part)
+
+    def _size(self) -> str:
+        return (
             f"Cutting a tag's {self.k} key neurons raises its own tag loss by "
             f"{self.diagonal_mean:.3f} nats and that of other tags by {self.off_diagonal_mean:.3f}"
             f"{self._specificity()}."
         )
-        parts = [size, *self._against_chance(), *self._of_further_lesions(), self._lacking()]
-        return " ".join(part for part in parts if part)
 
     def _specificity(self) -> str:
         if self.specificity is None:
@@ -314,14 +321,15 @@ class LesionStudy:
         return pd.DataFrame(table)
 
     def __repr__(self) -> str:
-        return f"LesionStudy on {self.fresh} ({self.ablation}): {self.verdict()}"
+        return f"LesionStudy on {self.fresh} ({self.ablation}): {self._size()} {self.conclusion()}"
 
     def _repr_html_(self) -> str:
         table = pd.DataFrame(self.matrix, index=self.labels, columns=self.labels)  # pyright: ignore[reportArgumentType]
         tables = [table.rename_axis("lesion of / words of")]
         tables += [self.doses.trend_frame()] if self.doses else []
         tables += [self.rest.to_frame()] if self.rest else []
-        return page(f"{self!r} Rise in tag loss (nats):", *tables)
+        title = f"LesionStudy on {self.fresh} ({self.ablation}): {self.verdict()}"
+        return page(f"{title} Rise in tag loss (nats):", *tables)
 
 
 def dose_response(study: LesionStudy) -> DoseResponse:

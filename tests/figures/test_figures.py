@@ -410,7 +410,7 @@ def test_layer_profile_draws_strength_and_counts(scores: Scores, keys: KeyNeuron
     np.testing.assert_array_equal([line.y for line in alone.data], layer_strength(scores))
     both = figures.layer_profile(scores, keys)
     np.testing.assert_array_equal(both.data[-1].z, layer_counts(keys))
-    assert both.layout.yaxis2.title.text == "key neurons (top 6, absolute)"
+    assert both.layout.yaxis2.title.text == "key neurons (top 6, absolute, no null)"
 
 
 def test_layer_profile_has_a_band_of_the_null_and_none_without(scores: Scores) -> None:
