@@ -745,7 +745,7 @@ def test_a_study_without_shams_is_read_back_equal(tmp_path: Path):
 
 
 def test_a_lesion_study_of_an_older_version_is_named():
-    with pytest.raises(GrammarLensError, match="older version.*grammar-lens lesion"):
+    with pytest.raises(GrammarLensError, match=r"older version.*grammar-lens lesion"):
         read_study({"labels": ["NOUN"], "value": "mean", "dose": 1.0})
 
 
