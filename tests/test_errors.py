@@ -1,9 +1,12 @@
 """The one class of errors: its checkers, their wording, and every `raise` of the package."""
 
+import ast
 import math
+from pathlib import Path
 
 import pytest
 
+from grammar_lens import errors
 from grammar_lens.errors import (
     GrammarLensError,
     counted,
@@ -129,3 +132,70 @@ def test_a_number_with_its_noun(n: int, told: str) -> None:
 )
 def test_a_number_with_its_verb(n: int, told: str) -> None:
     assert counted(n, "word shares a token", "words share a token") == told
+
+
+OTHERS = {
+    ("grammar_lens/__init__.py", "AttributeError"): "Python asks modules for it",
+    ("grammar_lens/cli/app.py", "Exit"): "Typer ends a command with it",
+    ("grammar_lens/cli/errors.py", "Exit"): "Typer ends a command with it",
+    ("grammar_lens/cli/system_commands.py", "Exit"): "Typer ends a command with it",
+    ("grammar_lens/cli/config_file.py", "BadParameter"): "Typer names the option",
+    ("grammar_lens/cli/options.py", "BadParameter"): "Typer names the option",
+    ("grammar_lens/model/fast_path.py", "AssertionError"): "a mistake of the package itself",
+    ("grammar_lens/model/onednn.py", "MemoryError"): "caught by what makes batches smaller",
+    ("grammar_lens/probing/fitting.py", "StopIteration"): "ends SciPy's iterations",
+    (
+        "grammar_lens/report/comparison_tables.py",
+        "AssertionError",
+    ): "a mistake of the package itself",
+}
+"""Errors of other classes that the package raises, and why."""
+
+
+def raised(source: str) -> set[str]:
+    """Names of the classes that a module raises; errors made or caught elsewhere are left out.
+
+    A bare `raise`, `raise error` and `raise _made(...)` pass on an error that another line makes.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            made = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            name = made.attr if isinstance(made, ast.Attribute) else getattr(made, "id", "")
+            if name[:1].isupper():
+                found.add(name)
+    return found
+
+
+def test_every_way_to_raise_is_seen() -> None:
+    source = (
+        "raise ValueError\nraise KeyError(1)\nraise typer.Exit(2) from None\nraise\nraise error"
+    )
+    assert raised(source) == {"ValueError", "KeyError", "Exit"}
+
+
+def test_input_raises_one_class_of_error() -> None:
+    package = Path(errors.__file__).parent
+    ours = {name for name, value in vars(errors).items() if _is_ours(value)}
+    others = {
+        (path.relative_to(package.parent).as_posix(), name)
+        for path in package.rglob("*.py")
+        for name in raised(path.read_text("utf-8")) - ours
+    }
+    assert others == OTHERS.keys()
+    assert ours == {"GrammarLensError", "NotMeasuredError"}
+
+
+def test_no_other_class_of_error_is_made() -> None:
+    package = Path(errors.__file__).parent
+    made = {
+        node.name
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name.endswith(("Error", "Exception"))
+    }
+    assert made == {"GrammarLensError", "NotMeasuredError"}
+
+
+def _is_ours(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, GrammarLensError)

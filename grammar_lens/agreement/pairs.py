@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_one_of
 
 EMBEDDED = "minimal_pairs.csv"
 NUMBERS = ("singular", "plural")
@@ -86,10 +86,7 @@ def _checked(pair: MinimalPair, where: str) -> MinimalPair:
     if empty:
         raise GrammarLensError(f"{where}: {empty[0]} is empty")
     for name, known in (("number", NUMBERS), ("attractor", ATTRACTORS)):
-        if getattr(pair, name) not in known:
-            raise GrammarLensError(
-                f"{where}: {name} is {getattr(pair, name)!r}, expected one of {', '.join(known)}"
-            )
+        require_one_of(f"{where}: {name}", getattr(pair, name), known)
     good, bad = pair.good.split(), pair.bad.split()
     differ = [(g, b) for g, b in zip(good, bad, strict=False) if g != b]
     if len(good) != len(bad) or len(differ) != 1:

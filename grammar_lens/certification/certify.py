@@ -14,7 +14,7 @@ from grammar_lens.certification.measures import Certification
 from grammar_lens.certification.planted.design import KINDS
 from grammar_lens.certification.planted.world import FRESH_WORDS, TRAIN_WORDS
 from grammar_lens.certification.world_result import WorldResult, run_world
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_at_least
 from grammar_lens.progress import track
 
 PATTERN = ("true", "null", "true", "null", "decoy")
@@ -75,16 +75,14 @@ def certify(
 def _check(n_worlds: int, shams: int, seed: int, processes: int) -> None:
     if n_worlds < len(PATTERN):
         raise GrammarLensError(
-            f"{n_worlds} worlds were asked for, expected at least {len(PATTERN)}: 2 true, 2 null, 1 decoy"
+            f"worlds is {n_worlds}, expected at least {len(PATTERN)}: 2 true, 2 null, 1 decoy"
         )
     if shams < LEAST_SHAMS:
         raise GrammarLensError(
             f"shams is {shams}, expected at least {LEAST_SHAMS}: with fewer no p is as small as .05"
         )
-    if processes < 1:
-        raise GrammarLensError(f"processes is {processes}, expected 1 or more")
-    if seed < 0:
-        raise GrammarLensError(f"seed is {seed}, expected 0 or more")
+    require_at_least("processes", processes, 1)
+    require_at_least("seed", seed, 0)
 
 
 def _results(

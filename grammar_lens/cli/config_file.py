@@ -1,6 +1,5 @@
 """Settings from a TOML file (`--config FILE.toml`); options on the command line override them."""
 
-import difflib
 import inspect
 import re
 import sys
@@ -11,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 import typer
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, expected_one_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -105,9 +104,7 @@ def _known(path: Path, text: str, table: str, key: str, options: Mapping[str, An
 
 
 def _refuse(where: str, what: str, given: str, known: Mapping[str, Any]) -> None:
-    near = difflib.get_close_matches(given, known, 1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    raise GrammarLensError(f"{where}: {what}: {guess}Known are {', '.join(sorted(known))}")
+    raise GrammarLensError(f"{where}: {what}: {expected_one_of(given, sorted(known))}")
 
 
 def _typed(where: str, name: str, value: Any, kind: Any) -> Any:

@@ -22,7 +22,7 @@ from grammar_lens.corpus.tokenizer_check import (
     control_tokens,
     require_faithful,
 )
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_at_least, require_one_of
 
 Span = tuple[int, int]
 
@@ -250,8 +250,7 @@ def token_batches(
     by itself. `rows` restricts to some of them, `until` each to so many of its first tokens. Padding
     follows the tokens, where causal attention never looks, so there is no mask.
     """
-    if token_budget < 1:
-        raise GrammarLensError(f"token budget is {token_budget}, expected 1 or more")
+    require_at_least("token budget", token_budget, 1)
     lengths = np.array([len(ids) for ids in alignment.token_ids], np.int64)
     lengths = lengths if until is None else np.minimum(lengths, until)
     chosen = np.arange(len(lengths)) if rows is None else np.sort(rows)
@@ -376,6 +375,5 @@ def _has_bos(token_ids: Sequence[Int[np.ndarray, "..."]], tokenizer: Any) -> boo
 
 
 def _known(position: str) -> str:
-    if position not in POSITIONS:
-        raise GrammarLensError(f"position is {position!r}, expected one of {', '.join(POSITIONS)}")
+    require_one_of("position", position, POSITIONS)
     return position

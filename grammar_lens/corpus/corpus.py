@@ -15,7 +15,7 @@ from grammar_lens.corpus.lexicon import Lexicon, build_lexicon
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.corpus.windows import align_windows
 from grammar_lens.display import page
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, counted, require_at_least, require_one_of
 from grammar_lens.model.about import Model, context_length, device_of, model_name, vocabulary_size
 
 CONTEXTS = ("sentence", "document")
@@ -167,7 +167,7 @@ def _studied(
         labels, _ = bank.require_label(label, max(minimum, min_words))
     if labels is None:
         if few:
-            listed = ", ".join(f"{x!r} has {n} word{'s' * (n != 1)}" for x, n in few.items())
+            listed = ", ".join(f"{x!r} has {counted(n, 'word')}" for x, n in few.items())
             raise GrammarLensError(
                 f"{label}: {listed} in {bank.name}, needs at least {minimum}: use a larger treebank or "
                 f"leave rare values out (--min-words, or --labels {','.join(present)})"
@@ -232,10 +232,8 @@ def _check_tokens(model: Model, alignment: Alignment) -> None:
 
 
 def _check_context(context: str, window: int) -> None:
-    if context not in CONTEXTS:
-        raise GrammarLensError(f"context is {context!r}, expected one of {', '.join(CONTEXTS)}")
-    if window < LEAST_WINDOW:
-        raise GrammarLensError(f"window is {window}, expected {LEAST_WINDOW} tokens or more")
+    require_one_of("context", context, CONTEXTS)
+    require_at_least("window", window, LEAST_WINDOW, "tokens")
 
 
 def relabelled(corpus: Corpus, label: str, min_words: int | None = None) -> Corpus:

@@ -1,6 +1,5 @@
 """Named Universal Dependencies treebanks -> cached files, their checksums checked on each use."""
 
-import difflib
 import hashlib
 import json
 import os
@@ -12,7 +11,7 @@ from typing import Any
 
 import pooch
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, nearest
 from grammar_lens.files import make_folder, write_json
 
 BASE_URL = "https://raw.githubusercontent.com/UniversalDependencies"
@@ -53,8 +52,8 @@ class UDName:
             )
         language, split = match["language"], match["split"]
         if language not in LANGUAGE_CODES:
-            close = difflib.get_close_matches(language, LANGUAGE_CODES, n=3)
-            hint = f"did you mean {' or '.join(close)}? Else " if close else ""
+            near = nearest(language, LANGUAGE_CODES)
+            hint = f"did you mean {near}? Else " if near else ""
             raise GrammarLensError(
                 f"unknown language {language!r} in {source!r}: {hint}download the treebank and "
                 "give the path of its folder"

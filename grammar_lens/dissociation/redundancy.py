@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from grammar_lens.display import page
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, counted
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def redundancy(labels: tuple[str, ...], rounds: Sequence[Round]) -> Redundancy:
     """
     if len(rounds) < 2:
         raise GrammarLensError(
-            f"{len(rounds)} round of lesions tells nothing of redundancy: do 2 or more"
+            f"{counted(len(rounds), 'round')} of lesions given, expected 2 or more: redundancy compares rounds"
         )
     sizes = [r.k for r in rounds]
     if sizes != sorted(set(sizes)):

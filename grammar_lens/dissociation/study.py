@@ -17,7 +17,7 @@ from grammar_lens.dissociation.shams import matched_keys
 from grammar_lens.dissociation.statistics import dissociation
 from grammar_lens.dissociation.sufficiency import EVERYTHING
 from grammar_lens.dissociation.verdicts import ENOUGH
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_at_least
 from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.lesions.prepared import Battery, ready
 from grammar_lens.model.about import Model
@@ -139,8 +139,7 @@ def _check(
         ("sham_sentences", 1 if sham_sentences is None else sham_sentences, 1),
         ("damage_matched", damage_matched or 0, 0),
     ):
-        if n < least:
-            raise GrammarLensError(f"{name} is {n}, expected {least} or more")
+        require_at_least(name, n, least)
     if keys.origin.site != "neuron":
         raise GrammarLensError(
             f"a lesion study cuts neurons, and these are units of {keys.origin.site!r}: shams are "

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from grammar_lens.dissociation.matrices import LEAST_LABELS, LEAST_SHAMS
+from grammar_lens.errors import counted
 
 LEVEL = 0.05
 """p at which damage is called selective."""
@@ -51,11 +52,6 @@ def why_no_p(n_labels: int, n_shams: int) -> str:
         )
     assert n_shams == 0
     return "Without sham lesions nothing can be said about chance."
-
-
-def counted(n: int, noun: str) -> str:
-    """A number with its noun, in the plural where it must be."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def least(values: Float[np.ndarray, " label"]) -> float:

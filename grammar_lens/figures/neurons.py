@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from plotly.subplots import make_subplots
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import require_at_least
 from grammar_lens.figures.style import (
     COLOURS,
     DIVERGING,
@@ -47,8 +47,8 @@ def layer_neuron_heatmap(
     """
     values = scores[label]
     n_layers, n_units = values.shape
-    if bins is not None and bins < 1:
-        raise GrammarLensError(f"bins is {bins}, expected 1 or more")
+    if bins is not None:
+        require_at_least("bins", bins, 1)
     width = bin_width(n_units, bins)
     name, unit = score_name(scores.method), unit_name(scores.origin.site)
     cells = {"z": values.astype(np.float32)}

@@ -3,7 +3,7 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_neuron
 from grammar_lens.figures.style import (
     ACCENT,
     CONTRAST,
@@ -30,10 +30,7 @@ def neuron_scores(scores: Scores, neuron: tuple[int, int]) -> go.Figure:
     """
     layer, index = neuron
     n_layers, n_units = scores.values.shape[1:]
-    if not (0 <= layer < n_layers and 0 <= index < n_units):
-        raise GrammarLensError(
-            f"no neuron {layer}.{index}: there are layers 0 to {n_layers - 1} of {n_units} each"
-        )
+    require_neuron(layer, index, n_layers, n_units, model=scores.origin.model)
     values = scores.values[:, layer, index].astype(float)
     names, name = [plain(x) for x in scores.labels], score_name(scores.method)
     strength = scores.strength().reshape(len(names), -1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_at_least
 from grammar_lens.figures.one_neuron import called
 from grammar_lens.figures.style import (
     DIVERGING,
@@ -45,8 +45,7 @@ def concordance(found: NeuronExamples, *, width: int = 6) -> go.Figure:
     colour is the activation at each token, on one scale centred on 0. The word itself is bold.
     Raises GrammarLensError for a width below 1, and without examples.
     """
-    if width < 1:
-        raise GrammarLensError(f"width is {width}, expected 1 token or more on either side")
+    require_at_least("width", width, 1, "token")
     # a single end may be missing where a neuron was hardly read
     blocks = [block for block in (found.top, found.bottom) if block]
     if not blocks:

@@ -6,7 +6,7 @@ from itertools import takewhile
 
 import torch
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_at_least
 from grammar_lens.model.about import Model, context_length, device_of, model_name
 
 
@@ -74,10 +74,8 @@ def _decoded(model: Model, ids: list[int], n_prompt: int) -> Written:
 
 def _check(prompts: Sequence[str], tokens: int, temperature: float, samples: int) -> None:
     for name, given in (("tokens", tokens), ("samples", samples)):
-        if given < 1:
-            raise GrammarLensError(f"--{name} is {given}, expected 1 or more")
-    if not temperature >= 0:
-        raise GrammarLensError(f"--temperature is {temperature:g}, expected 0 or more")
+        require_at_least(f"--{name}", given, 1)
+    require_at_least("--temperature", temperature, 0)
     if temperature == 0 and samples > 1:
         raise GrammarLensError(
             f"--samples is {samples}, and at --temperature 0 every sample is the same: use "

@@ -1,6 +1,5 @@
 """Edits of one layer's activations by a lesion."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_neuron, require_one_of
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.outcomes import VALUES, WHERE, Ablation
@@ -107,8 +106,8 @@ def _towards_directions(
 def _check(
     model: Model, units: Neurons | Directions, ablation: Ablation, donors: Donors | None
 ) -> None:
-    _one_of("value", ablation.value, VALUES)
-    _one_of("where", ablation.where, WHERE)
+    require_one_of("lesion value", ablation.value, VALUES)
+    require_one_of("lesion where", ablation.where, WHERE)
     if ablation.dose == 0 or len(units) == 0:
         return
     if not np.isfinite(ablation.dose):
@@ -150,12 +149,5 @@ def _exist(model: Model, units: Neurons | Directions) -> None:
         return
     outside = np.flatnonzero((units.index < 0) | (units.index >= width))
     if len(outside):
-        layer, index = units.layer[outside[0]], units.index[outside[0]]
-        raise GrammarLensError(
-            f"neuron {layer}.{index} does not exist: a layer has units 0 to {width - 1}"
-        )
-
-
-def _one_of(what: str, got: str, known: Sequence[str]) -> None:
-    if got not in known:
-        raise GrammarLensError(f"lesion {what} is {got!r}, expected one of {', '.join(known)}")
+        layer, index = int(units.layer[outside[0]]), int(units.index[outside[0]])
+        require_neuron(layer, index, model.cfg.n_layers, width, model=model_name(model))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_layer, require_one_of
 
 SITES = {
     "neuron": "blocks.{layer}.mlp.hook_post",
@@ -118,12 +118,8 @@ def hook_name(model: Model, site: str, layer: int) -> str:
 
     Raises GrammarLensError for an unknown site, an absent layer, or a site this architecture lacks.
     """
-    if site not in SITES:
-        raise GrammarLensError(f"unknown site {site!r}: expected one of {', '.join(SITES)}")
-    if not 0 <= layer < model.cfg.n_layers:
-        raise GrammarLensError(
-            f"layer {layer} does not exist: {model_name(model)} has layers 0 to {model.cfg.n_layers - 1}"
-        )
+    require_one_of("site", site, SITES)
+    require_layer(layer, model.cfg.n_layers, model_name(model))
     name = SITES[site].format(layer=layer)
     if name not in model.hook_dict:
         have = [s for s, pattern in SITES.items() if pattern.format(layer=layer) in model.hook_dict]

@@ -127,10 +127,10 @@ _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 def _tensor_formats(data: mmap.mmap) -> list[int]:
     """The format code of every tensor."""
     if data[:4] != b"GGUF":
-        raise ValueError("it does not begin with the letters GGUF")
+        raise GrammarLensError("it does not begin with the letters GGUF")
     version, n_tensors, n_entries = struct.unpack_from("<IQQ", data, 4)
     if version not in (2, 3):
-        raise ValueError(f"its version is {version}, expected 2 or 3")
+        raise GrammarLensError(f"its version is {version}, expected 2 or 3")
     place = 24
     for _ in range(n_entries):
         place = _after_string(data, place)
@@ -164,5 +164,5 @@ def _after_value(data: mmap.mmap, place: int, kind: int) -> int:
             place = _after_value(data, place, inner)
         return place
     if kind not in _SIZES:
-        raise ValueError(f"its metadata has a value of the unknown type {kind}")
+        raise GrammarLensError(f"its metadata has a value of the unknown type {kind}")
     return place + _SIZES[kind]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_one_of
 from grammar_lens.model import gguf
 from grammar_lens.model.about import (
     Model,
@@ -334,8 +334,7 @@ def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | 
         "float16": torch.float16,
         "auto": "auto",
     }
-    if dtype not in known:
-        raise GrammarLensError(f"unknown dtype {dtype!r}: expected one of {', '.join(known)}")
+    require_one_of("dtype", dtype, known)
     return known[dtype]
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import listed, page
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, counted
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """Quantiles of a neuron's activation that are kept for every label."""
@@ -104,7 +104,7 @@ class Examples:
         if neuron not in self.by_neuron:
             raise GrammarLensError(
                 f"no examples of neuron {neuron[0]}.{neuron[1]}: there are some of "
-                f"{len(self.by_neuron)} neurons"
+                f"{counted(len(self.by_neuron), 'neuron')}"
             )
         return self.by_neuron[neuron]
 

@@ -10,7 +10,7 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare, sampled
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_neuron
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.model.weights import neuron_contrast, token_effects
 from grammar_lens.neurons.examples import (
@@ -146,11 +146,7 @@ def addresses_of(model: Model, neurons: Chosen) -> Int[np.ndarray, "distinct two
         raise GrammarLensError(f"units of {site!r} were given, expected neurons (site {SITE!r})")
     n_layers, n_neurons = model.cfg.n_layers, model.cfg.d_mlp
     for layer, index in addresses.tolist():
-        if not (0 <= layer < n_layers and 0 <= index < n_neurons):
-            raise GrammarLensError(
-                f"neuron {layer}.{index} does not exist: {model_name(model)} has {n_layers} layers "
-                f"of {n_neurons} neurons"
-            )
+        require_neuron(layer, index, n_layers, n_neurons, model=model_name(model))
     return np.array(list(dict.fromkeys(map(tuple, addresses.tolist()))), np.int64).reshape(-1, 2)
 
 

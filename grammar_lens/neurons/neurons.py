@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import listed, page
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, counted, expected_one_of, require_layer
 from grammar_lens.passes.moments import UnitStatistics
 from grammar_lens.selectivity.result import Scores
 
@@ -92,7 +92,9 @@ class KeyNeurons(Mapping[str, Neurons]):
 
     def __getitem__(self, label: str) -> Neurons:
         if label not in self.sets:
-            raise GrammarLensError(f"no key neurons of {label!r}: there are {', '.join(self.sets)}")
+            raise GrammarLensError(
+                f"no key neurons of {label!r}: {expected_one_of(label, self.sets)}"
+            )
         return self.sets[label]
 
     def __contains__(self, label: object) -> bool:
@@ -236,7 +238,10 @@ def _addresses(
     again = frame.duplicated(["label", "layer", "index"]).to_numpy(bool)
     for wrong, what in (
         (~whole, "is no layer and index in whole numbers"),
-        (~inside, f"does not exist: the model has {n_layers} layers of {n_units} units"),
+        (
+            ~inside,
+            f"does not exist: the model has {counted(n_layers, 'layer')} of {counted(n_units, 'unit')}",
+        ),
         (again, "stands there twice for the same label: leave it once"),
     ):
         if wrong.any():
@@ -253,11 +258,8 @@ def all_neurons(keys: KeyNeurons, layers: Sequence[int] | None = None) -> Neuron
     Raises GrammarLensError for a layer that does not exist.
     """
     chosen = range(keys.n_layers) if layers is None else sorted(set(layers))
-    outside = [layer for layer in chosen if not 0 <= layer < keys.n_layers]
-    if outside:
-        raise GrammarLensError(
-            f"layer {outside[0]} does not exist: there are layers 0 to {keys.n_layers - 1}"
-        )
+    for layer in chosen:
+        require_layer(layer, keys.n_layers, keys.origin.model)
     layer, index = (
         np.concatenate([*part, np.zeros(0, np.int64)])
         for part in (

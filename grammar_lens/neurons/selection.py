@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, counted, require_between, require_one_of
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.selectivity.permutation_null import Null
 from grammar_lens.selectivity.result import SIGNS, Scores
@@ -83,14 +83,13 @@ def select(
 def _check(
     scores: Scores, k: int | None, rule: str, sign: str, there: int, per_layer: bool
 ) -> None:
-    if rule not in RULES:
-        raise GrammarLensError(f"rule is {rule!r}, expected one of {', '.join(RULES)}")
-    if sign not in SIGNS:
-        raise GrammarLensError(f"sign is {sign!r}, expected one of {', '.join(SIGNS)}")
-    if k is not None and not 1 <= k <= there:
+    require_one_of("rule", rule, RULES)
+    require_one_of("sign", sign, SIGNS)
+    if k is not None:
         n_layers, n_units = scores.values.shape[1:]
-        where = "in each layer" if per_layer else f"in {n_layers} layers of {n_units}"
-        raise GrammarLensError(f"k is {k}, expected 1 to {there}: there are {there} units {where}")
+        units = counted(n_units, "unit")
+        layers = "each layer has" if per_layer else f"{counted(n_layers, 'layer')} of"
+        require_between("k", k, 1, there, f"{layers} {units}")
     if rule == "frequency" and scores.method != "frequency":
         raise GrammarLensError(
             f"the rule 'frequency' counts how often a neuron is among the largest attributions, and "
@@ -127,7 +126,7 @@ def _allowed(
     threshold = null.threshold(alpha)
     if np.isinf(threshold):
         raise GrammarLensError(
-            f"{null.n_replicates} replicates cannot tell a chance of {alpha:g}: at least "
+            f"{counted(null.n_replicates, 'replicate')} cannot tell a chance of {alpha:g}: at least "
             f"{int(np.ceil(1 / alpha)) - 1} are needed"
         )
     return null.z(null.observed) > threshold

@@ -7,7 +7,7 @@ from typing import SupportsIndex
 import numpy as np
 import pandas as pd
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_neuron
 from grammar_lens.neurons.examples import Example, NeuronExamples
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.view_html import neuron_html, shortened
@@ -113,21 +113,11 @@ def parse_address(
     )
 
 
-def require_neuron(layer: int, index: int, scores: Scores) -> None:
-    """Raises GrammarLensError for a neuron that the model does not have."""
-    n_layers, n_units = scores.values.shape[1:]
-    if not (0 <= layer < n_layers and 0 <= index < n_units):
-        raise GrammarLensError(
-            f"neuron {layer}.{index} does not exist: {scores.origin.model} has layers 0 to "
-            f"{n_layers - 1} of neurons 0 to {n_units - 1}"
-        )
-
-
 def scores_of(
     layer: int, index: int, scores: Scores, moments: Moments, keys: KeyNeurons
 ) -> pd.DataFrame:
     """One of `NeuronView.tables`. Raises GrammarLensError for a neuron that does not exist."""
-    require_neuron(layer, index, scores)
+    require_neuron(layer, index, *scores.values.shape[1:], model=scores.origin.model)
     rank = [
         next((i for i, at in enumerate(keys[x], 1) if at == (layer, index)), np.nan)
         if x in keys

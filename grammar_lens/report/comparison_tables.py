@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, counted
 from grammar_lens.neurons.choice_agreement import cross_overlap
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.overlap import reliability
@@ -25,7 +25,7 @@ def named(runs: Sequence[RunLike]) -> dict[str, RunLike]:
     Raises GrammarLensError for fewer than two, and for one that is given twice.
     """
     if len(runs) < 2:
-        raise GrammarLensError(f"{len(runs)} run given, expected two or more to compare")
+        raise GrammarLensError(f"{counted(len(runs), 'run')} given, expected 2 or more to compare")
     parts = [run.path.resolve().parts for run in runs]
     twice = [run.path for i, run in enumerate(runs) if parts[i] in parts[:i]]
     if twice:

@@ -3,8 +3,7 @@
 import re
 from dataclasses import dataclass
 
-import pandas as pd
-
+from grammar_lens.errors import counted
 from grammar_lens.figures.style import decimals, number, unit_name
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -204,7 +203,7 @@ def _vocabulary(keys: KeyNeurons, controls: SelectionControls) -> Finding:
     others = f" Too few such words to tell: {', '.join(map(str, rest))}." if rest else ""
     return Finding(
         name,
-        f"What is left {where} is {share(left)} of the effect (median over {_tags(known)}): "
+        f"What is left {where} is {share(left)} of the effect (median over {counted(len(known), 'tag')}): "
         f"{verdict}. The comparison rests on {kind}, "
         f"{_count(float(known['ambiguous_forms'].median()))} a tag (median).{others}",
     )
@@ -221,9 +220,5 @@ def _frequency(controls: SelectionControls) -> Finding:
     return Finding(
         name,
         f"At equal frequency of the token and place in the sentence {share(left)} of the effect is "
-        f"left (median over {_tags(known)}): they explain {much} of it.",
+        f"left (median over {counted(len(known), 'tag')}): they explain {much} of it.",
     )
-
-
-def _tags(table: pd.DataFrame) -> str:
-    return f"{len(table)} tag{'s' if len(table) != 1 else ''}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from grammar_lens.corpus.alignment import Alignment, align, token_batches
 from grammar_lens.corpus.corpus import default_budget
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_neuron, require_one_of
 from grammar_lens.model.about import Model, context_length, model_name, site_width
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
@@ -119,10 +119,7 @@ class KeyNeuronFeatures(TransformerMixin, BaseEstimator):
         return load_model(self.model, device=self.device, dtype=self.dtype)
 
     def _check_settings(self) -> None:
-        if self.pooling not in POOLINGS:
-            raise GrammarLensError(
-                f"pooling is {self.pooling!r}, expected one of {', '.join(POOLINGS)}"
-            )
+        require_one_of("pooling", self.pooling, POOLINGS)
         for name in ("k", "batch_tokens"):
             given = getattr(self, name)
             if given is not None and (not isinstance(given, int | np.integer) or given < 1):
@@ -232,11 +229,7 @@ def _named(sets: Sequence[Neurons]) -> dict[tuple[int, int], str]:
 def _check_there(addresses: list[tuple[int, int]], model: Model, site: str) -> None:
     n_layers, n_units = model.cfg.n_layers, site_width(model, site)
     for layer, index in addresses:
-        if not (0 <= layer < n_layers and 0 <= index < n_units):
-            raise GrammarLensError(
-                f"neuron {layer}.{index} does not exist: {model_name(model)} has {n_layers} layers of "
-                f"{n_units} units at {site!r}"
-            )
+        require_neuron(layer, index, n_layers, n_units, model=model_name(model))
 
 
 def _check_model(of: str, model: Model) -> None:

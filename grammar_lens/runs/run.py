@@ -8,14 +8,14 @@ from html import escape
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_neuron
 from grammar_lens.generation.writing import write_on
 from grammar_lens.lesions.context import lesion
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.examples import NeuronExamples
 from grammar_lens.neurons.find_examples import examples_at
-from grammar_lens.neurons.view import NeuronView, parse_address, require_neuron, scores_of
+from grammar_lens.neurons.view import NeuronView, parse_address, scores_of
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.store.stored import STEPS, StoredRun
 
@@ -96,7 +96,8 @@ class Run(StoredRun):
         at = parse_address(layer, index)
         positions = self.positions if position is None else (self.at(position).position,)
         for p in positions:
-            require_neuron(*at, self.scores_at(p))
+            scores = self.scores_at(p)
+            require_neuron(*at, *scores.values.shape[1:], model=scores.origin.model)
         found = {} if read else self._stored_examples(at, positions)
         missing = [p for p in positions if p not in found]
         if missing and read is not False:

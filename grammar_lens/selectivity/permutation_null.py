@@ -56,7 +56,7 @@ def exchange(
     """
     if n_replicates < MIN_REPLICATES:
         raise GrammarLensError(
-            f"{n_replicates} replicates were asked for, a null needs at least {MIN_REPLICATES}"
+            f"replicates is {n_replicates}, expected at least {MIN_REPLICATES} for a null"
         )
     words = np.flatnonzero(classes >= 0)
     order = words[np.argsort(sentence[words], kind="stable")]

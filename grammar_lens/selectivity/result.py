@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import listed, page
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, expected_one_of, require_one_of
 from grammar_lens.passes.moments import UnitStatistics
 from grammar_lens.selectivity.permutation_null import Null
 
@@ -44,7 +44,7 @@ class Scores:
     def __getitem__(self, label: str) -> Float[np.ndarray, "layer unit"]:
         """The scores of one label."""
         if label not in self.labels:
-            raise GrammarLensError(f"no scores of {label!r}: there are {', '.join(self.labels)}")
+            raise GrammarLensError(f"no scores of {label!r}: {expected_one_of(label, self.labels)}")
         return self.values[self.labels.index(label)]
 
     def _ipython_key_completions_(self) -> list[str]:
@@ -58,8 +58,7 @@ class Scores:
         "low", exp(-value), in (0, 1] for values from 0 up. A value that is missing (NaN) gives 0.
         Raises GrammarLensError for an unknown sign, and for "negative" where only one end is strong.
         """
-        if sign not in SIGNS:
-            raise GrammarLensError(f"sign is {sign!r}, expected one of {', '.join(SIGNS)}")
+        require_one_of("sign", sign, SIGNS)
         if self.best != "far" and sign == "negative":
             raise GrammarLensError(
                 f"score {self.method!r} is strong where it is {self.best}, so sign 'negative' has no "

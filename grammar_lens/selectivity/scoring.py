@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_one_of
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity import from_moments
 from grammar_lens.selectivity.evidence import Attribution, Evidence, Sample
@@ -25,8 +25,7 @@ def score(evidence: Moments | Evidence, method: str = "correlation") -> Scores:
     Raises GrammarLensError for an unknown method, for labels with fewer than 2 words, when the evidence
     lacks what the method needs, and when its parts are of different labels or units.
     """
-    if method not in SCORES:
-        raise GrammarLensError(f"unknown score {method!r}: expected one of {', '.join(SCORES)}")
+    require_one_of("score", method, SCORES)
     if isinstance(evidence, Moments):
         evidence = Evidence(evidence)
     moments, chosen = evidence.moments, SCORES[method]

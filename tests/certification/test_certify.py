@@ -231,7 +231,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            ({"n_worlds": 4}, "4 worlds were asked for, expected at least 5: 2 true, 2 null"),
+            ({"n_worlds": 4}, "worlds is 4, expected at least 5: 2 true, 2 null"),
             ({"shams": 18}, "shams is 18, expected at least 19: with fewer no p is as small"),
             ({"processes": 0}, "processes is 0, expected 1 or more"),
             ({"seed": -1}, "seed is -1, expected 0 or more"),

@@ -199,7 +199,7 @@ class TestLayerByLayer:
         ("bad", "message"),
         [
             ({"train": "nowhere.conllu"}, "no treebank at 'nowhere.conllu'"),
-            ({"score": "magic"}, "unknown score 'magic'"),
+            ({"score": "magic"}, "score is 'magic'"),
             ({"k": 0}, "k is 0, expected 1 to 48"),
             ({"k": 49}, "k is 49, expected 1 to 48"),
             ({"cut": "NOUN,ZZZ"}, "'ZZZ'"),

@@ -569,7 +569,7 @@ class TestLesionByLayer:
         [
             ({"cut": "NOUN,ZZZ"}, "no key neurons"),
             ({"k": 97}, "k is 97"),
-            ({"score": "magic"}, "unknown score 'magic'"),
+            ({"score": "magic"}, "score is 'magic'"),
         ],
     )
     def test_bad_input_is_one_line_and_code_2(

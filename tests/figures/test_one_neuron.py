@@ -53,7 +53,7 @@ def test_scores_of_a_neuron_count_from_neutral(scores: Scores) -> None:
 
 @pytest.mark.parametrize("address", [(3, 0), (0, 40), (-1, 0), (0, -1)])
 def test_a_neuron_that_does_not_exist_is_refused(scores: Scores, address: tuple[int, int]) -> None:
-    with pytest.raises(GrammarLensError, match="there are layers 0 to 2 of 40 each"):
+    with pytest.raises(GrammarLensError, match="has 3 layers of 40 neurons, numbered from 0"):
         figures.neuron_scores(scores, address)
 
 

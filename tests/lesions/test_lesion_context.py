@@ -471,11 +471,11 @@ def test_generation_from_text(reference: Model):
             GrammarLensError,
             "mean activation of 'some' is not known",
         ),
-        (units((0, 48)), "zero", GrammarLensError, "neuron 0.48 does not exist: .* units 0 to 47"),
+        (units((0, 48)), "zero", GrammarLensError, "neuron 0.48 does not exist: .* of 48 neurons"),
         (units((0, 1), (1, -1)), "zero", GrammarLensError, "neuron 1.-1 does not exist"),
         (units((0, 32), site="resid_pre"), "zero", GrammarLensError, "neuron 0.32 does not exist"),
         (units((2, 0)), "zero", GrammarLensError, "layer 2 does not exist"),
-        (units((0, 1), site="brain"), "zero", GrammarLensError, "unknown site 'brain'"),
+        (units((0, 1), site="brain"), "zero", GrammarLensError, "site is 'brain'"),
         (
             units((0, 1), site="resid_mid"),
             "zero",

@@ -395,7 +395,7 @@ def test_unknown_dtype_and_device(folder: Path, tiny_hf: Callable[[], Any], tiny
     hf = tiny_hf()
     for source, options in ((folder, {}), (hf, {"tokenizer": tiny_tokenizer})):
         with pytest.raises(
-            GrammarLensError, match="unknown dtype 'float8': expected one of float32, bfl"
+            GrammarLensError, match="dtype is 'float8', expected one of float32, bfl"
         ):
             load_model(source, dtype="float8", **options)
         with pytest.raises(GrammarLensError, match="device 'toaster' is not one that torch knows"):
@@ -427,15 +427,16 @@ def test_loaded_models_that_cannot_be_used(tiny_hf: Callable[[], Any], tiny_toke
 
 def test_unknown_site_and_layer(tiny: gm.Model):
     with pytest.raises(
-        GrammarLensError, match="unknown site 'brain': expected one of neuron, resid_pre"
+        GrammarLensError, match="site is 'brain', expected one of neuron, resid_pre"
     ):
         gm.hook_name(tiny, "brain", 0)
     for layer in (2, -1):
         with pytest.raises(
-            GrammarLensError, match=f"layer {layer} does not exist: .* has layers 0 to 1"
+            GrammarLensError,
+            match=f"layer {layer} does not exist: .* has 2 layers, numbered from 0",
         ):
             gm.hook_name(tiny, "neuron", layer)
-    with pytest.raises(GrammarLensError, match="unknown site"):
+    with pytest.raises(GrammarLensError, match="site is "):
         gm.site_width(tiny, "brain")
 
 

@@ -116,13 +116,13 @@ class TestSelect:
 
     @pytest.mark.parametrize("k", [0, -1, 16])
     def test_k_over_all_layers_is_bounded(self, k: int) -> None:
-        message = f"k is {k}, expected 1 to 15: there are 15 units in 3 layers of 5"
+        message = f"k is {k}, expected 1 to 15: 3 layers of 5 units"
         with pytest.raises(GrammarLensError, match=message):
             select(small_scores(), k)
 
     @pytest.mark.parametrize("k", [0, 6])
     def test_k_per_layer_is_bounded(self, k: int) -> None:
-        message = f"k is {k}, expected 1 to 5: there are 5 units in each layer"
+        message = f"k is {k}, expected 1 to 5: each layer has 5 units"
         with pytest.raises(GrammarLensError, match=message):
             select(small_scores(), k, per_layer=True)
 
@@ -374,7 +374,7 @@ class TestKeyNeurons:
 
     @pytest.mark.parametrize("layer", [3, -1])
     def test_layers_that_are_not_there(self, layer: int) -> None:
-        message = f"layer {layer} does not exist: there are layers 0 to 2"
+        message = f"layer {layer} does not exist: a-model has 3 layers"
         with pytest.raises(GrammarLensError, match=message):
             all_neurons(select(small_scores(), 2), [0, layer])
 
@@ -390,7 +390,7 @@ class TestKeyNeurons:
         keys = select(small_scores(), 4)
         for get in (lambda: keys["X"], lambda: keys.only(["X"])):
             with pytest.raises(
-                GrammarLensError, match="no key neurons of 'X': there are NOUN, VERB"
+                GrammarLensError, match="no key neurons of 'X': expected one of NOUN, VERB"
             ):
                 get()
 

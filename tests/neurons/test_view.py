@@ -21,7 +21,7 @@ from grammar_lens.corpus.origin import Origin
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.examples import Example, NeuronExamples, Passage, TokenEffect
 from grammar_lens.neurons.selection import select
-from grammar_lens.neurons.view import NeuronView, parse_address, require_neuron, scores_of
+from grammar_lens.neurons.view import NeuronView, parse_address, scores_of
 from grammar_lens.neurons.view_html import AROUND, MOST_SIGNS
 from grammar_lens.passes.moments import Moments
 from grammar_lens.runs.pipeline import run_all
@@ -131,10 +131,8 @@ def test_scores_of_a_planted_neuron():
         for name, value in want.items():
             assert table.loc[label, name] == pytest.approx(value, rel=1e-9), name
     for layer, index in ((2, 0), (0, 5), (-1, 0)):
-        with pytest.raises(
-            GrammarLensError, match=r"does not exist: a-model has layers 0 to 1 of ne"
-        ):
-            require_neuron(layer, index, scores)
+        with pytest.raises(GrammarLensError, match=r"does not exist: a-model has 2 layers of 5 ne"):
+            scores_of(layer, index, scores, moments, keys.only(("NOUN", "VERB")))
 
 
 # A view ----------------------------------------------------------------------------------------
@@ -326,7 +324,7 @@ def test_examples_are_read_where_there_are_none(run: Run):
 def test_neurons_that_do_not_exist(run: Run):
     for given in ((8, 0), ("8.0",), (0, 896), (-1, 5)):
         with pytest.raises(
-            GrammarLensError, match="does not exist: reference-9m has layers 0 to 7"
+            GrammarLensError, match="does not exist: reference-9m has 8 layers of 896"
         ):
             run.neuron(*given)
     with pytest.raises(GrammarLensError, match="did not read 'after'"):
@@ -392,7 +390,9 @@ def test_a_lesion_that_draws_from_other_words(lent: Run):
 
 
 def test_lesions_that_cannot_be(lent: Run, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(GrammarLensError, match="no key neurons of 'VREB': there are DET, NOUN"):
+    with pytest.raises(
+        GrammarLensError, match="no key neurons of 'VREB': expected one of DET, NOUN"
+    ):
         lent.lesion("VREB").__enter__()
     with pytest.raises(GrammarLensError, match="did not read 'after'"):
         lent.lesion("VERB", position="after").__enter__()

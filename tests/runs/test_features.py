@@ -427,7 +427,7 @@ def test_a_sentence_beyond_the_context(tiny: Model) -> None:
         ({"neurons": None}, "neurons are NoneType, expected key neurons, a run"),
         ({"neurons": [1, 2]}, "neurons are list, expected"),
         ({"neurons": [[0.5, 1.0]]}, "neurons are list, expected"),
-        ({"neurons": [[0, 48]]}, "neuron 0.48 does not exist: .* has 2 layers of 48 units at"),
+        ({"neurons": [[0, 48]]}, "neuron 0.48 does not exist: .* has 2 layers of 48 neurons"),
         ({"neurons": [[-1, 0]]}, r"neuron -1\.0 does not exist"),
         ({"neurons": [[0, 1], [0, 1]]}, "stands twice among the neurons"),
         ({"neurons": np.zeros((0, 2), int)}, "no neurons to read: the sets are empty"),

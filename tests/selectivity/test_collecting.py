@@ -426,7 +426,7 @@ def test_requests_that_cannot_be_met(
         collect_labels(tiny, corpus, ("upos", "deprel"), **QUIET)
     with pytest.raises(GrammarLensError, match="position is 'before', expected one of word, next"):
         collect(tiny, corpus, position="before", **QUIET)
-    with pytest.raises(GrammarLensError, match="5 replicates were asked for"):
+    with pytest.raises(GrammarLensError, match="replicates is 5, expected at least 20"):
         collect(tiny, corpus, replicates=5, **QUIET)
     two = write("The DET|dog NOUN|sleeps VERB\nThe DET|dog NOUN|the DET|dog NOUN|sleeps VERB")
     with pytest.raises(GrammarLensError, match="no two sentences have the same number of words"):

@@ -436,7 +436,7 @@ def small_evidence() -> Evidence:
 class TestErrors:
     def test_unknown_score(self, moments: Moments) -> None:
         with pytest.raises(
-            GrammarLensError, match="unknown score 'auc': expected one of correlation, co"
+            GrammarLensError, match="score is 'auc', expected one of correlation, co"
         ):
             score(moments, "auc")
 
@@ -533,7 +533,9 @@ class TestErrors:
             score(moments, "entropy").strength("negative")
 
     def test_scores_of_an_unknown_label(self, moments: Moments) -> None:
-        with pytest.raises(GrammarLensError, match="no scores of 'X': there are NOUN, VERB, ADJ"):
+        with pytest.raises(
+            GrammarLensError, match="no scores of 'X': expected one of NOUN, VERB, ADJ"
+        ):
             score(moments)["X"]
 
 

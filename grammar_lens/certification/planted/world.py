@@ -11,7 +11,7 @@ from grammar_lens.certification.planted.chain import N_FORMS, TAGS, TagChain, dr
 from grammar_lens.certification.planted.design import KINDS, Design, Planted, design
 from grammar_lens.certification.planted.weights import Address, Built, build
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import require_one_of
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 
@@ -53,8 +53,7 @@ def plant(
     decides the strength, of the others how the model knows the next tag.
     Raises GrammarLensError for an unknown kind.
     """
-    if kind not in KINDS:
-        raise GrammarLensError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+    require_one_of("kind", kind, KINDS)
     own = np.random.SeedSequence(seed, spawn_key=(KINDS.index(kind), number))
     words, structure, weights = (np.random.default_rng(s) for s in own.spawn(3))
     chain = draw_chain(structure)

@@ -13,7 +13,7 @@ from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, default_budget, fit_lexicon, prepare, sampled, warned
 from grammar_lens.corpus.lexicon import Lexicon
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_one_of
 from grammar_lens.model.about import Model, device_of
 from grammar_lens.passes.batches import Keeper
 from grammar_lens.passes.checkpoints import pass_identity
@@ -70,14 +70,9 @@ def attribute(
     only). At most `max_words` words, whole sentences drawn with `seed`. A `keeper` is that of `collect` ("own" only).
     Raises GrammarLensError for an unknown kind, reference or `top_by`, and for replicates that a kind cannot have.
     """
-    if kind not in KINDS:
-        raise GrammarLensError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
-    if reference not in REFERENCES:
-        raise GrammarLensError(
-            f"reference is {reference!r}, expected one of {', '.join(REFERENCES)}"
-        )
-    if top_by not in TOP_BY:
-        raise GrammarLensError(f"top_by is {top_by!r}, expected one of {', '.join(TOP_BY)}")
+    require_one_of("kind", kind, KINDS)
+    require_one_of("reference", reference, REFERENCES)
+    require_one_of("top_by", top_by, TOP_BY)
     if replicates and kind != "own":
         raise GrammarLensError(
             f"replicates of exchanged labels need contributions word by word, which {kind!r} "

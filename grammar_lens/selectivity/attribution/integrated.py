@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from grammar_lens.corpus.alignment import Alignment, TokenBatch, token_batches
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_at_least, require_one_of
 from grammar_lens.model.about import Model, device_of, model_name
 from grammar_lens.model.forward import check_head
 from grammar_lens.model.kv_cache import can_continue
@@ -72,10 +72,8 @@ def integrated_gradients(
     Raises GrammarLensError for fewer than 1 step, an unknown target, attributions that are not
     finite, and where the two ways would differ; GrammarLensError for scaled or capped logits.
     """
-    if steps < 1:
-        raise GrammarLensError(f"steps is {steps}, expected 1 or more")
-    if target not in TARGETS:
-        raise GrammarLensError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
+    require_at_least("steps", steps, 1)
+    require_one_of("target", target, TARGETS)
     if reuse and not can_continue(model):
         reuse = False
         if warn:
