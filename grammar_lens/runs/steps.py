@@ -305,6 +305,7 @@ def run_lesion(session: Session, run: StoredRun) -> Save:
         other_shams=c.other_shams,
         damage_matched=c.damage_matched,
         sufficiency=c.sufficiency,
+        attribution=run.attributions.get("attribution"),
         labels=c.lesion_labels or None,
         seed=c.seed,
         token_budget=c.token_budget,

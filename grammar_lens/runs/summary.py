@@ -66,7 +66,14 @@ def lesion_summary(study: LesionStudy) -> dict[str, Any]:
         "n_shams": study.n_shams,
         "diagonal_mean": study.diagonal_mean,
         "off_diagonal_mean": study.off_diagonal_mean,
+        "specificity": study.specificity,
+        "specificity_interval": study.specificity_interval,
+        "dominance_interval": study.dominance_interval,
         "p_value": study.p_value,
+        "p_first_order": study.first_order and study.first_order.p_value,
+        "first_order_correlation": study.first_order and study.first_order.correlation,
+        "is_selective": study.is_selective,
+        "conclusion": study.conclusion(),
         "crossed_pairs": _pairs(study.crossed_pairs),
         "n_possible_pairs": len(labels) * (len(labels) - 1) // 2,
         "confirmed_pairs": sum(pair.confirmed for pair in study.crossed_pairs),
@@ -74,6 +81,8 @@ def lesion_summary(study: LesionStudy) -> dict[str, Any]:
         "tag_entropy": study.tag_entropy,
         "identity_error": study.identity_error,
         "words": int(study.n_words.sum()),
+        "sentences": study.n_sentences,
+        "sham_sentences": study.n_sham_sentences,
         "output_ratio": _least(study.output_ratio) if study.n_shams else None,
         "damage_ratio": _least(study.damage_ratio),
         "damage_matched": study.matched and _matched_summary(study.matched),
@@ -240,12 +249,22 @@ def _lesion_rows(row: Any, lesion: dict[str, Any]) -> None:
         f"its own tag loss {lesion['diagonal_mean']:+.3f} nats",
         f"other tags {lesion['off_diagonal_mean']:+.3f}, its shams {own:+.3f}",
     )
+    specificity, interval = lesion.get("specificity"), lesion.get("specificity_interval")
+    if specificity is not None:
+        low, high = interval or (None, None)
+        row(
+            "specificity",
+            f"{specificity:.2f}",
+            f"95 % interval {_number(low, 2)} to {_number(high, 2)}; 1 is the own tag alone, 0 all alike",
+        )
+    if "is_selective" in lesion:
+        row("selective?", "yes" if lesion["is_selective"] else "not shown", lesion["conclusion"])
     ratio = lesion.get("output_ratio")
     carry = "" if ratio is None else f" of {ratio:.2f} of the output or more"
     row(
-        "selective damage",
+        "against output-matched shams",
         f"p = {p:.3f}" if p is not None else "no p: two tags" if lesion["n_shams"] else "no shams",
-        f"{lesion['n_shams']} sham replicates{carry}, {lesion['words']:,} fresh words",
+        f"{lesion['n_shams']} replicates{carry}, {lesion['words']:,} held-out words",
     )
     if lesion.get("damage_matched"):
         _matched_row(row, lesion["damage_matched"])
@@ -262,9 +281,9 @@ def _matched_row(row: Any, matched: dict[str, Any]) -> None:
     p, damage = matched["p_value"], matched["damage_ratio"]
     does = "" if damage is None else f" doing {damage:.2f} of the damage or more"
     row(
-        "beyond mere damage",
+        "against damage-matched shams",
         "no p: two tags" if p is None else f"p = {p:.3f}",
-        f"{matched['n_shams']} damage-matched shams{does}; "
+        f"{matched['n_shams']} replicates{does}; "
         f"{len(matched['crossed_pairs'])} pairs against them",
     )
 

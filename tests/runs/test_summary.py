@@ -126,7 +126,7 @@ def test_lesion_rows_stand_beside_what_they_are_compared_with() -> None:
     text = shown({"lesion": summary_of(study)})
     p = study.matched.p_value
     for part in (
-        "20 sham replicates of 0.93 of the output or more, 4,300 fresh words",
+        "20 replicates of 0.93 of the output or more, 4,300 held-out words",
         f"beyond mere damage \N{BOX DRAWINGS LIGHT VERTICAL} p = {p:.3f}",
         "20 damage-matched shams doing 0.95 of the damage or more; 1 pairs against them",
         "own tag loss rises for 2 of 3 tags",
@@ -143,7 +143,7 @@ def test_lesion_rows_of_older_summaries_and_of_two_tags() -> None:
     lesion = summary_of(made_study())
     new = ("output_ratio", "damage_matched", "doses", "values", "sign_agreement", "sufficiency")
     older = shown({"lesion": {k: v for k, v in lesion.items() if k not in new}})
-    assert "20 sham replicates, 4,300 fresh words" in older
+    assert "20 replicates, 4,300 held-out words" in older
     for part in ("beyond mere damage", "doses", "values of the lesion", "only its own set"):
         assert part not in older
     two = {**lesion, "p_value": None, "labels": list(LABELS[:2])}
