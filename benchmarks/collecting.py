@@ -62,7 +62,7 @@ from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.corpus import prepare
 from grammar_lens.files import make_folder, write_json
 from grammar_lens.model.about import Model, model_name
-from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.model.forward import final_hidden
 from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.runs.session import read_source
@@ -124,7 +124,7 @@ class Setting:
     @cached_property
     def own_layers(self) -> torch.nn.Module:
         """The layers of the model that is collected from."""
-        found = bare_model(self.model)
+        found = fast_path(self.model)
         if found is None:
             raise SystemExit(f"error: {model_name(self.model)} has no bare layers to compare with")
         return found.body

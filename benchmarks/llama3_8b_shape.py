@@ -62,7 +62,7 @@ from grammar_lens.files import make_folder, write_json
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.outcomes import Condition
 from grammar_lens.model.about import Model
-from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes import moments as moments_module
 from grammar_lens.passes.moments import MomentAccumulator, Moments
@@ -157,7 +157,7 @@ class Setting:
     def __init__(self, config: Config) -> None:
         self.config, self.device = config, torch.device(config.device)
         self.model, self.own_model = make_models(config)
-        found = bare_model(self.model)
+        found = fast_path(self.model)
         if found is None:
             print(
                 "the bare layers do not agree with the bridge: everything goes through the bridge"
@@ -276,7 +276,7 @@ class Setting:
                 "found": self.found,
                 "plain": self.plain,
                 "features": self.probe_features,
-                "opening": lambda: bare_model(self.model),
+                "opening": lambda: fast_path(self.model),
             },
             "attribution": {
                 "head": lambda: self.with_head(self.batches, self.codes, every=False),

@@ -18,13 +18,13 @@ from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.model.about import Model, hook_name
-from grammar_lens.model.fast_path import BareModel
-from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.fast_path import FastPath
+from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.model.forward import hooked
 from grammar_lens.neurons.neurons import Neurons
 
 ARRAYS = ("nll", "tag_loss", "lexical_loss", "tag_probability")
-WAYS = ("bare", "hooked")
+WAYS = ("fast", "hooked")
 SIZE = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -97,15 +97,15 @@ def battery(model: Model, corpus: Corpus, chosen: Sequence[Condition], **options
 
 
 def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes batteries run the bare layers, or through the bridge's hooks."""
+    """Makes batteries run on the fast path, or through the bridge's hooks."""
 
-    monkeypatch.setattr(module, "bare_model", compared if way == "bare" else lambda _: None)
+    monkeypatch.setattr(module, "fast_path", compared if way == "fast" else lambda _: None)
 
 
-def compared(model: Model) -> BareModel:
-    """The model's bare layers."""
-    found = bare_model(model)
-    assert found is not None, "the bare layers are not taken, so they are not tested"
+def compared(model: Model) -> FastPath:
+    """The model's fast path."""
+    found = fast_path(model)
+    assert found is not None, "there is no fast path, so it is not tested"
     return found
 
 

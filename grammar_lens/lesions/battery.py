@@ -17,10 +17,10 @@ from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.edits import edits_of
 from grammar_lens.lesions.effect_check import require_effects
 from grammar_lens.lesions.outcomes import Condition, Outcomes
-from grammar_lens.lesions.passes import BarePasses, HookedPasses, Lesion, Passes, Scored
+from grammar_lens.lesions.passes import FastPasses, HookedPasses, Lesion, Passes, Scored
 from grammar_lens.lesions.store import Store, battery_key
 from grammar_lens.model.about import Model, model_name
-from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.passes import distributed
 from grammar_lens.passes.batches import is_out_of_memory
 from grammar_lens.passes.memory import keep_freed
@@ -155,9 +155,9 @@ class _Battery:
     def run(self) -> None:
         keep_freed()
         first = 1 if self.alignment.has_bos else 0
-        bare = bare_model(self.model)
+        fast = fast_path(self.model)
         self.passes: Passes = (
-            HookedPasses(self.model, first) if bare is None else BarePasses(self.model, bare, first)
+            HookedPasses(self.model, first) if fast is None else FastPasses(self.model, fast, first)
         )
         self.numbers = np.flatnonzero(self.classes >= 0)
         self.start = self.alignment.token_start

@@ -17,7 +17,7 @@ from grammar_lens.corpus.alignment import TokenBatch
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.edits import Edit
 from grammar_lens.model.about import Model, device_of, hook_name, model_name
-from grammar_lens.model.fast_path import BareModel
+from grammar_lens.model.fast_path import FastPath
 from grammar_lens.model.forward import hooked, next_token_logits
 from grammar_lens.model.kv_cache import Continuation, can_continue, keys_and_values
 from grammar_lens.model.weights import output_weight
@@ -101,11 +101,11 @@ class HookedPasses:
             )
 
 
-class BarePasses:
+class FastPasses:
     """Lesions from the first layer they touch on, on what the intact model computed below it."""
 
-    def __init__(self, model: Model, bare: BareModel, first: int) -> None:
-        self._model, self._bare, self._first = model, bare, first
+    def __init__(self, model: Model, fast: FastPath, first: int) -> None:
+        self._model, self._fast, self._first = model, fast, first
         self._written: dict[int, Tensor] = {}
 
     def group(self, lesion: Lesion) -> tuple[object, ...]:
@@ -126,15 +126,15 @@ class BarePasses:
         entries = {self._entry(lesion) for lesion in lesions}
         lowest = [lesion.edits[0] for lesion in lesions]
         neurons = sorted({e.layer for e in lowest if e.site == "neuron"})
-        keep = {"neuron": neurons, "resid_pre": sorted(entries | {self._bare.n_layers})}
-        self._reading = self._bare.read(ids, keep, n_prefix=self._first)
-        self._kept = self._reading.kept
+        keep = {"neuron": neurons, "resid_pre": sorted(entries | {self._fast.n_layers})}
+        self._intact = self._fast.read(ids, keep, n_prefix=self._first)
+        self._activations = self._intact.activations
         self._prefix = None
         if any(lesion.where == "scored" for lesion in lesions):
-            _, self._prefix = keys_and_values(self._bare, ids)
-        last = self._kept["resid_pre", self._bare.n_layers].flatten(0, 1)
+            _, self._prefix = keys_and_values(self._fast, ids)
+        last = self._activations["resid_pre", self._fast.n_layers].flatten(0, 1)
         where = torch.from_numpy(scored.where).to(last.device)
-        return self._bare.logits(last.index_select(0, where))
+        return self._fast.logits(last.index_select(0, where))
 
     @torch.no_grad()
     def lesioned(
@@ -148,7 +148,7 @@ class BarePasses:
         inner = slice(self._first, int(time.max()) + 1)  # what comes later is not scored
         width = inner.stop - inner.start
         donors = [_donors(lesion, self._scored) for lesion in lesions]
-        start = self._kept["resid_pre", entry][:, inner].repeat(n, 1, 1)
+        start = self._activations["resid_pre", entry][:, inner].repeat(n, 1, 1)
         for i, lesion in enumerate(lesions):
             block, donor = start[i * n_rows : (i + 1) * n_rows], donors[i]
             mine = None if donor is None else donor[:, inner]
@@ -163,13 +163,13 @@ class BarePasses:
             else:
                 mine = [None if d is None else d[:, inner] for d in donors]
                 changes[at] = _change(blocks, n_rows, 0, mine)
-        with self._bare.changed(changes):
-            out = self._bare.run(start, entry, self._reading, places, n)
-        return self._bare.logits(out)
+        with self._fast.changed(changes):
+            out = self._fast.run(start, entry, self._intact, places, n)
+        return self._fast.logits(out)
 
     def _is_sparse(self, at: tuple[str, int]) -> bool:
         """Whether activations there are computed at the scored places only: in the last MLP."""
-        return at[1] == self._bare.n_layers - 1 and at[0] in ("neuron", "mlp_out")
+        return at[1] == self._fast.n_layers - 1 and at[0] in ("neuron", "mlp_out")
 
     def _later(self, lesion: Lesion) -> tuple[Edit, ...]:
         """The edits that are still to be made on the way from the entry."""
@@ -186,7 +186,7 @@ class BarePasses:
             if edit.site in ("resid_pre", "resid_post"):
                 edit.change(block, donor)
             return
-        before = self._kept["neuron", edit.layer][at][..., edit.index]
+        before = self._activations["neuron", edit.layer][at][..., edit.index]
         target = edit.target if donor is None else edit.target[donor]
         block += (edit.dose * (target - before)) @ self._writes(edit.layer)[edit.index]
 
@@ -203,10 +203,10 @@ class BarePasses:
         entry, n = self._entry(lesions[0]), len(lesions)
         n_rows, width = self._scored.batch.token_ids.shape
         row, version, time = _as_versions(self._scored.where[which], n_rows, width)
-        device = self._kept["resid_pre", entry].device
+        device = self._activations["resid_pre", entry].device
         times = torch.from_numpy(time).to(device)
         pick = torch.arange(n_rows, device=device)[:, None]
-        start = self._kept["resid_pre", entry][pick, times].repeat(n, 1, 1)
+        start = self._activations["resid_pre", entry][pick, times].repeat(n, 1, 1)
         donors = []
         for i, lesion in enumerate(lesions):
             every = _donors(lesion, self._scored)
@@ -216,12 +216,12 @@ class BarePasses:
         later = _by_place([self._later(lesion) for lesion in lesions])
         changes = {at: _change(blocks, n_rows, 0, donors) for at, blocks in later.items()}
         prefix = [(k.repeat(n, 1, 1, 1), v.repeat(n, 1, 1, 1)) for k, v in self._prefix]
-        onward = Continuation(self._bare, prefix, times.repeat(n, 1))
-        with self._bare.changed(changes):
-            for layer in range(entry, self._bare.n_layers):
+        onward = Continuation(self._fast, prefix, times.repeat(n, 1))
+        with self._fast.changed(changes):
+            for layer in range(entry, self._fast.n_layers):
                 start = onward.layer(layer, start)
         places = _stacked(row * times.shape[1] + version, n, n_rows * times.shape[1])
-        return self._bare.logits(start.flatten(0, 1).index_select(0, places.to(device)))
+        return self._fast.logits(start.flatten(0, 1).index_select(0, places.to(device)))
 
 
 def _no_single_layers(model: Model) -> GrammarLensError:

@@ -25,9 +25,7 @@ from grammar_lens.model.about import (
     supported_architectures,
     vocabulary_size,
 )
-from grammar_lens.model.edited_pass import Forward, opened
-from grammar_lens.model.fast_path import BareModel, KeysValues, Reading
-from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.fast_path import KeysValues
 from grammar_lens.model.forward import (
     check_head,
     final_hidden,
@@ -56,13 +54,9 @@ __all__ = [
     "GATE",
     "REFERENCE_MODEL",
     "SITES",
-    "BareModel",
     "Continuation",
-    "Forward",
     "KeysValues",
     "Model",
-    "Reading",
-    "bare_model",
     "can_continue",
     "check_head",
     "context_length",
@@ -86,7 +80,6 @@ __all__ = [
     "n_parameters",
     "neuron_contrast",
     "next_token_logits",
-    "opened",
     "output_contrast",
     "output_norms",
     "output_weight",

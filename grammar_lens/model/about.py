@@ -51,7 +51,7 @@ def n_parameters(model: Model) -> int:
 def fingerprint(model: Model) -> str:
     """A digest of all weights, the same on every device: exact sums of their bits, and some of them.
 
-    Two checkpoints of a training differ; that a reader meant to deceive is not found out.
+    It tells checkpoints of one training apart; it is no protection against deliberate forgery.
     """
     digest = hashlib.sha256(b"grammar-lens weights 1\n")
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -97,12 +97,12 @@ def device_of(model: Model) -> torch.device:
 
 
 def context_length(model: Model) -> int:
-    """The longest input in tokens."""
+    """Length of the longest input, in tokens."""
     return int(getattr(model.cfg, "n_ctx", 0) or 2**31 - 1)
 
 
 def vocabulary_size(model: Model) -> int:
-    """Number of tokens the model tells apart."""
+    """Number of tokens in the model's vocabulary."""
     if hasattr(model, "original_model"):
         return next(embedding(model).parameters()).shape[0]
     return int(model.cfg.d_vocab)

@@ -8,31 +8,31 @@ from torch import Tensor
 
 from grammar_lens.model.about import Model, hook_name, place_name
 from grammar_lens.model.fast_path import Change
-from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.model.forward import final_hidden, hooked
 
 Forward = Callable[[Int[Tensor, "row time"]], Float[Tensor, "row time d_model"]]
-"""Token ids -> what the head reads."""
+"""Token ids -> the input of the head."""
 
 
 @contextlib.contextmanager
-def opened(model: Model, changes: Mapping[tuple[str, int], Change]) -> Iterator[Forward]:
+def edited_pass(model: Model, changes: Mapping[tuple[str, int], Change]) -> Iterator[Forward]:
     """Yields a forward pass without head in which activations pass through their changes.
 
-    Places are (site, layer); besides the sites there are "gate", "key" and "value". A change that gives
-    back what it got is a look. Plain hooks on the bare layers where those are the same model, the
-    bridge's hooks elsewhere: its hook points and its attention in steps cost a tenth of the pass.
+    Places are (site, layer); besides the sites there are "gate", "key" and "value". A change that
+    returns its argument only observes. Uses plain hooks on the fast path where that is the same
+    model, else the bridge's hooks, whose hook points and stepwise attention cost a tenth of the pass.
     """
     for site, layer in changes:
         if site not in ("gate", "key", "value"):
             hook_name(model, site, layer)
-    bare = bare_model(model)
-    if bare is not None and all(site in bare.places for site, _ in changes):
+    fast = fast_path(model)
+    if fast is not None and all(site in fast.places for site, _ in changes):
 
         def forward(token_ids: Tensor) -> Tensor:
-            return bare.body(token_ids, use_cache=False).last_hidden_state
+            return fast.body(token_ids, use_cache=False).last_hidden_state
 
-        with bare.changed(changes):
+        with fast.changed(changes):
             yield forward
         return
     hooks = [(place_name(*at), _bridged(change)) for at, change in changes.items()]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 SITES = ("neuron", "resid_pre", "resid_post", "attn_out", "mlp_out")
-"""The sites at which the bare layers can be read and edited."""
+"""The sites at which the fast path can be read and edited."""
 WATCHED = ("gate", "resid_mid", "key", "value")
 """Further places, if the layers have them; `BareModel.places` says which."""
 
@@ -25,15 +25,15 @@ Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Reading:
+class IntactPass:
     """State of an intact pass from which later passes start between its layers.
 
-    `kept` has the activations that were asked for, by (site, layer); `told` what every layer was
-    called with beside the residual stream; `prefix` the keys and values of the first tokens.
+    `activations` has those that were asked for, by (site, layer); `options` the arguments of every
+    layer beside the residual stream; `prefix` the keys and values of the first tokens.
     """
 
-    kept: dict[tuple[str, int], Tensor]
-    told: tuple[Mapping[str, Any], ...]
+    activations: dict[tuple[str, int], Tensor]
+    options: tuple[Mapping[str, Any], ...]
     prefix: "KeysValues | None"
 
 
@@ -54,15 +54,15 @@ class ReadOnlyCache:
         return torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
 
 
-class BareModel:
+class FastPath:
     """Runs single layers of a model on any residual stream, changing activations on the way."""
 
-    def __init__(self, twin: nn.Module) -> None:
-        self._twin: Any = twin
-        self.body: Any = twin.base_model
+    def __init__(self, model: nn.Module) -> None:
+        self._model: Any = model
+        self.body: Any = model.base_model
         self.n_layers = len(self.body.layers)
         self.places = frozenset(SITES) | {s for s in WATCHED if self._all_have(s)}
-        """Where activations pass through a change; fewer once some were found to differ."""
+        """Places where activations pass through a change; fewer if some differ from the bridge's."""
 
     def _all_have(self, site: str) -> bool:
         try:
@@ -75,91 +75,91 @@ class BareModel:
         token_ids: Int[Tensor, "row time"],
         keep: Mapping[str, Sequence[int]],
         n_prefix: int = 0,
-    ) -> Reading:
-        """A pass over tokens that keeps activations of some layers, by site.
+    ) -> IntactPass:
+        """An intact pass over tokens that keeps activations of some layers, by site.
 
-        "resid_pre" of layer `n_layers` is what leaves the last. The first `n_prefix` tokens, which must be the
-        same in every row, need not be run again.
+        "resid_pre" of layer `n_layers` is the output of the last. The first `n_prefix` tokens, which
+        must be the same in every row, need not be run again.
         """
         from transformers import DynamicCache
 
-        kept: dict[tuple[str, int], Tensor] = {}
-        told: list[Mapping[str, Any]] = [{}] * self.n_layers
+        activations: dict[tuple[str, int], Tensor] = {}
+        options_of: list[Mapping[str, Any]] = [{}] * self.n_layers
 
-        def keeping(site: str, layer: int) -> Change:
+        def keeper(site: str, layer: int) -> Change:
             def change(x: Tensor) -> Tensor:
-                kept[site, layer] = x
+                activations[site, layer] = x
                 return x
 
             return change
 
-        def tell(layer: int) -> Callable[..., None]:
+        def recorder(layer: int) -> Callable[..., None]:
             def hook(_module: nn.Module, _args: Any, options: dict[str, Any]) -> None:
-                told[layer] = {k: v for k, v in options.items() if k not in _CACHING}
+                options_of[layer] = {k: v for k, v in options.items() if k not in _CACHING}
 
             return hook
 
-        changes = {(s, la): keeping(s, la) for s, layers in keep.items() for la in layers}
+        changes = {(s, la): keeper(s, la) for s, layers in keep.items() for la in layers}
         cache = DynamicCache()  # without a config, lest sliding layers keep only their window
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.changed(changes))
             for layer, module in enumerate(self.body.layers):
-                handle = module.register_forward_pre_hook(tell(layer), with_kwargs=True)
+                handle = module.register_forward_pre_hook(recorder(layer), with_kwargs=True)
                 stack.callback(handle.remove)
             caching = {"past_key_values": cache, "use_cache": True} if n_prefix else {}
             self.body(token_ids, **{"use_cache": False, **caching})
         layers: Any = cache.layers
         prefix = [(x.keys[:1, :, :n_prefix], x.values[:1, :, :n_prefix]) for x in layers]
-        return Reading(kept, tuple(told), prefix if n_prefix else None)
+        return IntactPass(activations, tuple(options_of), prefix if n_prefix else None)
 
     def run(
         self,
         hidden: Float[Tensor, "row time d_model"],
         begin: int,
-        reading: Reading,
-        where: Int[Tensor, " word"],
+        intact: IntactPass,
+        places: Int[Tensor, " word"],
         repeats: int = 1,
     ) -> Float[Tensor, "word d_model"]:
         """The residual stream after the last layer at some places, given that before layer `begin`.
 
-        `where` indexes the flattened (row, time). The rows of the reading stand here `repeats` times,
-        without its prefix, and may end earlier.
+        `places` indexes the flattened (row, time). The rows of the intact pass are repeated `repeats`
+        times, without their prefix, and may end earlier.
         """
-        n_rows, first = hidden.shape[0] // repeats, _width(reading.prefix)
+        n_rows, first = hidden.shape[0] // repeats, _width(intact.prefix)
         times = slice(first, first + hidden.shape[1])
         cached: dict[str, Any] = {"use_cache": False}
-        if reading.prefix is not None:
-            whole = [
+        if intact.prefix is not None:
+            expanded = [
                 (k.expand(len(hidden), -1, -1, -1), v.expand(len(hidden), -1, -1, -1))
-                for k, v in reading.prefix
+                for k, v in intact.prefix
             ]
-            cached = {"past_key_values": ReadOnlyCache(whole), "use_cache": True}
+            cached = {"past_key_values": ReadOnlyCache(expanded), "use_cache": True}
         for layer in range(begin, self.n_layers):
             options = {
                 name: _repeated(_between(name, value, times), n_rows, repeats)
-                for name, value in reading.told[layer].items()
+                for name, value in intact.options[layer].items()
             }
             if first and options.get("attention_mask") is None:
                 options["attention_mask"] = _causal(times, hidden.device)
-            with self._last_at(where) if layer == self.n_layers - 1 else contextlib.nullcontext():
+            with self._last_at(places) if layer == self.n_layers - 1 else contextlib.nullcontext():
                 out = self.body.layers[layer](hidden, **options, **cached)
             hidden = out[0] if isinstance(out, tuple) else out
-        return hidden.flatten(0, 1).index_select(0, where)
+        return hidden.flatten(0, 1).index_select(0, places)
 
     @contextlib.contextmanager
-    def _last_at(self, where: Int[Tensor, " word"]) -> Iterator[None]:
-        """While open, the last layer's MLP sees some places only, and adds nothing at the others."""
-        mlp, given = self.body.layers[-1].mlp, []
+    def _last_at(self, places: Int[Tensor, " word"]) -> Iterator[None]:
+        """While open, the last layer's MLP is computed at some places only and is 0 at the others."""
+        mlp, inputs = self.body.layers[-1].mlp, []
 
         def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            given[:] = [args[0]]
-            return (args[0].flatten(0, 1).index_select(0, where)[None], *args[1:])
+            inputs[:] = [args[0]]
+            return (args[0].flatten(0, 1).index_select(0, places)[None], *args[1:])
 
         def after(_module: nn.Module, _args: Any, out: Any) -> Any:
             values = out[0] if isinstance(out, tuple) else out
-            whole = torch.zeros_like(given[0])
-            whole.flatten(0, 1)[where] = values[0]
-            return (whole, *out[1:]) if isinstance(out, tuple) else whole
+            spread = torch.zeros_like(inputs[0])
+            spread.flatten(0, 1)[places] = values[0]
+            return (spread, *out[1:]) if isinstance(out, tuple) else spread
 
         handles = [mlp.register_forward_pre_hook(before), mlp.register_forward_hook(after)]
         try:
@@ -170,7 +170,7 @@ class BareModel:
 
     def logits(self, hidden: Float[Tensor, "word d_model"]) -> Float[Tensor, "word vocab"]:
         """The head on rows of the residual stream after the last layer."""
-        return self._twin.get_output_embeddings()(self.body.norm(hidden[None]))[0]
+        return self._model.get_output_embeddings()(self.body.norm(hidden[None]))[0]
 
     @contextlib.contextmanager
     def changed(self, changes: Mapping[tuple[str, int], Change]) -> Iterator[None]:

@@ -21,16 +21,16 @@ def hooked(model: Model, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Any
 def next_token_logits(
     model: Model,
     token_ids: Int[Tensor, "row time"],
-    where: Int[Tensor, " word"],
+    places: Int[Tensor, " word"],
 ) -> Float[Tensor, "word vocab"]:
-    """Logits of the token after each position in `where`, which indexes the flattened (row, time).
+    """Logits of the token after each of `places`, which index the flattened (row, time).
 
     The head sees only these positions, so the cost of a large vocabulary is paid for them alone.
     """
 
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = inputs[0]
-        return (hidden.reshape(-1, hidden.shape[-1])[where.to(hidden.device)][None], *inputs[1:])
+        return (hidden.reshape(-1, hidden.shape[-1])[places.to(hidden.device)][None], *inputs[1:])
 
     if hasattr(model, "original_model"):
         head = model.original_model.get_output_embeddings()
@@ -61,7 +61,7 @@ def final_hidden(
 
 @torch.no_grad()
 def head_logits(model: Model, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-    """The head alone; what a model does to its logits after it is left out (see `check_head`)."""
+    """The head alone, without later scaling or capping of its logits (see `check_head`)."""
     if hasattr(model, "original_model"):
         return model.original_model.get_output_embeddings()(hidden)
     return model.unembed(hidden[None])[0]
@@ -72,11 +72,11 @@ def check_head(model: Model, token_ids: Int[Tensor, "row time"]) -> None:
 
     Models that scale or cap their logits (Cohere, Granite, Gemma 2) have another gradient there.
     """
-    where = torch.arange(min(4, token_ids.numel()), device=token_ids.device)
+    places = torch.arange(min(4, token_ids.numel()), device=token_ids.device)
     with torch.no_grad():
         hidden = final_hidden(model, token_ids).flatten(0, 1)
-        plain = head_logits(model, hidden.index_select(0, where.to(hidden.device))).float()
-    logits = next_token_logits(model, token_ids, where).float().to(plain.device)
+        plain = head_logits(model, hidden.index_select(0, places.to(hidden.device))).float()
+    logits = next_token_logits(model, token_ids, places).float().to(plain.device)
     if not bool(logits.isfinite().all()):
         raise GrammarLensError(
             f"NaN or infinite logits from {model_name(model)}: load it in a wider dtype "
@@ -87,13 +87,13 @@ def check_head(model: Model, token_ids: Int[Tensor, "row time"]) -> None:
     if gap > allowed * max(size, 1e-3):
         raise GrammarLensError(
             f"the logits of {model_name(model)} are not those of its head (they differ by {gap:.2g} "
-            f"of {size:.2g}): attribution does not know the gradient of scaled or capped logits"
+            f"of {size:.2g}): attribution cannot take the gradient of scaled or capped logits"
         )
 
 
 @contextlib.contextmanager
 def watch_tokens(model: Model, see: Callable[[Int[Tensor, "row time"]], None]) -> Iterator[None]:
-    """While open, `see` is called with the token ids of every forward pass before the first layer."""
+    """While open, `see` gets the token ids of every forward pass before the first layer."""
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         see(inputs[0])

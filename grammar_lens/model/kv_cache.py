@@ -8,7 +8,7 @@ from torch import Tensor
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, model_name, place_name
-from grammar_lens.model.fast_path import BareModel, KeysValues, ReadOnlyCache
+from grammar_lens.model.fast_path import FastPath, KeysValues, ReadOnlyCache
 
 
 def require_keys_values(model: Model) -> None:
@@ -29,7 +29,7 @@ def require_keys_values(model: Model) -> None:
 def can_continue(model: Model) -> bool:
     """Whether single layers can be run on a prefix's keys and values (see `Continuation`).
 
-    Not where layers rotate positions in different ways (Gemma 3).
+    False where layers rotate positions in different ways (Gemma 3).
     """
     body: Any = getattr(getattr(model, "original_model", None), "base_model", None)
     if not all(hasattr(body, part) for part in ("layers", "rotary_emb", "norm")):
@@ -54,12 +54,12 @@ def keys_and_values(
 class Continuation:
     """Runs single layers on several versions of one token of each row, given the row's prefix.
 
-    A row's versions stand along time, each at its own position: it sees the first `length` tokens of
-    the row and itself, not the other versions. So the prefix is read once for all.
+    A row's versions are laid out along time, each at its own position: it attends to the first
+    `length` tokens of the row and itself, not to the other versions. So the prefix is run once.
     """
 
     def __init__(
-        self, model: Model | BareModel, prefix: KeysValues, length: Int[Tensor, "row version"]
+        self, model: Model | FastPath, prefix: KeysValues, length: Int[Tensor, "row version"]
     ) -> None:
         self._body = _body(model)
         self._prefix = prefix
@@ -112,5 +112,5 @@ def _window(config: Any, layer: int) -> int | None:
     return getattr(config, "sliding_window", None) if slides else None
 
 
-def _body(model: Model | BareModel) -> Any:
-    return model.body if isinstance(model, BareModel) else model.original_model.base_model
+def _body(model: Model | FastPath) -> Any:
+    return model.body if isinstance(model, FastPath) else model.original_model.base_model

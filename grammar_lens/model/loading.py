@@ -76,7 +76,7 @@ def load_shape(
 ) -> Model:
     """The model without its weights, from config.json and the tokenizer alone: for its sizes.
 
-    No pass can be made with it. `dtype` is by default what `load_model` would choose on `device`.
+    It cannot run. `dtype` is by default the one `load_model` would choose on `device`.
     Raises GrammarLensError as `load_model` does.
     """
     from transformers import AutoModelForCausalLM
@@ -84,7 +84,7 @@ def load_shape(
     location = locate(str(source))
     _check_files(location, needs_tokenizer=True, needs_weights=False)
     chosen = _pick_dtype(dtype, torch.device("cpu" if device == "cpu" else "cuda"))
-    with _told(location):
+    with _explained_errors(location):
         config, tokenizer = _load_config(location, None)
         if not isinstance(chosen, torch.dtype):
             chosen = getattr(config, "dtype", None) or torch.float32
@@ -98,7 +98,7 @@ def load_shape(
 
 
 def has_weights(source: str | os.PathLike[str]) -> bool:
-    """Whether weights can be there: only of a folder is it known that they are not."""
+    """Whether weights may be available; False only for a local folder that has none."""
     location = locate(str(source))
     if not isinstance(location, Path) or gguf.is_gguf(location):
         return True
@@ -118,7 +118,7 @@ def _check_taken_as_it_is(model: Model, tokenizer: Any, *settings: object) -> No
     if tokenizer is not None or any(setting is not None for setting in settings):
         raise GrammarLensError(
             "the model is hooked already, so its tokenizer, dtype and device stay what they are: "
-            "set them when it is made, or give load_model the bare Hugging Face model"
+            "set them when it is made, or give load_model the Hugging Face model itself"
         )
     if getattr(model, "tokenizer", None) is None:
         raise GrammarLensError(
@@ -241,7 +241,7 @@ def _load_hugging_face(
     root, options = _where(location)
     if gguf.is_gguf(location):
         options |= _unpacked()
-    with _told(location):
+    with _explained_errors(location):
         config, tokenizer = _load_config(location, tokenizer)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             root,
@@ -257,7 +257,7 @@ def _load_hugging_face(
     model, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
-        # transformers would fill them with random numbers and go on
+        # transformers would fill them with random numbers and continue
         raise GrammarLensError(
             f"{location} lacks weights that the model needs, among them {missing[0]}: the checkpoint "
             "is incomplete or is not that of a causal language model"
@@ -296,7 +296,7 @@ def _unpacked() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _told(location: Path | str) -> Iterator[None]:
+def _explained_errors(location: Path | str) -> Iterator[None]:
     """Turns what goes wrong in Hugging Face's loading into a GrammarLensError that says what to do."""
     from safetensors import SafetensorError
     from transformers.utils import logging

@@ -34,8 +34,8 @@ def output_contrast(
     contrast = []
     for layer in range(model.cfg.n_layers):
         w_out = output_weight(model, layer).float()
-        here = _before_mlp_norm(model, layer, readout.to(w_out.device))
-        contrast.append((here.float() @ w_out.T).double().cpu().numpy())
+        before_norm = _before_mlp_norm(model, layer, readout.to(w_out.device))
+        contrast.append((before_norm.float() @ w_out.T).double().cpu().numpy())
     return np.stack(contrast, axis=1)
 
 
@@ -58,7 +58,7 @@ def token_effects(
 
     Ids and logits per unit of activation on the direct path, as in `output_contrast`, less their
     mean over the vocabulary, so that a constant added to all logits does not count. The strongest
-    stand first, ties by id. Entries that the tokenizer has no token for are left out.
+    come first, ties by id. Entries without a token in the tokenizer are left out.
     """
     head = unembedding(model)[: len(model.tokenizer)]
     k = min(k, len(head))
@@ -91,10 +91,10 @@ def _written(
     """Contribution of neurons to the residual stream per unit of activation (host, float64)."""
     written = torch.zeros(len(addresses), model.cfg.d_model, dtype=torch.float64)
     for layer in np.unique(addresses[:, 0]).tolist():
-        here = np.flatnonzero(addresses[:, 0] == layer)
+        in_layer = np.flatnonzero(addresses[:, 0] == layer)
         w_out = output_weight(model, layer)
-        rows = w_out[torch.from_numpy(addresses[here, 1]).to(w_out.device)].double()
-        written[torch.from_numpy(here)] = _before_mlp_norm(model, layer, rows).cpu()
+        rows = w_out[torch.from_numpy(addresses[in_layer, 1]).to(w_out.device)].double()
+        written[torch.from_numpy(in_layer)] = _before_mlp_norm(model, layer, rows).cpu()
     return written
 
 
@@ -102,7 +102,7 @@ def _before_norm(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tens
     """Directions after the final norm as directions before it, its scale held at 1."""
     rows = rows * _gain(model.ln_final, rows)
     if str(model.cfg.normalization_type).startswith("LN"):
-        rows = rows - rows.mean(1, keepdim=True)  # a LayerNorm drops what all dimensions share
+        rows = rows - rows.mean(1, keepdim=True)  # a LayerNorm subtracts the mean over dimensions
     return rows
 
 
@@ -152,20 +152,20 @@ def _mean_unembedding(
 def _gain(norm: nn.Module, like: Float[Tensor, "label d_model"]) -> Float[Tensor, " d_model"]:
     """Factor of a norm for every dimension of a vector of scale 1, in float64.
 
-    Read off its output, so that it does not matter how its weight is stored (Gemma adds 1 to it), or
-    whether it was folded into the weights that come after.
+    Measured on its output, so it does not matter how its weight is stored (Gemma adds 1 to it) or
+    whether it was folded into later weights.
     """
     sign = torch.ones(like.shape[1], dtype=torch.float64, device=like.device)
     sign[1::2] = -1
     parameter = next(norm.parameters(), None)
-    # large, that epsilon vanishes; a power of two, that half precision has it exactly
+    # large, so that epsilon vanishes; a power of two, so that half precision holds it exactly
     x = (1024 * sign).to(like.device if parameter is None else parameter.device)[None, None]
     x = x.to(torch.float32 if parameter is None else parameter.dtype)
     return ((norm(x) - norm(-x))[0, 0] / 2).to(sign) * sign
 
 
 def unembedding(model: Model) -> Float[Tensor, "vocab d_model"]:
-    """The head's weight: what a logit's gradient is multiplied by on its way to the hidden state."""
+    """The head's weight, which takes a logit's gradient to the hidden state."""
     if hasattr(model, "original_model"):
         head = model.original_model.get_output_embeddings()
         weight = getattr(head, "original_component", head).weight.detach()

@@ -59,7 +59,7 @@ class Checkpoints:
         self._last = time.monotonic()
         if not self.path.is_file():
             return 0, None
-        with opened(self.path) as kept:
+        with open_checkpoint(self.path) as kept:
             kept.require(mine)
             kept.verify()
             for i, collector in enumerate(collectors):
@@ -159,7 +159,7 @@ class Kept:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Kept]:
+def open_checkpoint(path: Path) -> Iterator[Kept]:
     """A checkpoint to read from. Raises GrammarLensError when it is damaged."""
     try:
         file = safe_open(path, framework="pt")
@@ -171,18 +171,18 @@ def opened(path: Path) -> Iterator[Kept]:
 
 def load_shards(paths: Sequence[Path], collectors: Sequence[Collector]) -> None:
     """Gives collectors what the shards of a job array have found together, in the shards' order."""
-    with _all_opened(paths) as shards:
+    with _open_all(paths) as shards:
         for i, collector in enumerate(collectors):
             columns = zip(*(shard.pieces(i) for shard in shards), strict=True)
             collector.load([distributed.merged(collector.merge, iter(piece)) for piece in columns])
 
 
 @contextmanager
-def _all_opened(paths: Sequence[Path]) -> Iterator[list[Kept]]:
+def _open_all(paths: Sequence[Path]) -> Iterator[list[Kept]]:
     from contextlib import ExitStack
 
     with ExitStack() as stack:
-        shards = [stack.enter_context(opened(path)) for path in paths]
+        shards = [stack.enter_context(open_checkpoint(path)) for path in paths]
         for shard in shards:
             shard.verify()
         yield shards

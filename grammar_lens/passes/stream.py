@@ -14,7 +14,7 @@ from torch import Tensor
 from grammar_lens.corpus.alignment import Alignment, TokenBatch
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, has_gate
-from grammar_lens.model.edited_pass import Forward, opened
+from grammar_lens.model.edited_pass import Forward, edited_pass
 from grammar_lens.passes.batches import Keeper, read_batches
 from grammar_lens.passes.distributed import Shard
 from grammar_lens.passes.readers import Reader, Seen
@@ -80,7 +80,7 @@ def stream(
     single sentence does not fit.
     """
     state = _Pass()
-    with torch.no_grad(), opened(model, _looks(model, taps, state)) as forward:
+    with torch.no_grad(), edited_pass(model, _looks(model, taps, state)) as forward:
         read_batches(
             batches,
             lambda batch: _read(model, forward, alignment, batch, taps, state),

@@ -13,7 +13,7 @@ from grammar_lens.lesions.battery import STACK, run_battery
 from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import LESION_TAGS
 from grammar_lens.model.about import describe, device_of, site_width, sizes_of
-from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.model.loading import has_weights, load_shape
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes.distributed import Shard
@@ -180,7 +180,7 @@ def of_session(session: Session, free: int | None = None, *, whole: bool = False
     model, c = session.model, session.config
     sizes, batches = sizes_for(session)
     if whole and device_of(model).type != "meta":
-        in_steps = sizes.model.in_steps or bare_model(model) is None
+        in_steps = sizes.model.in_steps or fast_path(model) is None
         sizes = replace(sizes, model=replace(sizes.model, in_steps=in_steps))
     memory = memory_plan(sizes)
     if free is None and device_of(model).type != "meta":

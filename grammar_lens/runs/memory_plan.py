@@ -17,7 +17,7 @@ USABLE = 0.95
 class ModelSize:
     """Sizes of a model; `itemsize` is that of its activations in bytes.
 
-    `in_steps` says whether attention makes its weights [head time time], as outside the bare layers.
+    `in_steps` says whether attention makes its weights [head time time], as outside the fast path.
     """
 
     name: str

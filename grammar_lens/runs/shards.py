@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import to_json
-from grammar_lens.passes.checkpoints import Checkpoints, load_shards, opened
+from grammar_lens.passes.checkpoints import Checkpoints, load_shards, open_checkpoint
 from grammar_lens.passes.distributed import Shard
 from grammar_lens.runs.pipeline import outdate, timed
 from grammar_lens.runs.session import Say, Session
@@ -22,11 +22,11 @@ def merge_shards(path: Path, say: Say) -> StoredRun:
     Raises GrammarLensError for shards that are damaged or not of one pass, and where one is missing.
     """
     shards = found_shards(path)
-    with opened(shards[0]) as first:
+    with open_checkpoint(shards[0]) as first:
         about, stored = dict(first.about), json.loads(str(first.about["config"]))
     config = Config.parse(stored, out=path)
     for shard, number in zip(shards, range(len(shards)), strict=True):
-        with opened(shard) as kept:
+        with open_checkpoint(shard) as kept:
             kept.require({**about, "share": str(Shard(number, len(shards)))})
     session = Session(config, say)
     session.check()

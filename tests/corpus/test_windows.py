@@ -435,7 +435,7 @@ def test_a_battery_in_windows_equals_lesions_one_by_one(
         deep, corpus.alignment, codes, sets, position="next", seed=5, n_words=20, per_label=2
     )
     ablations = [Ablation("mean", 1.0), Ablation("zero", 0.5), Ablation("resample", 1.0)]
-    if way == "bare":
+    if way == "fast":
         ablations += [replace(m, where="scored") for m in ablations[::2]]
     chosen = [Condition("NOUN", i, s, m) for i, s in enumerate(sets) for m in ablations]
     for budget in (4096, 150):

@@ -79,7 +79,7 @@ def three(bank: Treebank) -> Treebank:
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Batteries run once by the bare layers, once through the bridge's hooks."""
+    """Batteries run once on the fast path, once through the bridge's hooks."""
     go(request.param, monkeypatch)
     return request.param
 
@@ -169,7 +169,7 @@ def test_every_kind_of_lesion_in_one_battery(
             )
         assert (np.abs(got[way].nll[1:] - got[way].nll[0]).max(1) > 1e-3).all(), "lesions matter"
         assert got[way].identity_error() < 1e-6
-    assert_same_outcomes(got["bare"], got["hooked"], 3 * CLOSE)
+    assert_same_outcomes(got["fast"], got["hooked"], 3 * CLOSE)
 
 
 @pytest.mark.parametrize("ablation", [MANNERS[i] for i in (1, 3, 5)], ids=str)
@@ -240,7 +240,7 @@ def test_lesions_at_the_scored_token_need_single_layers(
     go("hooked", monkeypatch)
     with pytest.raises(GrammarLensError, match=message):
         battery(deep, few, chosen, progress=told.append)
-    go("bare", monkeypatch)
+    go("fast", monkeypatch)
     monkeypatch.setattr("grammar_lens.lesions.passes.can_continue", lambda _: False)
     with pytest.raises(GrammarLensError, match=message):
         battery(deep, few, chosen, progress=told.append)
@@ -305,7 +305,7 @@ def test_an_architecture_whose_bare_layers_are_not_taken(
 
 
 def test_a_battery_within_a_lesion_is_of_the_lesioned_model(deep: Model, few: Corpus):
-    """The bare layers would pass by the hooks of a lesion that is open."""
+    """The fast path would bypass the hooks of a lesion that is open."""
     outer, inner = KINDS["first layer"], KINDS["last layer"]
     assert isinstance(outer, Neurons)
     assert isinstance(inner, Neurons)
@@ -340,7 +340,7 @@ def test_models_without_bos(
     chosen = [
         Condition(name, 0, KINDS[name]) for name in ("first layer", "all layers", "plane before")
     ]
-    if way == "bare":
+    if way == "fast":
         chosen += [replace(c, ablation=Ablation("zero", 1.0, "scored")) for c in chosen]
     got = battery(model, few, chosen)
     for row, condition in enumerate(chosen, 1):
@@ -416,7 +416,7 @@ def test_neurons_without_outgoing_weight_cost_nothing(
             hf.model.layers[layer].mlp.down_proj.weight[:, unit] = 0
     model = load_model(hf, tokenizer=tiny_tokenizer)
     few = prepare(model, three, minimum=1)
-    where = ["every", "scored"] if way == "bare" else ["every"]
+    where = ["every", "scored"] if way == "fast" else ["every"]
     ablations = [replace(m, where=w) for m in MANNERS for w in where]
     chosen = [Condition("NOUN", i, dead, ablation) for i, ablation in enumerate(ablations)]
     chosen += [Condition("VERB", 0, units((0, 4), (2, 5), mean=[3.0, 3.0]))]
@@ -594,9 +594,9 @@ def failing(
             raise error
 
     with pytest.MonkeyPatch.context() as patch:
-        if way == "bare":
-            bare = copy(compared(model))
-            read, run = bare.read, bare.run
+        if way == "fast":
+            fast = copy(compared(model))
+            read, run = fast.read, fast.run
 
             def reading(ids: Tensor, *args: Any, **options: Any) -> Any:
                 passed(ids.numel(), "intact")
@@ -607,9 +607,9 @@ def failing(
                 passed(hidden.shape[0] * (hidden.shape[1] + 1), "lesioned")
                 return run(hidden, *args, **options)
 
-            patch.setattr(bare, "read", reading)
-            patch.setattr(bare, "run", running)
-            patch.setattr(module, "bare_model", lambda _: bare)
+            patch.setattr(fast, "read", reading)
+            patch.setattr(fast, "run", running)
+            patch.setattr(module, "fast_path", lambda _: fast)
         else:
             whole = next_token_logits
 
@@ -699,7 +699,7 @@ def _hooks_of_leaves(model: Model) -> int:
 
 @contextmanager
 def _breaking(model: Model, error: BaseException, after: int) -> Iterator[None]:
-    """The last layer's down_proj, shared by bridge and bare layers, fails at its n-th use."""
+    """The last layer's down_proj, shared by bridge and fast path, fails at its n-th use."""
     down: Any = model.original_model.model.layers[1].mlp.down_proj.original_component
     forward, used = down.forward, []
 
@@ -739,7 +739,7 @@ def test_batteries_skip_bos_as_lesions_do(tiny: Model, corpus: Corpus, way: str)
     cut = [values for values in seen if (values == 9).any()]
     assert cut
     for values in cut:
-        if way == "bare":  # the scored places alone, and BOS is not run again
+        if way == "fast":  # the scored places alone, and BOS is not run again
             assert (values == 9).all()
             assert values.numel() < first
         else:

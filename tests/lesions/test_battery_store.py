@@ -34,8 +34,8 @@ def corpus(tiny: Model, bank: Treebank) -> Corpus:
 
 
 @pytest.fixture(autouse=True)
-def by_the_bare_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    go("bare", monkeypatch)
+def by_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    go("fast", monkeypatch)
 
 
 class Asked:

@@ -1,4 +1,4 @@
-"""The bare layers are the bridge's model, or they are not taken."""
+"""The fast path computes the same as the bridge, or it is not taken."""
 
 import copy
 from collections.abc import Callable
@@ -12,11 +12,10 @@ from lesion_bench import SIZE, llama, n_hooks, units
 from torch import Tensor
 
 from grammar_lens.lesions.context import lesion
-from grammar_lens.model import fast_path_check as twin
-from grammar_lens.model import onednn as products
+from grammar_lens.model import fast_path_check, onednn
 from grammar_lens.model.about import Model, hook_name
-from grammar_lens.model.fast_path import BareModel, Reading
-from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.fast_path import FastPath, IntactPass
+from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.model.forward import final_hidden, hooked
 from grammar_lens.model.kv_cache import can_continue
 from grammar_lens.model.loading import load_model
@@ -40,32 +39,32 @@ def activations(model: Model, ids: Tensor) -> dict[tuple[str, int], Tensor]:
     return seen
 
 
-def run(bare: BareModel, ids: Tensor, begin: int, n_prefix: int, repeats: int) -> Tensor:
+def run(fast: FastPath, ids: Tensor, begin: int, n_prefix: int, repeats: int) -> Tensor:
     """Logits of the last repeat of all rows, from layer `begin` on."""
-    return rerun(bare, bare.read(ids, {"resid_pre": [begin]}, n_prefix), begin, n_prefix, repeats)
+    return rerun(fast, fast.read(ids, {"resid_pre": [begin]}, n_prefix), begin, n_prefix, repeats)
 
 
-def rerun(bare: BareModel, reading: Reading, begin: int, n_prefix: int, repeats: int) -> Tensor:
-    start = reading.kept["resid_pre", begin][:, n_prefix:]
+def rerun(fast: FastPath, intact: IntactPass, begin: int, n_prefix: int, repeats: int) -> Tensor:
+    start = intact.activations["resid_pre", begin][:, n_prefix:]
     n = start.shape[0] * start.shape[1]
     with torch.no_grad():
-        out = bare.run(
-            start.repeat(repeats, 1, 1), begin, reading, torch.arange(n * repeats), repeats
+        out = fast.run(
+            start.repeat(repeats, 1, 1), begin, intact, torch.arange(n * repeats), repeats
         )
-        return bare.logits(out[-n:]).reshape(*start.shape[:2], -1)
+        return fast.logits(out[-n:]).reshape(*start.shape[:2], -1)
 
 
-def assert_same(bare: BareModel, model: Model, ids: Tensor, tolerance: float) -> None:
+def assert_same(fast: FastPath, model: Model, ids: Tensor, tolerance: float) -> None:
     n_layers = model.cfg.n_layers
     with torch.no_grad():
         want = model(ids)
-        reading = bare.read(ids, {site: range(n_layers) for site in SITES})
+        intact = fast.read(ids, {site: range(n_layers) for site in SITES})
     for at, values in activations(model, ids).items():
-        torch.testing.assert_close(reading.kept[at], values, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(intact.activations[at], values, atol=tolerance, rtol=tolerance)
     for begin in range(n_layers + 1):
         for n_prefix, repeats in ((0, 1), (1, 3)):
             if n_prefix < ids.shape[1]:
-                got = run(bare, ids, begin, n_prefix, repeats)
+                got = run(fast, ids, begin, n_prefix, repeats)
                 assert got.dtype == want.dtype
                 torch.testing.assert_close(
                     got, want[:, n_prefix:], atol=5 * tolerance, rtol=tolerance
@@ -80,48 +79,48 @@ def test_a_llama(
     hf = llama(len(tiny_tokenizer), shaken, num_key_value_heads=kv_heads).to(dtype)
     model = load_model(hf, tokenizer=tiny_tokenizer, dtype=dtype)
     hooks = n_hooks(model)
-    bare = bare_model(model)
-    assert bare is not None
-    assert bare.n_layers == 3
+    fast = fast_path(model)
+    assert fast is not None
+    assert fast.n_layers == 3
     for ids in (IDS, IDS[:1], IDS[:2, :1]):  # several rows, one row, sentences of one token
-        assert_same(bare, model, ids, TOLERANCE[dtype])
+        assert_same(fast, model, ids, TOLERANCE[dtype])
     model(IDS)
     assert n_hooks(model) - hooks in (0, 6), "the bridge's own capture hooks come with a first pass"
 
 
 def test_weights_are_shared_not_copied(make_tiny: Callable[[], Model]):
     model = make_tiny()
-    bare = bare_model(model)
-    assert bare is not None
-    before = run(bare, IDS, 0, 1, 1)
+    fast = fast_path(model)
+    assert fast is not None
+    before = run(fast, IDS, 0, 1, 1)
     with torch.no_grad():
         for layer in range(2):
             model.blocks[layer].mlp.W_out.mul_(0.5)
-    assert_same(bare, model, IDS, 1e-5)
-    assert (run(bare, IDS, 0, 1, 1) - before).abs().max() > 0.1
+    assert_same(fast, model, IDS, 1e-5)
+    assert (run(fast, IDS, 0, 1, 1) - before).abs().max() > 0.1
 
 
 def test_changes_are_made_where_they_are_told(tiny: Model):
     """At every site and layer, against the bridge's hook of that name."""
-    bare = bare_model(tiny)
-    assert bare is not None
+    fast = fast_path(tiny)
+    assert fast is not None
 
     def halve(x: Tensor, **_: object) -> Tensor:
         return x / 2
 
-    reading = bare.read(IDS, {"resid_pre": [0]})
+    intact = fast.read(IDS, {"resid_pre": [0]})
     for site in SITES:
         for layer in range(2):
             with torch.no_grad():
                 with hooked(tiny, [(hook_name(tiny, site, layer), halve)]):
                     want = tiny(IDS)
-                with bare.changed({(site, layer): halve}):
-                    got = rerun(bare, reading, 0, 0, 2)
+                with fast.changed({(site, layer): halve}):
+                    got = rerun(fast, intact, 0, 0, 2)
             torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
-    assert (run(bare, IDS, 0, 0, 1) - want).abs().max() > 0.01
-    with pytest.raises(ZeroDivisionError), bare.changed({("neuron", 0): lambda x: x * (1 / 0)}):
-        run(bare, IDS, 0, 1, 1)
-    torch.testing.assert_close(run(bare, IDS, 0, 0, 1), tiny(IDS), atol=1e-5, rtol=1e-5)
+    assert (run(fast, IDS, 0, 0, 1) - want).abs().max() > 0.01
+    with pytest.raises(ZeroDivisionError), fast.changed({("neuron", 0): lambda x: x * (1 / 0)}):
+        run(fast, IDS, 0, 1, 1)
+    torch.testing.assert_close(run(fast, IDS, 0, 0, 1), tiny(IDS), atol=1e-5, rtol=1e-5)
 
 
 # Architectures ------------------------------------------------------------------------------
@@ -161,9 +160,9 @@ def test_architectures_whose_layers_are_taken(
     tiny_tokenizer: Any, shaken: Callable[..., None], name: str
 ):
     model = loaded(name, LIKE_LLAMA[name], tiny_tokenizer, shaken)
-    bare = bare_model(model)
-    assert bare is not None
-    assert_same(bare, model, IDS, 1e-4 if name == "StableLm" else 2e-5)
+    fast = fast_path(model)
+    assert fast is not None
+    assert_same(fast, model, IDS, 1e-4 if name == "StableLm" else 2e-5)
 
 
 @pytest.mark.parametrize("name", UNLIKE)
@@ -172,15 +171,15 @@ def test_architectures_whose_layers_are_not_taken(
 ):
     model = loaded(name, UNLIKE[name], tiny_tokenizer, shaken)
     hooks = n_hooks(model)
-    assert bare_model(model) is None
+    assert fast_path(model) is None
     model(IDS)
     bridges_own = n_hooks(model) - hooks
-    assert bare_model(model) is None
+    assert fast_path(model) is None
     assert n_hooks(model) - hooks == bridges_own
     assert can_continue(model) == (name != "Gemma3"), "whose layers rotate in two ways"
 
 
-# When the bare layers would be another model ------------------------------------------------
+# When the fast path would be another model ------------------------------------------------
 
 
 def test_none_for_other_models(tiny: Model, make_tiny: Callable[[], Model]):
@@ -189,17 +188,17 @@ def test_none_for_other_models(tiny: Model, make_tiny: Callable[[], Model]):
 
         cfg, hook_dict, blocks = tiny.cfg, tiny.hook_dict, ()
 
-    assert bare_model(Hooked()) is None
+    assert fast_path(Hooked()) is None
     parted = make_tiny()
-    assert bare_model(parted) is not None
+    assert fast_path(parted) is not None
     parted.original_model.model.layers[1].mlp.to("meta")
-    assert bare_model(parted) is None, "weights on two devices"
+    assert fast_path(parted) is None, "weights on two devices"
 
 
 def test_none_where_the_bridge_computes_something_else(make_tiny: Callable[[], Model]):
     model = make_tiny()
     model.original_model.model.layers[1].mlp.forward = lambda x, *_, **__: 0 * x
-    assert bare_model(model) is None
+    assert fast_path(model) is None
 
 
 def test_none_where_neurons_do_not_write_by_their_weights(
@@ -207,9 +206,11 @@ def test_none_where_neurons_do_not_write_by_their_weights(
 ):
     """A lesion of neurons is made in the residual stream, by their output weights."""
     tiny = make_tiny()
-    weights = twin.output_weight
-    monkeypatch.setattr(twin, "output_weight", lambda model, layer: 0.5 * weights(model, layer))
-    assert bare_model(tiny) is None
+    weights = fast_path_check.output_weight
+    monkeypatch.setattr(
+        fast_path_check, "output_weight", lambda model, layer: 0.5 * weights(model, layer)
+    )
+    assert fast_path(tiny) is None
 
 
 def test_an_error_on_the_way_is_not_passed_on(
@@ -221,9 +222,9 @@ def test_an_error_on_the_way_is_not_passed_on(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("another make")
 
-    monkeypatch.setattr(BareModel, "run", fail)
+    monkeypatch.setattr(FastPath, "run", fail)
     hooks = n_hooks(tiny)
-    assert bare_model(tiny) is None
+    assert fast_path(tiny) is None
     assert n_hooks(tiny) == hooks
 
 
@@ -236,12 +237,12 @@ def test_hidden_states_that_were_once_asked_for_do_not_matter(
     modules = model.original_model.modules()
     owners = {hook.__module__ for m in modules for hook in m._forward_hooks.values()}
     assert any(owner.startswith("transformers.") for owner in owners)
-    assert bare_model(model) is not None
+    assert fast_path(model) is not None
 
 
 @pytest.mark.parametrize("where", ["hook point", "lesion", "tiny lesion", "wrapper", "embedding"])
 def test_none_while_hooks_are_on_the_model(tiny: Model, where: str):
-    """The bare layers pass by them; a comparison of a few tokens would miss a small effect."""
+    """The fast path bypasses them; a comparison of a few tokens would miss a small effect."""
     body = tiny.original_model.model
 
     def look(*_: object, **__: object) -> None:
@@ -249,30 +250,30 @@ def test_none_while_hooks_are_on_the_model(tiny: Model, where: str):
 
     handles = []
     if where == "hook point":
-        opened: Any = tiny.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", look)])
+        context: Any = tiny.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", look)])
     elif where == "lesion":
-        opened = lesion(tiny, units((0, 3), (1, 7)), value="zero")
+        context = lesion(tiny, units((0, 3), (1, 7)), value="zero")
     elif where == "tiny lesion":
-        opened = lesion(tiny, units((1, 7), mean=[1e-9]), value="mean", dose=1e-7)
+        context = lesion(tiny, units((1, 7), mean=[1e-9]), value="mean", dose=1e-7)
     elif where == "wrapper":
-        opened = nullcontext()
+        context = nullcontext()
         handles.append(body.layers[1].register_forward_pre_hook(look))
     else:
-        opened = nullcontext()
+        context = nullcontext()
         handles.append(body.embed_tokens.register_forward_hook(look))
     try:
-        with opened:
-            assert bare_model(tiny) is None
+        with context:
+            assert fast_path(tiny) is None
     finally:
         for handle in handles:
             handle.remove()
-    assert bare_model(tiny) is not None
+    assert fast_path(tiny) is not None
 
 
 def test_the_configuration_is_left_alone(make_tiny: Callable[[], Model]):
     model = make_tiny()
     before = copy.deepcopy(model.original_model.config.to_dict())
-    assert bare_model(model) is not None
+    assert fast_path(model) is not None
     assert model.original_model.config.to_dict() == before
     assert model.original_model.config._attn_implementation == "eager"
 
@@ -282,32 +283,32 @@ def test_the_layers_are_compared_once(
 ):
     """And again when the model is made of other parts, or one of them is run in another way."""
     model, compared = make_tiny(), []
-    agrees = twin._agrees
-    monkeypatch.setattr(twin, "_agrees", lambda *a: (compared.append(1), agrees(*a))[1])
-    first = bare_model(model)
+    agrees = fast_path_check._agrees
+    monkeypatch.setattr(fast_path_check, "_agrees", lambda *a: (compared.append(1), agrees(*a))[1])
+    first = fast_path(model)
     assert first is not None
     model.original_model.get_input_embeddings().weight.data[3] += 1  # the same weights, changed
-    assert bare_model(model) is first
+    assert fast_path(model) is first
     assert len(compared) == 1
     mlp = model.original_model.model.layers[1].mlp
     down = mlp.down_proj.original_component
     forward = down.forward
     down.forward = lambda x: 2 * forward(x)
-    assert bare_model(model) is None, "neurons no longer write by their weights"
+    assert fast_path(model) is None, "neurons no longer write by their weights"
     del down.forward
-    assert bare_model(model) is not None
+    assert fast_path(model) is not None
     model.original_model.to(torch.float64)
-    assert bare_model(model) is not None
+    assert fast_path(model) is not None
     assert len(compared) == 4
 
 
 def test_products_are_those_of_the_layer(monkeypatch: pytest.MonkeyPatch):
     """By oneDNN where it is taken: values, gradients to the input, with a bias and in any shape."""
-    monkeypatch.setattr(products, "is_onednn_faster", lambda: True)
+    monkeypatch.setattr(onednn, "is_onednn_faster", lambda: True)
     for bias in (False, True):
         plain = torch.nn.Linear(7, 5, bias=bias).requires_grad_(False)
-        fast = products.fast(plain)
-        assert isinstance(fast, products.Linear)
+        fast = onednn.with_onednn(plain)
+        assert isinstance(fast, onednn.Linear)
         assert fast.weight is plain.weight
         for shape in ((7,), (3, 7), (2, 3, 7)):
             x = torch.randn(shape)
@@ -319,11 +320,11 @@ def test_products_are_those_of_the_layer(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_other_products_are_left_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(products, "is_onednn_faster", lambda: True)
+    monkeypatch.setattr(onednn, "is_onednn_faster", lambda: True)
     patched = torch.nn.Linear(3, 3)
     patched.forward = lambda x: x
     for module in (torch.nn.Linear(3, 3).double(), torch.nn.LayerNorm(3), patched):
-        assert products.fast(module) is module
-    monkeypatch.setattr(products, "is_onednn_faster", lambda: False)
+        assert onednn.with_onednn(module) is module
+    monkeypatch.setattr(onednn, "is_onednn_faster", lambda: False)
     plain = torch.nn.Linear(3, 3)
-    assert products.fast(plain) is plain
+    assert onednn.with_onednn(plain) is plain

@@ -23,7 +23,7 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import prepare
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
-from grammar_lens.passes.checkpoints import Checkpoints, opened
+from grammar_lens.passes.checkpoints import Checkpoints, open_checkpoint
 from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collection
 
@@ -134,7 +134,7 @@ def test_the_budget_is_kept(
         patch.setattr(activations, "_read", short)
         whole.read(False)
         read_until(collection(), Checkpoints(path, 1), 9)
-    with opened(path) as kept:
+    with open_checkpoint(path) as kept:
         assert kept.budget is not None
         assert kept.budget <= 20
     again = collection()
@@ -408,7 +408,7 @@ def test_a_run_that_was_done_with_another_model_is_refused(words: Path, tmp_path
 def test_gl_collect_takes_a_keeper(tiny: Model, bank: Treebank, tmp_path: Path) -> None:
     path = tmp_path / "pass.safetensors"
     found = gl.collect(tiny, bank, labels=LABELS, keeper=Checkpoints(path, 1), show_progress=False)
-    with opened(path) as kept:
+    with open_checkpoint(path) as kept:
         assert kept.done > 0
         kept.verify()
     again = gl.collect(tiny, bank, labels=LABELS, keeper=Checkpoints(path, 1), show_progress=False)

@@ -16,7 +16,7 @@ from grammar_lens.corpus.alignment import Alignment, TokenBatch
 from grammar_lens.corpus.lexicon import DeviceLexicon, Lexicon
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, site_width
-from grammar_lens.model.edited_pass import Forward, opened
+from grammar_lens.model.edited_pass import Forward, edited_pass
 from grammar_lens.model.forward import check_head
 from grammar_lens.model.kv_cache import require_keys_values
 from grammar_lens.model.weights import unembedding
@@ -68,7 +68,7 @@ def attribute_own(
     layers = range(model.cfg.n_layers)
     stops = {(place, layer): _stop_gradient for layer in layers for place in ("key", "value")}
 
-    with job.opened(stops) as forward:
+    with job.edited_pass(stops) as forward:
 
         def read(batch: TokenBatch) -> None:
             words, where = job.locate(batch)
@@ -124,7 +124,7 @@ def attribute_all(
     sums = _Sums(n_labels, n_layers, width, device_of(model))
     job.check(batches)
 
-    with job.opened({}) as forward:
+    with job.edited_pass({}) as forward:
 
         def read(batch: TokenBatch) -> None:
             words, where = job.locate(batch)
@@ -246,7 +246,7 @@ class _Job:
                 return
 
     @contextmanager
-    def opened(self, stops: Mapping[tuple[str, int], Change]) -> Iterator[Forward]:
+    def edited_pass(self, stops: Mapping[tuple[str, int], Change]) -> Iterator[Forward]:
         """A forward pass in which every neuron starts a gradient; what it is handed to may change."""
 
         def start(layer: int) -> Change:
@@ -259,7 +259,7 @@ class _Job:
             return change
 
         starts = {("neuron", layer): start(layer) for layer in range(self._model.cfg.n_layers)}
-        with opened(self._model, {**starts, **stops}) as forward:
+        with edited_pass(self._model, {**starts, **stops}) as forward:
             yield forward
 
     def forward(
