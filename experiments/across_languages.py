@@ -34,17 +34,14 @@ Writes agreement.csv (model, pair and tag), depth.csv (model, treebank, tag and 
 models.csv (pairs of models), words.csv, across_languages.html and run.json.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
-import plotly.graph_objects as go
 import typer
-from plotly.subplots import make_subplots
+from common import DeviceFlag, Experiment, OutFlag, PositionFlag, treebanks
 
 import grammar_lens as gl
 from grammar_lens.cli.options import listed
@@ -52,19 +49,17 @@ from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import prepare
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.figures.style import COLOURS, DASHES, GREY, STYLE, plain
-from grammar_lens.files import make_folder, write_file, write_json, write_text
+from grammar_lens.figures.languages import across_languages
 from grammar_lens.model.about import Model, describe, model_name
-from grammar_lens.neurons.choice_agreement import Choices, agreement_table, choices
-from grammar_lens.neurons.depth import depth_bins, depth_profile, same_peak
+from grammar_lens.neurons.choice_agreement import Choices, choices, pairwise_agreement
+from grammar_lens.neurons.depth import depth_bins, depth_profile, same_depth
 from grammar_lens.runs.session import read_source
-from grammar_lens.runs.store.provenance import (
-    experiment_record,
-    refuse_other_results,
-    treebank_record,
-)
 
 NAME = "across_languages"
+SHOWN = (
+    *("coefficient", "expected_coefficient", "half_coefficient", "ceiling_coefficient"),
+    *("sham_coefficient", "half_correlation", "ceiling_correlation", "sham_correlation"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class Config:
     treebanks: Annotated[str, typer.Option(help="NAME=SOURCE, by commas; two or more.")] = (
         "one=embedded:train,other=embedded:test"
     )
-    position: Annotated[str, typer.Option(help="Where words are read: word or next.")] = "word"
+    position: PositionFlag = "word"
     score: Annotated[str, typer.Option(help="correlation, cohens_d or probeless.")] = "correlation"
     k: Annotated[int, typer.Option(help="Key neurons per tag.")] = 100
     min_words: Annotated[int, typer.Option(help="Words a tag needs in every treebank.")] = 100
@@ -83,48 +78,46 @@ class Config:
     bins: Annotated[int, typer.Option(help="Bins of relative depth.")] = 3
     max_sentences: Annotated[int, typer.Option(help="Sentences of a treebank, at most.")] = 400
     seed: Annotated[int, typer.Option(help="Seed of halves, exchanges and sentences.")] = 0
-    device: Annotated[str, typer.Option(help="cpu, cuda; a GPU if there is one.")] = ""
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results") / NAME
+    device: DeviceFlag = ""
+    out: OutFlag = Path("results") / NAME
 
 
 def main(config: Config) -> pd.DataFrame:
     """Runs the experiment, writes its folder, and gives the table of agreement."""
-    begin = time.perf_counter()
     banks = read_banks(config)
     tags = common_tags(banks, config)
-    refuse_other_results(config.out, NAME)
-    make_folder(config.out)
+    experiment = Experiment(NAME, config)
     print(f"tags that all treebanks have: {', '.join(tags)}")
 
     agreements, depths, words, models = [], [], [], []
     for source in listed(config.models):
         model = gl.load_model(source, device=config.device or None)
+        name = model_name(model)
         depth_bins(model.cfg.n_layers, config.bins)  # too many bins end it here
         models.append(describe(model))
-        found = {name: choose(model, bank, tags, config) for name, bank in banks.items()}
-        agreements.append(compare(found, model_name(model)))
-        depths.append(depth(found, model_name(model), config.bins))
-        words += [
-            {"model": model_name(model), "treebank": name}
-            | dict(zip(tags, c.scores.count, strict=True))
-            for name, c in found.items()
-        ]
-        print(_told(agreements[-1], depths[-1]))
+        found = {bank: choose(model, banks[bank], tags, config) for bank in banks}
+        agreements.append(named(pairwise_agreement(found), model=name))
+        for bank, c in found.items():
+            depth = depth_profile(c.scores, c.whole.keys, config.bins)
+            depths.append(named(depth, model=name, treebank=bank))
+            counts = pd.DataFrame([c.scores.count], columns=pd.Index(tags))
+            words.append(named(counts, model=name, treebank=bank))
+        means = agreements[-1].pivot_table(index=["first", "second"], values=SHOWN, sort=False)
+        print(f"\n{name}: means over tags\n{means[list(SHOWN)].round(2).to_string()}")
 
-    tables = {"agreement": pd.concat(agreements), "depth": pd.concat(depths)}
-    tables |= {"words": pd.DataFrame(words), "models": same_depth(tables["depth"])}
-    page = draw(tables["agreement"], tables["depth"], config)
-    seconds = time.perf_counter() - begin
-    record = provenance(config, models, banks, tags)
-    record |= {"seconds": round(seconds, 1), "cpu_seconds": round(time.process_time(), 1)}
-    write_json(config.out / "run.json", record)
-    for name, table in tables.items():
-        write_text(config.out / f"{name}.csv", table.to_csv(index=False))
-    write_file(config.out / f"{NAME}.html", lambda path: page.write_html(path, div_id=NAME))
-    if len(tables["models"]):
-        print(_shown(tables["models"]))
-    print(f"{seconds:.0f} s; figure and numbers in {config.out}")
-    return tables["agreement"]
+    agreement, depth = pd.concat(agreements), pd.concat(depths)
+    shares = depth.pivot_table(index=["model", "treebank"], columns="bin", values="share")
+    print(f"share of key neurons by bin of depth\n{shares.round(2).to_string()}")
+    about = {"models": models, "treebanks": treebanks(**banks), "labels": list(tags)}
+    tables = {
+        "agreement": agreement,
+        "depth": depth,
+        "words": pd.concat(words),
+        "models": same_depth(depth),
+    }
+    figure = across_languages(agreement, depth, position=config.position, method=config.score)
+    experiment.finish(about, tables, figure)
+    return agreement
 
 
 def read_banks(config: Config) -> dict[str, Treebank]:
@@ -167,170 +160,9 @@ def choose(model: Model, bank: Treebank, tags: tuple[str, ...], config: Config) 
     return choices(collected.evidence(), config.score, config.k)
 
 
-def compare(found: Mapping[str, Choices], model: str) -> pd.DataFrame:
-    """A row per pair of treebanks and tag."""
-    tables = []
-    for first, second in combinations(found, 2):
-        table = agreement_table(found[first], found[second]).reset_index(names="tag")
-        _put_first(table, model=model, first=first, second=second)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
-
-
-def depth(found: Mapping[str, Choices], model: str, n_bins: int) -> pd.DataFrame:
-    """A row per treebank, tag and bin of relative depth."""
-    tables = []
-    for name, c in found.items():
-        table = depth_profile(c.scores, c.whole.keys, n_bins)
-        _put_first(table, model=model, treebank=name)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
-
-
-def same_depth(depths: pd.DataFrame) -> pd.DataFrame:
-    """A row per pair of models: how many treebanks and tags have most key neurons in the same bin."""
-    by_model = {
-        name: table.pivot_table(index=["treebank", "label"], columns="bin", values="share")
-        for name, table in depths.groupby("model", sort=False)
-    }
-    rows = []
-    for first, second in combinations(by_model, 2):
-        same, expected = same_peak(by_model[first].to_numpy(), by_model[second].to_numpy())
-        rows.append({"first": first, "second": second, "same_bin": same, "expected": expected})
-    return pd.DataFrame(rows, columns=["first", "second", "same_bin", "expected"])
-
-
-def draw(agreements: pd.DataFrame, depths: pd.DataFrame, config: Config) -> go.Figure:
-    """Agreement of the languages between floor and ceiling, and strength over relative depth."""
-    models = list(dict.fromkeys(agreements.model))
-    page = make_subplots(
-        rows=2 * len(models),
-        cols=1,
-        vertical_spacing=0.16 / len(models),
-        subplot_titles=[
-            f"{plain(model)}: {title}"
-            for model in models
-            for title in (
-                "correlation of scores between languages",
-                "strength over depth, mean of the tags; bands: 95 % of exchanged labels",
-            )
-        ],
-    )
-    for i, (_, table) in enumerate(agreements.groupby("model", sort=False)):
-        _add_agreement(page, 2 * i + 1, table, first=i == 0)
-    for i, (_, table) in enumerate(depths.groupby("model", sort=False)):
-        _add_depth(page, 2 * i + 2, table, first=i == 0)
-    return page.update_layout(
-        template=STYLE,
-        height=160 + 620 * len(models),
-        margin={"t": 120},
-        title={
-            "text": "The same neurons in different languages?",
-            "subtitle": {"text": f"words read at “{config.position}”, score {config.score}"},
-        },
-    )
-
-
-def _add_agreement(page: go.Figure, row: int, table: pd.DataFrame, *, first: bool) -> None:
-    kinds = (
-        ("half_correlation", "two languages", COLOURS[0], "circle"),
-        ("ceiling_correlation", "two halves of one", COLOURS[2], "line-ew-open"),
-        ("sham_correlation", "exchanged labels", GREY, "line-ew-open"),
-    )
-    for column, name, colour, symbol in kinds:
-        page.add_scatter(
-            row=row,
-            col=1,
-            x=table.tag,
-            y=table[column],
-            name=name,
-            legendgroup=name,
-            showlegend=first,
-            mode="markers",
-            marker={
-                "color": colour,
-                "symbol": symbol,
-                "size": 9,
-                "line": {"width": 2, "color": colour},
-            },
-            customdata=[
-                f"{plain(a)} and {plain(b)}"
-                for a, b in zip(table["first"], table.second, strict=True)
-            ],
-            hovertemplate="%{x}, %{customdata}: %{y:.2f}",
-        )
-    page.update_yaxes(row=row, col=1, title_text="correlation", range=[-0.6, 1.05])
-
-
-def _add_depth(page: go.Figure, row: int, table: pd.DataFrame, *, first: bool) -> None:
-    table = table.assign(depth=(table.from_depth + table.to_depth) / 2)
-    columns = ["strength", "null_low", "null_high"]
-    for i, (name, group) in enumerate(table.groupby("treebank", sort=False)):
-        mean = group.pivot_table(index="depth", values=columns).reset_index()
-        colour = COLOURS[i % len(COLOURS)]
-        page.add_scatter(
-            row=row,
-            col=1,
-            x=[*mean.depth, *mean.depth[::-1]],
-            y=[*mean.null_low, *mean.null_high[::-1]],
-            fill="toself",
-            fillcolor=colour,
-            opacity=0.2,
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-        )
-        page.add_scatter(
-            row=row,
-            col=1,
-            x=mean.depth,
-            y=mean.strength,
-            name=plain(str(name)),
-            legendgroup=str(name),
-            showlegend=first,
-            line={"color": colour, "dash": DASHES[i // len(COLOURS) % 3]},
-            hovertemplate="depth %{x:.2f}: %{y:.3f}",
-        )
-    page.update_xaxes(row=row, col=1, title_text="relative depth", range=[0, 1])
-    page.update_yaxes(row=row, col=1, title_text="root mean square score", rangemode="tozero")
-
-
-def provenance(
-    config: Config,
-    models: list[dict[str, Any]],
-    banks: Mapping[str, Treebank],
-    tags: tuple[str, ...],
-) -> dict[str, Any]:
-    """What is needed to make the same numbers again."""
-    return {
-        **experiment_record(NAME, config),
-        "models": models,
-        "treebanks": {name: treebank_record(bank) for name, bank in banks.items()},
-        "labels": list(tags),
-        "seed": config.seed,
-    }
-
-
-def _put_first(table: pd.DataFrame, **columns: str) -> None:
-    for i, (name, value) in enumerate(columns.items()):
-        table.insert(i, name, value)
-
-
-def _told(agreements: pd.DataFrame, depths: pd.DataFrame) -> str:
-    """Means over tags of every pair of languages, and where the key neurons stand."""
-    columns = ["coefficient", "expected_coefficient", "half_coefficient", "ceiling_coefficient"]
-    columns += ["sham_coefficient", "half_correlation", "ceiling_correlation", "sham_correlation"]
-    means = agreements.pivot_table(index=["first", "second"], values=columns, sort=False)
-    shares = depths.pivot_table(index="treebank", columns="bin", values="share", sort=False)
-    return (
-        f"\n{agreements.model.iloc[0]}: means over tags\n{_shown(means.reindex(columns=columns))}\n"
-        f"share of key neurons by bin of depth\n{_shown(shares)}"
-    )
-
-
-def _shown(table: pd.DataFrame) -> str:
-    return table.to_string(float_format=lambda x: f"{x:.2f}")
+def named(table: pd.DataFrame, **columns: str) -> pd.DataFrame:
+    """A table with the same value in every row of some first columns."""
+    return pd.concat([pd.DataFrame(columns, index=table.index), table], axis=1)
 
 
 if __name__ == "__main__":

@@ -69,9 +69,11 @@ def write_pairs(seed: int = 0) -> tuple[MinimalPair, ...]:
                 for number in (0, 1):
                     beside = 1 - number if attractor == "other" else number
                     good, bad = frame.forms[number], frame.forms[1 - number]
-                    both = (frame.sentence(number, beside, word) for word in (good, bad))
+                    said = [frame.sentence(number, beside, word) for word in (good, bad)]
                     pairs.append(
-                        MinimalPair(paradigm, NUMBERS[number], attractor, *both, good, bad)
+                        MinimalPair(
+                            paradigm, NUMBERS[number], attractor, said[0], said[1], good, bad
+                        )
                     )
     return tuple(pairs)
 

@@ -25,27 +25,41 @@ run.json to results/rank_the_rankers/.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import typer
+from common import (
+    FRESH,
+    MODEL,
+    TRAIN,
+    DeviceFlag,
+    Experiment,
+    FreshFlag,
+    LabelFlag,
+    ModelFlag,
+    OutFlag,
+    TrainFlag,
+)
 
 import grammar_lens as gl
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
-from grammar_lens.files import make_folder, write_json, write_text
+from grammar_lens.files import write_text
 from grammar_lens.model.about import Model, describe
-from grammar_lens.neurons.controls import mean_interval
 from grammar_lens.neurons.neurons import KeyNeurons
-from grammar_lens.neurons.overlap import reliability
+from grammar_lens.probing.leaderboard import (
+    agreement_of_samples,
+    leaderboard,
+    leaderboard_markdown,
+)
 from grammar_lens.runs.session import read_source
-from grammar_lens.runs.store.provenance import experiment_record, treebank_record
+from grammar_lens.runs.store.provenance import treebank_record
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.registry import SCORES
 
@@ -58,12 +72,10 @@ AT_NEXT_ONLY = ("attribution", "integrated_gradients")
 class Config:
     """The flags."""
 
-    model: Annotated[str, typer.Option(help="reference-9m, a folder, or a hub id.")] = (
-        "reference-9m"
-    )
-    train: Annotated[str, typer.Option(help="Words to choose neurons on.")] = "embedded:train"
-    fresh: Annotated[str, typer.Option(help="Other words to test on.")] = "embedded:test"
-    label: Annotated[str, typer.Option(help="upos, xpos, deprel or feats:NAME.")] = "upos"
+    model: ModelFlag = MODEL
+    train: TrainFlag = TRAIN
+    fresh: FreshFlag = FRESH
+    label: LabelFlag = "upos"
     min_words: Annotated[int, typer.Option(help="Training words that a value needs.")] = 100
     scores: Annotated[str, typer.Option(help="Scores by commas; all by default.")] = ""
     ks: Annotated[str, typer.Option(help="Neurons per label, by commas.")] = "10,50,100"
@@ -72,14 +84,13 @@ class Config:
     sample: Annotated[int, typer.Option(help="Words per label for auroc and probe_weight.")] = 100
     integrated_words: Annotated[int, typer.Option(help="Words for integrated gradients.")] = 1500
     probe_words: Annotated[int, typer.Option(help="Training words of a probe, at most.")] = 8000
-    device: Annotated[str, typer.Option(help="cpu, cuda; a GPU if there is one.")] = ""
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results") / NAME
+    device: DeviceFlag = ""
+    out: OutFlag = Path("results") / NAME
 
 
 def main(config: Config) -> pd.DataFrame:
     """Runs the experiment, writes its folder, and gives the leaderboard."""
-    begin = time.perf_counter()
-    make_folder(config.out)
+    experiment = Experiment(NAME, config)
     ks, names = [int(k) for k in config.ks.split(",")], _scores(config)
     model = gl.load_model(config.model, device=config.device or None)
     bank = read_source(config.train, config.label)
@@ -106,25 +117,20 @@ def main(config: Config) -> pd.DataFrame:
             curve["seconds"] = curve["score"].map(seconds)
             rounds.append(curve.assign(position=position, seed=seed))
             choices[seed, position] = keys
-        print(f"sample {seed + 1} of {config.seeds}: {time.perf_counter() - begin:.0f} s")
+        print(f"sample {seed + 1} of {config.seeds}", flush=True)
 
     table = pd.concat(rounds, ignore_index=True)
-    board = leaderboard(table, agreement(choices, ks))
-    record = {
-        **experiment_record(NAME, config),
+    board = leaderboard(table, agreement_of_samples(choices, ks))
+    about = {
         "model": describe(model),
         "train": treebank_record(bank),
         "fresh": treebank_record(fresh.bank),
         "dropped_duplicates": dropped,
         "labels": list(whole.labels),
-        "seconds": round(time.perf_counter() - begin, 1),
     }
-    write_json(config.out / "run.json", record)
-    write_text(config.out / "rounds.csv", table.to_csv(index=False))
-    write_text(config.out / "leaderboard.csv", board.to_csv(index=False))
-    write_text(config.out / "leaderboard.md", markdown(board))
-    print(markdown(board))
-    print(f"{record['seconds']:.0f} s; numbers in {config.out}")
+    write_text(config.out / "leaderboard.md", leaderboard_markdown(board))
+    print(leaderboard_markdown(board))
+    experiment.finish(about, {"rounds": table, "leaderboard": board})
     return board
 
 
@@ -183,65 +189,6 @@ def choose(
         most = min(scores.values[0].size, k * len(scores.labels))
         keys[name] = gl.select(scores, most)
     return keys, seconds
-
-
-def agreement(
-    choices: Mapping[tuple[int, str], Mapping[str, KeyNeurons]], ks: list[int]
-) -> pd.DataFrame:
-    """Share of a label's k neurons that two disjoint samples agree on, mean over labels and pairs."""
-    rows = []
-    for position in dict.fromkeys(p for _, p in choices):
-        runs = [keys for (_, p), keys in choices.items() if p == position]
-        for name in runs[0]:
-            for k in ks:
-                found = [
-                    reliability(a[name].top(k), b[name].top(k)) for a, b in combinations(runs, 2)
-                ]
-                # a single sample agrees with no other
-                share = [float(np.mean(r.shared / k)) for r in found] or [np.nan]
-                chance = [float(np.mean(r.expected / k)) for r in found] or [np.nan]
-                rows.append((position, name, k, np.mean(share), np.mean(chance)))
-    columns = ["position", "score", "k", "agreement", "chance_agreement"]
-    return pd.DataFrame(rows, columns=pd.Index(columns))
-
-
-def leaderboard(rounds: pd.DataFrame, agreed: pd.DataFrame) -> pd.DataFrame:
-    """A row per position, score and k, best first: means over samples, with an interval."""
-    rows = []
-    for key, group in rounds.groupby(["position", "score", "k"], sort=False):
-        position, name, k = key if isinstance(key, tuple) else (key, "", 0)
-        mean, low, high = mean_interval(group["accuracy"].to_numpy())
-        row: dict[str, Any] = {"position": position, "score": name, "k": k}
-        row |= {"n_neurons": group["n_neurons"].mean()}
-        row |= {"accuracy": mean, "accuracy_low": low, "accuracy_high": high}
-        for column in ("ambiguous_accuracy", "unseen_accuracy", "macro_f1"):
-            row[column] = group[column].mean()
-        rows.append({**row, "seconds": group["seconds"].mean()})
-    board = pd.DataFrame(rows).merge(agreed, on=["position", "score", "k"], how="left")
-    order = board["position"].map({"word": 0, "next": 1})
-    board = board.assign(order=order).sort_values(
-        ["order", "k", "accuracy"], ascending=[True, True, False], ignore_index=True
-    )
-    return board.drop(columns="order")
-
-
-def markdown(board: pd.DataFrame) -> str:
-    """The leaderboard as tables, one per position and k."""
-    parts: dict[str, list[str]] = {}
-    for row in board.to_dict("records"):
-        title = f"`{row['position']}`, {row['k']} neurons per label ({row['n_neurons']:.0f} in all)"
-        agreed = f"{row['agreement']:.2f} ({row['chance_agreement']:.2f})"
-        parts.setdefault(title, []).append(
-            f"| {row['score']} | {row['accuracy']:.3f} ({row['accuracy_low']:.3f} to "
-            f"{row['accuracy_high']:.3f}) | {row['ambiguous_accuracy']:.3f} | "
-            f"{row['unseen_accuracy']:.3f} | {row['macro_f1']:.3f} | "
-            f"{'' if np.isnan(row['agreement']) else agreed} |"
-        )
-    head = (
-        "| score | accuracy (95 % interval) | ambiguous forms | unseen forms | macro F1 "
-        "| agreement (chance) |\n|---|---|---|---|---|---|"
-    )
-    return "\n\n".join(f"### {t}\n\n{head}\n" + "\n".join(rows) for t, rows in parts.items()) + "\n"
 
 
 def _scores(config: Config) -> list[str]:

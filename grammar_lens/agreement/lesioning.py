@@ -101,6 +101,32 @@ class AgreementStudy:
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
+    def pair_frame(self) -> pd.DataFrame:
+        """A row per lesion ("" is none) and pair: its sentences and their log p."""
+        frames = []
+        for label, scores in {"": self.intact, **self.lesioned}.items():
+            frame = pd.DataFrame(scores.pairs)
+            frame.insert(0, "lesion", label)
+            frames.append(frame.assign(log_p_good=scores.good, log_p_bad=scores.bad))
+        return pd.concat(frames, ignore_index=True)
+
+    def accuracy_table(self) -> pd.DataFrame:
+        """Share of pairs right: a row per lesion, the last of the intact model, a column per paradigm."""
+        table = pd.DataFrame(self.accuracy, list(self.labels), list(self.paradigms))  # pyright: ignore[reportArgumentType]
+        table.loc["intact"] = self.intact.by_paradigm(self.intact.right)
+        return table
+
+    def verdict(self) -> str:
+        """How many cells pass .05 corrected for the whole table, and the cell of the lowest p."""
+        table = self.to_frame()
+        if not self.n_shams:
+            return "Without shams nothing is tested."
+        lowest = table.loc[table.p_family.idxmin()]
+        return (
+            f"{int((table.p_family <= 0.05).sum())} of {len(table)} cells pass .05 for the whole "
+            f"table; the lowest p, {lowest.p_family:.3f}, is {lowest.paradigm} without {lowest.lesion}"
+        )
+
     def sham_frame(self) -> pd.DataFrame:
         """A row per sham replicate, label and paradigm: accuracy and change (nats)."""
         index = pd.MultiIndex.from_product(

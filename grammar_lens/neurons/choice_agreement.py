@@ -5,8 +5,9 @@ exchanged labels, where neurons that vary more than others may still meet. Halve
 halves, so that all of it rests on equal numbers of words.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -137,3 +138,14 @@ def agreement_table(first: Choices, second: Choices) -> pd.DataFrame:
         for column in ("coefficient", "correlation"):
             table[f"{name}_{column}"] = np.mean([f[column] for f in found], axis=0)
     return table
+
+
+def pairwise_agreement(found: Mapping[str, Choices]) -> pd.DataFrame:
+    """`agreement_table` of every two sets of words, a row per pair and tag."""
+    tables = []
+    for first, second in combinations(found, 2):
+        table = agreement_table(found[first], found[second]).reset_index(names="tag")
+        table.insert(0, "first", first)
+        table.insert(1, "second", second)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)

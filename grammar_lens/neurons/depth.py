@@ -1,5 +1,7 @@
 """Relative depth of key neurons, comparable between models with different numbers of layers."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
@@ -114,3 +116,19 @@ def same_peak(
     one, other = first.argmax(1), second.argmax(1)
     shares = [np.bincount(x, minlength=n_bins) / len(x) for x in (one, other)]
     return float((one == other).mean()), float(shares[0] @ shares[1])
+
+
+def same_depth(depths: pd.DataFrame) -> pd.DataFrame:
+    """A row per pair of models: how many treebanks and tags have most key neurons in the same bin.
+
+    `depths` are `depth_profile` of every model and treebank, with columns of these names.
+    """
+    by_model = {
+        name: table.pivot_table(index=["treebank", "label"], columns="bin", values="share")
+        for name, table in depths.groupby("model", sort=False)
+    }
+    rows = []
+    for first, second in combinations(by_model, 2):
+        same, expected = same_peak(by_model[first].to_numpy(), by_model[second].to_numpy())
+        rows.append({"first": first, "second": second, "same_bin": same, "expected": expected})
+    return pd.DataFrame(rows, columns=["first", "second", "same_bin", "expected"])

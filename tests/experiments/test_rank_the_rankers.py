@@ -22,6 +22,7 @@ from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
+from grammar_lens.probing.leaderboard import agreement_of_samples, leaderboard, leaderboard_markdown
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "rank_the_rankers.py"
 SCORES = ("correlation", "eta_squared", "auroc", "logit_contrast", "attribution", "frequency")
@@ -198,7 +199,7 @@ def test_agreement_of_choices_made_by_hand(page: ModuleType):
         (1, "word"): {"x": _keys(1, 3, 4, 9)},
         (2, "word"): {"x": _keys(20, 21, 22, 23)},
     }
-    table = page.agreement(choices, [2, 4]).set_index("k")
+    table = agreement_of_samples(choices, [2, 4]).set_index("k")
     assert table.agreement[2] == pytest.approx((1 / 2 + 0 + 0) / 3)
     assert table.agreement[4] == pytest.approx((3 / 4 + 0 + 0) / 3)
     # hypergeometric: k * k / 50 shared, as a share of k
@@ -234,9 +235,9 @@ def test_bad_input_is_one_line(
 def test_one_sample_has_no_interval(page: ModuleType):
     one = {"position": "word", "score": "x", "k": 2, "n_neurons": 4.0, "seconds": 0.1}
     one |= {"accuracy": 0.5, "ambiguous_accuracy": 0.4, "unseen_accuracy": 0.3, "macro_f1": 0.2}
-    agreed = page.agreement({(0, "word"): {"x": _keys(1, 2)}}, [2])
-    board = page.leaderboard(pd.DataFrame([one]), agreed)
+    agreed = agreement_of_samples({(0, "word"): {"x": _keys(1, 2)}}, [2])
+    board = leaderboard(pd.DataFrame([one]), agreed)
     assert board.accuracy_low[0] == -np.inf
     assert board.accuracy_high[0] == np.inf
     assert np.isnan(board.agreement[0])
-    assert "| x | 0.500 (-inf to inf) | 0.400 | 0.300 | 0.200 |  |" in page.markdown(board)
+    assert "| x | 0.500 (-inf to inf) | 0.400 | 0.300 | 0.200 |  |" in leaderboard_markdown(board)
