@@ -24,7 +24,7 @@ from grammar_lens.probing.probes import probe, probe_layers
 from grammar_lens.selectivity.collecting import Collected, collect
 from grammar_lens.selectivity.scoring import score
 
-QUIET = {"show_progress": False}
+QUIET: dict[str, Any] = {"show_progress": False}
 
 
 @pytest.fixture(scope="session")
@@ -256,7 +256,7 @@ def test_probe_drops_sentences_that_stand_in_the_training_data(
     reference: Model, bank: Treebank, keys: KeyNeurons
 ):
     mixed = Treebank("mixed", (*bank["train"].sentences[:3], *bank["test"].sentences))
-    options = {"n_random": 1, **QUIET}
+    options: dict[str, Any] = {"n_random": 1, **QUIET}
     clean = probe(reference, bank["train"], bank["test"], keys, **options)
     result = probe(reference, bank["train"], mixed, keys, dropped_duplicates=2, **options)
     assert result.dropped_duplicates == 3 + 2
@@ -374,7 +374,7 @@ def test_dose_0_and_no_shams(reference: Model, bank: Treebank, keys: KeyNeurons)
 
 
 def test_a_sample_of_fresh_sentences(reference: Model, bank: Treebank, keys: KeyNeurons):
-    options = {"shams": 0, "labels": ("NOUN", "VERB"), "max_sentences": 2, **QUIET}
+    options: dict[str, Any] = {"shams": 0, "labels": ("NOUN", "VERB"), "max_sentences": 2, **QUIET}
     for lexicon in (bank["train"], fit_lexicon(reference, bank["train"])):
         result = lesion_study(reference, bank["test"], keys, lexicon=lexicon, **options)
         assert result.outcomes is not None
@@ -469,7 +469,7 @@ def test_progress_is_quiet_unless_shown(
 
 def test_probe_layers(reference: Model, bank: Treebank, collected: Collected):
     every = select(score(collected["neuron"]), k=4, per_layer=True)
-    given = {"classifiers": ("logistic", "svm"), "n_random": 2, **QUIET}
+    given: dict[str, Any] = {"classifiers": ("logistic", "svm"), "n_random": 2, **QUIET}
     table = probe_layers(reference, bank["train"], bank["test"], every, **given)
     assert table.classifier.tolist() == ["logistic"] * 8 + ["svm"] * 8
     assert table.layer.tolist() == [*range(8)] * 2

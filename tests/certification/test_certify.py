@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from grammar_lens.certification.world_result import WorldResult, run_world
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.neurons import KeyNeurons
 
-SHORT = {"train_words": 4000, "fresh_words": 1000}
+SHORT: dict[str, Any] = {"train_words": 4000, "fresh_words": 1000}
 """Fewer fresh words than in the command: the everyday tests have half a minute for all worlds."""
 
 
@@ -111,7 +112,7 @@ class TestLimits:
         ],
     )
     def test_each_limit_can_fail(
-        self, kind: str, n: int, change: dict[str, object], failed: str
+        self, kind: str, n: int, change: dict[str, Any], failed: str
     ) -> None:
         worlds = [
             replace(w, **change) if w.kind == kind and w.number < n else w

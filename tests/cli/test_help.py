@@ -100,7 +100,7 @@ class TestErrors:
     def test_what_nobody_expected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from grammar_lens import corpus as treebank
 
-        def broken(*_args: object, **_options: object) -> None:
+        def broken(*_args: object, **_options: Any) -> None:
             raise KeyError("a\nb")
 
         monkeypatch.setattr(treebank, "load_treebank", broken)
@@ -115,7 +115,7 @@ class TestErrors:
     def test_stopping_says_what_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from grammar_lens import certification
 
-        def stopped(*_args: object, **_options: object) -> None:
+        def stopped(*_args: object, **_options: Any) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(steps, "run_all", stopped)

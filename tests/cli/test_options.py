@@ -85,7 +85,7 @@ def config_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
     class StoppedError(ValueError):
         pass
 
-    def stop(config: Config, *_args: object, **_options: object) -> None:
+    def stop(config: Config, *_args: object, **_options: Any) -> None:
         seen.append(config)
         raise StoppedError
 

@@ -1,5 +1,7 @@
 """The lexicon by hand, and the split of a loss into what is said of the tag and of the word."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -137,7 +139,7 @@ class TestSplit:
         p_tag = (torch.softmax(logits, 1)[:, :, None] * table[None]).sum(1)
         share = table[token, label]
         lexical = -(log_p.exp() * share / p_tag[rows, label]).log()
-        exactly = {"rtol": 1e-12, "atol": 1e-12}
+        exactly: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-12}
         torch.testing.assert_close(got.nll, -log_p, **exactly)
         torch.testing.assert_close(got.tag_probability, p_tag, **exactly)
         torch.testing.assert_close(got.tag_loss, -p_tag[rows, label].log(), **exactly)

@@ -29,7 +29,7 @@ from grammar_lens.selectivity.collecting import collect
 from grammar_lens.selectivity.evidence import Attribution
 from grammar_lens.selectivity.scoring import score
 
-QUIET = {"show_progress": False}
+QUIET: dict[str, Any] = {"show_progress": False}
 TAGS = ("NOUN", "VERB", "PRON")
 OTHERS = (
     Ablation("mean", 0.5),
@@ -65,7 +65,7 @@ def run(
     lexicon = fit_lexicon(reference, bank["train"])
 
     def made(**options: Any) -> LesionStudy:
-        given = {"shams": 2, "damage_matched": 0, "labels": TAGS, **QUIET, **options}
+        given: dict[str, Any] = {"shams": 2, "damage_matched": 0, "labels": TAGS, **QUIET, **options}
         return lesion_study(reference, fresh, keys, lexicon=lexicon, **given)
 
     return made

@@ -374,12 +374,12 @@ class TestLesionStudy:
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        given = {**flags, **bad, "out": tmp_path / "out"}
+        given: dict[str, Any] = {**flags, **bad, "out": tmp_path / "out"}
         assert message in refused(monkeypatch, capsys, "lesion_study.py", given)
         assert not (tmp_path / "out").exists()
 
 
-def interrupt(*_: object, **__: object) -> None:
+def interrupt(*_: object, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
@@ -396,7 +396,7 @@ class TestConfigurationFile:
             f'sufficiency = false\nscores = "correlation"\nout = "{tmp_path / "wrong"}"\n'
         )
         monkeypatch.setattr(gl, "lesion_study", interrupt)
-        given = {x: sources[x] for x in ("model", "train", "fresh")}
+        given: dict[str, Any] = {x: sources[x] for x in ("model", "train", "fresh")}
         given |= {"k": 3, "out": tmp_path / "right", "config": file}
         assert run_script(monkeypatch, "lesion_study.py", given) == 130
         assert not (tmp_path / "wrong").exists()
@@ -433,14 +433,14 @@ class TestConfigurationFile:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         (tmp_path / "study.toml").write_text(text)
-        given = {"config": tmp_path / "study.toml", "out": tmp_path / "out"}
+        given: dict[str, Any] = {"config": tmp_path / "study.toml", "out": tmp_path / "out"}
         assert message in refused(monkeypatch, capsys, "lesion_study.py", given)
         assert not (tmp_path / "out").exists()
 
     def test_a_missing_file_is_named(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        given = {"config": tmp_path / "none.toml"}
+        given: dict[str, Any] = {"config": tmp_path / "none.toml"}
         assert "none.toml" in refused(monkeypatch, capsys, "lesion_study.py", given)
 
     @pytest.mark.parametrize("name", ["ewt", "quick"])
@@ -458,7 +458,7 @@ class TestConfigurationFile:
     @pytest.mark.slow
     def test_the_quick_study(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         path = ROOT / "experiments" / "configs" / "quick.toml"
-        given = {"config": path, "out": tmp_path / "out"}
+        given: dict[str, Any] = {"config": path, "out": tmp_path / "out"}
         assert run_script(monkeypatch, "lesion_study.py", given) == 0
         studies = pd.read_csv(tmp_path / "out" / "studies.csv").set_index("score")
         assert (studies.S > 0.05).all()
@@ -540,7 +540,7 @@ class TestLesionByLayer:
     def test_a_layer_with_the_neurons_of_two_labels_has_no_p(
         self, by_layer: ModuleType, few: dict[str, Any], tmp_path: Path
     ) -> None:
-        given = {**few, "k": 1, "cut": "NOUN,VERB,PRON"}
+        given: dict[str, Any] = {**few, "k": 1, "cut": "NOUN,VERB,PRON"}
         layers = by_layer.main(by_layer.Config(**given, out=tmp_path))
         assert (layers.key_neurons < 3).any()
         assert layers.p[layers.key_neurons < 3].isna().all()
@@ -581,7 +581,7 @@ class TestLesionByLayer:
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        given = {**few, **bad, "out": tmp_path / "out"}
+        given: dict[str, Any] = {**few, **bad, "out": tmp_path / "out"}
         assert message in refused(monkeypatch, capsys, "lesion_by_layer.py", given)
 
 

@@ -174,7 +174,7 @@ class TestReproducePaper:
     def test_every_unknown_is_a_flag(
         self, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], tmp_path: Path
     ) -> None:
-        given = {
+        given: dict[str, Any] = {
             **flags,
             "target": "log_probability",
             "joint": True,
@@ -240,7 +240,7 @@ class TestReproducePaper:
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        given = {**flags, **bad, "out": tmp_path / "out"}
+        given: dict[str, Any] = {**flags, **bad, "out": tmp_path / "out"}
         assert message in refused(monkeypatch, capsys, "reproduce_paper.py", given)
 
     def test_other_results_are_left_alone(
@@ -267,7 +267,7 @@ class TestAcrossLanguages:
     def test_the_same_language_twice_agrees_up_to_its_ceiling(
         self, languages: ModuleType, flags: dict[str, Any], tmp_path: Path, capsys: Any
     ) -> None:
-        given = {**flags, "models": "reference-9m", "k": 50, "min_words": 40}
+        given: dict[str, Any] = {**flags, "models": "reference-9m", "k": 50, "min_words": 40}
         table = languages.main(languages.Config(**given, out=tmp_path))
         assert "means over tags" in capsys.readouterr().out
         stored = pd.read_csv(tmp_path / "agreement.csv")
@@ -309,7 +309,11 @@ class TestAcrossLanguages:
     ) -> None:
         second = tmp_path / "second"
         save(tiny_hf, tiny_tokenizer, second, n_layers=4)
-        given = {**flags, "models": f"{tiny_folder},{second}", "out": tmp_path / "out"}
+        given: dict[str, Any] = {
+            **flags,
+            "models": f"{tiny_folder},{second}",
+            "out": tmp_path / "out",
+        }
         assert run_script(monkeypatch, "across_languages.py", given) == 0
         models = pd.read_csv(tmp_path / "out" / "models.csv")
         assert (models["first"][0], models.second[0]) == ("tiny", "second")
@@ -338,7 +342,7 @@ class TestAcrossLanguages:
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        given = {**flags, **bad, "out": tmp_path / "out"}
+        given: dict[str, Any] = {**flags, **bad, "out": tmp_path / "out"}
         assert message in refused(monkeypatch, capsys, "across_languages.py", given)
 
     def test_other_results_are_left_alone(

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from traces import traces_of
 
 import grammar_lens as gl
 from grammar_lens.errors import GrammarLensError
@@ -453,12 +454,12 @@ class TestTheControls:
     def test_the_chosen_neuron_is_marked(self, session: ExploredRun) -> None:
         scores = session.scores("word", "correlation")
         figure = heatmap(scores, "VERB", (3, 50))
-        assert (figure.data[-1].x, figure.data[-1].y) == ((50,), (3,))
-        assert len(heatmap(scores, "VERB", None).data) == len(figure.data) - 1
+        assert (traces_of(figure)[-1].x, traces_of(figure)[-1].y) == ((50,), (3,))
+        assert len(traces_of(heatmap(scores, "VERB", None))) == len(traces_of(figure)) - 1
 
     def test_the_profile_shows_the_tag_in_view(self, session: ExploredRun) -> None:
         figure = profile(session.scores("word", "correlation"), "VERB")
-        full = [trace.name for trace in figure.data if trace.opacity is None]
+        full = [trace.name for trace in traces_of(figure) if trace.opacity is None]
         assert full == ["VERB"]
 
     def test_texts_are_data(self) -> None:
@@ -474,7 +475,7 @@ def test_a_wide_layer_has_cells_that_name_their_strongest(session: ExploredRun) 
     from grammar_lens.figures.neurons import layer_neuron_heatmap
 
     figure = layer_neuron_heatmap(session.scores("word", "correlation"), "VERB", bins=100)
-    assert np.asarray(figure.data[0].customdata).shape == (8, 100)
+    assert np.asarray(traces_of(figure)[0].customdata).shape == (8, 100)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,14 @@
 """Figures: what they draw equals the result, and text from outside stays text."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+from traces import traces_of
 
 from grammar_lens import figures
 from grammar_lens.corpus.origin import Origin
@@ -344,7 +346,7 @@ def keys(scores: Scores) -> KeyNeurons:
 
 def test_heatmap_draws_every_score(scores: Scores) -> None:
     figure = figures.layer_neuron_heatmap(scores, "VERB")
-    drawn = figure.data[0]
+    drawn = traces_of(figure)[0]
     np.testing.assert_array_equal(drawn.z, scores["VERB"].astype(np.float32))
     assert drawn.zmin == -drawn.zmax == -np.abs(scores["VERB"]).max()
     assert figure.layout.xaxis.title.text == "neuron within its layer"
@@ -353,7 +355,7 @@ def test_heatmap_draws_every_score(scores: Scores) -> None:
 
 
 def test_heatmap_marks_the_planted_neuron_first(scores: Scores) -> None:
-    marks = figures.layer_neuron_heatmap(scores, "VERB", top=3).data[1]
+    marks = traces_of(figures.layer_neuron_heatmap(scores, "VERB", top=3))[1]
     assert (marks.y[0], marks.x[0]) == (1, 17)
     rank, value, effect = marks.customdata[0]
     assert rank == 1
@@ -364,7 +366,7 @@ def test_heatmap_marks_the_planted_neuron_first(scores: Scores) -> None:
 
 def test_bins_keep_the_signed_maximum_of_every_bin(scores: Scores) -> None:
     values = scores["NOUN"]
-    drawn = figures.layer_neuron_heatmap(scores, "NOUN", bins=7).data[0]
+    drawn = traces_of(figures.layer_neuron_heatmap(scores, "NOUN", bins=7))[0]
     width = drawn.dx
     assert width == -(-values.shape[1] // 7)
     for layer, row in enumerate(values):
@@ -381,13 +383,13 @@ def test_wide_layers_are_binned_and_stay_small() -> None:
     wide = score(made_moments(LABELS[:2], shape=(32, 14_336)))
     wide.values[1, 30, 14_335] = -0.9
     figure = figures.layer_neuron_heatmap(wide, "VERB")
-    drawn = figure.data[0]
+    drawn = traces_of(figure)[0]
     assert drawn.z.shape == (32, 448)
     assert drawn.z[30, -1] == np.float32(-0.9)
     assert drawn.customdata[30, -1] == 14_335
-    assert (figure.data[1].y[0], figure.data[1].x[0]) == (30, 14_335)
+    assert (traces_of(figure)[1].y[0], traces_of(figure)[1].x[0]) == (30, 14_335)
     assert len(figure.to_json()) < 200_000
-    every = figures.layer_neuron_heatmap(wide, "VERB", bins=14_336).data[0]
+    every = traces_of(figures.layer_neuron_heatmap(wide, "VERB", bins=14_336))[0]
     assert every.z.shape == (32, 14_336)
 
 
@@ -400,24 +402,24 @@ def test_heatmap_refuses_an_unknown_label_and_no_bins(scores: Scores) -> None:
 
 def test_scores_that_are_all_zero_have_a_scale(scores: Scores) -> None:
     flat = replace(scores, values=np.zeros_like(scores.values))
-    drawn = figures.layer_neuron_heatmap(flat, "VERB").data[0]
+    drawn = traces_of(figures.layer_neuron_heatmap(flat, "VERB"))[0]
     assert (drawn.zmin, drawn.zmax) == (-1, 1)
 
 
 def test_layer_profile_draws_strength_and_counts(scores: Scores, keys: KeyNeurons) -> None:
     alone = figures.layer_profile(scores)
-    assert [line.name for line in alone.data] == list(LABELS)
-    np.testing.assert_array_equal([line.y for line in alone.data], layer_strength(scores))
+    assert [line.name for line in traces_of(alone)] == list(LABELS)
+    np.testing.assert_array_equal([line.y for line in traces_of(alone)], layer_strength(scores))
     both = figures.layer_profile(scores, keys)
-    np.testing.assert_array_equal(both.data[-1].z, layer_counts(keys))
+    np.testing.assert_array_equal(traces_of(both)[-1].z, layer_counts(keys))
     assert both.layout.yaxis2.title.text == "key neurons (top 6, absolute, no null)"
 
 
 def test_layer_profile_has_a_band_of_the_null_and_none_without(scores: Scores) -> None:
-    assert len(figures.layer_profile(scores).data) == len(LABELS)
+    assert len(traces_of(figures.layer_profile(scores))) == len(LABELS)
     null = made_null(scores, made_moments())
     figure = figures.layer_profile(replace(scores, null=null))
-    bands, lines = figure.data[:3], figure.data[3:]
+    bands, lines = traces_of(figure)[:3], traces_of(figure)[3:]
     low, high = np.percentile(null.strength, [2.5, 97.5], axis=0)
     for i, (band, line) in enumerate(zip(bands, lines, strict=True)):
         np.testing.assert_array_equal(band.x, [0, 1, 2, 2, 1, 0])
@@ -434,15 +436,17 @@ def test_strength_counts_from_neutral_and_missing_scores_stay_empty(scores: Scor
     chance = replace(scores, method="auroc", values=scores.values * 0.1 + 0.5, neutral=0.5)
     np.testing.assert_allclose(layer_strength(chance), layer_strength(scores) * 0.1)
     drawn = figures.layer_neuron_heatmap(chance, "VERB")
-    assert drawn.data[0].zmin + drawn.data[0].zmax == pytest.approx(1)
-    assert (drawn.data[1].y[0], drawn.data[1].x[0]) == (1, 17)
+    assert traces_of(drawn)[0].zmin + traces_of(drawn)[0].zmax == pytest.approx(1)
+    assert (traces_of(drawn)[1].y[0], traces_of(drawn)[1].x[0]) == (1, 17)
     missing = scores.values.copy()
     missing[1] = np.nan
     missing[1, 0, 3], missing[1, 2, 5] = 0.2, 1.1
     low = replace(scores, method="entropy", values=missing, best="low")
-    marks = figures.layer_neuron_heatmap(low, "VERB").data[1]
+    marks = traces_of(figures.layer_neuron_heatmap(low, "VERB"))[1]
     assert list(zip(marks.y, marks.x, strict=True)) == [(0, 3), (2, 5)]  # low is strong
-    assert figures.layer_neuron_heatmap(low, "VERB", bins=4).data[0].z[0, 0] == np.float32(0.2)
+    assert traces_of(figures.layer_neuron_heatmap(low, "VERB", bins=4))[0].z[0, 0] == np.float32(
+        0.2
+    )
 
 
 def test_every_score_has_a_name() -> None:
@@ -459,7 +463,7 @@ def test_decimals_show_three_digits_of_the_largest() -> None:
 def test_time_course_draws_both_panels_of_the_label() -> None:
     course = made_course()
     figure = figures.time_course(course, "VERB")
-    left, right = figure.data
+    left, right = traces_of(figure)
     np.testing.assert_array_equal(left.z, course.strength[:, 1].T)
     np.testing.assert_array_equal(right.z, course.key[:, 1].T)  # NaN in layer 0 too
     assert list(left.x) == [-1, 0, 1]
@@ -481,10 +485,10 @@ def test_time_course_sorts_offsets_and_bears_a_label_without_values() -> None:
         offsets=course.offsets[::-1],
         **{n: getattr(course, n)[::-1] for n in ("count", "strength", "key")},
     )
-    first = figures.time_course(turned, "NOUN").data[0]
+    first = traces_of(figures.time_course(turned, "NOUN"))[0]
     np.testing.assert_array_equal(first.z, course.strength[:, 0].T)
     empty = replace(course, strength=np.full_like(course.strength, np.nan))
-    assert figures.time_course(empty, "NOUN").data[0].zmax == 1
+    assert traces_of(figures.time_course(empty, "NOUN"))[0].zmax == 1
 
 
 def test_time_course_menu_shows_one_label_at_a_time() -> None:
@@ -492,11 +496,11 @@ def test_time_course_menu_shows_one_label_at_a_time() -> None:
     figure = figures.time_course(course)
     buttons = figure.layout.updatemenus[0].buttons
     assert [b.label for b in buttons] == list(LABELS)
-    assert [t.visible for t in figure.data] == [True, True, False, False, False, False]
+    assert [t.visible for t in traces_of(figure)] == [True, True, False, False, False, False]
     shown, title = buttons[2].args
     assert shown["visible"] == [False] * 4 + [True] * 2
     assert title["title.text"] == "When ADJ is told"
-    np.testing.assert_array_equal(figure.data[4].z, course.strength[:, 2].T)
+    np.testing.assert_array_equal(traces_of(figure)[4].z, course.strength[:, 2].T)
     assert not figures.time_course(made_course(("NOUN",))).layout.updatemenus
 
 
@@ -505,8 +509,8 @@ def test_time_course_refuses_an_unknown_label() -> None:
         figures.time_course(made_course(), "X")
 
 
-def traces(figure: go.Figure) -> dict[str, go.Scatter]:
-    return {t.name: t for t in figure.data}
+def traces(figure: go.Figure) -> dict[str, Any]:
+    return {t.name: t for t in traces_of(figure)}
 
 
 def test_grammar_or_vocabulary_draws_all_three_effects() -> None:
@@ -568,7 +572,7 @@ def test_selection_controls_show_what_there_is() -> None:
 def test_accuracy_against_k_draws_every_ranking() -> None:
     curve = made_curve()
     figure = figures.accuracy_against_k(curve, majority=0.2, word_baseline=0.75)
-    first = {t.name: t for t in figure.data if t.xaxis == "x"}
+    first = {t.name: t for t in traces_of(figure) if t.xaxis == "x"}
     for name, score_ in (("correlation r", "correlation"), ("random neurons", "random")):
         rows = curve[curve["score"] == score_]
         np.testing.assert_array_equal(first[name].x, rows["k"])
@@ -580,19 +584,19 @@ def test_accuracy_against_k_draws_every_ranking() -> None:
     assert set(first["majority label"].y) == {0.2}
     assert set(first["the word alone"].y) == {0.75}
     # no word is unseen, so the second panel is of ambiguous words
-    second = {t.name: t for t in figure.data if t.xaxis == "x2"}
+    second = {t.name: t for t in traces_of(figure) if t.xaxis == "x2"}
     np.testing.assert_array_equal(second["exchanged labels"].y, rows["ambiguous_accuracy"])
-    assert {t.xaxis for t in figure.data} == {"x", "x2"}
+    assert {t.xaxis for t in traces_of(figure)} == {"x", "x2"}
     assert figure.layout.xaxis.type == figure.layout.xaxis2.type == "log"
     assert list(figure.layout.xaxis.tickvals) == [1, 5, 20]
 
 
 def test_accuracy_against_k_with_little() -> None:
     one = made_curve().head(1).assign(ambiguous_accuracy=np.nan)
-    names = [t.name for t in figures.accuracy_against_k(one).data]
+    names = [t.name for t in traces_of(figures.accuracy_against_k(one))]
     assert names == ["correlation r", "control task (correlation r)"]
     before = figures.accuracy_against_k(one, word_baseline=0.5, origin=origin("m", "next"))
-    assert before.data[-1].name == "the word before alone"
+    assert traces_of(before)[-1].name == "the word before alone"
     with pytest.raises(GrammarLensError, match="the curve has no points"):
         figures.accuracy_against_k(one.head(0))
 
@@ -600,10 +604,10 @@ def test_accuracy_against_k_with_little() -> None:
 def test_probe_without_draws_and_with_an_interval() -> None:
     probe = replace(made_probe(), random_accuracy=None, random_accuracies=())
     figure = figures.probe_accuracy(probe)
-    assert figure.data[0].x[1] is None
-    assert figure.data[-1].text[1].strip() == "not drawn"
+    assert traces_of(figure)[0].x[1] is None
+    assert traces_of(figure)[-1].text[1].strip() == "not drawn"
     probe = replace(made_probe(), accuracy_low=0.83, accuracy_high=0.87)
-    _, interval, _, numbers = figures.probe_accuracy(probe).data
+    _, interval, _, numbers = traces_of(figures.probe_accuracy(probe))
     assert interval.x == (0.83, 0.87)
     # numbers stand beyond the interval and the draws
     assert numbers.x[0] == 0.87
@@ -612,12 +616,12 @@ def test_probe_without_draws_and_with_an_interval() -> None:
 
 def test_many_labels_stay_apart() -> None:
     labels = tuple(f"L{i}" for i in range(20))
-    lines = figures.layer_profile(score(made_moments(labels))).data
+    lines = traces_of(figures.layer_profile(score(made_moments(labels))))
     assert len({(line.line.color, line.line.dash) for line in lines}) == 20
 
 
 def test_overlap_matrix_shows_jaccard_and_chance(keys: KeyNeurons) -> None:
-    drawn, found = figures.overlap_matrix(keys).data[0], overlap(keys)
+    drawn, found = traces_of(figures.overlap_matrix(keys))[0], overlap(keys)
     apart = ~np.eye(len(keys), dtype=bool)
     np.testing.assert_array_equal(drawn.z[apart], found.jaccard[apart])
     assert np.isnan(np.diag(drawn.z)).all()
@@ -626,13 +630,13 @@ def test_overlap_matrix_shows_jaccard_and_chance(keys: KeyNeurons) -> None:
 
 
 def test_overlap_of_a_single_label(keys: KeyNeurons) -> None:
-    assert figures.overlap_matrix(keys.only(("VERB",))).data[0].zmax == 0.01
+    assert traces_of(figures.overlap_matrix(keys.only(("VERB",))))[0].zmax == 0.01
 
 
 def test_lesion_matrix_shows_nats_shams_and_stars() -> None:
     study = made_study()
     figure = figures.lesion_matrix(study)
-    drawn = figure.data[0]
+    drawn = traces_of(figure)[0]
     np.testing.assert_array_equal(drawn.z, study.matrix)
     assert drawn.zmin == -drawn.zmax
     assert drawn.text[0][1].endswith(" ★")
@@ -645,7 +649,8 @@ def test_lesion_matrix_shows_nats_shams_and_stars() -> None:
     assert f"shams {study.sham_mean[0, 1]:+.4f}" in hover
     assert "possibly a bias shift" in drawn.hovertext[2][1]
     np.testing.assert_array_equal(
-        figures.lesion_matrix(study, corrected=True).data[0].z, study.matrix - study.sham.mean(0)
+        traces_of(figures.lesion_matrix(study, corrected=True))[0].z,
+        study.matrix - study.sham.mean(0),
     )
     assert len(figure.layout.shapes) == 3
     assert figure.layout.yaxis.title.text == "neurons cut of"
@@ -659,7 +664,7 @@ def test_numbers_are_signed_as_in_print() -> None:
 
 def test_lesion_null_shows_every_sham_and_the_real_one() -> None:
     study = made_study()
-    bars, ticks, real = figures.lesion_null(study).data
+    bars, ticks, real = traces_of(figures.lesion_null(study))
     assert sum(bars.y) == study.n_shams
     np.testing.assert_array_equal(ticks.x, study.s_star_sham)
     assert set(real.x) == {study.s_star}
@@ -673,7 +678,7 @@ def test_lesion_null_needs_shams() -> None:
 def test_a_study_without_shams_has_a_matrix() -> None:
     study = made_study(n_shams=0)
     np.testing.assert_array_equal(
-        figures.lesion_matrix(study, corrected=True).data[0].z, study.matrix
+        traces_of(figures.lesion_matrix(study, corrected=True))[0].z, study.matrix
     )
 
 
@@ -701,8 +706,8 @@ def test_what_was_not_measured_cannot_be_drawn() -> None:
         figures.dose_response(made_extended(), "X")
 
 
-def shown_lines(figure: go.Figure, name: str) -> list[go.Scatter]:
-    return [t for t in figure.data if t.name == name]
+def shown_lines(figure: go.Figure, name: str) -> list[Any]:
+    return [t for t in traces_of(figure) if t.name == name]
 
 
 def test_dose_response_draws_own_and_others_and_the_shams() -> None:
@@ -825,7 +830,8 @@ def test_bias_and_auroc_show_own_beside_others() -> None:
     study = made_study()
     figure = figures.bias_and_auroc(study)
     own, others = (
-        [t for t in figure.data if t.name.startswith(name)] for name in ("the lesion", "other tags")
+        [t for t in traces_of(figure) if t.name.startswith(name)]
+        for name in ("the lesion", "other tags")
     )
     for drawn, rest, values in zip(own, others, (study.auroc_fall, study.bias), strict=True):
         np.testing.assert_array_equal(drawn.x, np.diag(values))
@@ -850,13 +856,13 @@ def test_bias_of_a_single_label_has_no_others() -> None:
         damage_ratio=study.damage_ratio[:1],
         **dict.fromkeys(names, one),
     )
-    assert np.isnan(figures.bias_and_auroc(single).data[0].x).all()
+    assert np.isnan(traces_of(figures.bias_and_auroc(single))[0].x).all()
 
 
 def test_calibration_shows_intervals_and_chance() -> None:
     found = made_calibration()
     figure = figures.calibration(found)
-    ranks, recall = figure.data
+    ranks, recall = traces_of(figure)
     np.testing.assert_array_equal(ranks.x, found.correlation)
     assert ranks.x[0] == pytest.approx(1)
     np.testing.assert_allclose(ranks.x + ranks.error_x.array, found.high)
@@ -879,7 +885,7 @@ def test_redundancy_starts_from_the_intact_model() -> None:
 
 def test_probe_accuracy_has_every_baseline() -> None:
     probe = made_probe()
-    bars, draws, numbers = figures.probe_accuracy(probe).data
+    bars, draws, numbers = traces_of(figures.probe_accuracy(probe))
     assert dict(zip(bars.y, bars.x, strict=True)) == {
         "18 key neurons": probe.accuracy,
         "as many random neurons": 0.6,
@@ -890,12 +896,12 @@ def test_probe_accuracy_has_every_baseline() -> None:
     }
     assert draws.x == (0.58, 0.62)
     assert numbers.x[1] == 0.62
-    before = figures.probe_accuracy(made_probe(position="next")).data[0]
+    before = traces_of(figures.probe_accuracy(made_probe(position="next")))[0]
     assert "the word before alone" in before.y
 
 
 def test_confusion_rows_sum_to_one_and_empty_rows_stay_empty() -> None:
-    drawn = figures.confusion(made_probe()).data[0]
+    drawn = traces_of(figures.confusion(made_probe()))[0]
     np.testing.assert_allclose(drawn.z[:2].sum(1), 1)
     assert drawn.z[0, 0] == 0.9
     assert np.isnan(drawn.z[2]).all()  # ADJ has no fresh words
@@ -973,7 +979,7 @@ def test_markup_in_labels_of_the_checks_is_escaped() -> None:
 def test_no_label_reaches_a_template() -> None:
     # plotly replaces %{...} in templates, so a label there would not be shown as it is
     for figure in every_figure((HOSTILE, "b", "c"), "m"):
-        for trace in figure.data:
+        for trace in traces_of(figure):
             for template in (trace.hovertemplate, getattr(trace, "texttemplate", None)):
                 assert "script" not in (template or "")
 
@@ -1005,9 +1011,11 @@ def test_other_sites_have_units_not_neurons() -> None:
     there = replace(moments, origin=Origin("m", "t", "upos", "next", "resid_post"))
     figure = figures.layer_neuron_heatmap(score(there, "welch_t"), "VERB")
     assert figure.layout.xaxis.title.text == "unit within its layer"
-    assert figure.data[0].colorbar.title.text == "Welch's t"
+    assert traces_of(figure)[0].colorbar.title.text == "Welch's t"
 
 
 def test_a_study_knows_its_pairs_only() -> None:
     study: LesionStudy = replace(made_study(), crossed_pairs=())
-    assert not [x for row in figures.lesion_matrix(study).data[0].text for x in row if "★" in x]
+    assert not [
+        x for row in traces_of(figures.lesion_matrix(study))[0].text for x in row if "★" in x
+    ]

@@ -15,6 +15,7 @@ from test_figures import (
     made_study,
     traces,
 )
+from traces import traces_of
 
 from grammar_lens import figures
 from grammar_lens.errors import GrammarLensError
@@ -29,7 +30,7 @@ def scores() -> Scores:
 
 def test_scores_of_a_neuron_with_ranks_and_chance(scores: Scores) -> None:
     figure = figures.neuron_scores(scores, (1, 17))
-    (bars,) = figure.data
+    (bars,) = traces_of(figure)
     np.testing.assert_array_equal(bars.x, scores.values[:, 1, 17])
     np.testing.assert_array_equal(bars.customdata[:, 2], scores.effect[:, 1, 17])
     assert bars.customdata[1, 1] == 1  # the planted neuron of the second label
@@ -46,7 +47,7 @@ def test_scores_of_a_neuron_with_ranks_and_chance(scores: Scores) -> None:
 
 def test_scores_of_a_neuron_count_from_neutral(scores: Scores) -> None:
     auroc = replace(scores, method="auroc", values=0.5 + scores.values / 10, neutral=0.5)
-    (bars,) = figures.neuron_scores(auroc, (1, 17)).data
+    (bars,) = traces_of(figures.neuron_scores(auroc, (1, 17)))
     np.testing.assert_allclose(bars.x + bars.base, auroc.values[:, 1, 17])
     np.testing.assert_array_equal(bars.customdata[:, 0], auroc.values[:, 1, 17])
 
@@ -79,7 +80,7 @@ def test_activations_are_the_quantiles_highest_median_first() -> None:
 
 def test_concordance_centres_the_token_that_was_read() -> None:
     figure = figures.concordance(made_examples(), width=2)
-    most, least = figure.data
+    most, least = traces_of(figure)
     assert list(most.x) == [-2, -1, 0, 1, 2]
     assert [list(row) for row in most.text] == [
         ["", "The", "<b>·dog</b>", "·bark", "s"],
@@ -104,7 +105,7 @@ def test_concordance_centres_the_token_that_was_read() -> None:
 
 def test_concordance_of_one_end_and_of_none() -> None:
     found = made_examples()
-    (only,) = figures.concordance(replace(found, top=())).data
+    (only,) = traces_of(figures.concordance(replace(found, top=())))
     assert only.name == "least active"
     assert only.showscale
     with pytest.raises(GrammarLensError, match=r"no examples of neuron 1\.17"):
@@ -117,7 +118,7 @@ def test_tokens_of_any_kind_are_shown_as_text() -> None:
     tokens = ("<b>x</b>", "\n\t", " \u202eevil", "ab" * 250, "👩\u200d🚀", "%{x}")
     end = made_example(tokens, 2, 1.0, word=HOSTILE, label=HOSTILE)
     figure = figures.concordance(replace(made_examples(), top=(end,), bottom=()), width=3)
-    cells, hover = figure.data[0].text[0], figure.data[0].hovertext[0]
+    cells, hover = traces_of(figure)[0].text[0], traces_of(figure)[0].hovertext[0]
     assert list(cells[1:]) == [
         "&lt;b&gt;x&lt;/b&gt;",
         "\\n\\t",
@@ -151,4 +152,4 @@ def test_the_split_of_the_loss_adds_up() -> None:
     assert list(tag.y) == list(LABELS)
     assert list(tag.customdata) == list(study.n_words)
     assert "the split is exact" in figure.layout.title.subtitle.text
-    assert len(figures.loss_split(made_study(n_shams=0)).data) == 3
+    assert len(traces_of(figures.loss_split(made_study(n_shams=0)))) == 3

@@ -15,6 +15,7 @@ from test_figures import (
     made_examples,
     made_redundancy,
 )
+from traces import traces_of
 
 from grammar_lens import figures
 from grammar_lens.figures import style
@@ -134,7 +135,7 @@ def test_every_axis_says_what_it_shows_and_in_which_unit() -> None:
                 continue
             assert told, (title, axis.plotly_name)
             assert "(" in told or told in WITHOUT_UNIT, (title, told)
-        for trace in figure.data:
+        for trace in traces_of(figure):
             if isinstance(trace, go.Heatmap) and trace.showscale is not False:
                 told = trace.colorbar.title.text
                 assert "(" in told or told in WITHOUT_UNIT, (title, told)

@@ -227,14 +227,14 @@ class TestTagger:
 
 class TestWriting:
     def test_one_greedy_text_is_the_models_own(self, tiny: Model) -> None:
-        options = {"max_new_tokens": 6, "do_sample": False, "verbose": False}
+        options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "verbose": False}
         own = tiny.generate(PROMPT, **options)
         ((written,),) = write_on(tiny, [PROMPT], tokens=6)
         assert written.text == own
         assert written.text[: written.begin] == PROMPT
 
     def test_samples_differ_and_the_seed_repeats_them(self, tiny: Model) -> None:
-        settings = {"tokens": 6, "temperature": 1.0, "samples": 5}
+        settings: dict[str, Any] = {"tokens": 6, "temperature": 1.0, "samples": 5}
         state = torch.get_rng_state()
         first = write_on(tiny, [PROMPT, "She can"], **settings)
         assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers are not used"
@@ -352,7 +352,7 @@ class TestTheComparison:
         run = load_run(made)
         model = load_model(run.config["model"])
         tagger = Tagger(model, run.fitted_at("word"))
-        settings = {"tokens": 8, "temperature": 1.0, "samples": 3}
+        settings: dict[str, Any] = {"tokens": 8, "temperature": 1.0, "samples": 3}
         intact = write_on(model, [PROMPT, "She can"], **settings)
         with gl.lesion(model, run.keys["VERB"], value="zero"):
             cut = write_on(model, [PROMPT, "She can"], **settings)
@@ -374,7 +374,12 @@ class TestTheComparison:
         assert (found.tags.difference.dropna() == 0).all()
 
     def test_resampling_draws_from_the_runs_words(self, made: Path) -> None:
-        settings = {"prompts": [PROMPT], "value": "resample", "tokens": 8, "top_k": 3}
+        settings: dict[str, Any] = {
+            "prompts": [PROMPT],
+            "value": "resample",
+            "tokens": 8,
+            "top_k": 3,
+        }
         found = with_and_without(made, "NOUN", **settings)
         assert found.n_neurons == 3
         assert found.lesioned == with_and_without(made, "NOUN", **settings).lesioned

@@ -5,7 +5,6 @@ The two compute attention and norms in another order: activations differ by abou
 and everything below is compared to 1e-4.
 """
 
-import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grammar_lens import model as gm
 from grammar_lens.corpus.alignment import token_batches
@@ -26,11 +24,10 @@ from grammar_lens.lesions.outcomes import Condition, Outcomes
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
-from grammar_lens.neurons.selection import select
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.probing.probes import probe
-from grammar_lens.selectivity.collecting import Collected, collect
+from grammar_lens.selectivity.collecting import Collected
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.scoring import score
 
@@ -38,74 +35,9 @@ pytestmark = pytest.mark.skipif(
     int(version("transformer-lens").split(".")[0]) >= 4,
     reason="needs TransformerLens 3: make test-hooked-transformer",
 )
-QUIET = {"show_progress": False}
+QUIET: dict[str, Any] = {"show_progress": False}
 ATOL = 1e-4
 SITES = tuple(gm.SITES)
-
-
-@pytest.fixture(scope="session")
-def ours() -> Model:
-    """The embedded model as a HookedTransformer, from its shape and weights."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
-
-    folder = gm.locate(gm.REFERENCE_MODEL)
-    hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    shape = hf.config
-    with warnings.catch_warnings():
-        # TransformerLens 3 announces that this class will go
-        warnings.simplefilter("ignore")
-        config = HookedTransformerConfig(
-            n_layers=shape.num_hidden_layers,
-            d_model=shape.hidden_size,
-            n_ctx=shape.max_position_embeddings,
-            d_head=shape.head_dim,
-            n_heads=shape.num_attention_heads,
-            n_key_value_heads=shape.num_key_value_heads,
-            d_mlp=shape.intermediate_size,
-            d_vocab=shape.vocab_size,
-            act_fn="silu",
-            gated_mlp=True,
-            final_rms=True,
-            eps=shape.rms_norm_eps,
-            normalization_type="RMS",
-            positional_embedding_type="rotary",
-            rotary_adjacent_pairs=False,
-            rotary_dim=shape.head_dim,
-            rotary_base=int(shape.rope_parameters["rope_theta"]),
-            original_architecture="LlamaForCausalLM",
-            model_name="reference-9m",
-            dtype=torch.float32,
-            device="cpu",
-        )
-        model = HookedTransformer(config, tokenizer=AutoTokenizer.from_pretrained(folder))
-        weights = convert_llama_weights(hf, config)
-        model.load_and_process_state_dict(
-            weights,
-            fold_ln=False,
-            center_writing_weights=False,
-            center_unembed=False,
-            fold_value_biases=False,
-        )
-    return load_model(model)
-
-
-@pytest.fixture(scope="session")
-def theirs(reference: Model) -> Model:
-    """The same model as a TransformerBridge."""
-    return reference
-
-
-@pytest.fixture(scope="session")
-def collected(ours: Model, theirs: Model, bank: Treebank) -> tuple[Collected, Collected]:
-    options = {"sites": SITES, "position": ("word", "next"), **QUIET}
-    one, other = (collect(model, bank["train"], **options) for model in (ours, theirs))
-    return one, other
-
-
-@pytest.fixture(scope="session")
-def keys(collected: tuple[Collected, Collected]) -> KeyNeurons:
-    return select(score(collected[1].at("next")["neuron"]), k=20)
 
 
 def n_hooks(model: Model) -> int:
@@ -222,7 +154,12 @@ def test_lesion_of_the_residual_stream(ours: Model, theirs: Model):
 
 def test_generation_under_a_lesion(ours: Model, theirs: Model, keys: KeyNeurons):
     ids = ours.tokenizer("The old man", return_tensors="pt").input_ids
-    options = {"max_new_tokens": 8, "do_sample": False, "verbose": False, "return_type": "tokens"}
+    options: dict[str, Any] = {
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "verbose": False,
+        "return_type": "tokens",
+    }
     written = []
     for model in (ours, theirs):
         with lesion(model, keys["NOUN"], value="zero", dose=2.0):
@@ -260,7 +197,12 @@ def test_probe_and_lesion_study(ours: Model, theirs: Model, bank: Treebank, keys
     ]
     # one word of about fifty may fall to the other side of a border
     assert abs(probes[0].accuracy - probes[1].accuracy) <= 1 / probes[0].n_fresh_words + 1e-9
-    options = {"lexicon": bank["train"], "shams": 2, "labels": ("NOUN", "VERB", "PRON"), **QUIET}
+    options: dict[str, Any] = {
+        "lexicon": bank["train"],
+        "shams": 2,
+        "labels": ("NOUN", "VERB", "PRON"),
+        **QUIET,
+    }
     one, other = (lesion_study(model, bank["test"], keys, **options) for model in (ours, theirs))
     np.testing.assert_allclose(one.matrix, other.matrix, atol=ATOL)
     np.testing.assert_allclose(one.sham, other.sham, atol=ATOL)

@@ -419,7 +419,12 @@ def strong(model: Model) -> Neurons:
 @pytest.mark.parametrize("dose", [1.0, 3.0])
 def test_generation_with_a_cache_equals_no_cache(reference: Model, dose: float):
     ids = reference.tokenizer("The old man went to the", return_tensors="pt").input_ids
-    options = {"max_new_tokens": 12, "do_sample": False, "stop_at_eos": False, "verbose": False}
+    options: dict[str, Any] = {
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "stop_at_eos": False,
+        "verbose": False,
+    }
     intact = reference.generate(ids, return_type="tokens", **options)
     with lesion(reference, strong(reference), value="zero", dose=dose):
         written = reference.generate(ids, return_type="tokens", **options)
@@ -437,7 +442,7 @@ def test_generation_under_resampling(reference: Model, bank: Treebank):
     """Donors are drawn for every token as it is read; the same seed writes the same text."""
     cut = strong(reference)
     found = donors(reference, bank, cut, n_words=30)
-    options = {"max_new_tokens": 8, "do_sample": False, "verbose": False}
+    options: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "verbose": False}
     texts = []
     for seed in (0, 0, 1):
         with lesion(reference, cut, value="resample", dose=3.0, donors=found, seed=seed):

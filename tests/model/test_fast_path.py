@@ -219,7 +219,7 @@ def test_an_error_on_the_way_is_not_passed_on(
     tiny = make_tiny()
     tiny(torch.tensor([[0, 5, 6]]))  # Hugging Face's recording hooks come with the first pass
 
-    def fail(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: Any) -> None:
         raise KeyError("another make")
 
     monkeypatch.setattr(FastPath, "run", fail)
@@ -245,7 +245,7 @@ def test_none_while_hooks_are_on_the_model(tiny: Model, where: str):
     """The fast path bypasses them; a comparison of a few tokens would miss a small effect."""
     body = tiny.original_model.model
 
-    def look(*_: object, **__: object) -> None:
+    def look(*_: object, **__: Any) -> None:
         """Changes nothing at all."""
 
     handles = []

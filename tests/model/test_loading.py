@@ -321,7 +321,7 @@ def pickled(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
 
 
-def rewrite(folder: Path, **changes: object) -> None:
+def rewrite(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
 
@@ -381,7 +381,7 @@ def test_missing_folder(name: str):
 
 
 def test_a_hub_id_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch):
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: Any) -> None:
         raise OSError("We couldn't connect to 'https://huggingface.co'\nmore lines")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)

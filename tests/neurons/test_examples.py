@@ -33,7 +33,7 @@ from grammar_lens.neurons.find_examples import examples_at, token_text
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.neurons.selection import select
 
-QUIET = {"show_progress": False}
+QUIET: dict[str, Any] = {"show_progress": False}
 
 HARD_TEXTS = (
     "The old dog sleeps.",
@@ -329,7 +329,7 @@ def test_two_positions_at_once_are_as_each_alone(
     reference: Model, corpus: Corpus, lexicon: Lexicon
 ):
     wanted = {"word": [(1, 1), (2, 2)], "next": [(2, 2), (5, 600)]}
-    settings = {"lexicon": lexicon, "max_words": 60, "seed": 3, **QUIET}
+    settings: dict[str, Any] = {"lexicon": lexicon, "max_words": 60, "seed": 3, **QUIET}
     both = examples_at(reference, corpus, wanted, **settings)
     for position, some in wanted.items():
         alone = gl.examples_of(reference, corpus, some, position=position, **settings)

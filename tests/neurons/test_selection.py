@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ class TestSelect:
             select(small_scores(), 3, sign="both")
 
 
-def null_of(values: np.ndarray, n: int = 40, seed: int = 0, **changed: object) -> Null:
+def null_of(values: np.ndarray, n: int = 40, seed: int = 0, **changed: Any) -> Null:
     """A null of these scores with `n` replicates of normal noise of sd 0.1 around 0."""
     exchanged = np.random.default_rng(seed).normal(scale=0.1, size=(n, *values.shape))
     # a data set among n + 1 in standard deviations, and how many are at or above each step

@@ -1,6 +1,7 @@
 """The time course of selectivity: arithmetic by hand, and against activations token by token."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from grammar_lens.neurons.timecourse import TimeCourse
 from grammar_lens.selectivity.collecting import collect
 
 ORIGIN = Origin("a-model", "a-bank", "upos", "word", "neuron")
-QUIET = {"show_progress": False}
+QUIET: dict[str, Any] = {"show_progress": False}
 
 
 def neurons(name: str, addresses: list[tuple[int, int]], score: list[float]) -> Neurons:

@@ -69,7 +69,7 @@ def run(made: Path) -> Run:
 def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading a model or a treebank fails."""
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: Any) -> None:
         raise AssertionError("this must not be loaded")
 
     monkeypatch.setattr("grammar_lens.runs.run.load_model", refuse)

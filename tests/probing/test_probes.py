@@ -22,7 +22,7 @@ from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.selectivity.collecting import collect
 
-QUIET = {"show_progress": False}
+QUIET: dict[str, Any] = {"show_progress": False}
 LABELS = ("DET", "NOUN", "PRON", "VERB")
 N_LAYERS, N_UNITS, D_MODEL = 2, 48, 32
 

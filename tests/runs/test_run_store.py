@@ -61,7 +61,7 @@ from grammar_lens.runs.store.stored import ATTRIBUTIONS
 from grammar_lens.selectivity.collecting import Collected
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 
-QUIET = {"show_progress": False}
+QUIET: dict[str, Any] = {"show_progress": False}
 LABELS = ("DET", "NOUN", "PRON", "VERB")
 ORIGIN = Origin("a-model", "a-bank", "upos", "word", "neuron")
 

@@ -19,10 +19,10 @@ from grammar_lens.selectivity.attribution.integrated import integrated_gradients
 from grammar_lens.selectivity.collecting import collect
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 
-QUIET = {"show_progress": False}
+QUIET: dict[str, Any] = {"show_progress": False}
 SHAPE = (2, 48)
 LABELS = ("DET", "NOUN", "PRON", "VERB")
-CLOSE = {"rtol": 1e-4, "atol": 1e-7}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-7}
 """Contributions are float32, and batches of another shape round in another way."""
 
 
@@ -192,7 +192,7 @@ def test_all_is_the_whole_corpus_and_its_halves(
 def test_the_halves_of_own_and_all_are_the_same_sentences(
     tiny: Model, corpus: Corpus, lexicon: gl.Lexicon, own: Attribution
 ):
-    options = {"lexicon": lexicon, "reference": "zero", **QUIET}
+    options: dict[str, Any] = {"lexicon": lexicon, "reference": "zero", **QUIET}
     all_ = gl.attribute(tiny, corpus, kind="all", **options)
     assert own.halves is not None
     assert all_.halves is not None

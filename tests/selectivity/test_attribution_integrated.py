@@ -139,7 +139,7 @@ class TestIntegratedGradients:
     @pytest.mark.parametrize("joint", [False, True])
     @pytest.mark.parametrize("target", ["probability", "log_probability"])
     def test_both_ways_agree(self, tiny: Model, few: Words, joint: bool, target: str) -> None:
-        same = {"joint": joint, "target": target, "steps": 5}
+        same: dict[str, Any] = {"joint": joint, "target": target, "steps": 5}
         fast, told = gradients(tiny, few, **same)
         slow, also = gradients(tiny, few, reuse=False, **same)
         np.testing.assert_allclose(fast, slow, atol=1e-5 * np.nanmax(np.abs(slow)))

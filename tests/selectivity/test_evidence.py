@@ -1,6 +1,7 @@
 """Evidence of halves of the sentences, label by label."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def attribution(seed: int, halves: bool = True, frequency: bool = True) -> Attri
     )
 
 
-def evidence(first: list[float], second: list[float], **more: object) -> Evidence:
+def evidence(first: list[float], second: list[float], **more: Any) -> Evidence:
     halves = (moments(1, first), moments(2, second))
     return Evidence(moments=halves[0] + halves[1], halves=halves, **more)  # type: ignore[arg-type]
 

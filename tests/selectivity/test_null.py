@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -308,7 +309,7 @@ def test_what_differs_by_rounding_alone_is_not_found(name: str):
         assert len(keys["PUNCT"]) == 0
 
 
-def a_null(maximum: np.ndarray, observed: np.ndarray | None = None, **changed: object) -> Null:
+def a_null(maximum: np.ndarray, observed: np.ndarray | None = None, **changed: Any) -> Null:
     """A null of two labels and 3 units whose replicates are standard normal."""
     shape = (2, 1, 3)
     observed = np.zeros(shape) if observed is None else observed
