@@ -124,8 +124,8 @@ def tiny_hf(tiny_tokenizer: PreTrainedTokenizerFast) -> Callable[[], LlamaForCau
             bos_token_id=0,
             eos_token_id=1,
             pad_token_id=2,
-            attn_implementation="eager",
         )
+        config._attn_implementation = "eager"
         model = LlamaForCausalLM(config).eval()
         shake(model)
         return model

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from typed import present
 
 import grammar_lens as gl
 from grammar_lens.corpus.corpus import fit_lexicon, prepare
@@ -37,7 +38,7 @@ def main(folder: str, words: str, out: str) -> None:
                     result[f"{position}.{site}.{name}"] = getattr(moments, name)
         evidence = found.evidence("neuron", "next")
         result["null.mean"] = evidence.nulls["correlation"].mean
-        result["sample"] = evidence.sample.values
+        result["sample"] = present(evidence.sample).values
         lexicon = fit_lexicon(model, corpus)
         for kind in ("own", "all"):
             result[f"attribution.{kind}"] = attribute(
@@ -71,9 +72,10 @@ def main(folder: str, words: str, out: str) -> None:
             **quiet,
         )
         result["matrix"] = study.matrix
-        result["nll"] = study.outcomes.nll
-        result["top_label"] = study.outcomes.top_label
-        result["tag_probability"] = study.outcomes.tag_probability
+        outcomes = present(study.outcomes)
+        result["nll"] = outcomes.nll
+        result["top_label"] = outcomes.top_label
+        result["tag_probability"] = outcomes.tag_probability
         # every process has the whole, to the last bit
         mine = torch.tensor([float(np.nansum(v)) for v in result.values()], dtype=torch.float64)
         if here.of > 1:

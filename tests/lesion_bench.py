@@ -154,7 +154,7 @@ def by_hand_at(
     condition: Condition,
     times: np.ndarray,
     donors: Donors | None,
-    donor: np.ndarray | None,
+    donor: Sequence[int] | np.ndarray | None,
 ) -> Iterator[None]:
     """One row's activations changed at some times, unit by unit, in NumPy."""
     chosen, ablation = condition.neurons, condition.ablation
@@ -165,7 +165,7 @@ def by_hand_at(
             out = x.double().numpy().copy()
             for time in times:
                 row = out[0, time]
-                of = None if donor is None else donor[time]
+                of = None if donor is None else int(donor[time])
                 out[0, time] = _moved(row, chosen, layer, ablation, donors, of)
             return torch.from_numpy(out).to(x.dtype)
 

@@ -197,6 +197,6 @@ def unshared(outcomes: Outcomes) -> Outcomes:
     parts = {}
     for name in ("nll", "tag_loss", "lexical_loss"):
         values = getattr(outcomes, name).copy()
-        values[np.ix_(shams, np.flatnonzero(~shared))] = np.nan
+        values[np.ix_(np.array(shams), np.flatnonzero(~shared))] = np.nan
         parts[name] = values
     return replace(outcomes, shared=shared, **parts)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typed import neurons_of, present
 
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
@@ -321,15 +322,14 @@ def test_shams_are_other_neurons_of_the_same_layers(keys: KeyNeurons, study: Les
     union = {address for tag in TAGS for address in keys[tag]}
     for condition in study.outcomes.conditions:
         real = keys[condition.label]
+        cut = neurons_of(condition)
         if condition.replicate == 0:
-            assert list(condition.neurons) == list(real)
+            assert list(cut) == list(real)
         else:
-            assert condition.neurons.layer.tolist() == real.layer.tolist()
-            assert not union & set(condition.neurons)
-            assert condition.neurons.mean is not None
-            assert keys.units is not None
-            mean = keys.units.mean[condition.neurons.layer, condition.neurons.index]
-            np.testing.assert_array_equal(condition.neurons.mean, mean)
+            assert cut.layer.tolist() == real.layer.tolist()
+            assert not union & set(cut)
+            mean = present(keys.units).mean[cut.layer, cut.index]
+            np.testing.assert_array_equal(present(cut.mean), mean)
 
 
 def test_lesion_study_is_the_same_whatever_the_budget_and_lexicon(
@@ -455,8 +455,8 @@ def test_words_whose_label_the_lexicon_does_not_know(
     fresh = write("My PRON|new ADJ|dog NOUN|costs VERB|much ADV|& SYM|sleeps VERB|-. PUNCT")
     result = lesion_study(reference, fresh, keys, lexicon=lexicon, shams=0, **QUIET)
     assert result.skipped["label unknown to the lexicon"] == 1
-    assert np.isfinite(result.outcomes.nll).all()
-    assert np.isfinite(result.outcomes.tag_loss).all()
+    assert np.isfinite(present(result.outcomes).nll).all()
+    assert np.isfinite(present(result.outcomes).tag_loss).all()
 
 
 def test_progress_is_quiet_unless_shown(

@@ -98,12 +98,12 @@ class TestErrors:
         assert err.count("\n") == 1
 
     def test_what_nobody_expected(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from grammar_lens import corpus as treebank
+        from grammar_lens.corpus import sources
 
         def broken(*_args: object, **_options: Any) -> None:
             raise KeyError("a\nb")
 
-        monkeypatch.setattr(treebank, "load_treebank", broken)
+        monkeypatch.setattr(sources, "load_treebank", broken)
         code, out, err = call("info")
         assert (code, out) == (1, "")
         assert err.startswith("error: unexpected KeyError: ")
@@ -114,11 +114,12 @@ class TestErrors:
 
     def test_stopping_says_what_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from grammar_lens import certification
+        from grammar_lens.runs import pipeline
 
         def stopped(*_args: object, **_options: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(steps, "run_all", stopped)
+        monkeypatch.setattr(pipeline, "run_all", stopped)
         monkeypatch.setattr(certification, "certify", stopped)
         code, _, err = call("run")
         assert (code, err) == (130, "stopped; what was finished is kept: run again with --resume\n")
@@ -129,19 +130,19 @@ class TestErrors:
 class TestTalk:
     @pytest.fixture
     def _warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from grammar_lens import corpus as treebank
+        from grammar_lens.corpus import sources
 
-        real = load_treebank
+        real = sources.load_treebank
 
         def noisy(*args: Any, **options: Any) -> Any:
-            filters = warnings.filters[:]  # a run of the tests makes errors of them
+            filters = list(warnings.filters)  # a run of the tests makes errors of them
             warnings.simplefilter("always")
             warnings.warn_explicit("ours", RuntimeWarning, sources.__file__, 1)
             warnings.warn_explicit("theirs", RuntimeWarning, "/lib/other.py", 7)
-            warnings.filters[:] = filters
+            warnings.filters = filters
             return real(*args, **options)
 
-        monkeypatch.setattr(treebank, "load_treebank", noisy)
+        monkeypatch.setattr(sources, "load_treebank", noisy)
 
     @pytest.mark.usefixtures("_warning")
     def test_warnings_are_a_line_each(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from made_batteries import (
     unshared,
 )
 from scipy import stats
+from typed import present
 
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
@@ -229,7 +231,7 @@ class TestDamageMatched:
         made = battery(spread[:1], LABELS)
         got = study_of(extended(made, spread[1:], LABELS, kind="matched", first=1), LABELS)
         assert got.matched is not None
-        assert got.matched.p_value > 0.05
+        assert present(got.matched.p_value) > 0.05
         assert got.matched.crossed_pairs == ()
         assert got.p_value is None
 
@@ -280,7 +282,7 @@ class TestSufficiency:
         made = extended(battery(planted(n_shams=0), LABELS), keeping, LABELS, kind="rest", size=9)
         rest = study_of(made, LABELS).rest
         assert rest is not None
-        assert rest.p_value > 0.05
+        assert present(rest.p_value) > 0.05
         assert "It is not shown that the sets suffice for more" in rest.verdict()
 
     def test_without_shams(self, outcomes: Outcomes) -> None:
@@ -339,8 +341,8 @@ class TestDoses:
                 row = rows_of(outcomes, Ablation("mean", dose[d]), "set")[label, 0]
                 rises[d] = (outcomes.tag_loss[row] - outcomes.tag_loss[0])[mine]
             slopes = np.polyfit(dose, rises, 1)[0]
-            p = stats.ttest_1samp(slopes, 0, alternative="greater").pvalue
-            assert got.slope_p[i] == pytest.approx(p, rel=1e-6)
+            test: Any = stats.ttest_1samp(slopes, 0, alternative="greater")
+            assert got.slope_p[i] == pytest.approx(test.pvalue, rel=1e-6)
         shams = np.polyfit(dose, _sham_own(outcomes, dose, 7), 1)[0]
         np.testing.assert_allclose(got.sham_slope[6], shams, rtol=1e-9)
         assert got.sham_p == 1 / 21

@@ -1,6 +1,7 @@
 """Attributions against true lesions of single neurons, and lesions repeated."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ class TestCalibration:
             every = stats.spearmanr(predicted[i], measured[i])[0]
             assert got.correlation[i] == pytest.approx(some, rel=1e-9)
             assert got.correlation_all[i] == pytest.approx(every, rel=1e-9)
-            line = stats.linregress(predicted[i, :60], measured[i, :60])
+            line: Any = stats.linregress(predicted[i, :60], measured[i, :60])
             assert got.slope[i] == pytest.approx(line.slope, rel=1e-9)
             line = stats.linregress(predicted[i], measured[i])
             assert got.slope_all[i] == pytest.approx(line.slope, rel=1e-9)

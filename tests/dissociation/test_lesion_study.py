@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lesion_bench import by_hand
+from typed import neurons_of, present
 
 import grammar_lens.lesions.battery as module
 from grammar_lens.corpus.bank import Treebank
@@ -106,12 +107,12 @@ def test_other_ablations(full: LesionStudy, keys: KeyNeurons):
         assert study.n_shams == 1
         first = [c for c in rows.conditions if c.replicate == 1]
         main = [c for c in outcomes.only(Ablation()).conditions if c.replicate == 1]
-        assert [list(c.neurons) for c in first] == [list(c.neurons) for c in main]
+        assert [list(neurons_of(c)) for c in first] == [list(neurons_of(c)) for c in main]
         for i, tag in enumerate(TAGS):
             change = rows.tag_loss[rows.row(tag, 0)] - rows.tag_loss[0]
             mine = [rows.label == rows.labels.index(other) for other in TAGS]
             np.testing.assert_allclose(study.matrix[i], [change[m].mean() for m in mine])
-            assert list(rows.conditions[i].neurons) == list(keys[tag])
+            assert list(neurons_of(rows.conditions[i])) == list(keys[tag])
         assert np.abs(study.matrix - full.matrix).max() > 1e-4
 
 
@@ -151,10 +152,10 @@ def test_everything_but_a_set(full: LesionStudy, keys: KeyNeurons):
         kept = (
             keys[condition.label]
             if condition.replicate == 0
-            else outcomes.conditions[outcomes.row(condition.label, 1) - 1].neurons
+            else neurons_of(outcomes.conditions[outcomes.row(condition.label, 1) - 1])
         )
         assert len(condition.neurons) == 8 * 896 - 12
-        assert not set(kept) & set(condition.neurons)
+        assert not set(kept) & set(neurons_of(condition))
     for i, tag in enumerate(TAGS):
         for row, want in ((rows.row(tag, 0), rest.kept[i]), (rows.row(tag, 1), rest.sham[0, i])):
             change = rows.tag_loss[row] - rows.tag_loss[0]
@@ -288,11 +289,12 @@ def test_they_do_as_much_damage(ready: Battery, many: KeyNeurons, monkeypatch: p
     union = {tuple(row) for row in sets.union().tolist()}
     for condition in grown:
         assert (condition.kind, condition.ablation) == ("matched", ablation)
-        assert not union & set(condition.neurons)
-        assert len(set(condition.neurons)) == len(condition.neurons)
+        assert not union & set(neurons_of(condition))
+        assert len(set(neurons_of(condition))) == len(condition.neurons)
         assert many.units is not None
-        there = many.units.mean[condition.neurons.layer, condition.neurons.index]
-        np.testing.assert_array_equal(condition.neurons.mean, there)
+        drawn = neurons_of(condition)
+        there = many.units.mean[drawn.layer, drawn.index]
+        np.testing.assert_array_equal(present(drawn.mean), there)
     real = rises(ready, [Condition(tag, 0, sets[tag], ablation) for tag in TAGS])
     ratio = rises(ready, grown).reshape(2, 3) / real
     reachable = real > 0.1  # on so few words, a single neuron may do a tenth of a nat

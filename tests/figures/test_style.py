@@ -4,6 +4,7 @@ import os
 import shutil
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,7 +16,7 @@ from test_figures import (
     made_examples,
     made_redundancy,
 )
-from traces import traces_of
+from traces import layout_of, traces_of
 
 from grammar_lens import figures
 from grammar_lens.figures import style
@@ -128,15 +129,16 @@ WITHOUT_UNIT = {
 
 def test_every_axis_says_what_it_shows_and_in_which_unit() -> None:
     for figure in all_figures():
-        title = figure.layout.title.text
-        for axis in [*figure.select_xaxes(), *figure.select_yaxes()]:
+        title = layout_of(figure).title.text
+        axes: list[Any] = [*figure.select_xaxes(), *figure.select_yaxes()]
+        for axis in axes:
             told = axis.title.text
             if axis.showticklabels is False or (axis.plotly_name == "yaxis" and _alone(title)):
                 continue
             assert told, (title, axis.plotly_name)
             assert "(" in told or told in WITHOUT_UNIT, (title, told)
         for trace in traces_of(figure):
-            if isinstance(trace, go.Heatmap) and trace.showscale is not False:
+            if trace.type == "heatmap" and trace.showscale is not False:
                 told = trace.colorbar.title.text
                 assert "(" in told or told in WITHOUT_UNIT, (title, told)
 
@@ -147,7 +149,7 @@ def _alone(title: str) -> bool:
 
 def test_no_figure_sets_larger_type_for_a_title_of_its_own() -> None:
     for figure in all_figures():
-        assert {a.font.size for a in figure.layout.annotations} <= {11, 13, None}
+        assert {a.font.size for a in layout_of(figure).annotations} <= {11, 13, None}
 
 
 @pytest.mark.browser

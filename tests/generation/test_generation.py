@@ -321,7 +321,7 @@ class TestShares:
         assert single.low.isna().all()
         assert (single.difference == 0).all()
         none = tag_shares(counts * 0, counts, ("N", "V"), np.array([0, 0]), rng)
-        assert none[["intact", "difference", "low", "high"]].isna().all(axis=None)
+        assert none[["intact", "difference", "low", "high"]].isna().to_numpy().all()
 
     def test_a_planted_difference_is_found_and_none_where_there_is_none(self) -> None:
         rng = np.random.default_rng(1)

@@ -1,6 +1,7 @@
 """The embedded model in both classes of TransformerLens 3.9, and results to work on."""
 
 import warnings
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -19,12 +20,10 @@ from grammar_lens.selectivity.scoring import score
 @pytest.fixture(scope="session")
 def ours() -> Model:
     """The embedded model as a HookedTransformer, from its shape and weights."""
-    import transformer_lens
-    from transformer_lens import pretrained
 
     # typed loosely: the type checker sees TransformerLens 4, which has neither class nor conversion
-    lens: Any = transformer_lens
-    conversions: Any = pretrained.weight_conversions
+    lens: Any = import_module("transformer_lens")
+    conversions: Any = import_module("transformer_lens.pretrained.weight_conversions")
     folder = locate(REFERENCE_MODEL)
     hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     shape = hf.config

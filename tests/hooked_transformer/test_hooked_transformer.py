@@ -75,8 +75,8 @@ def test_collect(collected: tuple[Collected, Collected], site: str, position: st
     np.testing.assert_array_equal(one.count, other.count)
     np.testing.assert_allclose(one.mean, other.mean, atol=ATOL)
     np.testing.assert_allclose(one.mean_abs, other.mean_abs, atol=ATOL)
-    sd = [np.sqrt(m.m2 / m.count[:, None, None]) for m in (one, other)]
-    np.testing.assert_allclose(*sd, atol=ATOL)
+    mine, want = (np.sqrt(m.m2 / m.count[:, None, None]) for m in (one, other))
+    np.testing.assert_allclose(mine, want, atol=ATOL)
     # a unit at the very edge of firing may fall on either side
     assert (one.fired != other.fired).mean() < 1e-3
 

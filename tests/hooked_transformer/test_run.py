@@ -1,8 +1,11 @@
 """A run made with a HookedTransformer has the results of one made with a bridge."""
 
+from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from grammar_lens.model.about import Model
 from grammar_lens.model.forward import next_token_logits
@@ -15,12 +18,19 @@ from grammar_lens.runs.store.directory import open_run
 TOLERANCE = 1e-4
 
 
+def write_few(folder: Path, split: str, n: int) -> str:
+    """The first sentences of the embedded treebank, as a file."""
+    whole = files("grammar_lens") / "embedded" / "treebank" / f"handmade-{split}.conllu"
+    path = folder / f"few-{split}.conllu"
+    path.write_text("\n\n".join(whole.read_text("utf-8").split("\n\n")[:n]) + "\n\n", "utf-8")
+    return str(path)
+
+
 def made(model: Model, folder: Path) -> Run:
     """A small run whose session was given its model, and read again."""
     config = Config(
-        train="embedded:test",
-        fresh="embedded:train",
-        max_fresh_sentences=20,
+        train=write_few(folder.parent, "train", 40),
+        fresh=write_few(folder.parent, "test", 10),
         replicates=20,
         top_k=20,
         probe_k=5,

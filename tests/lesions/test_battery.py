@@ -34,6 +34,7 @@ from transformers import (
     Olmo2ForCausalLM,
     PreTrainedTokenizerFast,
 )
+from typed import present
 
 import grammar_lens.lesions.battery as module
 from grammar_lens.corpus.bank import Treebank
@@ -311,10 +312,11 @@ def test_a_battery_within_a_lesion_is_of_the_lesioned_model(deep: Model, few: Co
     assert isinstance(inner, Neurons)
     with lesion(deep, outer):
         got = battery(deep, few, [Condition("NOUN", 0, inner)])
-    rows = [
+    layer, index = (
         np.concatenate([a, b]) for a, b in ((outer.layer, inner.layer), (outer.index, inner.index))
-    ]
-    both = Neurons("both", "neuron", *rows, np.ones(8), np.concatenate([outer.mean, inner.mean]))
+    )
+    mean = np.concatenate([present(outer.mean), present(inner.mean)])
+    both = Neurons("both", "neuron", layer, index, np.ones(8), mean)
     want = battery(deep, few, [Condition("NOUN", 0, outer), Condition("VERB", 0, both)])
     np.testing.assert_allclose(got.nll, want.nll[1:], atol=CLOSE, rtol=0)
     assert np.abs(got.nll[0] - want.nll[0]).max() > 0.01

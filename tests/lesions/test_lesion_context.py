@@ -10,6 +10,7 @@ import pytest
 import torch
 from lesion_bench import n_hooks, units
 from torch import Tensor, nn
+from typed import present
 
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, prepare
@@ -52,9 +53,7 @@ def activations(model: Model, ids: Tensor, site: str = "neuron") -> list[Tensor]
 
 
 @contextmanager
-def cut_by_hand(
-    hf: nn.Module, ids: Tensor, neurons: Neurons, value: str, dose: float
-) -> Iterator[None]:
+def cut_by_hand(hf: Any, ids: Tensor, neurons: Neurons, value: str, dose: float) -> Iterator[None]:
     """The lesion as PyTorch hooks before down_proj of the bare Hugging Face model."""
     spare = (ids == BOS) | (ids == PAD)
     handles = []
@@ -65,7 +64,7 @@ def cut_by_hand(
             out = inputs[0].clone()
             for row in rows:
                 unit = int(neurons.index[row])
-                target = float(neurons.mean[row]) if value == "mean" else 0.0
+                target = float(present(neurons.mean)[row]) if value == "mean" else 0.0
                 old = out[..., unit]
                 out[..., unit] = torch.where(spare, old, (1 - dose) * old + dose * target)
             return out

@@ -109,6 +109,7 @@ def test_changes_are_made_where_they_are_told(tiny: Model):
         return x / 2
 
     intact = fast.read(IDS, {"resid_pre": [0]})
+    want = torch.empty(0)
     for site in SITES:
         for layer in range(2):
             with torch.no_grad():
@@ -321,7 +322,7 @@ def test_products_are_those_of_the_layer(monkeypatch: pytest.MonkeyPatch):
 
 def test_other_products_are_left_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(onednn, "is_onednn_faster", lambda: True)
-    patched = torch.nn.Linear(3, 3)
+    patched: Any = torch.nn.Linear(3, 3)
     patched.forward = lambda x: x
     for module in (torch.nn.Linear(3, 3).double(), torch.nn.LayerNorm(3), patched):
         assert onednn.with_onednn(module) is module

@@ -38,8 +38,8 @@ def llama(tiny_tokenizer: Any, shaken: Callable[[torch.nn.Module], None]) -> Any
         max_position_embeddings=64,
         bos_token_id=0,
         eos_token_id=1,
-        attn_implementation="eager",
     )
+    config._attn_implementation = "eager"
     model = transformers.LlamaForCausalLM(config).eval()
     shaken(model)
     return model
@@ -158,8 +158,8 @@ def test_packed_weights_are_dequantised_and_said_so(
     model = load_model(path, device="cpu")
     assert describe(model)["gguf"]["tensors"] == {"F32": 17, "Q8_0": 4}
     # Q8_0 keeps blocks of 32 weights as integers times the largest magnitude / 127, in float16
-    written = model.blocks[1].mlp.W_out.detach().T
-    original = llama.model.layers[1].mlp.down_proj.weight.detach()
+    written: torch.Tensor = model.blocks[1].mlp.W_out.detach().T
+    original: torch.Tensor = llama.model.layers[1].mlp.down_proj.weight.detach()
     step = original.reshape(WIDTH, -1, 32).abs().amax(2, keepdim=True) / 127
     error = (written - original).reshape(WIDTH, -1, 32).abs()
     assert bool((error <= step * (0.5 + 127 * 2**-11) + 1e-7).all())

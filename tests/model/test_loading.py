@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from grammar_lens import model as gm
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.loading import load_model
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 400,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -22,7 +23,7 @@ SHAPE = {
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
 }
-GROUPED = {**SHAPE, "num_key_value_heads": 2}
+GROUPED: dict[str, Any] = {**SHAPE, "num_key_value_heads": 2}
 GPT2 = {
     "vocab_size": 400,
     "n_embd": 32,
@@ -79,7 +80,7 @@ PLACES = {
 Seen = dict[tuple[str, int], Tensor]
 
 
-def plain(hf: nn.Module, places: dict[str, tuple[str, str]], ids: Tensor) -> tuple[Seen, Tensor]:
+def plain(hf: Any, places: dict[str, tuple[str, str]], ids: Tensor) -> tuple[Seen, Tensor]:
     """Activations by (site, layer), and logits, by PyTorch hooks on the Hugging Face model."""
     seen: Seen = {}
     handles = []
@@ -92,9 +93,9 @@ def plain(hf: nn.Module, places: dict[str, tuple[str, str]], ids: Tensor) -> tup
             module = hf.get_submodule(pattern.format(layer))
             key = (site, layer)
             handles.append(
-                module.register_forward_pre_hook(lambda _m, x, key=key: read(key, x))
+                module.register_forward_pre_hook(partial(lambda key, _m, x: read(key, x), key))
                 if side == "in"
-                else module.register_forward_hook(lambda _m, _x, y, key=key: read(key, y))
+                else module.register_forward_hook(partial(lambda key, _m, _x, y: read(key, y), key))
             )
     with torch.no_grad():
         logits = hf(ids).logits
@@ -241,7 +242,9 @@ def test_output_norms_are_those_of_the_outgoing_weights(
     kind: str, made: nn.Module, tiny_tokenizer: Any
 ):
     places = PLACES.get(kind, LLAMA)["neuron"][0]
-    weights = [made.get_submodule(places.format(layer)).weight.detach() for layer in range(2)]
+    weights = [
+        next(made.get_submodule(places.format(layer)).parameters()).detach() for layer in range(2)
+    ]
     # a linear layer stores [out, in], GPT-2's Conv1D [in, out]
     want = torch.stack([w.double().norm(dim=1 if kind == "gpt2" else 0) for w in weights])
     got = torch.from_numpy(gm.output_norms(load_model(made, tokenizer=tiny_tokenizer)))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from typed import named_rows
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.neurons.controls import (
@@ -322,10 +323,10 @@ def test_key_neurons_with_their_effects(contrasted: tuple[Moments, Adjusted]):
         },
     )
     table = with_effects(keys, scores, three)
-    pd.testing.assert_frame_equal(table[plain.columns], plain)
+    pd.testing.assert_frame_equal(table.loc[:, list(plain.columns)], plain)
     shared = keys.n_labels()[table["layer"], table["index"]]
     assert table["n_labels"].tolist() == shared.tolist()
-    for row in table.itertuples():
+    for row in named_rows(table):
         i = scores.labels.index(str(row.label))
         assert row.cohens_d == scores.effect[i, row.layer, row.index]
         np.testing.assert_equal(row.within_type_d, three.within_type[i, row.layer, row.index])

@@ -80,6 +80,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ways_to_write_an_address():
+    given: Any
     for given in ((5, 123), ("5.123",), (" 5:123 ",), ("5, 123",), (np.int64(5), np.int64(123))):
         assert parse_address(*given) == (5, 123)
     for given in (("5",), (5,), ("5.1.2",), ("-1.3",), ("5", 3), ("five.3",)):
@@ -322,6 +323,7 @@ def test_examples_are_read_where_there_are_none(run: Run):
 
 @pytest.mark.usefixtures("untouched")
 def test_neurons_that_do_not_exist(run: Run):
+    given: Any
     for given in ((8, 0), ("8.0",), (0, 896), (-1, 5)):
         with pytest.raises(
             GrammarLensError, match="does not exist: reference-9m has 8 layers of 896"

@@ -144,7 +144,7 @@ class TestHost:
         with pytest.raises(
             GrammarLensError, match=r"different labels cannot be merged: .*NOUN.*VERB"
         ):
-            one + other
+            _ = one + other
 
     @pytest.mark.parametrize("field", ["model", "label", "position", "site"])
     def test_different_origins_cannot_be_merged(self, field: str) -> None:
@@ -153,7 +153,7 @@ class TestHost:
         with pytest.raises(
             GrammarLensError, match=r"different origins cannot be merged: .*elsewhere"
         ):
-            one + other
+            _ = one + other
 
     def test_parts_of_different_treebanks_can_be_merged(self) -> None:
         one = two_pass(*drifting(np.random.default_rng(3), 9))

@@ -83,7 +83,7 @@ def assert_same(one: Moments, other: Moments, sd: float = 1e-6) -> None:
 
 
 @contextmanager
-def hooks_by_hand(hf: nn.Module, seen: dict[tuple[str, int], Tensor]) -> Iterator[None]:
+def hooks_by_hand(hf: Any, seen: dict[tuple[str, int], Tensor]) -> Iterator[None]:
     handles = []
     for site, (path, side) in {**PLACES, "gate": ("mlp.gate_proj", "out")}.items():
         for layer, block in enumerate(hf.model.layers):
@@ -223,17 +223,17 @@ def test_all_units_are_kept_some_tokens_away(
 
 def test_layers_that_no_reader_wants_are_left_alone(tiny: Model, bank: Treebank):
     found = aligned(bank, tiny.tokenizer)
-    seen: set[int] = set()
+    asked: set[int] = set()
 
     class Note(FeatureReader):
-        def add(self, layer: int, *rest: Any) -> Tensor:
-            seen.add(layer)
-            return super().add(layer, *rest)
+        def add(self, layer: int, seen: Seen, words: Tensor) -> Tensor:
+            asked.add(layer)
+            return super().add(layer, seen, words)
 
     reader = Note(found.n_words, np.array([[1, 3]]))
     tap = Tap("neuron", "word", found.readable("word"), np.arange(found.n_words), reader, [1])
     stream(tiny, found, token_batches(found), [tap])
-    assert seen == {1}
+    assert asked == {1}
 
 
 # Numbers that are not finite ----------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_samples_that_are_not_finite_are_flagged():
 def test_features_that_are_not_finite_are_named(make_tiny: Callable[[], Model], bank: Treebank):
     model = make_tiny()
     with torch.no_grad():
-        embedding(model).weight[:] = float("nan")
+        next(embedding(model).parameters())[:] = float("nan")
     found = aligned(bank, model.tokenizer)
     reader = FeatureReader(found.n_words, np.array([[1, 3]]))
     tap = Tap("neuron", "word", found.readable("word"), np.arange(found.n_words), reader, [1])

@@ -105,7 +105,9 @@ def reduced(fused: ModuleType, batches: Sequence[Batch], device: str) -> Running
     big = [torch.zeros(N_CLASSES, 3, n_units, dtype=torch.float64, device=device) for _ in range(3)]
     running = Running(
         torch.zeros(N_CLASSES, 3, dtype=torch.float64, device=device)[:, 1],
-        *[x[:, 1] for x in big],
+        big[0][:, 1],
+        big[1][:, 1],
+        big[2][:, 1],
         torch.zeros(3, n_units, dtype=torch.float64, device=device)[1],
         torch.zeros((), dtype=torch.int32, device=device),
     )

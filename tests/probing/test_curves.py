@@ -31,16 +31,19 @@ def words(seed: int, n: int, planted: float = 1.5) -> ProbeWords:
     return ProbeWords(features, classes, tuple(f"w{i}" for i in rng.integers(0, 300, n)))
 
 
+Both = tuple[ProbeWords, ProbeWords]
+
+
 @pytest.fixture(scope="module")
-def both() -> tuple[ProbeWords, ProbeWords]:
+def both() -> Both:
     return words(1, 2000), words(2, 1000)
 
 
 class TestCurve:
-    def test_planted_neurons_raise_it_and_others_do_not(self, both) -> None:
+    def test_planted_neurons_raise_it_and_others_do_not(self, both: Both) -> None:
         draws = [NOISE, [columns + 4 for columns in NOISE]]
         rng = np.random.default_rng(0)
-        got = curve(*both, {"good": PLANTED, "bad": NOISE}, KS, rng=rng, random=draws)
+        got = curve(both[0], both[1], {"good": PLANTED, "bad": NOISE}, KS, rng=rng, random=draws)
         frame = got.to_frame()
         assert list(frame) == COLUMNS
         good = frame[frame.score == "good"].accuracy.to_numpy()
@@ -52,7 +55,7 @@ class TestCurve:
         assert (np.abs(frame.control_accuracy - 0.4) < 0.15).all()
         assert "ProbeCurve of good, bad, random at k = 1, 2, 4 on 1,000 fresh words" in repr(got)
 
-    def test_every_number_is_of_its_columns(self, both) -> None:
+    def test_every_number_is_of_its_columns(self, both: Both) -> None:
         train, fresh = both
         rng = np.random.default_rng(0)
         got = curve(train, fresh, {"good": PLANTED}, KS, rng=rng, random=[NOISE, PLANTED])
@@ -60,7 +63,7 @@ class TestCurve:
         known = set(train.key)
         unseen = np.array([key not in known for key in fresh.key])
         for k, columns, noise in zip(KS, PLANTED, NOISE, strict=True):
-            right = {}
+            right, f1 = {}, 0.0
             for name, which in (("good", columns), ("noise", noise)):
                 predicted = predict(
                     train.features[:, which], train.classes, fresh.features[:, which]
@@ -76,19 +79,19 @@ class TestCurve:
             assert point.random_accuracy == random.accuracy == pytest.approx(expected)
             assert point.unseen_accuracy == (right["good"][unseen].mean() if unseen.any() else None)
 
-    def test_what_is_not_there_is_missing(self, both) -> None:
+    def test_what_is_not_there_is_missing(self, both: Both) -> None:
         """No draws, no unseen form, no ambiguous form."""
         train, fresh = (ProbeWords(w.features, w.classes, ("the",) * len(w.key)) for w in both)
         train = ProbeWords(train.features, np.append([1], np.zeros(1999, int)), train.key)
         got = curve(train, fresh, {"good": PLANTED}, KS, rng=np.random.default_rng(0))
         frame = got.to_frame()
         missing = ["random_accuracy", "unseen_accuracy", "ambiguous_accuracy"]
-        assert frame[missing].isna().all(axis=None)
-        assert frame.drop(columns=missing).notna().all(axis=None)
+        assert frame[missing].isna().to_numpy().all()
+        assert frame.drop(columns=missing).notna().to_numpy().all()
         assert got.points[0].random_accuracy is None
 
-    def test_nothing_ranked_nothing_drawn(self, both) -> None:
-        got = curve(*both, {}, KS, rng=np.random.default_rng(0))
+    def test_nothing_ranked_nothing_drawn(self, both: Both) -> None:
+        got = curve(both[0], both[1], {}, KS, rng=np.random.default_rng(0))
         assert got.points == ()
         assert list(got.to_frame()) == COLUMNS
 
@@ -105,11 +108,13 @@ class TestCurve:
             ({"random": PLANTED}, [PLANTED], "a ranking is called 'random', which names the draws"),
         ],
     )
-    def test_rankings_that_do_not_fit_are_refused(self, both, rankings, random, message) -> None:
+    def test_rankings_that_do_not_fit_are_refused(
+        self, both: Both, rankings, random, message
+    ) -> None:
         with pytest.raises(GrammarLensError, match=message):
-            curve(*both, rankings, KS, rng=np.random.default_rng(0), random=random)
+            curve(both[0], both[1], rankings, KS, rng=np.random.default_rng(0), random=random)
 
-    def test_words_that_cannot_be_probed_are_refused(self, both) -> None:
+    def test_words_that_cannot_be_probed_are_refused(self, both: Both) -> None:
         train, fresh = both
         one = ProbeWords(train.features, train.classes * 0, train.key)
         with pytest.raises(GrammarLensError, match="all training words have one label"):
@@ -117,7 +122,7 @@ class TestCurve:
 
 
 class TestPerLayer:
-    def test_the_layer_with_what_is_planted_stands_out(self, both) -> None:
+    def test_the_layer_with_what_is_planted_stands_out(self, both: Both) -> None:
         train, fresh = both
         layers = {2: np.arange(10, 14), 5: np.arange(4), 6: np.zeros(0, int)}
         frame = per_layer(train, fresh, layers, rng=np.random.default_rng(0)).set_index("layer")

@@ -69,7 +69,7 @@ class TestLeace:
 
         x, z = train.features, np.eye(3)[train.classes]
         centred = x - x.mean(0)
-        w = np.linalg.pinv(sqrtm(centred.T @ centred / len(x)).real)
+        w = np.linalg.pinv(np.real(sqrtm(centred.T @ centred / len(x))))
         a = w @ (centred.T @ (z - z.mean(0)) / len(x))
         p = a @ np.linalg.pinv(a, rcond=1e-9)
         expected = x - centred @ (np.linalg.pinv(w) @ p @ w).T

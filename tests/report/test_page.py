@@ -24,6 +24,8 @@ from test_figures import (
     made_probe,
     made_study,
 )
+from traces import json_of
+from typed import present
 from typer.testing import CliRunner
 from watched_pages import on_page
 
@@ -157,15 +159,17 @@ def made_examples(
     values = np.arange(1.0, len(words) + 1)
     word, passage = words[place].strip(), Passage(words, source)
     span = (place, place + 1)
-    ends = [
+    top, bottom = (
         (Example(passage, read, span, word, labels[0], float(sign * values[read]), sign * values),)
         for sign in (1, -1)
-    ]
+    )
     moved = TokenEffect(" to", 0.5), TokenEffect("\n", 0.25)
     against = (TokenEffect(" of", -0.5),)
     contrast = np.linspace(-1, 1, len(labels))
     found = {
-        at: NeuronExamples(*at, labels, count, quantiles, *ends, contrast, moved, against, origin)
+        at: NeuronExamples(
+            *at, labels, count, quantiles, top, bottom, contrast, moved, against, origin
+        )
         for at in (next(iter(keys[label])) for label in labels)
     }
     return Examples(found, origin)
@@ -305,7 +309,7 @@ def test_figures_of_the_page_are_those_of_the_results(made: MadeRun, page: Page)
         *("data-damage-matched", "data-values", "data-sufficiency", "data-bias"),
         "data-loss-split",
     }
-    expected = json.loads(figures.layer_neuron_heatmap(made.at("next").scores, "VERB").to_json())
+    expected = json_of(figures.layer_neuron_heatmap(made.at("next").scores, "VERB"))
     drawn = data["data-heatmap-next-2"]
     z, exact = drawn["data"][0].pop("z"), expected["data"][0].pop("z")
     assert drawn == expected
@@ -473,14 +477,14 @@ def test_time_course_and_curve_stand_where_they_were_read(made: MadeRun, page: P
     data = page.data()
     assert made.course is not None
     assert data["data-course-word-2"] == single_precision(
-        json.loads(figures.time_course(made.course, "VERB").to_json())
+        json_of(figures.time_course(made.course, "VERB"))
     )
     probe = made.at("word").probe
     assert probe is not None
     expected = figures.accuracy_against_k(
         made_curve(), majority=0.4, word_baseline=0.75, origin=probe.origin
     )
-    assert data["data-curve-word"] == json.loads(expected.to_json())
+    assert data["data-curve-word"] == json_of(expected)
     assert not {"data-course-next-1", "data-curve-next"} & set(data)
     assert "on fresh words of made:train that no neuron was chosen on" in page.text
     described = {a["id"]: a["data-description"] for a, _ in page.scripts if "data-description" in a}
@@ -654,7 +658,7 @@ def test_every_part_of_the_lesion_study_is_shown(made: MadeRun, page: Page) -> N
         ("loss-split", figures.loss_split(study)),
         ("bias", figures.bias_and_auroc(study)),
     ):
-        assert data[f"data-{name}"] == json.loads(figure.to_json())
+        assert data[f"data-{name}"] == json_of(figure)
     own = figures.number(study.matrix[2, 2], 3, plus=True)
     turned = figures.number(-study.matrix[2, 2], 3, plus=True)
     twice = figures.number(2 * study.matrix[2, 2], 3, plus=True)
@@ -662,7 +666,7 @@ def test_every_part_of_the_lesion_study_is_shown(made: MadeRun, page: Page) -> N
         f"ADJ {own} {twice} {turned} no",
         "VERB +0.300 < .001 yes yes +0.020 0.048",
         "ADJ +0.000 0.500 no no",
-        f"NOUN +2.000 {figures.number(study.rest.sham_own[:, 0].mean(), 3, plus=True)} +4.000 0.50",
+        f"NOUN +2.000 {figures.number(present(study.rest).sham_own[:, 0].mean(), 3, plus=True)} +4.000 0.50",
         "ADJ 0.97 0.70 \N{EN DASH} 31",
         # by ordinary shams alone, and by damage-matched ones alone
         "NOUN and VERB 0.001 1.50 0.90 confirmed \N{EN DASH} \N{EN DASH}",

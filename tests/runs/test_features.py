@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,13 @@ from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.runs import features as transformer
 from grammar_lens.runs.pipeline import run_step
 from grammar_lens.runs.settings import Config
+
+
+def cloned(made: KeyNeuronFeatures) -> KeyNeuronFeatures:
+    twin = clone(made)
+    assert isinstance(twin, KeyNeuronFeatures)
+    return twin
+
 
 SENTENCES = [
     "The old dog sleeps near the warm fire.",
@@ -125,7 +132,7 @@ def test_key_neurons_become_one_column_each(tiny: Model, keys: KeyNeurons) -> No
         assert address == f"{layer}.{index}"
         assert owners.split("+") == [x for x in keys if (layer, index) in set(keys[x].top(3))]
     assert any("+" in name for name in names), "some neuron is key to several labels"
-    assert len(clone(made).set_params(k=None).fit(SENTENCES).neurons_) == len(keys.union())
+    assert len(cloned(made).set_params(k=None).fit(SENTENCES).neurons_) == len(keys.union())
 
 
 def test_other_kinds_of_neurons(tiny: Model, keys: KeyNeurons) -> None:
@@ -211,18 +218,18 @@ def test_a_grid_over_k_and_pooling(
 ) -> None:
     texts, has = conjoined
     made = make_pipeline(KeyNeuronFeatures(reference, conjunctions), LogisticRegression())
-    grid = GridSearchCV(
+    grid: Any = GridSearchCV(
         made,
         {"keyneuronfeatures__k": [1, 3], "keyneuronfeatures__pooling": ["max", "first"]},
         cv=2,
-        error_score="raise",
+        error_score=cast(Any, "raise"),  # annotated as a number
     )
     grid.fit(np.array(texts[:80]), has[:80])
     assert grid.best_params_["keyneuronfeatures__pooling"] == "max"
     best = grid.best_estimator_[0]
     assert best.model_ is reference
     assert best.n_features_out_ == len(conjunctions.top(best.k).union())
-    assert grid.score(texts[80:160], has[80:160]) > 0.8
+    assert float(grid.score(texts[80:160], has[80:160])) > 0.8
 
 
 def test_pandas_in_and_out(tiny: Model, keys: KeyNeurons) -> None:
@@ -233,12 +240,12 @@ def test_pandas_in_and_out(tiny: Model, keys: KeyNeurons) -> None:
     assert list(frame.columns) == list(made.get_feature_names_out())
     plain = KeyNeuronFeatures(tiny, keys, k=2).fit_transform(tuple(SENTENCES))
     np.testing.assert_array_equal(frame.to_numpy(), plain)
-    assert isinstance(clone(made).fit_transform(SENTENCES), pd.DataFrame), "clones keep it"
+    assert isinstance(cloned(made).fit_transform(SENTENCES), pd.DataFrame), "clones keep it"
 
 
 def test_clones_share_the_model_and_are_not_fitted(tiny: Model, keys: KeyNeurons) -> None:
     made = KeyNeuronFeatures(tiny, keys, k=2, pooling="last", batch_tokens=64).fit(SENTENCES)
-    twin = clone(made)
+    twin = cloned(made)
     assert (twin.model, twin.neurons) == (tiny, keys)
     assert (twin.k, twin.pooling, twin.batch_tokens) == (2, "last", 64)
     with pytest.raises(NotFittedError):
@@ -280,7 +287,7 @@ class OfRows(KeyNeuronFeatures):
         return super().transform(self._texts(X, reset=False))
 
     def _texts(self, X: Any, *, reset: bool) -> list[str]:
-        rows = validate_data(self, X, reset=reset)
+        rows: Any = validate_data(self, X, reset=reset)
         return [" ".join(WORDS[int(abs(v) * 97) % len(WORDS)] for v in row) for row in rows]
 
 

@@ -241,7 +241,7 @@ def test_the_lesions_of_an_export(made: Path, exported: dict[str, pd.DataFrame])
     n = len(study.labels)
     assert len(table) == n * n * (1 + len(study.others))
     for one in (study, *study.others):
-        mine = table[(table["value"] == one.value) & (table["dose"] == one.dose)]
+        mine = table.loc[(table["value"] == one.value) & (table["dose"] == one.dose)]
         wide = mine.pivot(index="lesion", columns="words_of", values="tag_loss_change")
         labels = list(study.labels)
         np.testing.assert_array_equal(wide.loc[labels, labels], one.matrix)

@@ -32,7 +32,7 @@ from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.probing.curves import CurvePoint, ProbeCurve
 from grammar_lens.runs import steps as work
 from grammar_lens.runs.pipeline import run_all, run_step
-from grammar_lens.runs.run import Run, load_run
+from grammar_lens.runs.run import load_run
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.settings import Config
 from grammar_lens.runs.store.arrays import (
@@ -57,7 +57,7 @@ from grammar_lens.runs.store.results import (
     save_keys,
     save_study,
 )
-from grammar_lens.runs.store.stored import ATTRIBUTIONS
+from grammar_lens.runs.store.stored import ATTRIBUTIONS, StoredRun
 from grammar_lens.selectivity.collecting import Collected
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 
@@ -457,7 +457,7 @@ def stored(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "run"))
 
 
-def step_again(step: str, path: Path, **changes: Any) -> Run:
+def step_again(step: str, path: Path, **changes: Any) -> StoredRun:
     run = load_run(path)
     config = Config.of(run, show_progress=False, **changes)
     return run_step(step, config, run, print)
@@ -754,7 +754,7 @@ def test_the_outcome_table_has_a_row_for_what_was_scored():
     forms = tuple("abcdefg" * 8)
     table = outcome_table(outcomes, forms)
     assert len(table) == np.isfinite(outcomes.nll).sum() < outcomes.nll.size
-    intact = table[table["lesion"] == ""]
+    intact = table.loc[table["lesion"] == ""]
     assert len(intact) == 56
     assert intact[["kind", "value", "where"]].eq("").to_numpy().all()
     assert (intact["dose"] == 0).all()

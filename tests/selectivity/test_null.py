@@ -236,7 +236,7 @@ def test_a_null_is_made_of_the_scores_of_exchanged_words(
     np.testing.assert_allclose(null.strength, rms, rtol=1e-9, atol=1e-9)
     # z: every data set against all, the observed one among them
     everything = np.concatenate([null.observed[None], direct])
-    z = stats.zscore(everything, axis=0, ddof=1)
+    z = np.asarray(stats.zscore(everything, axis=0, ddof=1))
     z = np.abs(z) if null.two_sided else z
     np.testing.assert_allclose(null.z(null.observed), z[0], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(null.maximum, z[1:].max((1, 2, 3)), rtol=1e-6)
@@ -398,7 +398,7 @@ def test_labels_with_few_words_do_not_set_the_maximum():
             for codes in (classes, *exchanged.codes)
         ]
     )
-    z = np.abs(stats.zscore(direct, axis=0, ddof=1))[1:]
+    z = np.abs(np.asarray(stats.zscore(direct, axis=0, ddof=1)))[1:]
     others = z[:, np.arange(6) != 2].max((1, 2, 3))
     np.testing.assert_allclose(null.maximum, others, rtol=1e-6)
     assert (z.max((1, 2, 3)) > others + 0.1).any(), "it would have, or this tests nothing"
@@ -454,7 +454,7 @@ def full_text(seed: int) -> Text:
 
 def not_above_nominal(times: int, repetitions: int) -> bool:
     """Whether so many errors are not significantly more than 5 % at 1 % (one-sided binomial)."""
-    return stats.binomtest(times, repetitions, 0.05, alternative="greater").pvalue > 0.01
+    return bool(stats.binomtest(times, repetitions, 0.05, alternative="greater").pvalue > 0.01)
 
 
 CASES = [("correlation", 0.0), ("cohens_d", 1.0), ("eta_squared", 0.0), ("probeless_sd", 1.0)]
