@@ -20,10 +20,10 @@ from grammar_lens.agreement.lesioning import agreement_study
 from grammar_lens.agreement.pairs import read_pairs
 from grammar_lens.agreement.scoring import score_pairs
 from grammar_lens.corpus.bank import Treebank
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.generation.tagging import Tagger
 from grammar_lens.generation.writing import write_on
 from grammar_lens.lesions.directions import directions
-from grammar_lens.lesions.donors import LesionError
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.about import Model
 from grammar_lens.model.forward import next_token_logits
@@ -324,7 +324,7 @@ def test_the_same_numbers(name: str, ours: Model, theirs: Model, given: Given):
 
 
 def test_lesions_at_the_scored_token_need_a_bridge(ours: Model, given: Given):
-    with pytest.raises(LesionError, match="use every token"):
+    with pytest.raises(GrammarLensError, match="use every token"):
         gl.lesion_study(
             ours, given.fresh, given.keys, lexicon=given.lexicon, where="scored", shams=1, **QUIET
         )

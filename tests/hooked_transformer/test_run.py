@@ -31,6 +31,7 @@ def made(model: Model, folder: Path) -> Run:
     config = Config(
         train=write_few(folder.parent, "train", 40),
         fresh=write_few(folder.parent, "test", 10),
+        labels=("NOUN", "VERB", "ADJ", "PRON", "DET"),
         replicates=20,
         top_k=20,
         probe_k=5,
