@@ -66,7 +66,13 @@ def run(
     lexicon = fit_lexicon(reference, bank["train"])
 
     def made(**options: Any) -> LesionStudy:
-        given: dict[str, Any] = {"shams": 2, "damage_matched": 0, "labels": TAGS, **QUIET, **options}
+        given: dict[str, Any] = {
+            "shams": 2,
+            "damage_matched": 0,
+            "labels": TAGS,
+            **QUIET,
+            **options,
+        }
         return lesion_study(reference, fresh, keys, lexicon=lexicon, **given)
 
     return made
