@@ -128,8 +128,8 @@ def test_lesion_rows_stand_beside_what_they_are_compared_with() -> None:
     p = present(study.matched).p_value
     for part in (
         "20 replicates of 0.93 of the output or more, 4,300 held-out words",
-        f"beyond mere damage \N{BOX DRAWINGS LIGHT VERTICAL} p = {p:.3f}",
-        "20 damage-matched shams doing 0.95 of the damage or more; 1 pairs against them",
+        f"against damage-matched shams \N{BOX DRAWINGS LIGHT VERTICAL} p = {p:.3f}",
+        "replicates doing 0.95 of the damage or more; 1 pairs against them",
         "own tag loss rises for 2 of 3 tags",
         "at dose 1 +0.233 nats, other tags +0.023",
         "2 of 3 tags agree in sign",
@@ -145,12 +145,12 @@ def test_lesion_rows_of_older_summaries_and_of_two_tags() -> None:
     new = ("output_ratio", "damage_matched", "doses", "values", "sign_agreement", "sufficiency")
     older = shown({"lesion": {k: v for k, v in lesion.items() if k not in new}})
     assert "20 replicates, 4,300 held-out words" in older
-    for part in ("beyond mere damage", "doses", "values of the lesion", "only its own set"):
+    for part in ("against damage-matched shams", "doses", "values of the lesion", "only its own set"):
         assert part not in older
     two = {**lesion, "p_value": None, "labels": list(LABELS[:2])}
     assert "no p: two tags" in shown({"lesion": two})
     assert "no shams" in shown({"lesion": {**two, "n_shams": 0}})
     matched = {"n_shams": 5, "p_value": None, "crossed_pairs": [], "damage_ratio": None}
-    assert "5 damage-matched shams; 0 pairs against them" in shown(
+    assert "5 replicates; 0 pairs against them" in shown(
         {"lesion": {**two, "damage_matched": matched}}
     )
