@@ -145,7 +145,12 @@ def test_lesion_rows_of_older_summaries_and_of_two_tags() -> None:
     new = ("output_ratio", "damage_matched", "doses", "values", "sign_agreement", "sufficiency")
     older = shown({"lesion": {k: v for k, v in lesion.items() if k not in new}})
     assert "20 replicates, 4,300 held-out words" in older
-    for part in ("against damage-matched shams", "doses", "values of the lesion", "only its own set"):
+    for part in (
+        "against damage-matched shams",
+        "doses",
+        "values of the lesion",
+        "only its own set",
+    ):
         assert part not in older
     two = {**lesion, "p_value": None, "labels": list(LABELS[:2])}
     assert "no p: two tags" in shown({"lesion": two})
