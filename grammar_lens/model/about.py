@@ -65,8 +65,12 @@ def fingerprint(model: Model) -> str:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Name and size of a model, as summary.json has them; of a GGUF file also how it was stored."""
+    """Name and size of a model, as summary.json has them.
+
+    With them, where known, the formats of a GGUF file's weights and the commit of a hub model.
+    """
     stored = getattr(model, "grammar_lens_gguf", None)
+    commit = getattr(model, "grammar_lens_commit", None)
     return {
         "name": model_name(model),
         "n_layers": int(model.cfg.n_layers),
@@ -74,6 +78,7 @@ def describe(model: Model) -> dict[str, Any]:
         "d_mlp": int(model.cfg.d_mlp),
         "n_parameters": n_parameters(model),
         **({} if stored is None else {"gguf": stored.record()}),
+        **({} if commit is None else {"commit": str(commit)}),
     }
 
 

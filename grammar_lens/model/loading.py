@@ -35,11 +35,13 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     device_map: str | dict[str, Any] | None = None,
+    revision: str | None = None,
 ) -> Model:
     """A hooked transformer: the embedded model, a folder, a GGUF file, a hub id or a loaded model.
 
     `smollm2-135m` is the name of a model in a Python package (see `gguf.PACKAGED`). A GGUF file needs
-    the extra `gguf`; its weights are dequantised and its own tokenizer is used.
+    the extra `gguf`; its weights are dequantised and its own tokenizer is used. `revision` is the
+    branch, tag or commit of a hub model, by default its main branch.
     `dtype` is by default float32 on CPU and the checkpoint's own on a GPU; `device` is a GPU when
     there is one. A loaded Hugging Face model needs its `tokenizer` and is wrapped in place: do not
     use it as a bare model afterwards. It keeps its dtype and device where none is given; a model
@@ -49,6 +51,8 @@ def load_model(
     one that TransformerLens can hook.
     """
     if isinstance(source, nn.Module):
+        if revision is not None:
+            raise _not_from_the_hub("a loaded model", revision)
         if is_hooked(source):
             _check_taken_as_it_is(source, tokenizer, dtype, device, device_map)
             return _frozen(source)
@@ -62,17 +66,25 @@ def load_model(
     location = locate(name)
     stored = _check_files(location, needs_tokenizer=tokenizer is None)
     device = _pick_device(device)
-    hf_model, tokenizer = _load_hugging_face(location, tokenizer, dtype, device, device_map)
+    hf_model, tokenizer = _load_hugging_face(
+        location, tokenizer, dtype, device, device_map, revision
+    )
+    commit = getattr(hf_model.config, "_commit_hash", None)
     if stored is not None:
         gguf.forget_quantization(hf_model)
     model = _wrap(hf_model, tokenizer, None if device_map else device)
     model.grammar_lens_name = _short_name(name, location)
     model.grammar_lens_gguf = stored
+    model.grammar_lens_commit = commit
     return model
 
 
 def load_shape(
-    source: str | os.PathLike[str], *, dtype: str | torch.dtype | None = None, device: str = "cuda"
+    source: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str = "cuda",
+    revision: str | None = None,
 ) -> Model:
     """The model without its weights, from config.json and the tokenizer alone: for its sizes.
 
@@ -85,7 +97,7 @@ def load_shape(
     _check_files(location, needs_tokenizer=True, needs_weights=False)
     chosen = _pick_dtype(dtype, torch.device("cpu" if device == "cpu" else "cuda"))
     with _explained_errors(location):
-        config, tokenizer = _load_config(location, None)
+        config, tokenizer = _load_config(location, None, revision)
         if not isinstance(chosen, torch.dtype):
             chosen = getattr(config, "dtype", None) or torch.float32
         with torch.device("meta"):
@@ -235,14 +247,15 @@ def _load_hugging_face(
     dtype: str | torch.dtype | None,
     device: torch.device,
     device_map: str | dict[str, Any] | None,
+    revision: str | None = None,
 ) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM
 
-    root, options = _where(location)
+    root, options = _where(location, revision)
     if gguf.is_gguf(location):
         options |= _unpacked()
     with _explained_errors(location):
-        config, tokenizer = _load_config(location, tokenizer)
+        config, tokenizer = _load_config(location, tokenizer, revision)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             root,
             config=config,
@@ -265,11 +278,13 @@ def _load_hugging_face(
     return model, tokenizer
 
 
-def _load_config(location: Path | str, tokenizer: Any) -> tuple[Any, Any]:
+def _load_config(
+    location: Path | str, tokenizer: Any, revision: str | None = None
+) -> tuple[Any, Any]:
     """The contents of config.json or of the GGUF file, and the tokenizer where none is given."""
     from transformers import AutoConfig, AutoTokenizer
 
-    root, options = _where(location)
+    root, options = _where(location, revision)
     config = AutoConfig.from_pretrained(root, trust_remote_code=False, **options)
     _check_architectures(config.architectures or [], str(location))
     require_dense(config)
@@ -278,13 +293,21 @@ def _load_config(location: Path | str, tokenizer: Any) -> tuple[Any, Any]:
     return config, tokenizer
 
 
-def _where(location: Path | str) -> tuple[Path | str, dict[str, Any]]:
+def _where(location: Path | str, revision: str | None) -> tuple[Path | str, dict[str, Any]]:
     """What transformers' from_pretrained takes for a location: the first argument and options."""
     if not isinstance(location, Path):
-        return location, {}
+        return location, {} if revision is None else {"revision": revision}
+    if revision is not None:
+        raise _not_from_the_hub(str(location), revision)
     if gguf.is_gguf(location):
         return location.parent, {"local_files_only": True, "gguf_file": location.name}
     return location, {"local_files_only": True}
+
+
+def _not_from_the_hub(what: str, revision: str) -> GrammarLensError:
+    return GrammarLensError(
+        f"revision is {revision!r}, and {what} has none: it is for models of the hub, so leave it out"
+    )
 
 
 def _unpacked() -> dict[str, Any]:

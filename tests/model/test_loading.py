@@ -394,6 +394,38 @@ def test_a_hub_id_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch):
         load_model("some/model")
 
 
+def test_a_revision_is_asked_of_the_hub_and_its_commit_noted(
+    tiny_hf: Callable[[], Any], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+):
+    asked: dict[str, object] = {}
+
+    def config_of(_name: str, **options: object) -> Any:
+        asked["config"] = options.get("revision")
+        return tiny_hf().config
+
+    def model_of(_name: str, **options: object) -> Any:
+        asked["model"] = options.get("revision")
+        hf = tiny_hf()
+        hf.config._commit_hash = "0" * 40
+        return hf, {"missing_keys": []}
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", config_of)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", model_of)
+    model = load_model("some/model", tokenizer=tiny_tokenizer, revision="v2", device="cpu")
+    assert asked == {"config": "v2", "model": "v2"}
+    assert gm.describe(model)["commit"] == "0" * 40
+    load_model("some/model", tokenizer=tiny_tokenizer, device="cpu")
+    assert asked == {"config": None, "model": None}
+
+
+def test_a_revision_of_what_is_not_on_the_hub(
+    folder: Path, tiny_hf: Callable[[], Any], tiny_tokenizer: Any
+):
+    for source, options in ((folder, {}), (tiny_hf(), {"tokenizer": tiny_tokenizer})):
+        with pytest.raises(GrammarLensError, match=r"revision is 'v2', and .* has none: it is for"):
+            load_model(source, revision="v2", **options)
+
+
 def test_unknown_dtype_and_device(folder: Path, tiny_hf: Callable[[], Any], tiny_tokenizer: Any):
     hf = tiny_hf()
     for source, options in ((folder, {}), (hf, {"tokenizer": tiny_tokenizer})):
