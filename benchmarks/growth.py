@@ -59,7 +59,7 @@ from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.runs.session import read_source
 from grammar_lens.runs.store.provenance import library_versions
-from grammar_lens.selectivity.permutation_null import MIN_REPLICATES, exchange
+from grammar_lens.selectivity.permutation_null import MIN_REPLICATES, permute_tags
 
 DOCS = Path(__file__).parents[1] / "docs"
 K = 100
@@ -160,7 +160,7 @@ def memory(config: Config, point: Point) -> dict[str, float]:
     forget_peak()
     loaded = peak_memory()
     codes, rng = corpus.read(POSITION), np.random.default_rng(0)
-    table = exchange(codes, corpus.alignment.sentence, MIN_REPLICATES, rng).codes.nbytes
+    table = permute_tags(codes, corpus.alignment.sentence, MIN_REPLICATES, rng).codes.nbytes
     make_pass(config, replace(point, lesions=0), model, _little(corpus, model, bank))()  # warm
     one = make_pass(config, point, model, corpus)
     forget_peak()

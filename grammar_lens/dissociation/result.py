@@ -17,8 +17,8 @@ from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.dissociation.verdicts import (
     ENOUGH,
     LEVEL,
+    describe_pairs,
     least,
-    pairs_told,
     why_no_p,
 )
 from grammar_lens.errors import NotMeasuredError
@@ -270,7 +270,7 @@ class LesionStudy:
                 f"{self.p_value:.3f} against them is no evidence of selectivity."
             )
         pairs = [pair.confirmed for pair in self.crossed_pairs]
-        told.append(pairs_told(len(self.labels), pairs, self.p_value))
+        told.append(describe_pairs(len(self.labels), pairs, self.p_value))
         if self.matched:
             told.append(self.matched.verdict())
         if self.first_order:

@@ -28,7 +28,7 @@ def significance(p: float, n_shams: int, what: str, where: str = "") -> str:
     )
 
 
-def pairs_told(n_labels: int, confirmed: list[bool], p: float) -> str:
+def describe_pairs(n_labels: int, confirmed: list[bool], p: float) -> str:
     """The number of pairs of labels that dissociate doubly; `p` is that of S*."""
     n_pairs = n_labels * (n_labels - 1) // 2
     if not confirmed:

@@ -22,7 +22,7 @@ from grammar_lens.passes.readers import Reader, Seen
 
 @dataclass(frozen=True)
 class Tap:
-    """A reader of one site at one position, for the wanted words.
+    """One reader attached to one site and position of a pass, with the words it is given.
 
     What the reader gets as `words` is `codes` at those words: a class, or the word's number.
     """

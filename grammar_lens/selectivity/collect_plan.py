@@ -22,7 +22,7 @@ from grammar_lens.selectivity.contrasts import (
     within_type,
 )
 from grammar_lens.selectivity.evidence import Evidence, Sample
-from grammar_lens.selectivity.permutation_null import Exchange, Null, Replicates, exchange
+from grammar_lens.selectivity.permutation_null import Null, Permutation, Replicates, permute_tags
 from grammar_lens.selectivity.registry import SCORES
 
 
@@ -61,21 +61,21 @@ class CollectPlan:
         return np.random.default_rng([self.wanted.seed, use])
 
     @cached_property
-    def exchange(self) -> Exchange | None:
+    def permutation(self) -> Permutation | None:
         n = self.wanted.replicates
         sentence = self.corpus.alignment.sentence
-        return exchange(self.codes, sentence, n, self._rng(0)) if n else None
+        return permute_tags(self.codes, sentence, n, self._rng(0)) if n else None
 
     @cached_property
     def part(self) -> Int[np.ndarray, " word"]:
         """The half of the corpus that each word's sentence is in, plus 2 for words without an exchange."""
         half = self._rng(1).permutation(len(self.corpus.bank)) % 2
         part = half[self.corpus.alignment.sentence]
-        return part if self.exchange is None else part + 2 * ~self.exchange.taking_part
+        return part if self.permutation is None else part + 2 * ~self.permutation.taking_part
 
     @property
     def n_parts(self) -> int:
-        return 2 if self.exchange is None else 4
+        return 2 if self.permutation is None else 4
 
     @cached_property
     def sampled(self) -> Int[np.ndarray, " sample"]:
@@ -108,10 +108,10 @@ class SiteReaders:
         groups = [f"{part} {x}" for part in range(plan.n_parts) for x in plan.corpus.labels]
         self._moments = MomentAccumulator(groups, *shape, device)
         self._tap(read, plan.codes + plan.part * n, self._moments)
-        if plan.exchange is not None:
-            rows = label_rows(plan.exchange.codes, n, device)
-            self._exchanged = SumAccumulator(rows, len(plan.exchange.codes) * n, *shape, device)
-            self._tap(plan.exchange.taking_part, numbers, self._exchanged)
+        if plan.permutation is not None:
+            rows = label_rows(plan.permutation.codes, n, device)
+            self._permuted = SumAccumulator(rows, len(plan.permutation.codes) * n, *shape, device)
+            self._tap(plan.permutation.taking_part, numbers, self._permuted)
         if plan.contrasts is not None:
             weight = np.concatenate([c.weight for c in plan.contrasts])
             self._contrasted = SumAccumulator(
@@ -147,16 +147,16 @@ class SiteReaders:
 
     def replicates(self) -> Replicates | None:
         """The permutation replicates; None where none were asked for."""
-        if self.plan.exchange is None:
+        if self.plan.permutation is None:
             return None
-        observed, n = self._parts[0] + self._parts[1], len(self.plan.exchange.codes)
+        observed, n = self._parts[0] + self._parts[1], len(self.plan.permutation.codes)
         # the exchange moves whole sequences, so every replicate has as many words of each label
-        sums = self._exchanged.sums().reshape(n, *observed.mean.shape)
+        sums = self._permuted.sums().reshape(n, *observed.mean.shape)
         return Replicates(
             observed,
             sums / np.maximum(observed.count, 1)[None, :, None, None],
-            self.plan.exchange.n_left_out_words,
-            self.plan.exchange.n_left_out_sentences,
+            self.plan.permutation.n_left_out_words,
+            self.plan.permutation.n_left_out_sentences,
         )
 
     def evidence(self) -> Evidence:

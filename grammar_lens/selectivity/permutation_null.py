@@ -30,7 +30,7 @@ Scorer = Callable[[Moments], Float[np.ndarray, "label layer unit"]]
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Permutation:
     """Labels of every word in every replicate, -1 for words that take no part."""
 
     codes: Int16[np.ndarray, "replicate word"]
@@ -43,12 +43,12 @@ class Exchange:
         return self.codes[0] >= 0
 
 
-def exchange(
+def permute_tags(
     classes: Int[np.ndarray, " word"],
     sentence: Int[np.ndarray, " word"],
     n_replicates: int,
     rng: np.random.Generator,
-) -> Exchange:
+) -> Permutation:
     """Replicates of the labels of all words that are read (class 0 or more).
 
     Raises GrammarLensError for fewer replicates than a null needs, when no two sentences have the same
@@ -84,7 +84,7 @@ def exchange(
             "exchanging them changes nothing: use a larger treebank, or no replicates "
             "(--replicates 0)"
         )
-    return Exchange(codes, left_out, lonely)
+    return Permutation(codes, left_out, lonely)
 
 
 @dataclass(frozen=True)

@@ -368,7 +368,7 @@ def test_halves_and_the_exchange_go_by_sentences(corpus: Corpus, documents: Tree
     # a partner is a sentence with as many words read
     n_read = np.bincount(found.sentence[plan.codes >= 0], minlength=len(documents))
     partnered = np.array([(n_read == n).sum() > 1 for n in n_read])
-    exchange = plan.exchange
+    exchange = plan.permutation
     assert exchange is not None
     taking_part = partnered[found.sentence] & (plan.codes >= 0)
     np.testing.assert_array_equal(exchange.taking_part, taking_part)

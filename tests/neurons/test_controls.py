@@ -24,7 +24,7 @@ from grammar_lens.neurons.selection import select
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity.contrasts import Adjusted, adjusted, holding_constant, within_type
 from grammar_lens.selectivity.evidence import Evidence, Sample
-from grammar_lens.selectivity.permutation_null import Null, Replicates, exchange
+from grammar_lens.selectivity.permutation_null import Null, Replicates, permute_tags
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.scoring import score
 
@@ -80,7 +80,7 @@ def words() -> Words:
 def evidence_of(words: Words, x: np.ndarray) -> Evidence:
     half = words.sentence % 2
     parts = [moments_of(x[half == i], words.classes[half == i]) for i in (0, 1)]
-    codes = exchange(words.classes, words.sentence, 25, np.random.default_rng(12)).codes
+    codes = permute_tags(words.classes, words.sentence, 25, np.random.default_rng(12)).codes
     means = np.stack([moments_of(x, row).mean for row in codes])
     found = Replicates(moments_of(x, words.classes), means, 0, 0)
     null = found.null(

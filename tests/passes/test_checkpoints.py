@@ -118,9 +118,9 @@ def test_the_budget_is_kept(
     collection: Callable[..., Collection], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass whose batches had to be halved goes on with halves."""
-    from grammar_lens.passes import stream as activations
+    from grammar_lens.passes import stream
 
-    read = activations._read
+    read = stream._read
 
     def short(model: Any, forward: Any, alignment: Any, batch: Any, *rest: Any) -> None:
         read(model, forward, alignment, batch, *rest)
@@ -131,7 +131,7 @@ def test_the_budget_is_kept(
     whole = collection()
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        patch.setattr(activations, "_read", short)
+        patch.setattr(stream, "_read", short)
         whole.read(False)
         read_until(collection(), Checkpoints(path, 1), 9)
     with open_checkpoint(path) as kept:

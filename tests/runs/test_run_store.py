@@ -30,7 +30,7 @@ from grammar_lens.neurons.examples import Examples, Passage
 from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.probing.curves import CurvePoint, ProbeCurve
-from grammar_lens.runs import steps as work
+from grammar_lens.runs import steps
 from grammar_lens.runs.pipeline import run_all, run_step
 from grammar_lens.runs.run import load_run
 from grammar_lens.runs.session import Session
@@ -652,7 +652,7 @@ def test_attributions_are_made_once(stored: Path, monkeypatch: pytest.MonkeyPatc
         asked.append(options["kind"])
         return gl.attribute(*given, **options)
 
-    monkeypatch.setattr(work, "attribute", counted)
+    monkeypatch.setattr(steps, "attribute", counted)
     stamp = (stored / ATTRIBUTIONS).stat().st_mtime_ns
     for name in ("attribution", "attribution_contrast"):
         assert call("score", stored, "--score", name, "--quiet")[0] == 0

@@ -177,7 +177,7 @@ def test_a_null_is_that_of_the_activations(
     everything: Collected, corpus: Corpus, activations: dict[str, np.ndarray], position: str
 ):
     """The null from sums on the device against scores of the activations, replicate by replicate."""
-    exchanged = plan(corpus, position).exchange
+    exchanged = plan(corpus, position).permutation
     assert exchanged is not None
     evidence = everything.evidence("neuron", position)
     assert set(evidence.nulls) == {n for n, m in SCORES.items() if m.class_means_suffice}

@@ -18,11 +18,11 @@ from grammar_lens.passes.sums import SumAccumulator, label_rows
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.permutation_null import (
     MIN_WORDS,
-    Exchange,
     Null,
+    Permutation,
     Replicates,
     benjamini_hochberg,
-    exchange,
+    permute_tags,
 )
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.scoring import score
@@ -64,7 +64,7 @@ def test_whole_sequences_change_places_with_others_of_their_length(
     text: tuple[np.ndarray, np.ndarray],
 ):
     classes, sentence = text
-    found = exchange(classes, sentence, 30, np.random.default_rng(2))
+    found = permute_tags(classes, sentence, 30, np.random.default_rng(2))
     before = sequences(classes, sentence)
     assert found.codes.shape == (30, len(classes))
     assert (found.n_left_out_sentences, found.n_left_out_words) == (1, 9)
@@ -84,7 +84,7 @@ def test_words_of_a_sentence_keep_their_place_in_any_order_of_sentences():
     """Two sentences: every replicate has either their own tags or each other's, place by place."""
     sentence = np.array([5, 2, 5, 2, 5, 2])
     classes = np.array([0, 3, 1, 4, 2, 5])
-    found = exchange(classes, sentence, 40, np.random.default_rng(3)).codes
+    found = permute_tags(classes, sentence, 40, np.random.default_rng(3)).codes
     swapped = np.array([3, 0, 4, 1, 5, 2])
     same = (found == classes).all(1)
     assert ((found == swapped).all(1) | same).all()
@@ -93,18 +93,18 @@ def test_words_of_a_sentence_keep_their_place_in_any_order_of_sentences():
 
 def test_every_replicate_is_drawn_afresh(text: tuple[np.ndarray, np.ndarray]):
     classes, sentence = text
-    found = exchange(classes, sentence, 30, np.random.default_rng(4)).codes
+    found = permute_tags(classes, sentence, 30, np.random.default_rng(4)).codes
     assert len({row.tobytes() for row in found}) == 30
     moved = (found[:, found[0] >= 0] != classes[found[0] >= 0]).mean(1)
     # six tags with equal chances: 5 of 6 words have another tag than before
     assert (moved > 0.6).all()
-    again = exchange(classes, sentence, 30, np.random.default_rng(4)).codes
+    again = permute_tags(classes, sentence, 30, np.random.default_rng(4)).codes
     np.testing.assert_array_equal(found, again)
 
 
 def test_every_sequence_comes_to_every_sentence_equally_often():
     """Four sentences of one word: 24 orders, each as often as the others (chi-squared)."""
-    found = exchange(np.arange(4), np.arange(4), 2400, np.random.default_rng(5)).codes
+    found = permute_tags(np.arange(4), np.arange(4), 2400, np.random.default_rng(5)).codes
     _, times = np.unique(found, axis=0, return_counts=True)
     assert len(times) == 24
     assert stats.chisquare(times).pvalue > 0.001
@@ -114,15 +114,15 @@ def test_labels_that_cannot_be_exchanged():
     rng = np.random.default_rng(6)
     two = np.array([0, 0, 1, 1])
     with pytest.raises(GrammarLensError, match=r"replicates is 19, expected at least 20"):
-        exchange(np.array([0, 1, 1, 0]), two, 19, rng)
+        permute_tags(np.array([0, 1, 1, 0]), two, 19, rng)
     with pytest.raises(
         GrammarLensError, match=r"no two sentences have the same number of words .*--replicates 0"
     ):
-        exchange(np.array([0, 1, -1, 0]), two, 20, rng)
+        permute_tags(np.array([0, 1, -1, 0]), two, 20, rng)
     with pytest.raises(
         GrammarLensError, match=r"the same sequence of tags, so exchanging them changes nothing"
     ):
-        exchange(np.array([0, 1, 0, 1]), two, 20, rng)
+        permute_tags(np.array([0, 1, 0, 1]), two, 20, rng)
 
 
 # A text whose words depend on each other ------------------------------------------------------
@@ -182,7 +182,7 @@ def moments_of(values: np.ndarray, classes: np.ndarray) -> Moments:
     )
 
 
-def replicates_of(values: np.ndarray, classes: np.ndarray, exchanged: Exchange) -> Replicates:
+def replicates_of(values: np.ndarray, classes: np.ndarray, exchanged: Permutation) -> Replicates:
     """Class means of every replicate by a dense product."""
     there = exchanged.taking_part
     observed = moments_of(values[there], classes[there])
@@ -206,17 +206,17 @@ def null_of(replicates: Replicates, name: str) -> Null:
 
 
 @pytest.fixture(scope="module")
-def drifting() -> tuple[np.ndarray, Text, Exchange]:
+def drifting() -> tuple[np.ndarray, Text, Permutation]:
     """Activations 1,000 sd from zero that wander off through the text."""
     rng = np.random.default_rng(7)
     text = markov_text(rng, 40)
     values = 1000 + text.activations(rng, 5) + text.sentence[:, None] * rng.normal(size=5) / 20
-    return values, text, exchange(text.classes, text.sentence, 25, rng)
+    return values, text, permute_tags(text.classes, text.sentence, 25, rng)
 
 
 @pytest.mark.parametrize("name", MEANS_DECIDE)
 def test_a_null_is_made_of_the_scores_of_exchanged_words(
-    drifting: tuple[np.ndarray, Text, Exchange], name: str
+    drifting: tuple[np.ndarray, Text, Permutation], name: str
 ):
     """Reference: the score of the activations themselves, replicate by replicate."""
     values, text, exchanged = drifting
@@ -255,7 +255,7 @@ def test_a_null_is_made_of_the_scores_of_exchanged_words(
 
 
 def test_sums_in_float32_on_the_device_give_the_same_null(
-    drifting: tuple[np.ndarray, Text, Exchange],
+    drifting: tuple[np.ndarray, Text, Permutation],
 ):
     """The road of a study: both accumulators in batches, at 1,000 sd from zero."""
     values, text, exchanged = drifting
@@ -267,7 +267,9 @@ def test_sums_in_float32_on_the_device_give_the_same_null(
     np.testing.assert_allclose(got.maximum, want.maximum, rtol=1e-3)
 
 
-def accumulated(values: np.ndarray, text: Text, exchanged: Exchange) -> tuple[Moments, np.ndarray]:
+def accumulated(
+    values: np.ndarray, text: Text, exchanged: Permutation
+) -> tuple[Moments, np.ndarray]:
     """Moments and the replicates' means of the words that take part, from batches in float32."""
     n, n_units = len(exchanged.codes), values.shape[1]
     moments = MomentAccumulator(LABELS, 1, n_units, CPU)
@@ -297,7 +299,7 @@ def test_what_differs_by_rounding_alone_is_not_found(name: str):
     values = text.activations(rng, 30)
     values[:, 0], values[:, 1] = 0.3, 1000.1
     values[:, 2:] += 3 * last[:, None]  # all answer to the end of a sentence
-    exchanged = exchange(text.classes, text.sentence, 50, rng)
+    exchanged = permute_tags(text.classes, text.sentence, 50, rng)
     observed, means = accumulated(values, text, exchanged)
     null = null_of(Replicates(observed, means, 0, 0), name)
     assert (null.p()[:, 0, :2] == 1).all()
@@ -362,7 +364,7 @@ def test_q_values_are_those_of_benjamini_and_hochberg():
 
 
 def test_q_is_over_the_units_of_each_label_that_has_a_p(
-    drifting: tuple[np.ndarray, Text, Exchange],
+    drifting: tuple[np.ndarray, Text, Permutation],
 ):
     values, text, exchanged = drifting
     null = null_of(replicates_of(values, text.classes, exchanged), "correlation")
@@ -384,7 +386,7 @@ def test_labels_with_few_words_do_not_set_the_maximum():
     classes = text.classes.copy()
     classes[np.flatnonzero(classes == 2)[4:]] = 0
     values = text.activations(rng, 8, skew=2.0)
-    exchanged = exchange(classes, text.sentence, 40, rng)
+    exchanged = permute_tags(classes, text.sentence, 40, rng)
     null = null_of(replicates_of(values, classes, exchanged), "cohens_d")
     assert null.count[2] == 4
     assert (null.z(null.observed)[2] == 0).all()
@@ -427,10 +429,10 @@ def found(
     The tags are exchanged first, so that they have nothing to do with the activations. `planted` sd
     of VERB are added to unit 7. `welch` stands for Welch's p with Benjamini and Hochberg.
     """
-    classes = exchange(text.classes, text.sentence, 20, rng).codes[0].astype(int)
+    classes = permute_tags(text.classes, text.sentence, 20, rng).codes[0].astype(int)
     values = text.activations(rng, n_units, skew)
     values[:, 7] += planted * values[:, 7].std() * (classes == 5)
-    exchanged = exchange(classes, text.sentence, 100, rng)
+    exchanged = permute_tags(classes, text.sentence, 100, rng)
     replicates = replicates_of(values, classes, exchanged)
     scores = replace(score(replicates.observed, name), null=null_of(replicates, name))
     selected = {
