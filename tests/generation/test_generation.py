@@ -443,7 +443,7 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (("--lesion", "ZZZ"), "no key neurons of 'ZZZ': there are"),
+            (("--lesion", "ZZZ"), "no key neurons of 'ZZZ': expected one of"),
             (("--lesion", "VERB", "--samples", 3), "use --temperature 1"),
             (("--lesion", "VERB", "--prompt", ""), "a prompt is empty"),
             (("--lesion", "VERB", "--value", "cut"), "'cut'"),
