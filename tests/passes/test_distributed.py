@@ -109,7 +109,7 @@ def alone(folder: Path, words: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize(
-    "n", [3, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+    "n", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
 )
 def test_processes_agree_with_one(
     n: int, alone: Any, folder: Path, words: Path, tmp_path: Path
@@ -170,31 +170,30 @@ def started(words: Path, bank: Treebank, tmp_path: Path) -> Iterator[Callable[..
             process.kill()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_is_killed_stops_all(
-    rank: int, started: Callable[..., Any], tmp_path: Path
-) -> None:
-    """With exit code 1, soon, a word on how to go on, and something to go on with."""
+def test_a_process_that_is_killed_stops_all(started: Callable[..., Any], tmp_path: Path) -> None:
+    """With exit code 1, soon, a word on how to go on, and something to go on with; whichever it is."""
     out = tmp_path / "run"
-    run = started(out)
     kept = [out / "unfinished" / f"collect.{i}of2.safetensors" for i in (1, 2)]
-    end = time.monotonic() + 120
-    while not all(path.exists() for path in kept):
-        assert run.poll() is None, run.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    ranks = {
-        p.environ()["RANK"]: p
-        for p in psutil.Process(run.pid).children(recursive=True)
-        if "RANK" in p.environ()
-    }
-    begin = time.monotonic()
-    ranks[str(rank)].send_signal(signal.SIGKILL)
-    _, told = run.communicate(timeout=60)
-    assert time.monotonic() - begin < 60
-    assert run.returncode == 1
-    assert "run again with --resume" in told
-    assert "SIGKILL" in told
+    for rank, resume in (("1", []), ("0", ["--resume"])):
+        before = {path: path.stat().st_mtime_ns for path in kept if path.exists()}
+        run = started(out, *resume)
+        end = time.monotonic() + 120
+        while not all(
+            path.exists() and path.stat().st_mtime_ns > before.get(path, 0) for path in kept
+        ):
+            assert run.poll() is None, run.communicate()[1]
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        ranks = {
+            p.environ()["RANK"]: p
+            for p in psutil.Process(run.pid).children(recursive=True)
+            if "RANK" in p.environ()
+        }
+        ranks[rank].send_signal(signal.SIGKILL)
+        _, told = run.communicate(timeout=60)
+        assert run.returncode == 1
+        assert "run again with --resume" in told
+        assert "SIGKILL" in told
     again = started(out, "--resume")
     text, told = again.communicate(timeout=120)
     assert again.returncode == 0, told
@@ -204,18 +203,8 @@ def test_a_process_that_is_killed_stops_all(
 
 
 def test_bad_input_is_told_once(words: Path, tmp_path: Path) -> None:
-    command = torchrun(
-        2,
-        "-m",
-        "grammar_lens",
-        "run",
-        "--train",
-        str(words),
-        "--label",
-        "nonsense",
-        "--out",
-        str(tmp_path / "run"),
-    )
+    options = ("--train", str(words), "--label", "nonsense", "--out", str(tmp_path / "run"))
+    command = torchrun(2, "-m", "grammar_lens", "run", *options)
     done = subprocess.run(
         command, check=False, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
     )
