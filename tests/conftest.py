@@ -1,5 +1,6 @@
 """Shared fixtures: models, a small treebank, and the folder of real data."""
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -179,6 +180,12 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=found, args=list(arguments))
         yield chromium
         chromium.close()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays to the end: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
