@@ -25,8 +25,8 @@ SHORT: dict[str, Any] = {"train_words": 4000, "fresh_words": 1000}
 
 @pytest.fixture(scope="module")
 def short() -> Certification:
-    """Four true worlds, four null and two decoy ones: everything that is required."""
-    return certify(10, shams=19, reported=False, processes=1, show_progress=False, **SHORT)
+    """Two true worlds, two null and a decoy one: everything that is required."""
+    return certify(5, shams=19, reported=False, processes=1, show_progress=False, **SHORT)
 
 
 def result(kind: str, number: int = 0, p: float = 1.0, crossed: int = 0) -> WorldResult:
@@ -161,8 +161,8 @@ class TestResult:
 class TestShort:
     def test_the_chain_passes(self, short: Certification) -> None:
         assert short.passed, repr(short)
-        assert [w.kind for w in short.worlds] == ["true"] * 4 + ["null"] * 4 + ["decoy"] * 2
-        assert short.measure("power of p", "true worlds").count == 4
+        assert [w.kind for w in short.worlds] == ["true"] * 2 + ["null"] * 2 + ["decoy"]
+        assert short.measure("power of p", "true worlds").count == 2
         assert short.measure("power of crossed pairs", "true pairs").rate > 0.25
         assert all(w.n_true_pairs > 10 for w in short.worlds if w.kind == "true")
 
@@ -180,7 +180,7 @@ class TestShort:
             *(("true", 0), ("true", 1), ("null", 0), ("null", 1), ("decoy", 0))
         ]
         with _one_thread():
-            for i in (1, 3, 4):
+            for i in (1, 4):
                 alone = run_world(two.worlds[i].kind, two.worlds[i].number, **little)
                 assert replace(alone, seconds=0.0) == replace(two.worlds[i], seconds=0.0)
 

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,6 +26,9 @@ import pytest
 from test_architecture import LAYERS
 
 import grammar_lens as gl
+from grammar_lens.corpus.sources import load_treebank
+from grammar_lens.runs.pipeline import run_all
+from grammar_lens.runs.settings import Config
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -71,21 +75,43 @@ def python_blocks(path: Path) -> list[Block]:
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs/demo, made from 240 sentences of the embedded treebank."""
+    """A folder with runs/demo, made from 150 sentences of the embedded treebank."""
     folder = tmp_path_factory.mktemp("documents")
     treebank = Path(str(files("grammar_lens"))) / "embedded" / "treebank"
     (source,) = treebank.glob("*test.conllu")
     sentences = source.read_text("utf-8").strip().split("\n\n")
-    for name, some in (("train", sentences[:240]), ("test", sentences[240:300])):
+    for name, some in (("train", sentences[:120]), ("test", sentences[120:150])):
         (folder / f"mine-{name}.conllu").write_text("\n\n".join(some) + "\n\n", encoding="utf-8")
-    run(
-        *("-m", "grammar_lens", "run", "--out", "runs/demo", "--quiet"),
-        *("--train", f"{folder}:train", "--fresh", f"{folder}:test"),
-        *("--labels", "NOUN,VERB,PRON,DET,ADJ", "--top-k", "20", "--probe-k", "5"),
-        *("--replicates", "20", "--shams", "2", "--values", "", "--doses", "0.5"),
-        folder=folder,
+    config = Config(
+        train=f"{folder}:train",
+        fresh=f"{folder}:test",
+        labels=("NOUN", "VERB", "PRON", "DET", "ADJ"),
+        top_k=20,
+        probe_k=5,
+        replicates=20,
+        shams=2,
+        values=(),
+        doses=(0.5,),
+        out=folder / "runs" / "demo",
+        show_progress=False,
     )
+    run_all(config, resume=False, say=lambda _text: None)
     return folder
+
+
+@pytest.fixture
+def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded treebank, unless another is named, has a few hundred sentences."""
+
+    def load(*named: Any, **options: Any) -> gl.Treebank:
+        whole = load_treebank(*named, **options)
+        if named:
+            return whole
+        train, test = (whole[split].sentences[:n] for split, n in (("train", 400), ("test", 200)))
+        splits = {"train": (0, len(train)), "test": (len(train), len(train) + len(test))}
+        return gl.Treebank(whole.name, (*train, *test), splits)
+
+    monkeypatch.setattr(gl, "load_treebank", load)
 
 
 def run(*arguments: str, folder: Path, **environment: str) -> str:
@@ -105,6 +131,7 @@ def run(*arguments: str, folder: Path, **environment: str) -> str:
 # --- code
 
 
+@pytest.mark.usefixtures("_few_sentences")
 @pytest.mark.parametrize("page", names([p for p in PAGES if python_blocks(p)]))
 def test_code_of_a_page_runs_in_order(
     page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
@@ -429,6 +456,25 @@ def same_but_for_rounding(ours: str, theirs: str, within: float) -> bool:
     )
 
 
+@pytest.mark.usefixtures("_few_sentences")
+def test_the_tutorial_s_code_runs(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On few sentences and with a run made before; what it prints is for the slow test."""
+    import pandas as pd
+
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(workplace / "runs" / "demo", tmp_path / "runs" / "tutorial")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    with pd.option_context("display.precision", 2), contextlib.redirect_stdout(io.StringIO()):
+        for cell in notebook().cells:
+            if cell.cell_type == "code" and "!grammar-lens" not in cell.source:
+                exec(compile(cell.source, str(NOTEBOOK), "exec"), found)
+    assert found["run"].keys["VERB"]
+
+
+@pytest.mark.slow
 def test_the_tutorial_runs_and_prints_what_is_stored(tmp_path: Path) -> None:
     from docs_build.tutorial import execute
 
@@ -639,11 +685,21 @@ def open_page(served: str, browser: Any) -> Iterator[Callable[..., Any]]:
 @pytest.mark.browser
 @pytest.mark.parametrize("name", LOOKED_AT)
 def test_a_page_shows_itself_without_fault(open_page: Callable[..., Any], name: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
     page = open_page(name)
     assert page.locator("article h1").first.is_visible()
-    phone = open_page(name, 390)
+    page.locator("[role=dialog][aria-label]").first.wait_for(state="attached")
+    found = Axe().run(page).response["violations"]
+    serious = [
+        f"{x['id']}: {x['nodes'][0]['html'][:200]}"
+        for x in found
+        if x["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+    page.set_viewport_size({"width": 390, "height": 900})
     # what is wider scrolls by itself
-    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.browser
@@ -653,22 +709,6 @@ def test_search_finds_a_word_without_a_network(open_page: Callable[..., Any]) ->
     page.keyboard.type("damage-matched")
     page.locator(".md-search-result__item").first.wait_for(timeout=20_000)
     assert "sham" in page.locator(".md-search-result__list").inner_text()
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("name", LOOKED_AT)
-def test_a_page_has_no_serious_fault_of_access(open_page: Callable[..., Any], name: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    page = open_page(name)
-    page.locator("[role=dialog][aria-label]").first.wait_for(state="attached")
-    found = Axe().run(page).response["violations"]
-    serious = [
-        f"{x['id']}: {x['nodes'][0]['html'][:200]}"
-        for x in found
-        if x["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
 
 
 # --- how to cite

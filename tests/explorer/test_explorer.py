@@ -594,8 +594,8 @@ def url(made: Path) -> Iterator[str]:
     assert (server.returncode, rest) == (0, "")
 
 
-def visit(browser: Any, url: str, faults: list[str], width: int = 1400) -> Any:
-    page = browser.new_page(viewport={"width": width, "height": 900})
+def visit(browser: Any, url: str, faults: list[str]) -> Any:
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.set_default_timeout(60_000)
     page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda e: faults.append(str(e)))
@@ -771,23 +771,19 @@ def test_browser_position_score_and_k_by_keyboard(opened: Any) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1400, 420])
-def test_browser_is_accessible_and_fits(browser: Any, url: str, width: int) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    faults: list[str] = []
-    page = visit(browser, url, faults, width)
-    page.wait_for_selector("#distribution table")
+def test_browser_is_accessible_and_fits(opened: Any) -> None:
+    axe, page = pytest.importorskip("axe_playwright_python.sync_playwright").Axe(), opened
     page.get_by_role("button", name="Write with and without").click()
     page.wait_for_selector("#texts .panel")
     radio(page, "picked").click()
     expect(page, "#headline").to_contain_text("No neuron is picked")
-    # what is being loaded is pale for a moment
-    page.wait_for_function("!document.querySelector('[data-dash-is-loading=true]')")
-    found = axe.run(page).response["violations"]
-    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.close()
-    assert faults == []
+    for width in (1400, 420):
+        page.set_viewport_size({"width": width, "height": 900})
+        # what is being loaded is pale for a moment
+        page.wait_for_function("!document.querySelector('[data-dash-is-loading=true]')")
+        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
+        found = axe.run(page).response["violations"]
+        assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
 
 
 @pytest.mark.browser

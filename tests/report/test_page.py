@@ -801,9 +801,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run, tmp_path_factory.mktemp("hostile") / "r.html")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def opened(browser: Any, hostile: Path) -> Iterator[Any]:
-    """That report, drawn; any error or request fails the test."""
+    """That report, drawn once for all tests; an error or request on the way fails the last."""
     with on_page(browser, hostile, drawn=True) as page:
         yield page
 
@@ -908,9 +908,9 @@ def test_browser_cuts_no_title_off_on_a_telephone(browser: Any, tmp_path: Path) 
     titles = "document.querySelector('#plot-doses .g-gtitle').querySelectorAll('.line').length"
     before = page.evaluate(titles)
     page.set_viewport_size({"width": 390, "height": 900})
-    page.wait_for_timeout(3000)  # the window settles, then figures are drawn anew
-    assert page.evaluate(titles) > before
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # the window settles, then figures are drawn anew
+    page.wait_for_function(f"{titles} > {before}")
+    page.wait_for_function("document.documentElement.scrollWidth <= 390")
     beyond = page.locator(".plot").evaluate_all(
         """all => all.filter(plot => [...plot.querySelectorAll('.g-gtitle, .g-xtitle')].some(
         t => t.getBoundingClientRect().right > plot.getBoundingClientRect().right + 1)
