@@ -253,11 +253,11 @@ class TestAblateInteractively:
         whole = gl.load_treebank()
         rare = {"X", "SYM", "INTJ"}
         sentences = []
-        for split, n in (("train", 150), ("test", 12)):
+        for split, n in (("train", 90), ("test", 8)):
             usual = [s for s in whole[split] if not rare & {w.label("upos") for w in s.words}]
             sentences += usual[:n]
         few = replace(
-            whole, sentences=tuple(sentences), splits={"train": (0, 150), "test": (150, 162)}
+            whole, sentences=tuple(sentences), splits={"train": (0, 90), "test": (90, 98)}
         )
         monkeypatch.setattr(gl, "load_treebank", lambda: few)
         monkeypatch.setattr(gl, "load_model", lambda: reference)
@@ -380,6 +380,7 @@ class TestBenchmarks:
         scaled = usual["activations_cpu_seconds_measured"] / 0.1
         assert usual["cpu_seconds"] > scaled, "correlations come on top"
 
+    @pytest.mark.slow
     def test_memory_of_one_way_in_its_own_process(
         self, benchmark: Callable[[str], ModuleType], words: Path, tiny_folder: Path
     ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rounding import model_error
 from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -247,8 +248,8 @@ class TestAll:
             batches = some.batches(budget)
             sums, again = everything(tiny, some, batches, reference_values)
             np.testing.assert_array_equal(again, counts)
-            # float32 sums of some fifty tokens
-            np.testing.assert_allclose(sums, whole, atol=2e-6 * np.abs(whole).max())
+            within = model_error(tiny, whole, passes=2)
+            np.testing.assert_allclose(sums, whole, rtol=0, atol=within)
 
     def test_in_the_last_layer_a_neuron_reaches_its_own_position_only(
         self, exact: Model, some: Words
@@ -304,7 +305,8 @@ class TestOwn:
         whole = own(tiny, some, reference=reference_values)
         for budget in (1, 40, 100):
             each = own(tiny, some, some.batches(budget), reference_values)
-            np.testing.assert_allclose(each, whole, atol=2e-6 * np.nanmax(np.abs(whole)))
+            within = model_error(tiny, whole, passes=2)
+            np.testing.assert_allclose(each, whole, rtol=0, atol=within)
 
     def test_a_neuron_that_writes_nothing_has_no_share(
         self, make_tiny: Callable[[], Model], some: Words
@@ -338,7 +340,8 @@ class TestOwn:
             for label in np.unique(codes[codes >= 0]):
                 mine = each[codes == label]
                 assert got.count[label] == len(mine)
-                np.testing.assert_allclose(got.mean[label], mine.mean(0), atol=1e-5)
+                within = model_error(tiny, mine, passes=2)
+                np.testing.assert_allclose(got.mean[label], mine.mean(0), rtol=0, atol=within)
                 np.testing.assert_array_equal(got.fired[label], (mine > 0).sum(0))
 
 
@@ -382,7 +385,8 @@ class TestNothingToDo:
         each = own(tiny, fewer, some.batches(1), progress=done.append)
         expected = own(tiny, some)
         scored = fewer.classes >= 0
-        np.testing.assert_allclose(each[scored], expected[scored], atol=1e-5)
+        within = model_error(tiny, expected, passes=2)
+        np.testing.assert_allclose(each[scored], expected[scored], rtol=0, atol=within)
         assert sum(done) == some.alignment.n_tokens
 
 
@@ -401,7 +405,7 @@ class TestMemory:
         assert rows[-1] <= 2
         assert warned[0].startswith("out of memory: the token budget is now ")
         for a, b in zip(*([x] if run is own else x for x in (whole, again)), strict=True):
-            np.testing.assert_allclose(b, a, atol=2e-6 * np.nanmax(np.abs(a)))
+            np.testing.assert_allclose(b, a, rtol=0, atol=model_error(tiny, a, passes=2))
 
     def test_a_sentence_that_does_not_fit(
         self, tiny: Model, some: Words, monkeypatch: pytest.MonkeyPatch
