@@ -42,7 +42,7 @@ real: setup  ## a study of SmolLM2-135M, which comes as a Python package; on EWT
 	    --lesion-labels ADJ,ADP,ADV,AUX,DET,NOUN,PRON,VERB $(if $(EWT),--train $(EWT):dev --fresh $(EWT):test)
 
 test: setup-test  ## the everyday tests (CPU, no network)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-test  ## the long tests: error rates, whole treebanks
 	$(BIN)/python -m pytest -q -m slow
