@@ -34,7 +34,10 @@ FRESH = (
     "My/PRON father/NOUN was/AUX calmly/ADV driving/VERB a/DET big/ADJ car/NOUN along/ADP the/DET road/NOUN",
 )
 N_WORDS = sum(len(s.split()) for s in SENTENCES)
-SMALL = ("--top-k", "8", "--probe-k", "4", "--shams", "3", "--quiet")
+SMALL = (
+    *("--top-k", "8", "--probe-k", "4", "--shams", "3"),
+    *("--example-neurons", "1", "--doses", "0.5", "--values", "zero", "--quiet"),
+)
 
 
 def conllu(sentences: tuple[str, ...]) -> str:
@@ -156,7 +159,7 @@ def test_steps_one_by_one_equal_the_whole_run(made: Path, tmp_path: Path) -> Non
         ("score", run),
         ("select", run, "--top-k", "8"),
         ("probe", run, "--probe-k", "4"),
-        ("lesion", run, "--shams", "3"),
+        ("lesion", run, "--shams", "3", "--doses", "0.5", "--values", "zero"),
         ("report", run),
     ):
         code, _, err = call(*step, "--quiet")
@@ -402,7 +405,7 @@ def test_generate_writes_with_and_without(made: Path) -> None:
 
 def test_plan_tells_memory_and_times_before_a_run(made: Path) -> None:
     train, fresh = made.parent / "train.conllu", made.parent / "fresh.conllu"
-    options = ("--train", train, "--fresh", fresh, "--shams", "3")
+    options = ("--train", train, "--fresh", fresh, "--shams", "3", *SMALL[-5:-1])
     code, out, err = call("plan", *options)
     assert code == 0, err
     for part in ("parameters", "statistics, moments", "expected peak", "it fits", "measured"):

@@ -92,6 +92,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shams=2,
         values=(),
         doses=(0.5,),
+        example_neurons=1,
         out=folder / "runs" / "demo",
         show_progress=False,
     )

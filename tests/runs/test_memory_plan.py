@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,18 @@ def silent(_text: str) -> None: ...
 
 def bench_of(**settings: Any) -> Session:
     return Session(Config(train="embedded:test", show_progress=False, **settings), silent)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Sources of a few sentences: what is needed is told by rule, however many there are."""
+    folder = tmp_path_factory.mktemp("few")
+    embedded = files("grammar_lens") / "embedded" / "treebank"
+    for split, n in (("train", 150), ("test", 60)):
+        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
+        usual = [b for b in blocks if "\tX\t" not in b and "\tSYM\t" not in b][:n]
+        (folder / f"few-{split}.conllu").write_text("\n\n".join(usual) + "\n\n", "utf-8")
+    return {"train": f"{folder}:train", "fresh": f"{folder}:test"}
 
 
 @pytest.fixture(scope="module")
@@ -202,16 +215,14 @@ def test_the_peak_of_a_pass_is_within_a_factor_of_two() -> None:
 
 
 class TestLlama:
-    def test_a_folder_without_weights_is_enough(self, llama: Path) -> None:
-        found = forecast(
-            Config(model=str(llama), train="embedded:test", fresh="embedded:train"), silent
-        )
+    def test_a_folder_without_weights_is_enough(self, llama: Path, few: dict[str, Any]) -> None:
+        found = forecast(Config(model=str(llama), **few), silent)
         assert found.model["n_parameters"] == 8_030_261_248
         assert found.memory.parameters == 2 * 8_030_261_248
         assert (found.dtype, found.token_budget) == ("bfloat16", 4096)
         assert (found.free, found.fits, found.times) == (None, None, {})
         units = 32 * 14336
-        session = Session(Config(train="embedded:test"), silent)
+        session = Session(Config(train=few["train"]), silent)
         labels = len(session.train.labels)
         # two positions, four parts, three numbers; exchanged sums in float32
         assert found.memory.statistics["moments"] == pytest.approx(
@@ -222,16 +233,15 @@ class TestLlama:
         )
         assert "no weights" in "\n".join(found.lines())
 
-    def test_float32_on_a_cpu(self, llama: Path) -> None:
-        found = forecast(
-            Config(model=str(llama), device="cpu", train="embedded:test", fresh="embedded:train"),
-            silent,
-        )
+    def test_float32_on_a_cpu(self, llama: Path, few: dict[str, Any]) -> None:
+        found = forecast(Config(model=str(llama), device="cpu", **few), silent)
         assert (found.dtype, found.token_budget, found.device) == ("float32", 1024, "cpu")
         assert found.memory.parameters == 4 * 8_030_261_248
 
-    def test_what_does_not_fit_is_told_with_what_would(self, llama: Path) -> None:
-        config = Config(model=str(llama), train="embedded:test", fresh="embedded:train")
+    def test_what_does_not_fit_is_told_with_what_would(
+        self, llama: Path, few: dict[str, Any]
+    ) -> None:
+        config = Config(model=str(llama), **few)
         found = forecast(config, silent, memory_gib=40)
         assert found.fits is False
         assert {x.split()[0] for x, _ in found.remedies} >= {"--token-budget", "--device-map"}
@@ -305,9 +315,8 @@ class TestArithmetic:
         assert duration(float("nan")) == "unknown"
 
 
-def test_times_are_said_to_be_measured_or_not() -> None:
-    settings: dict[str, Any] = {"train": "embedded:test", "fresh": "embedded:train"}
-    quick: dict[str, Any] = {**settings, "replicates": 0, "shams": 1, "show_progress": False}
+def test_times_are_said_to_be_measured_or_not(few: dict[str, Any]) -> None:
+    quick: dict[str, Any] = {**few, "replicates": 0, "shams": 1, "show_progress": False}
     found = forecast(Config(**quick), silent)
     assert set(found.times) == set(found.passes) == {"collect", "attribution", "lesion"}
     assert all(x.measured and 0 < x.seconds < 3600 for x in found.times.values())
@@ -320,8 +329,8 @@ def test_times_are_said_to_be_measured_or_not() -> None:
     assert "(estimated" in "\n".join(ig.lines())
 
 
-def test_where_it_does_not_fit_nothing_is_timed() -> None:
-    found = forecast(Config(train="embedded:test", fresh="embedded:train"), silent, memory_gib=0.05)
+def test_where_it_does_not_fit_nothing_is_timed(few: dict[str, Any]) -> None:
+    found = forecast(Config(**few), silent, memory_gib=0.05)
     assert (found.fits, found.times) == (False, {})
     assert "WARNING: it does not fit" in "\n".join(found.lines())
 
