@@ -249,7 +249,7 @@ def test_every_public_name_resolves() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(AttributeError, match="module 'grammar_lens' has no attribute 'leson'"):
+    with pytest.raises(AttributeError, match=r"'grammar_lens'.*'leson'"):
         grammar_lens.leson  # noqa: B018
 
 

@@ -120,16 +120,12 @@ def test_what_was_collected(collected: Collected, train: Corpus):
         "neuron",
     )
     assert repr(collected).count("Moments of 8 x") == 2
-    with pytest.raises(GrammarLensError, match="nothing was read at 'word': there is next"):
+    with pytest.raises(GrammarLensError, match="nothing was read at 'word'"):
         collected.at("word")
-    with pytest.raises(
-        GrammarLensError, match="'mlp_out' was not collected: there is neuron, resid_po"
-    ):
+    with pytest.raises(GrammarLensError, match=r"'mlp_out'.*neuron, resid_po"):
         collected["mlp_out"]
     double = Collected({"word": {}, "next": {}}, 0)
-    with pytest.raises(
-        GrammarLensError, match=r"words were read at word and next: say which, with \.at"
-    ):
+    with pytest.raises(GrammarLensError, match="words were read at word and next"):
         double["neuron"]
 
 
@@ -158,19 +154,15 @@ def test_labels_that_are_too_rare(reference: Model, bank: Treebank, write: Calla
     assert collect(reference, twice, position="word", **QUIET)["neuron"].n_words > 0
     with pytest.raises(
         GrammarLensError,
-        match=r"fewer than 2 words that can be read at 'next' in twice: 'INTJ' has 0",
+        match=r"than 2.*'next'.*'INTJ'.*has 0",
     ):
         collect(reference, twice, **QUIET)
-    with pytest.raises(
-        GrammarLensError, match="fewer than 2 words in small: 'SYM' has 0; there are ADJ"
-    ):
+    with pytest.raises(GrammarLensError, match=r"than 2.*'SYM'.*has 0.*ADJ"):
         collect(reference, bank, labels=("NOUN", "SYM"), **QUIET)
 
 
 def test_a_label_that_no_word_has(reference: Model, bank: Treebank):
-    with pytest.raises(
-        GrammarLensError, match=r"no word of small has the label 'deprel': choose one"
-    ):
+    with pytest.raises(GrammarLensError, match="no word of small has the label 'deprel'"):
         collect(reference, bank, label="deprel", **QUIET)
     with pytest.raises(GrammarLensError, match="unknown label 'color'"):
         collect(reference, bank, label="color", **QUIET)
@@ -436,9 +428,7 @@ def test_labels_that_fresh_words_lack(
     reference: Model, keys: KeyNeurons, bank: Treebank, write: Callable[..., Treebank]
 ):
     fresh = write("My PRON|new ADJ|dog NOUN|sleeps VERB|-. PUNCT", "poor")
-    with pytest.raises(
-        GrammarLensError, match="no scored word of poor is 'ADP': leave it out or use othe"
-    ):
+    with pytest.raises(GrammarLensError, match="no scored word of poor is 'ADP'"):
         lesion_study(reference, fresh, keys, lexicon=bank["train"], labels=("NOUN", "ADP"), **QUIET)
     result = lesion_study(reference, fresh, keys, lexicon=bank["train"], shams=0, **QUIET)
     assert result.labels == ("NOUN", "VERB", "ADJ")

@@ -337,11 +337,9 @@ def test_splits_are_parts_in_order_and_an_unknown_one_lists_them() -> None:
     assert [s.text for s in whole["test"]] == ["d", "e"]
     assert whole["test"].name == "made:test"
     assert (len(whole["train"]), whole["train"].n_words, whole["train"].splits) == (3, 3, {})
-    with pytest.raises(
-        GrammarLensError, match="made has no split 'dev'; its splits are train, test"
-    ):
+    with pytest.raises(GrammarLensError, match=r"'dev'.*train, test"):
         whole["dev"]
-    with pytest.raises(GrammarLensError, match="its splits are none: use it whole"):
+    with pytest.raises(GrammarLensError, match="its splits are none"):
         whole["test"]["test"]
 
 
@@ -372,12 +370,12 @@ def test_a_required_label_gives_its_values_and_drops_the_rare(dogs: Treebank) ->
     assert dogs.require_label("feats:Number", 1) == (("Plur", "Sing"), {})
     with pytest.raises(
         GrammarLensError,
-        match="no word of file has the label 'feats:Mood': choose one of upos, xpos, deprel,",
+        match=r"'feats:Mood'.*upos, xpos, deprel",
     ):
         dogs.require_label("feats:Mood")
     with pytest.raises(
         GrammarLensError,
-        match=r"no value of 'feats:Number' has 3 words in file, found Plur \(1\), Sing \(2\): use",
+        match=r"'feats:Number'.*has 3.*1.*2",
     ):
         dogs.require_label("feats:Number", 3)
 

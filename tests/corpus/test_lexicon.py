@@ -98,9 +98,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("smoothing", [0.0, -1.0])
     def test_smoothing_must_be_positive(self, smoothing: float) -> None:
-        with pytest.raises(
-            GrammarLensError, match=rf"smoothing is {smoothing}, expected a positive"
-        ):
+        with pytest.raises(GrammarLensError, match=f"smoothing is {smoothing}"):
             build_lexicon(np.array([0]), np.array([0]), LABELS, 5, smoothing=smoothing)
 
     def test_a_model_with_a_smaller_vocabulary(self) -> None:

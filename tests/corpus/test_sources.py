@@ -109,7 +109,7 @@ def test_two_files_for_one_split_are_refused(folder: Path) -> None:
     (folder / "yy_made-ud-dev.conllu").write_text(conllu("Other"))
     with pytest.raises(
         GrammarLensError,
-        match=r"two files for the split 'dev', xx_made-ud-dev.conllu and yy_made-ud-dev.conllu",
+        match=r"'dev'.*xx_made-ud-dev.conllu.*yy_made-ud-dev.conllu",
     ):
         load_treebank(folder)
 
@@ -135,7 +135,7 @@ def test_without_a_source_the_embedded_treebank_is_read() -> None:
 
 def test_a_package_without_its_treebank_says_so(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(sources, "files", lambda package: tmp_path)
-    with pytest.raises(GrammarLensError, match=r"embedded treebank is missing from .*: install"):
+    with pytest.raises(GrammarLensError, match="embedded treebank is missing from"):
         load_treebank()
 
 
@@ -233,14 +233,12 @@ def test_splits_that_a_treebank_lacks_are_skipped_and_remembered(
     assert list(load_treebank("UD_French-Made").splits) == ["test"]
     assert len(server.requests) == 3
     for _ in range(2):
-        with pytest.raises(
-            GrammarLensError, match=f"has no fr_made-ud-train.conllu: .* not in release {RELEASE}"
-        ):
+        with pytest.raises(GrammarLensError, match=rf"fr_made-ud-train.conllu.*{RELEASE}"):
             load_treebank("UD_French-Made:train")
 
 
 def test_a_treebank_that_is_not_there_is_not_remembered(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(GrammarLensError, match=r"has no en_none-ud-train.conllu: .*give the path"):
+    with pytest.raises(GrammarLensError, match=r"has no en_none-ud-train.conllu"):
         load_treebank("UD_English-None")
     assert cached(tmp_path) == []
 
@@ -292,7 +290,7 @@ def test_an_unknown_file_is_called_unverified_once_and_then_enforced(
 
 def test_a_download_that_breaks_off_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.pages[f"/UD_English-Made/{RELEASE}/en_made-ud-dev.conllu"] = None
-    with pytest.raises(GrammarLensError, match=r"cannot fetch http.*-dev.conllu: .*other means"):
+    with pytest.raises(GrammarLensError, match=r"cannot fetch http.*-dev.conllu"):
         load_treebank("UD_English-Made:dev")
     assert cached(tmp_path) == []
 
@@ -440,7 +438,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         match=r"no column upos or .* for upos; its columns are w, l, tokens, xpos: .*label_column",
     ):
         load_treebank(source)
-    with pytest.raises(GrammarLensError, match=r"no column 'v' for words; .* with words_column"):
+    with pytest.raises(GrammarLensError, match=r"'v'.*words_column"):
         load_treebank(source, words_column="v")
 
 
@@ -459,7 +457,7 @@ def test_rows_without_words_are_left_out_and_counted(tmp_path: Path) -> None:
     assert read.notes[1] == "1 rows without words left out"
     dataset(tmp_path, [{"tokens": [], "upos": [], "text": "x"}], name="test")
     dataset(tmp_path, [{**ROW, "text": "x"}])
-    with pytest.raises(GrammarLensError, match="has no sentences: choose another split or dataset"):
+    with pytest.raises(GrammarLensError, match="has no sentences"):
         load_treebank(f"hf:{tmp_path / 'dataset'}:test")
 
 
@@ -497,9 +495,7 @@ def test_a_row_that_cannot_be_read_is_named(
 
 def test_a_column_of_plain_text_is_refused(tmp_path: Path) -> None:
     rows = [{"tokens": "a b", "upos": "X X"}]
-    with pytest.raises(
-        GrammarLensError, match="row 0: expected a list in column 'tokens', found str"
-    ):
+    with pytest.raises(GrammarLensError, match=r"row 0.*'tokens'"):
         load_treebank(f"hf:{dataset(tmp_path, rows)}:train")
 
 

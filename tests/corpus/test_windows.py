@@ -402,16 +402,12 @@ def test_fresh_words_are_read_as_the_training_words_are(tiny: Model, documents: 
 
 
 def test_contexts_that_cannot_be(tiny: Model, documents: Treebank):
-    with pytest.raises(
-        GrammarLensError, match="context is 'book', expected one of sentence, document"
-    ):
+    with pytest.raises(GrammarLensError, match=r"'book'.*sentence, document"):
         prepare(tiny, documents, minimum=1, context="book")
     with pytest.raises(GrammarLensError, match="window is 15, expected 16 tokens or more"):
         prepare(tiny, documents, minimum=1, context="document", window=15)
     single = prepare(tiny, documents, minimum=1)
-    with pytest.raises(
-        GrammarLensError, match=r"prepared with the context 'sentence' and windows of 512"
-    ):
+    with pytest.raises(GrammarLensError, match=r"'sentence'.*windows of 512"):
         prepare(tiny, single, context="document")
 
 

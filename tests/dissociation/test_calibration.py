@@ -112,9 +112,7 @@ class TestCalibration:
         ):
             calibrated(predicted, measured, np.arange(100) < 2)
         for k in (0, 61):
-            with pytest.raises(
-                GrammarLensError, match=f"k is {k}, expected 1 to 60, the neurons drawn"
-            ):
+            with pytest.raises(GrammarLensError, match=rf"{k}.*expected 1.*to 60,"):
                 calibrated(predicted, measured, random, k=k)
         measured[1, 70] = np.nan
         with pytest.raises(GrammarLensError, match="not finite: leave those neurons out"):
@@ -149,13 +147,9 @@ class TestRedundancy:
         one, two, three = rounds()
         with pytest.raises(GrammarLensError, match="1 round of lesions given, expected 2 or more"):
             redundancy(LABELS[:2], [one])
-        with pytest.raises(
-            GrammarLensError, match=r"rounds cut \[10, 30, 20\] neurons, expected ever mo"
-        ):
+        with pytest.raises(GrammarLensError, match=r"rounds cut \[10, 30, 20\] neurons"):
             redundancy(LABELS[:2], [one, three, two])
-        with pytest.raises(
-            GrammarLensError, match=r"round 2 has the losses \[0.5, nan\], expected 2 fin"
-        ):
+        with pytest.raises(GrammarLensError, match=r"round 2.*\[0.5, nan\].*expected 2"):
             redundancy(LABELS[:2], [one, Round(20, np.array([0.5, np.nan]), two.found_again)])
         with pytest.raises(
             GrammarLensError, match=r"round 1 has the losses .*, expected 3 finite ones"

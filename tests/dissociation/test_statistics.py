@@ -85,9 +85,7 @@ class TestMatrix:
 class TestOutcomes:
     def test_an_unknown_lesion(self, outcomes: Outcomes) -> None:
         for label, replicate in (("X", 0), ("NOUN", 99)):
-            with pytest.raises(
-                GrammarLensError, match=f"no lesion of '{label}', replicate {replicate}"
-            ):
+            with pytest.raises(GrammarLensError, match=rf"'{label}'.*{replicate}"):
                 outcomes.row(label, replicate)
 
     def test_identity_error_is_the_largest_by_hand(self, outcomes: Outcomes) -> None:
@@ -228,7 +226,5 @@ class TestErrors:
     def test_a_label_without_words(self, outcomes: Outcomes) -> None:
         relabelled = outcomes.label.copy()
         relabelled[relabelled == outcomes.labels.index("ADJ")] = outcomes.labels.index("NOUN")
-        with pytest.raises(
-            GrammarLensError, match="no scored word is 'ADJ': leave it out or use other"
-        ):
+        with pytest.raises(GrammarLensError, match="no scored word is 'ADJ'"):
             study_of(replace(outcomes, label=relabelled), LABELS)

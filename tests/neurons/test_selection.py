@@ -269,9 +269,7 @@ class TestRulesWithANull:
 
     def test_alpha_is_a_share(self) -> None:
         for alpha in (0.0, 1.0, -0.1, 5.0):
-            with pytest.raises(
-                GrammarLensError, match=f"alpha is {alpha}, expected a number between"
-            ):
+            with pytest.raises(GrammarLensError, match=f"alpha is {alpha}"):
                 select(with_null(3.0), rule="fdr", alpha=alpha)
 
     def test_too_few_replicates_for_alpha(self) -> None:
@@ -294,9 +292,7 @@ class TestFrequency:
         assert keys.rule == "top 3, largest"
 
     def test_it_needs_its_own_score(self) -> None:
-        with pytest.raises(
-            GrammarLensError, match=r"these scores are 'correlation': use the score"
-        ):
+        with pytest.raises(GrammarLensError, match="these scores are 'correlation'"):
             select(small_scores(), 3, rule="frequency")
 
 

@@ -68,7 +68,5 @@ class TestSubspaces:
 
     def test_other_draws_are_refused(self) -> None:
         weights = {"A": np.ones((3, 10))}
-        with pytest.raises(
-            GrammarLensError, match=r"draw has \{'A': 2\} neurons, expected \{'A': 3\}: draw as"
-        ):
+        with pytest.raises(GrammarLensError, match=r"\{'A': 2\}.*\{'A': 3\}"):
             subspaces(weights, [{"A": np.ones((2, 10))}])

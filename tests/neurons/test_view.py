@@ -84,9 +84,7 @@ def test_ways_to_write_an_address():
     for given in ((5, 123), ("5.123",), (" 5:123 ",), ("5, 123",), (np.int64(5), np.int64(123))):
         assert parse_address(*given) == (5, 123)
     for given in (("5",), (5,), ("5.1.2",), ("-1.3",), ("5", 3), ("five.3",)):
-        with pytest.raises(
-            GrammarLensError, match=r"no neuron's address: .*; give layer and index"
-        ):
+        with pytest.raises(GrammarLensError, match="no neuron's address"):
             parse_address(*given)
 
 
@@ -400,9 +398,7 @@ def test_lesions_that_cannot_be(lent: Run, monkeypatch: pytest.MonkeyPatch):
         lent.lesion("VERB", position="after").__enter__()
     with pytest.raises(GrammarLensError, match="half"):
         lent.lesion("VERB", value="half").__enter__()
-    with pytest.raises(
-        GrammarLensError, match=r"'VERB' has no key neurons in .*: there is nothing to cut"
-    ):
+    with pytest.raises(GrammarLensError, match="'VERB' has no key neurons in"):
         lent.lesion("VERB", k=0).__enter__()
 
 

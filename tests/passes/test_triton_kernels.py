@@ -188,7 +188,7 @@ class TestCut:
     @pytest.mark.parametrize("code", [-1, N_CLASSES])
     def test_a_class_that_is_not_counted_is_refused(self, fused: ModuleType, code: int) -> None:
         codes = torch.tensor([0, code])
-        with pytest.raises(ValueError, match=r"must be in 0 \.\. 4, got .*: leave out words"):
+        with pytest.raises(ValueError, match=r"must be in 0 \.\. 4, got"):
             fused.cut(torch.arange(2), codes, N_CLASSES)
 
     def test_chunks_move_to_another_device(self, fused: ModuleType) -> None:
@@ -376,7 +376,7 @@ class TestRefusals:
     ) -> None:
         batch = batch_of(np.random.default_rng(17), [0, 1, 1])
         batch = Batch(batch.flat.T.contiguous().T, None, batch.where, batch.codes)
-        with pytest.raises(ValueError, match=r"lie side by side in the activations, .*contiguous"):
+        with pytest.raises(ValueError, match="lie side by side in the activations"):
             reduced(fused, [batch], device)
 
     def test_gates_of_another_shape_are_refused(self, fused: ModuleType) -> None:

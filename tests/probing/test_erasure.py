@@ -97,9 +97,7 @@ class TestLeace:
         np.testing.assert_allclose(few, more, atol=1e-9)
 
     def test_one_class_is_refused(self, train) -> None:
-        with pytest.raises(
-            GrammarLensError, match="fewer than 2 classes: there is nothing to erase"
-        ):
+        with pytest.raises(GrammarLensError, match="fewer than 2 classes"):
             leace(train.features, np.ones_like(train.classes), 3)
 
 

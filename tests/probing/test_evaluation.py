@@ -354,26 +354,20 @@ class TestErrors:
     def test_other_units(self, planted) -> None:
         train, fresh, _ = planted
         fewer = replace(fresh, features=fresh.features[:, :19])
-        with pytest.raises(
-            GrammarLensError, match="have 20 units and fresh words 19: read the same"
-        ):
+        with pytest.raises(GrammarLensError, match="have 20 units and fresh words 19"):
             result(train, fewer)
 
     @pytest.mark.parametrize(("empty", "name"), [(0, "training"), (1, "fresh")])
     def test_no_words(self, planted, empty: int, name: str) -> None:
         parts = list(planted[:2])
         parts[empty] = ProbeWords(np.zeros((0, 20)), np.zeros(0, np.int64), ())
-        with pytest.raises(
-            GrammarLensError, match=f"no {name} word could be read: the probe needs"
-        ):
+        with pytest.raises(GrammarLensError, match=f"no {name} word could be read"):
             result(parts[0], parts[1])
 
     def test_one_label(self, planted) -> None:
         train, fresh, _ = planted
         same = ProbeWords(train.features, np.zeros_like(train.classes), train.key)
-        with pytest.raises(
-            GrammarLensError, match="all training words have one label: a probe needs"
-        ):
+        with pytest.raises(GrammarLensError, match="all training words have one label"):
             result(same, fresh)
 
     def test_no_key_neurons(self, planted) -> None:

@@ -206,17 +206,13 @@ def test_rankings_that_cannot_be_compared(
     few = keys.only(["DET", "NOUN"])
     with pytest.raises(
         GrammarLensError,
-        match="'b' is of DET, NOUN at 'neuron', the first of DET, NOUN, PRON, VERB at",
+        match=r"'b'.*DET, NOUN.*'neuron'.*DET, NOUN, PRON, VERB",
     ):
         gl.probe_curve(tiny, train, fresh, {"a": keys, "b": few}, **QUIET)
     elsewhere = replace(keys, origin=replace(keys.origin, site="resid_post"))
-    with pytest.raises(
-        GrammarLensError, match=r"'b' is of .* at 'resid_post', the first of .* 'neuron'"
-    ):
+    with pytest.raises(GrammarLensError, match=r"'b'.*'resid_post'.*'neuron'"):
         gl.probe_curve(tiny, train, fresh, {"a": keys, "b": elsewhere}, **QUIET)
-    with pytest.raises(
-        GrammarLensError, match="no ranking was given: expected key neurons by name"
-    ):
+    with pytest.raises(GrammarLensError, match="no ranking was given"):
         gl.probe_curve(tiny, train, fresh, {}, **QUIET)
 
 
@@ -260,9 +256,7 @@ def test_a_layer_without_key_neurons_answers_the_majority(
     assert table.accuracy[0] != table.accuracy[1]
     assert table.random_accuracy.isna().all(), "no draws"
     for bad, told in ((("tree",), "'tree'"), ((), "none")):
-        with pytest.raises(
-            GrammarLensError, match=f"classifiers are {told}, expected some of logistic, svm"
-        ):
+        with pytest.raises(GrammarLensError, match=rf"{told}.*logistic, svm"):
             gl.probe_layers(tiny, train, fresh, weak, classifiers=bad, **QUIET)
 
 
@@ -345,7 +339,5 @@ def test_key_units_that_write_nothing(tiny: Model, train: Corpus, fresh: Corpus,
     with pytest.raises(GrammarLensError, match=message):
         gl.erasure(tiny, train, fresh, elsewhere, **QUIET)
     late = replace(keys, sets={x: keys[x].in_layer(1) for x in LABELS})
-    with pytest.raises(
-        GrammarLensError, match="no key neuron stands in layers 0 to 0: choose a higher layer"
-    ):
+    with pytest.raises(GrammarLensError, match="no key neuron stands in layers 0 to 0"):
         gl.erasure(tiny, train, fresh, late, layer=0, **QUIET)

@@ -45,7 +45,7 @@ def test_runs_are_named_by_what_tells_them_apart(runs: list[MadeRun]) -> None:
 def test_one_run_or_the_same_twice_is_refused(runs: list[MadeRun]) -> None:
     with pytest.raises(GrammarLensError, match="1 run given, expected 2 or more"):
         comparing.named(runs[:1])
-    with pytest.raises(GrammarLensError, match=r"runs/one is given twice: name every run once"):
+    with pytest.raises(GrammarLensError, match="runs/one is given twice"):
         comparing.named([*runs, a_run("runs/one")])
 
 

@@ -333,7 +333,7 @@ def test_what_cannot_be_exported(
 def test_nothing_else_is_overwritten(run: Run, tmp_path: Path) -> None:
     """A run's own directory, above all: it has a key_neurons.csv of its own."""
     before = {p.name: p.read_bytes() for p in run.path.iterdir()}
-    with pytest.raises(GrammarLensError, match=r"holds something else .*: export to a new folder"):
+    with pytest.raises(GrammarLensError, match="holds something else"):
         export_run(run, run.path)
     assert {p.name: p.read_bytes() for p in run.path.iterdir()} == before
     out = tmp_path / "out"
@@ -526,7 +526,7 @@ def test_rows_of_the_position_alone(scores: Scores, tmp_path: Path) -> None:
     path = put(tmp_path / "a.csv", text)
     assert addresses(read_neurons(path, scores)) == {"VERB": [(0, 2)]}
     elsewhere = replace(scores, origin=replace(scores.origin, position="last"))
-    with pytest.raises(GrammarLensError, match="no neurons at 'last', only at 'next', 'word'"):
+    with pytest.raises(GrammarLensError, match=r"'last'.*'next'.*'word'"):
         read_neurons(path, elsewhere)
 
 
@@ -622,7 +622,7 @@ def test_faults_of_settings(scores: Scores, tmp_path: Path) -> None:
         read_neurons(put(tmp_path / "d.json", '{"A": [[0, 1]]}'), scores, name="x")
     with pytest.raises(GrammarLensError, match=r"cannot read .*none: No such file"):
         read_neurons(tmp_path / "none", scores)
-    with pytest.raises(GrammarLensError, match=r"\[0\]: flat ids count from 0: leave one_based"):
+    with pytest.raises(GrammarLensError, match=r"\[0\].*from 0.*one_based"):
         read_neurons(tmp_path / "b.json", scores, first_layer=0, one_based=True)
     np.save(tmp_path / "VERB.npy", masks(1)[0])
     with pytest.raises(GrammarLensError, match="a mask has no use for one_based"):
@@ -720,7 +720,7 @@ def test_faults_of_frames(scores: Scores, columns: dict[str, list[Any]], message
 
 def test_a_frame_without_a_column(scores: Scores) -> None:
     frame = pd.DataFrame({"label": ["A"], "layer": [0], "index": [0]})
-    with pytest.raises(GrammarLensError, match="has no 'score': there are label, layer, index"):
+    with pytest.raises(GrammarLensError, match=r"'score'.*label, layer, index"):
         KeyNeurons.from_frame(frame, scores, rule="x")
 
 

@@ -377,9 +377,7 @@ def test_options_that_do_not_go(tiny: Model, corpus: Corpus, bad: dict[str, Any]
 @pytest.mark.parametrize("kind", ["own", "all"])
 def test_a_lexicon_without_a_label(tiny: Model, corpus: Corpus, bank: Treebank, kind: str):
     poor = gl.fit_lexicon(tiny, bank["train"], labels=("NOUN", "VERB"))
-    with pytest.raises(
-        GrammarLensError, match=r"the lexicon does not know DET, PRON: .*gl\.fit_lexi"
-    ):
+    with pytest.raises(GrammarLensError, match=r"DET, PRON.*gl\.fit_lexi"):
         gl.attribute(tiny, corpus, kind=kind, lexicon=poor, reference="zero", **QUIET)
 
 

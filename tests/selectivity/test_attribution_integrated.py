@@ -294,7 +294,7 @@ class TestErrors:
         for layer in model.original_model.base_model.layers:
             layer.mlp.hook_out.add_hook(lambda x, **_: x / (0.3 + x.norm(dim=-1, keepdim=True)))
         for joint in (False, True):
-            with pytest.raises(GrammarLensError, match=r"cannot be rerun .*: use reuse=False"):
+            with pytest.raises(GrammarLensError, match="cannot be rerun"):
                 gradients(model, few, joint=joint)
             found, told = gradients(model, few, joint=joint, reuse=False, steps=4)
             assert np.isfinite(found[few.classes >= 0]).all()
@@ -391,12 +391,12 @@ class TestTopShare:
 
     @pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
     def test_a_share_that_is_none(self, share: float) -> None:
-        with pytest.raises(GrammarLensError, match=rf"share is {share}, expected more than 0 and"):
+        with pytest.raises(GrammarLensError, match=rf"{share}.*than 0"):
             TopShareReader(3, 2, 4, share)
 
     def test_a_layer_that_was_not_read(self) -> None:
         reader = TopShareReader(3, 2, 4)
         x = torch.ones(1, 4)
         reader.add(0, Seen(x), torch.tensor([1]))
-        with pytest.raises(GrammarLensError, match="layer 1 was not read: ranking a word's units"):
+        with pytest.raises(GrammarLensError, match="layer 1 was not read"):
             reader.commit()

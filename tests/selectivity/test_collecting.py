@@ -331,7 +331,7 @@ def test_what_is_read_again_for_want_of_memory_counts_once(
 
     handle = tiny.original_model.model.layers[1].register_forward_pre_hook(fails)
     try:
-        with pytest.warns(RuntimeWarning, match="out of memory: the token budget is now"):
+        with pytest.warns(RuntimeWarning, match="out of memory"):
             got = collect(tiny, corpus, token_budget=300, **EXTRAS, **QUIET).evidence()
     finally:
         handle.remove()
@@ -421,11 +421,11 @@ def test_rare_values_are_left_out(tiny: Model, large: Treebank):
 def test_requests_that_cannot_be_met(
     tiny: Model, corpus: Corpus, bank: Treebank, write: Callable[..., Treebank]
 ):
-    with pytest.raises(GrammarLensError, match="no label was named: expected one or more of upos"):
+    with pytest.raises(GrammarLensError, match="no label was named"):
         collect_labels(tiny, corpus, (), **QUIET)
     with pytest.raises(GrammarLensError, match="no word of large has the label 'deprel'"):
         collect_labels(tiny, corpus, ("upos", "deprel"), **QUIET)
-    with pytest.raises(GrammarLensError, match="position is 'before', expected one of word, next"):
+    with pytest.raises(GrammarLensError, match=r"'before'.*word, next"):
         collect(tiny, corpus, position="before", **QUIET)
     with pytest.raises(GrammarLensError, match="replicates is 5, expected at least 20"):
         collect(tiny, corpus, replicates=5, **QUIET)
@@ -435,9 +435,9 @@ def test_requests_that_cannot_be_met(
     both = collect(tiny, bank["train"], position=("word", "next"), **QUIET)
     with pytest.raises(GrammarLensError, match=r"words were read at word and next: say which"):
         both.evidence()
-    with pytest.raises(GrammarLensError, match="site 'mlp_out' was not collected: there is neuron"):
+    with pytest.raises(GrammarLensError, match="site 'mlp_out' was not collected"):
         both.evidence("mlp_out", "word")
-    with pytest.raises(GrammarLensError, match="nothing was read at 'before': there is word, next"):
+    with pytest.raises(GrammarLensError, match=r"'before'.*word, next"):
         both.evidence("neuron", "before")
 
 

@@ -152,9 +152,7 @@ class TestFrequencyDepends:
 
     def test_nothing_was_counted(self, evidence: Evidence) -> None:
         assert evidence.integrated_gradients is not None
-        with pytest.raises(
-            GrammarLensError, match="was not counted: attribute again with a top share"
-        ):
+        with pytest.raises(GrammarLensError, match="was not counted"):
             frequency_depends(replace(evidence.integrated_gradients, frequency=None))
 
 
@@ -367,9 +365,7 @@ class TestOutputContrast:
         counts = counts_of(300)
         total = int(counts[:, [0, 2]].sum())
         counts[:, 1] = 0
-        with pytest.raises(
-            GrammarLensError, match=f"label number 1 has 0 of {total} words: a contrast"
-        ):
+        with pytest.raises(GrammarLensError, match=rf"number 1.*has 0.*{total}"):
             output_contrast(tiny, counts)
         counts[:, 0] = 0
         with pytest.raises(GrammarLensError, match="label number 0 has 0 of"):

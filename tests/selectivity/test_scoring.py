@@ -509,9 +509,7 @@ class TestErrors:
         evidence = small_evidence()
         assert evidence.sample is not None
         sample = replace(evidence.sample, origin=replace(ORIGIN, position="word"))
-        with pytest.raises(
-            GrammarLensError, match=r"position='word'.*position='next'.*in one pass"
-        ):
+        with pytest.raises(GrammarLensError, match=r"'word'.*'next'"):
             score(replace(evidence, sample=sample), "auroc")
         elsewhere = replace(evidence.sample, origin=replace(ORIGIN, treebank="part of a-bank"))
         score(replace(evidence, sample=elsewhere), "auroc")
@@ -521,9 +519,7 @@ class TestErrors:
         evidence = small_evidence()
         assert evidence.sample is not None
         sample = replace(evidence.sample, classes=np.array([0, 0, 0, 2, 2, 2]))
-        with pytest.raises(
-            GrammarLensError, match="the sample has no words of VERB: collect a sample"
-        ):
+        with pytest.raises(GrammarLensError, match="the sample has no words of VERB"):
             score(replace(evidence, sample=sample), method)
 
     def test_unknown_signs(self, moments: Moments) -> None:
