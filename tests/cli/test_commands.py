@@ -133,7 +133,7 @@ def test_a_stored_run_gives_back_what_was_found(made: Path) -> None:
     assert np.array_equal(words.values, run.scores_at("word").values)
     again = gl.score(run.evidence("next"), "attribution_contrast")
     assert np.array_equal(again.values, run.scores.values)
-    chosen = gl.select(again, k=8)
+    chosen = gl.select(again, k=8, alpha=1)
     for label in chosen:
         assert list(chosen[label]) == list(run.keys[label])
         np.testing.assert_allclose(present(run.keys[label].mean), present(chosen[label].mean))
