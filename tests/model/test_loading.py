@@ -426,9 +426,7 @@ def test_a_revision_of_what_is_not_on_the_hub(
 def test_unknown_dtype_and_device(folder: Path, tiny_hf: Callable[[], Any], tiny_tokenizer: Any):
     hf = tiny_hf()
     for source, options in ((folder, {}), (hf, {"tokenizer": tiny_tokenizer})):
-        with pytest.raises(
-            GrammarLensError, match="dtype is 'float8', expected one of float32, bfl"
-        ):
+        with pytest.raises(GrammarLensError, match="dtype is 'float8'"):
             load_model(source, dtype="float8", **options)
         with pytest.raises(GrammarLensError, match="device 'toaster' is not one that torch knows"):
             load_model(source, device="toaster", **options)
@@ -456,14 +454,12 @@ def test_loaded_models_that_cannot_be_used(tiny_hf: Callable[[], Any], tiny_toke
 
 
 def test_unknown_site_and_layer(tiny: gm.Model):
-    with pytest.raises(
-        GrammarLensError, match="site is 'brain', expected one of neuron, resid_pre"
-    ):
+    with pytest.raises(GrammarLensError, match=r"'brain'.*neuron, resid_pre"):
         gm.hook_name(tiny, "brain", 0)
     for layer in (2, -1):
         with pytest.raises(
             GrammarLensError,
-            match=f"layer {layer} does not exist: .* has 2 layers, numbered from 0",
+            match=rf"{layer}.*has 2.*layers, numbered.*from 0",
         ):
             gm.hook_name(tiny, "neuron", layer)
     with pytest.raises(GrammarLensError, match="site is "):

@@ -389,9 +389,7 @@ class TestKeyNeurons:
     def test_unknown_label(self) -> None:
         keys = select(small_scores(), 4)
         for get in (lambda: keys["X"], lambda: keys.only(["X"])):
-            with pytest.raises(
-                GrammarLensError, match="no key neurons of 'X': expected one of NOUN, VERB"
-            ):
+            with pytest.raises(GrammarLensError, match=r"'X'.*NOUN, VERB"):
                 get()
 
     def test_the_frame_is_the_table_of_a_run(self) -> None:

@@ -390,9 +390,7 @@ def test_a_lesion_that_draws_from_other_words(lent: Run):
 
 
 def test_lesions_that_cannot_be(lent: Run, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(
-        GrammarLensError, match="no key neurons of 'VREB': expected one of DET, NOUN"
-    ):
+    with pytest.raises(GrammarLensError, match=r"'VREB'.*DET, NOUN"):
         lent.lesion("VREB").__enter__()
     with pytest.raises(GrammarLensError, match="did not read 'after'"):
         lent.lesion("VERB", position="after").__enter__()

@@ -437,9 +437,7 @@ def small_evidence() -> Evidence:
 
 class TestErrors:
     def test_unknown_score(self, moments: Moments) -> None:
-        with pytest.raises(
-            GrammarLensError, match="score is 'auc', expected one of correlation, co"
-        ):
+        with pytest.raises(GrammarLensError, match=r"'auc'.*correlation, co"):
             score(moments, "auc")
 
     @pytest.mark.parametrize("n", [0, 1])
@@ -531,9 +529,7 @@ class TestErrors:
             score(moments, "entropy").strength("negative")
 
     def test_scores_of_an_unknown_label(self, moments: Moments) -> None:
-        with pytest.raises(
-            GrammarLensError, match="no scores of 'X': expected one of NOUN, VERB, ADJ"
-        ):
+        with pytest.raises(GrammarLensError, match=r"'X'.*NOUN, VERB, ADJ"):
             score(moments)["X"]
 
 
