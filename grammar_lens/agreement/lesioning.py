@@ -117,7 +117,7 @@ class AgreementStudy:
         return table
 
     def verdict(self) -> str:
-        """How many cells pass .05 corrected for the whole table, and the cell of the lowest p."""
+        """Number of cells that pass .05 corrected for the whole table, and the cell of the lowest p."""
         table = self.to_frame()
         if not self.n_shams:
             return "Without shams nothing is tested."

@@ -365,7 +365,7 @@ def _reasons(
 
 
 def _lead(spans: Int[np.ndarray, "token two"]) -> int:
-    """How many tokens stand before the first that has characters of the text."""
+    """Number of tokens before the first that has characters of the text."""
     return int(np.argmax(spans[:, 0] < spans[:, 1])) if len(spans) else 0
 
 

@@ -47,7 +47,7 @@ class FirstOrder:
         return None if len(self.labels) < LEAST_LABELS else chance(self.s_star, self.s_star_sham)
 
     def verdict(self) -> str:
-        """What it adds, and how far it can be trusted, in a sentence."""
+        """The added effect and how far it can be trusted, in a sentence."""
         if self.p_value is None:
             return ""
         trust = (

@@ -10,7 +10,7 @@ from grammar_lens.dissociation.changes import Changes
 
 @dataclass(frozen=True)
 class Resampling:
-    """How often each sentence stands in each draw; `sentence` are the sentences' numbers, sorted."""
+    """Count of each sentence in each draw; `sentence` are the sentences' numbers, sorted."""
 
     sentence: Int[np.ndarray, " sentence"]
     weight: Float[np.ndarray, "draw sentence"]

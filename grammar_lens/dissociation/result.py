@@ -190,7 +190,7 @@ class LesionStudy:
         )
 
     def verdict(self) -> str:
-        """What the numbers say, in a few sentences, and what they lack."""
+        """The conclusions in a few sentences, and what was not measured."""
         parts = [
             self._size(),
             *self._against_chance(),
@@ -232,7 +232,7 @@ class LesionStudy:
         )
 
     def _shortcomings(self) -> list[str]:
-        """Why the damage cannot be called selective."""
+        """Reasons why the damage cannot be called selective."""
         found, p, interval = [], self.decisive_p, self.dominance_interval
         if len(self.labels) < LEAST_LABELS or not (self.n_shams or self.matched):
             told = why_no_p(len(self.labels), self.n_shams)

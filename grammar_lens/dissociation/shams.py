@@ -58,7 +58,7 @@ def sham_maps(
     *,
     avoid: KeyNeurons | None = None,
 ) -> Int32[np.ndarray, "replicate layer unit"]:
-    """Which unit of its layer stands for each key neuron in each replicate; -1 for all other units."""
+    """Unit that replaces each key neuron of its layer in each replicate; -1 for all other units."""
     union = keys.union()
     barred = union if avoid is None else np.concatenate([union, avoid.union()])
     maps = np.full((n_replicates, keys.n_layers, keys.n_units), -1, np.int32)

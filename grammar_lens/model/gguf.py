@@ -70,13 +70,13 @@ def require_reader() -> None:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """How the weights of a GGUF file are stored: its name, and how many tensors have each format."""
+    """Storage of a GGUF file's weights: its name, and the number of tensors of each format."""
 
     file: str
     tensors: dict[str, int]
 
     def record(self) -> dict[str, Any]:
-        """What run.json says of it."""
+        """The entry for run.json."""
         return {"file": self.file, "tensors": self.tensors, "dequantized": True}
 
 

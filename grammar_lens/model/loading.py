@@ -192,7 +192,7 @@ def _short_name(name: str, location: Path | str) -> str:
 def _check_files(
     location: Path | str, *, needs_tokenizer: bool, needs_weights: bool = True
 ) -> gguf.StoredWeights | None:
-    """How a GGUF file stores its weights; raises GrammarLensError for what is known to be unreadable."""
+    """Storage of a GGUF file's weights; raises GrammarLensError for files known to be unreadable."""
     if gguf.is_gguf(location):
         gguf.require_reader()
         return gguf.stored_weights(Path(location))
@@ -294,7 +294,7 @@ def _load_config(
 
 
 def _where(location: Path | str, revision: str | None) -> tuple[Path | str, dict[str, Any]]:
-    """What transformers' from_pretrained takes for a location: the first argument and options."""
+    """Arguments of transformers' from_pretrained for a location: the first one and the options."""
     if not isinstance(location, Path):
         return location, {} if revision is None else {"revision": revision}
     if revision is not None:

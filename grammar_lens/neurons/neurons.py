@@ -136,7 +136,7 @@ class KeyNeurons(Mapping[str, Neurons]):
         return np.unique(np.concatenate([*rows, np.zeros((0, 2), np.int64)]), axis=0)
 
     def n_labels(self) -> Int[np.ndarray, "layer unit"]:
-        """How many labels each unit is key to."""
+        """Number of labels each unit is key to."""
         count = np.zeros((self.n_layers, self.n_units), np.int64)
         for neurons in self.sets.values():
             count[neurons.layer, neurons.index] += 1

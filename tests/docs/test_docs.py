@@ -531,7 +531,7 @@ def pages_of(site: Path) -> list[Path]:
 
 
 class _Links(HTMLParser):
-    """What a page links to or loads, and the names by which it can be linked to."""
+    """Targets that a page links to or loads, and the names by which it can be linked to."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

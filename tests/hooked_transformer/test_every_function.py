@@ -49,7 +49,7 @@ TEXTS = ["The old man never saw the sea again.", "They do not like the cold rain
 
 @dataclass(frozen=True)
 class Given:
-    """What the calls need besides the model, found in the bridge and given to both."""
+    """Inputs of the calls besides the model, found in the bridge and given to both."""
 
     train: Treebank
     fresh: Treebank
