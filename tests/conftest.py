@@ -183,7 +183,7 @@ def browser() -> Iterator[Any]:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays to the end: the garbage collector need not look at it again."""
+    """Freeze what is imported: it stays to the end, so the garbage collector need not look at it again."""
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""How far two float32 evaluations of one formula may be apart."""
+"""Bounds on the difference of two float32 evaluations of one formula."""
 
 from typing import Any
 

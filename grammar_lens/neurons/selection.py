@@ -9,7 +9,7 @@ from grammar_lens.selectivity.permutation_null import Null
 from grammar_lens.selectivity.result import SIGNS, Scores
 
 UNTESTED = "no null"
-"""What a rule by rank says where the scores have no null to test units against."""
+"""The words of a rule by rank where the scores have no null to test units against."""
 RULES = ("top_k", "fdr", "permutation", "frequency")
 
 
