@@ -30,3 +30,20 @@ def listed(names: Iterable[str]) -> str:
     every = list(names)
     more = len(every) - MOST_NAMES
     return ", ".join(every[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+class Shown:
+    """A result that Jupyter shows as a line of text and its tables.
+
+    The text is its repr and the table its `to_frame()`, unless a class says otherwise.
+    """
+
+    def _title(self) -> str:
+        return repr(self)
+
+    def _tables(self) -> list[pd.DataFrame]:
+        to_frame = getattr(self, "to_frame", None)
+        return [to_frame()] if to_frame else []
+
+    def _repr_html_(self) -> str:
+        return page(self._title(), *self._tables())

@@ -10,7 +10,7 @@ from statsmodels.stats.multitest import multipletests
 
 from grammar_lens.agreement.pairs import MinimalPair
 from grammar_lens.agreement.scoring import PairScores, Prepared
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.context import lesion
 from grammar_lens.lesions.donors import Donors
@@ -20,7 +20,7 @@ from grammar_lens.progress import track
 
 
 @dataclass(frozen=True)
-class AgreementStudy:
+class AgreementStudy(Shown):
     """Agreement intact and under each label's lesion, by paradigm, with sham lesions beside.
 
     `change` is the mean change of log p(good) - log p(bad), in nats: below 0 the lesion harms
@@ -146,9 +146,6 @@ class AgreementStudy:
             f"{self.n_shams} shams: {self.intact.right.mean():.3f} right intact; mean change of the "
             f"log odds (nats): {means}"
         )
-
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.to_frame())
 
 
 def agreement_study(

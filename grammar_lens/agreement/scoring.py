@@ -13,14 +13,14 @@ from torch import Tensor
 from grammar_lens.agreement.pairs import MinimalPair
 from grammar_lens.corpus.alignment import Alignment, TokenBatch, align, token_batches
 from grammar_lens.corpus.corpus import default_budget
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, context_length, device_of, model_name
 from grammar_lens.model.forward import next_token_logits
 
 
 @dataclass(frozen=True)
-class PairScores:
+class PairScores(Shown):
     """Log probability (nats) of the good and of the bad sentence of every pair.
 
     Of the whole sentence, given BOS; without BOS the first token, which both share, has none.
@@ -81,9 +81,6 @@ class PairScores:
         means = zip(self.paradigms, self.by_paradigm(self.right), strict=True)
         cells = ", ".join(f"{name} {accuracy:.2f}" for name, accuracy in means)
         return f"PairScores of {len(self.pairs):,} pairs: {self.right.mean():.3f} right; {cells}"
-
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.to_frame())
 
 
 class Prepared:

@@ -10,7 +10,7 @@ from rich.table import Table
 from scipy import stats
 
 from grammar_lens.certification.world_result import WorldResult
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 
 ALPHA = 0.05
@@ -89,7 +89,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Certification:
+class Certification(Shown):
     """All worlds, and what follows from them."""
 
     worlds: tuple[WorldResult, ...]
@@ -142,7 +142,7 @@ class Certification:
 
     def table(self) -> Table:
         """The measures for a terminal."""
-        table = Table("", "of", "rate", "95 % bounds", "required", "", title=self._title())
+        table = Table("", "of", "rate", "95 % bounds", "required", "", title=self._in_one_line())
         for m in self.measures:
             rate = f"{m.hits:,} of {m.count:,}" + (f" = {m.rate:.3f}" if m.count else "")
             required = f"{m.sense} {m.limit:g}" if m.sense else ""
@@ -151,7 +151,7 @@ class Certification:
             table.add_row(m.name, m.of, rate, bounds, required, verdict)
         return table
 
-    def _title(self) -> str:
+    def _in_one_line(self) -> str:
         told = "passed" if self.passed else "FAILED"
         return (
             f"certification {told}: {len(self.worlds)} worlds, {self.shams} shams each, "
@@ -162,7 +162,7 @@ class Certification:
         failed = [f"{m.name} of {m.of} {m.rate:.3f}" for m in self.measures if m.passed is False]
         return f"Certification of {len(self.worlds)} worlds: {', '.join(failed) or 'passed'}"
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         verdicts = {True: "pass", False: "FAIL", None: "reported"}
         rows = [
             (
@@ -175,7 +175,7 @@ class Certification:
             for m in self.measures
         ]
         columns = pd.Index(["rate", "of", "found", "required", "verdict"])
-        return page(repr(self), pd.DataFrame(rows, columns=columns))
+        return [pd.DataFrame(rows, columns=columns)]
 
 
 def _required(worlds: Iterable[WorldResult]) -> list[Measure]:

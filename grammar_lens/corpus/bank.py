@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from grammar_lens.display import listed, page
+from grammar_lens.display import Shown, listed, page
 from grammar_lens.errors import GrammarLensError
 
 LABEL_NAME = re.compile(r"upos|xpos|deprel|feats:[^\s:=|]+")
@@ -56,7 +56,7 @@ def _rebuild_word(form: str, span: tuple[int, int] | None, labels: dict[str, str
 
 
 @dataclass(frozen=True)
-class Sentence:
+class Sentence(Shown):
     """A text and its words in order. `source` is where it was read: "file.conllu:123".
 
     `gap` stands between it and the next sentence of its document: a space, nothing where the last
@@ -74,12 +74,12 @@ class Sentence:
         text = self.text if len(self.text) <= 200 else f"{self.text[:200]}…"
         return f"<Sentence {self.source}: {text!r}, {len(self.words)} words>"
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         names = list(dict.fromkeys(name for word in self.words for name in word.labels))
         first = [name for name in ("upos", "xpos", "deprel") if name in names]
         names = [*first, *sorted(set(names) - set(first))]
         rows = [[word.form, *(word.label(name) for name in names)] for word in self.words]
-        return page(repr(self), pd.DataFrame(rows, columns=pd.Index(["form", *names])))
+        return [pd.DataFrame(rows, columns=pd.Index(["form", *names]))]
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,7 +14,7 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.lexicon import Lexicon, build_lexicon
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.corpus.windows import align_windows
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError, counted, require_at_least, require_one_of
 from grammar_lens.model.about import Model, context_length, device_of, model_name, vocabulary_size
 
@@ -28,7 +28,7 @@ TOKEN_BUDGET = {"cpu": 1024, "cuda": 4096}
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Corpus(Shown):
     """A treebank aligned to one model, with its words as classes of one label.
 
     `classes` is the number of each word's label in `labels`, -1 where it has none of them. With the
@@ -117,12 +117,12 @@ class Corpus:
             f"{len(self.labels)} values of {self.label}, context {self.context!r}"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         n = len(self.labels)
         read = {p: np.bincount(r[r >= 0], minlength=n) for p in POSITIONS for r in [self.read(p)]}
         words = np.bincount(self.classes[self.classes >= 0], minlength=n)
         columns = {f"read at {position!r}": count for position, count in read.items()}
-        return page(repr(self), pd.DataFrame({"label": self.labels, "words": words, **columns}))
+        return [pd.DataFrame({"label": self.labels, "words": words, **columns})]
 
 
 def prepare(

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 
 _CHUNK = {False: 2**19, True: 2**25}
@@ -25,7 +25,7 @@ _CHUNK = {False: 2**19, True: 2**25}
 
 
 @dataclass(frozen=True)
-class Lexicon:
+class Lexicon(Shown):
     """P(label | first token), from training words only.
 
     `probability[v, t]` is smoothed with the prior, (n(v,t) + b prior_t) / (n(v) + b), so a token
@@ -53,11 +53,11 @@ class Lexicon:
         p = self.prior[self.prior > 0]
         return float(-(p * np.log(p)).sum())
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         words = self.count.sum(0).astype(np.int64)
         alone = (self.count > 0) & (self.count == self.count.sum(1, keepdims=True))
         table = {"label": self.labels, "words": words, "tokens": (self.count > 0).sum(0)}
-        return page(repr(self), pd.DataFrame({**table, "tokens of no other": alone.sum(0)}))
+        return [pd.DataFrame({**table, "tokens of no other": alone.sum(0)})]
 
 
 def build_lexicon(

@@ -7,12 +7,12 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Shown):
     """Agreement of attributions with true single-neuron lesion effects on each label's tag loss.
 
     Lesions are single neurons; some were drawn at random from all, the others for their attribution.
@@ -61,9 +61,6 @@ class Calibration:
 
     def __repr__(self) -> str:
         return f"Calibration: {self.verdict()}"
-
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.to_frame())
 
 
 def calibration(

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.dissociation.changes import Changes, replicates, total_damage
 from grammar_lens.dissociation.matrices import LEAST_LABELS, chance, diagonal_score
 from grammar_lens.dissociation.pairs import CrossedPair, crossed_pairs
@@ -15,7 +15,7 @@ from grammar_lens.lesions.outcomes import Outcomes
 
 
 @dataclass(frozen=True)
-class DamageMatched:
+class DamageMatched(Shown):
     """The real lesions against random sets that grew until the loss rose as much in all.
 
     `sham` has one matrix of tag-loss changes (nats) per replicate. `damage_ratio` is the rise of the
@@ -63,10 +63,10 @@ class DamageMatched:
     def __repr__(self) -> str:
         return f"DamageMatched: {self.verdict()}"
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         table = {"label": self.labels, "neurons of a sham (mean)": self.size.mean(0)}
         table["shams' damage / real damage"] = self.damage_ratio
-        return page(repr(self), pd.DataFrame(table))
+        return [pd.DataFrame(table)]
 
 
 def damage_matched(

@@ -8,14 +8,14 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.dissociation.changes import Changes
 from grammar_lens.dissociation.matrices import LEAST_SHAMS, chance
 from grammar_lens.lesions.outcomes import Ablation
 
 
 @dataclass(frozen=True)
-class DoseResponse:
+class DoseResponse(Shown):
     """Rise of each label's loss (nats) with the dose of the lesion of its neurons.
 
     `own` is the rise of the label's own tag loss, `other` the mean rise of the other labels'; dose 0
@@ -124,8 +124,8 @@ class DoseResponse:
     def __repr__(self) -> str:
         return f"DoseResponse: {self.verdict()}"
 
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.trend_frame())
+    def _tables(self) -> list[pd.DataFrame]:
+        return [self.trend_frame()]
 
 
 def response(by_ablation: dict[Ablation, Changes]) -> DoseResponse | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int32
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.dissociation.matrices import (
     LEAST_LABELS,
     chance,
@@ -24,7 +24,7 @@ CHUNK = 500
 
 
 @dataclass(frozen=True)
-class FirstOrder:
+class FirstOrder(Shown):
     """S* of the key sets and of many shams, as attributions predict it.
 
     `matrix[i, j]` is the sum over label i's neurons of their attribution for label j: the expected
@@ -63,9 +63,9 @@ class FirstOrder:
     def __repr__(self) -> str:
         return f"FirstOrder: {self.verdict()}"
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         table = pd.DataFrame(self.matrix, index=self.labels, columns=self.labels)  # pyright: ignore[reportArgumentType]
-        return page(repr(self), table.rename_axis("lesion of / words of"))
+        return [table.rename_axis("lesion of / words of")]
 
 
 def first_order(

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError, counted
 
 
@@ -30,7 +30,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Redundancy:
+class Redundancy(Shown):
     """Own-tag loss after each round of cutting the key neurons and finding new ones.
 
     Neurons found after a lesion that cost little more hold little of the tag; a gain as large as the
@@ -76,9 +76,6 @@ class Redundancy:
 
     def __repr__(self) -> str:
         return f"Redundancy: {self.verdict()}"
-
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.to_frame())
 
 
 def redundancy(labels: tuple[str, ...], rounds: Sequence[Round]) -> Redundancy:

@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.first_order import FirstOrder
@@ -26,7 +26,7 @@ from grammar_lens.lesions.outcomes import Ablation, Outcomes
 
 
 @dataclass(frozen=True)
-class LesionStudy:
+class LesionStudy(Shown):
     """The tag-by-tag lesion matrix with its shams, its p-value and its crossed pairs.
 
     Row i is the lesion of label i, column j the words of label j; nats. `sham` has one matrix per
@@ -323,13 +323,16 @@ class LesionStudy:
     def __repr__(self) -> str:
         return f"LesionStudy on {self.fresh} ({self.ablation}): {self._size()} {self.conclusion()}"
 
-    def _repr_html_(self) -> str:
+    def _title(self) -> str:
+        on = f"LesionStudy on {self.fresh} ({self.ablation})"
+        return f"{on}: {self.verdict()} Rise in tag loss (nats):"
+
+    def _tables(self) -> list[pd.DataFrame]:
         table = pd.DataFrame(self.matrix, index=self.labels, columns=self.labels)  # pyright: ignore[reportArgumentType]
         tables = [table.rename_axis("lesion of / words of")]
         tables += [self.doses.trend_frame()] if self.doses else []
         tables += [self.rest.to_frame()] if self.rest else []
-        title = f"LesionStudy on {self.fresh} ({self.ablation}): {self.verdict()}"
-        return page(f"{title} Rise in tag loss (nats):", *tables)
+        return tables
 
 
 def dose_response(study: LesionStudy) -> DoseResponse:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.dissociation.changes import Changes, changes, replicates
 from grammar_lens.dissociation.matrices import LEAST_SHAMS, chance
 from grammar_lens.lesions.outcomes import Outcomes
@@ -16,7 +16,7 @@ EVERYTHING = "(all)"
 
 
 @dataclass(frozen=True)
-class Sufficiency:
+class Sufficiency(Shown):
     """Loss of each label when all units but one label's set are cut.
 
     Row i keeps the set of label i, column j holds the words of label j; rise of the tag loss, nats.
@@ -107,9 +107,6 @@ class Sufficiency:
 
     def __repr__(self) -> str:
         return f"Sufficiency: {self.verdict()}"
-
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.to_frame())
 
 
 def sufficiency(rest: Outcomes, labels: tuple[str, ...]) -> Sufficiency:

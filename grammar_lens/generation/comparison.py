@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.generation.shares import count_tags, tag_shares
 from grammar_lens.generation.tagging import Tagger
 from grammar_lens.generation.writing import Written
@@ -15,7 +15,7 @@ from grammar_lens.probing.evaluation import ProbeResult
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Texts by prompt and sample, intact and under the lesion, and the tags of their words.
 
     `tags` is the table of `tag_shares`. The tags are a probe's, right as often as `probe` says on
@@ -82,7 +82,7 @@ class Comparison:
             f"{len(self.prompts)} prompts, {self.n_samples} samples of each, {words} tagged"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         rows = [
             (prompt, intact[0], lesioned[0])
             for prompt, intact, lesioned in zip(
@@ -90,7 +90,7 @@ class Comparison:
             )
         ]
         texts = pd.DataFrame(rows, columns=pd.Index(["prompt", "intact", "under the lesion"]))
-        return page(repr(self), texts, self.tags)
+        return [texts, self.tags]
 
 
 def compare_tags(

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 
 
 @dataclass(frozen=True)
-class Directions:
+class Directions(Shown):
     """A subspace of the residual stream in one layer, with an orthonormal basis.
 
     `mean` is the mean of the stream there, which a mean lesion puts in the subspace's place; None
@@ -29,8 +29,8 @@ class Directions:
     def __repr__(self) -> str:
         return f"Directions {self.name}: {len(self)} at {self.site!r} of layer {self.layer}"
 
-    def _repr_html_(self) -> str:
-        return page(f"{self!r}, of {self.basis.shape[1]} dimensions")
+    def _title(self) -> str:
+        return f"{self!r}, of {self.basis.shape[1]} dimensions"
 
 
 def directions(

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from grammar_lens.corpus.alignment import Alignment, token_batches
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.model.about import Model, site_width
@@ -18,7 +18,7 @@ from grammar_lens.passes.stream import Tap, stream
 
 
 @dataclass(frozen=True)
-class Donors:
+class Donors(Shown):
     """Activations of some units at some words of the intact model.
 
     The first `n_any` words are a random sample of all words; those after them see to it that each
@@ -88,10 +88,10 @@ class Donors:
             f"from all, read at {self.position!r}"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         rows = [(site, layer, len(a)) for (site, layer), a in self.addresses.items()]
         columns = pd.Index(["site", "layer", "units"])
-        return page(repr(self), pd.DataFrame(rows, columns=columns))
+        return [pd.DataFrame(rows, columns=columns)]
 
 
 def record_donors(

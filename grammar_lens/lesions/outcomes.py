@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.neurons.neurons import Neurons
@@ -50,7 +50,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class Outcomes(Shown):
     """Predictions for every scored word, intact (row 0) and under each condition.
 
     Losses are in nats. `tag_probability` is kept for the intact model and the real lesions only
@@ -170,11 +170,9 @@ class Outcomes:
             f"{len(self.labels)} labels"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         kinds = pd.DataFrame(
             [(c.kind, str(c.ablation), c.label, c.replicate > 0) for c in self.conditions],
             columns=pd.Index(["kind", "ablation", "label", "sham"]),
         )
-        return page(
-            repr(self), kinds.value_counts(["kind", "ablation", "sham"], sort=False).reset_index()
-        )
+        return [kinds.value_counts(["kind", "ablation", "sham"], sort=False).reset_index()]

@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.overlap import reliability
 from grammar_lens.neurons.selection import select
@@ -27,7 +27,7 @@ from grammar_lens.selectivity.scoring import score
 
 
 @dataclass(frozen=True)
-class SelectionControls:
+class SelectionControls(Shown):
     """The controls of one choice of key neurons, a row per label in each table; None if not made.
 
     `sham`: mean strength of the `k` strongest neurons with the true labels (`strength`) and in each
@@ -66,9 +66,9 @@ class SelectionControls:
             )
         return "; ".join(told)
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         there = (self.sham, self.reliability, self.within_type)
-        return page(repr(self), *(table for table in there if table is not None))
+        return [table for table in there if table is not None]
 
 
 _SHAM_COLUMNS = (

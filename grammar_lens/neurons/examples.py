@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import listed, page
+from grammar_lens.display import Shown, listed
 from grammar_lens.errors import GrammarLensError, counted
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -54,7 +54,7 @@ class TokenEffect:
 
 
 @dataclass(frozen=True)
-class NeuronExamples:
+class NeuronExamples(Shown):
     """One neuron on real text.
 
     `quantiles[c]` are those of `QUANTILES` over the words of label c, NaN where there are none;
@@ -85,16 +85,16 @@ class NeuronExamples:
             f"for {listed(map(repr, most)) or 'none'}"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         median = self.quantiles[:, QUANTILES.index(0.5)]
         examples = Examples({(self.layer, self.index): self}, self.origin).to_frame()
         labels = {"label": self.labels, "words": self.count, "median activation": median}
         labels |= {"logit contrast": self.contrast}
-        return page(repr(self), examples.drop(columns=["layer", "index"]), pd.DataFrame(labels))
+        return [examples.drop(columns=["layer", "index"]), pd.DataFrame(labels)]
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(Shown):
     """Several neurons read at one position on the same words: `examples[5, 123]` is one of them."""
 
     by_neuron: dict[tuple[int, int], NeuronExamples]
@@ -145,9 +145,6 @@ class Examples:
         return (
             f"Examples of {len(self)} neurons of {o.model} on {o.treebank}, position {o.position!r}"
         )
-
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.to_frame())
 
 
 def quantiles_by_label(

@@ -8,14 +8,14 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import listed, page
+from grammar_lens.display import Shown, listed
 from grammar_lens.errors import GrammarLensError, counted, expected_one_of, require_layer
 from grammar_lens.passes.moments import UnitStatistics
 from grammar_lens.selectivity.result import Scores
 
 
 @dataclass(frozen=True)
-class Neurons:
+class Neurons(Shown):
     """Units of one site by address (layer, index), best first, with their scores.
 
     `mean` is each unit's mean activation over all words at the study's position, which a mean
@@ -73,12 +73,9 @@ class Neurons:
         more = ", ..." if len(self) > 5 else ""
         return f"Neurons {self.name}: {len(self)} at {self.site!r}: {first}{more}"
 
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.to_frame())
-
 
 @dataclass(frozen=True)
-class KeyNeurons(Mapping[str, Neurons]):
+class KeyNeurons(Mapping[str, Neurons], Shown):
     """The key neurons of every label: `keys["VERB"]` is a `Neurons`."""
 
     sets: dict[str, Neurons]
@@ -205,13 +202,12 @@ class KeyNeurons(Mapping[str, Neurons]):
             f"position {o.position!r}: {len(self.union())} neurons in all; {sizes}"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         first = [
             ", ".join(f"{layer}.{index}" for layer, index in s.top(5)) for s in self.sets.values()
         ]
         sizes = [len(s) for s in self.sets.values()]
-        table = pd.DataFrame({"label": self.labels, "neurons": sizes, "first": first})
-        return page(repr(self), table)
+        return [pd.DataFrame({"label": self.labels, "neurons": sizes, "first": first})]
 
 
 def _sizes(like: Scores | KeyNeurons) -> tuple[int, int]:

@@ -7,14 +7,14 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from grammar_lens.display import listed, page
+from grammar_lens.display import Shown, listed
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.selectivity.result import Scores
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Overlap(Shown):
     """Neurons shared by every pair of labels, with what chance alone would share.
 
     `shared[i, j]` is the number of neurons in both sets, `jaccard` shared / union, `coefficient`
@@ -44,12 +44,12 @@ class Overlap:
         shared, expected = self.shared[apart].mean(), self.expected[apart].mean()
         return f"{told}: two share {shared:.1f} in the mean, by chance {expected:.1f}"
 
-    def _repr_html_(self) -> str:
-        return page(f"{self!r}; Jaccard overlap", self.to_frame())
+    def _title(self) -> str:
+        return f"{self!r}; Jaccard overlap"
 
 
 @dataclass(frozen=True)
-class Reliability:
+class Reliability(Shown):
     """Agreement of two choices of key neurons, as from two halves of the data, for each label.
 
     `expected` is what sets drawn at random within their layers share, and `p_value` the chance that
@@ -75,9 +75,6 @@ class Reliability:
             f"Reliability of {len(self.labels)} labels: two choices share {self.shared.mean():.1f} "
             f"neurons in the mean, by chance {self.expected.mean():.1f}"
         )
-
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.to_frame())
 
 
 def overlap(keys: KeyNeurons) -> Overlap:

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import linalg
 
-from grammar_lens.display import listed, page
+from grammar_lens.display import Shown, listed
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.model.weights import output_weight
@@ -16,7 +16,7 @@ from grammar_lens.neurons.neurons import KeyNeurons, Neurons, random_neurons
 
 
 @dataclass(frozen=True)
-class Subspaces:
+class Subspaces(Shown):
     """Spans of the labels' outgoing weights, beside those of as many random neurons.
 
     `cosine[i, j]` is the mean cosine of the principal angles between two spans, 1 where one holds
@@ -68,9 +68,6 @@ class Subspaces:
             f"Subspaces of {listed(self.labels)}: outgoing weights of effective rank {rank:.1f} in the "
             f"mean{beside}"
         )
-
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.to_frame())
 
 
 def subspaces(

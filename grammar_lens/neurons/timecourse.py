@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, default_budget, prepare, warned
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, site_width
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -25,7 +25,7 @@ from grammar_lens.selectivity.registry import SCORES
 
 
 @dataclass(frozen=True)
-class TimeCourse:
+class TimeCourse(Shown):
     """Correlation of every unit with each label, at tokens before and after the word is read.
 
     `values[i]` is at `offsets[i]` tokens from the position named in `origin`; `count` is how many
@@ -71,12 +71,12 @@ class TimeCourse:
             f"{self.offsets[-1]:+d} around {o.position!r}, {len(self.labels)} values"
         )
 
-    def _repr_html_(self) -> str:
-        return page(repr(self), _peaks(self.labels, self.offsets, self.strength()))
+    def _tables(self) -> list[pd.DataFrame]:
+        return [_peaks(self.labels, self.offsets, self.strength())]
 
 
 @dataclass(frozen=True)
-class CourseSummary:
+class CourseSummary(Shown):
     """A time course by layer: of all units (root mean square), and of the key neurons (signed mean)."""
 
     labels: tuple[str, ...]
@@ -102,8 +102,8 @@ class CourseSummary:
             f"to {max(self.offsets):+d} around {o.position!r}, {len(self.labels)} values"
         )
 
-    def _repr_html_(self) -> str:
-        return page(repr(self), _peaks(self.labels, self.offsets, self.strength))
+    def _tables(self) -> list[pd.DataFrame]:
+        return [_peaks(self.labels, self.offsets, self.strength)]
 
 
 def _peaks(

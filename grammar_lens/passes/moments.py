@@ -19,14 +19,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.readers import Seen, State
 from grammar_lens.passes.reduction import PLAIN, Reduction, Workspace
 
 
 @dataclass(frozen=True)
-class UnitStatistics:
+class UnitStatistics(Shown):
     """Label-independent statistics: one number per unit, over all words.
 
     `eta_squared` is the share of its variance that lies between labels, in [0, 1], 0 for a unit
@@ -40,14 +40,17 @@ class UnitStatistics:
     def __repr__(self) -> str:
         return f"UnitStatistics of {self.mean.shape[0]} x {self.mean.shape[1]} units"
 
-    def _repr_html_(self) -> str:
+    def _title(self) -> str:
+        return f"{self!r}; means of every layer"
+
+    def _tables(self) -> list[pd.DataFrame]:
         names = ("mean", "mean_abs", "eta_squared")
         layers = pd.DataFrame({name: getattr(self, name).mean(1) for name in names})
-        return page(f"{self!r}; means of every layer", layers.rename_axis("layer").reset_index())
+        return [layers.rename_axis("layer").reset_index()]
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Shown):
     """Count, mean, squared deviations and firing count per label and unit; add two to merge them.
 
     `m2` is the sum of squared deviations from the label's mean. `fired` counts the words at which a
@@ -138,10 +141,10 @@ class Moments:
             f"{len(self.labels)} values of {o.label}"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         table = {"label": self.labels, "words": self.count.astype(np.int64)}
         fires = self.firing_rate().mean((1, 2))
-        return page(repr(self), pd.DataFrame({**table, "fires at (share, mean over units)": fires}))
+        return [pd.DataFrame({**table, "fires at (share, mean over units)": fires})]
 
 
 def pool(

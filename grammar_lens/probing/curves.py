@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.metrics import f1_score
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.probing.baselines import (
     ambiguous,
@@ -52,7 +52,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class ProbeCurve:
+class ProbeCurve(Shown):
     """Accuracy on fresh words against k, for every ranking, with the baselines that need no k."""
 
     points: tuple[CurvePoint, ...]
@@ -76,9 +76,11 @@ class ProbeCurve:
             f"{self.word_baseline_accuracy:.3f})"
         )
 
-    def _repr_html_(self) -> str:
-        table = self.to_frame().pivot_table("accuracy", "score", "k", sort=False)
-        return page(f"{self!r}; accuracy by k", table)
+    def _title(self) -> str:
+        return f"{self!r}; accuracy by k"
+
+    def _tables(self) -> list[pd.DataFrame]:
+        return [self.to_frame().pivot_table("accuracy", "score", "k", sort=False)]
 
 
 def curve(

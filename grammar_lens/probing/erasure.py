@@ -14,7 +14,7 @@ from scipy import linalg
 
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare, sampled
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, random_neurons
@@ -47,7 +47,7 @@ class Eraser:
 
 
 @dataclass(frozen=True)
-class ErasureResult:
+class ErasureResult(Shown):
     """Accuracy on fresh words of probes fitted again after directions were removed.
 
     `random_removed_accuracies` are for random directions that span as many dimensions as the key ones, `rank`;
@@ -79,8 +79,8 @@ class ErasureResult:
         ]
         return pd.DataFrame(rows, columns=pd.Index(["removed", "rank", "accuracy"]))
 
-    def _repr_html_(self) -> str:
-        return page("Accuracy of probes after directions were removed", self.to_frame())
+    def _title(self) -> str:
+        return "Accuracy of probes after directions were removed"
 
 
 def leace(

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.probing.baselines import (
     ambiguous,
@@ -27,7 +27,7 @@ from grammar_lens.probing.probe_words import Columns, ProbeWords, check_words
 
 
 @dataclass(frozen=True)
-class ProbeResult:
+class ProbeResult(Shown):
     """Accuracy on fresh words, per label and overall, beside its baselines; all in [0, 1].
 
     `selectivity` is accuracy minus `control_accuracy`. `per_label` has precision, recall, f1 and
@@ -107,8 +107,8 @@ class ProbeResult:
             f"task {self.control_accuracy:.3f}), macro F1 {self.macro_f1:.3f}"
         )
 
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.per_label)
+    def _tables(self) -> list[pd.DataFrame]:
+        return [self.per_label]
 
 
 def evaluate(

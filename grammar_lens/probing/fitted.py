@@ -7,12 +7,12 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.probing.fitting import Probe, in_sd, mean_and_sd
 
 
 @dataclass(frozen=True)
-class FittedProbe:
+class FittedProbe(Shown):
     """A linear probe on raw activations of the units at `addresses`, (layer, index).
 
     Activations less `mean` in units of `sd` are its features (0 where sd is 0), its logits
@@ -39,12 +39,12 @@ class FittedProbe:
             f"read at {o.position!r}"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         largest = self.addresses[np.abs(self.weight).argmax(1)]
         units = [f"{layer}.{index}" for layer, index in largest]
         weight = np.take_along_axis(self.weight, np.abs(self.weight).argmax(1)[:, None], 1)[:, 0]
         table = {"label": self.labels, "unit of the largest weight": units, "weight": weight}
-        return page(repr(self), pd.DataFrame(table))
+        return [pd.DataFrame(table)]
 
 
 def fitted_probe(

@@ -9,7 +9,7 @@ import pandas as pd
 from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, default_budget, prepare, relabelled, warned
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.passes.batches import Keeper
@@ -23,7 +23,7 @@ from grammar_lens.selectivity.evidence import Evidence
 
 
 @dataclass(frozen=True)
-class Collected:
+class Collected(Shown):
     """Results of one pass, by position and site.
 
     `collected["neuron"]` are the moments where words were read at one position,
@@ -70,12 +70,12 @@ class Collected:
         sites = (e for there in self.by_position.values() for e in there.values())
         return "\n".join(repr(e.moments) for e in sites)
 
-    def _repr_html_(self) -> str:
+    def _title(self) -> str:
+        return f"{self.n_tokens:,} tokens were read once"
+
+    def _tables(self) -> list[pd.DataFrame]:
         evidence = [e for there in self.by_position.values() for e in there.values()]
-        return page(
-            f"{self.n_tokens:,} tokens were read once",
-            pd.DataFrame({"": [repr(e) for e in evidence]}),
-        )
+        return [pd.DataFrame({"": [repr(e) for e in evidence]})]
 
 
 def collect(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.passes.moments import Moments
 
 
@@ -83,7 +83,7 @@ def _scaled(
 
 
 @dataclass(frozen=True)
-class Adjusted:
+class Adjusted(Shown):
     """Label minus rest, in standard deviations within label as Cohen's d is, other things constant.
 
     `within_type`: among occurrences of the same word form (at `next`: after the same word).
@@ -119,11 +119,11 @@ class Adjusted:
             "forms"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         table = {"label": self.labels, "ambiguous forms": self.n_forms.astype(np.int64)}
         table |= {"words of them": self.n_words.astype(np.int64)}
         table |= {"error within forms": self.within_type_error, "error": self.guarded_error}
-        return page(repr(self), pd.DataFrame(table))
+        return [pd.DataFrame(table)]
 
 
 def adjusted(

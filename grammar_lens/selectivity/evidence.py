@@ -11,14 +11,14 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity.contrasts import Adjusted
 from grammar_lens.selectivity.permutation_null import Null
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Shown):
     """Activations of every unit at some words, as many of each label as there are or were asked for.
 
     `word` numbers them in the corpus; `count` is how many words of each label the corpus has, so that
@@ -39,16 +39,14 @@ class Sample:
             f"{o.label}, read at {o.position!r} in {o.model}"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         drawn = np.bincount(self.classes, minlength=len(self.labels))
         words = self.count.astype(np.int64)
-        return page(
-            repr(self), pd.DataFrame({"label": self.labels, "drawn": drawn, "words": words})
-        )
+        return [pd.DataFrame({"label": self.labels, "drawn": drawn, "words": words})]
 
 
 @dataclass(frozen=True)
-class Attribution:
+class Attribution(Shown):
     """First-order effect of each unit on each label's words: `mean[label, layer, unit]`.
 
     For `kind` "own" and "all" it is the expected rise of the label's tag loss, in nats per word, when
@@ -79,17 +77,17 @@ class Attribution:
             f"{int(self.count.sum()):,} words of {o.treebank}, {len(self.labels)} values of {o.label}"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         flat = self.mean.reshape(len(self.labels), -1)
         largest = flat.argmax(1)
         units = [f"{i // self.mean.shape[2]}.{i % self.mean.shape[2]}" for i in largest]
         table = {"label": self.labels, "words": self.count.astype(np.int64), "largest": units}
         table["mean"] = np.take_along_axis(flat, largest[:, None], 1)[:, 0]
-        return page(repr(self), pd.DataFrame(table))
+        return [pd.DataFrame(table)]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(Shown):
     """Everything known of the units at one site and position, as far as it was collected.
 
     `halves` are the moments of two halves of the sentences, for reliability; `nulls` has a null by
@@ -147,9 +145,9 @@ class Evidence:
         beside = ", ".join(name for name, part in there.items() if part is not None)
         return f"Evidence: {self.moments!r}; with {beside or 'nothing else'}"
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         words = self.moments.count.astype(np.int64)
-        return page(repr(self), pd.DataFrame({"label": self.moments.labels, "words": words}))
+        return [pd.DataFrame({"label": self.moments.labels, "words": words})]
 
 
 MIN_HALF = 2

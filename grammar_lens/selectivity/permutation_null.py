@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Int16
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import page
+from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.moments import Moments
 
@@ -88,7 +88,7 @@ def permute_tags(
 
 
 @dataclass(frozen=True)
-class Null:
+class Null(Shown):
     """Null distribution of a score under exchanged tags, and the score observed on the same words.
 
     `observed` is the score on the words that take part. `mean` and `sd` are over the replicates,
@@ -203,12 +203,12 @@ class Null:
             f"{int(self.count.sum()):,} words take part"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         table = {"label": self.labels, "words": self.count.astype(np.int64)}
         observed = self.strengths(self.observed)
         table["strength (root mean square)"] = np.sqrt((observed**2).mean((1, 2)))
         table["exchanged (mean)"] = np.sqrt((self.strength**2).mean((0, 2)))
-        return page(repr(self), pd.DataFrame(table))
+        return [pd.DataFrame(table)]
 
 
 def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
@@ -221,7 +221,7 @@ def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " tes
 
 
 @dataclass(frozen=True)
-class Replicates:
+class Replicates(Shown):
     """Class means of every replicate, with the moments of the true labels over the same words."""
 
     observed: Moments
@@ -304,9 +304,9 @@ class Replicates:
             f"{self.n_left_out_sentences:,} sentences left out; {self.observed!r}"
         )
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> list[pd.DataFrame]:
         words = self.observed.count.astype(np.int64)
-        return page(repr(self), pd.DataFrame({"label": self.observed.labels, "words": words}))
+        return [pd.DataFrame({"label": self.observed.labels, "words": words})]
 
 
 def _pooled(

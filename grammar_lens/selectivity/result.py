@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import listed, page
+from grammar_lens.display import Shown, listed
 from grammar_lens.errors import GrammarLensError, expected_one_of, require_one_of
 from grammar_lens.passes.moments import UnitStatistics
 from grammar_lens.selectivity.permutation_null import Null
@@ -20,7 +20,7 @@ ScoreValues = tuple[
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Shown):
     """One number per label, layer and unit, with the effect size beside it.
 
     `effect` is Cohen's d of label against rest. `p` is the two-sided p-value where the score has
@@ -114,5 +114,5 @@ class Scores:
             f"position {self.origin.position!r}; strongest: {listed(best)}"
         )
 
-    def _repr_html_(self) -> str:
-        return page(repr(self), self.to_frame(top=1))
+    def _tables(self) -> list[pd.DataFrame]:
+        return [self.to_frame(top=1)]
