@@ -268,6 +268,13 @@ def _lesion_rows(row: Any, lesion: dict[str, Any]) -> None:
     )
     if lesion.get("damage_matched"):
         _matched_row(row, lesion["damage_matched"])
+    if lesion.get("p_first_order") is not None:
+        trust = _number(lesion["first_order_correlation"], 2)
+        row(
+            "to first order, no lesion",
+            f"p = {lesion['p_first_order']:.4f}",
+            f"an approximation; correlates {trust} with the S* of the lesioned shams",
+        )
     pairs = lesion["crossed_pairs"]
     row(
         "double dissociations",
