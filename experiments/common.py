@@ -73,6 +73,12 @@ def in_words(row: Mapping[str, Any]) -> str:
     return f"{first} {number}: {', '.join(numbers).replace('_', ' ')}"
 
 
+def stacked(tables: Mapping[Any, pd.DataFrame], *names: str) -> pd.DataFrame:
+    """Tables below one another, with their keys as the first columns."""
+    table = pd.concat(tables, names=list(names))
+    return table.reset_index(level=list(names)).reset_index(drop=True)
+
+
 def treebanks(**banks: Treebank) -> dict[str, Any]:
     """Names and fingerprints of treebanks, by their role."""
     return {role: treebank_record(bank) for role, bank in banks.items()}

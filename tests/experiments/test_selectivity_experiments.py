@@ -205,21 +205,6 @@ class TestReproducePaper:
         np.testing.assert_array_equal(together, corpus.classes)
 
     @pytest.mark.parametrize(
-        ("interval", "said"),
-        [
-            ((0.25, 0.35), "yes"),
-            ((0.15, 0.35), "undecided"),
-            ((0.1, 0.15), "no"),
-            ((0.45, 0.5), "no"),
-        ],
-    )
-    def test_a_claim_holds_where_its_range_holds_the_interval(
-        self, paper: ModuleType, interval: tuple[float, float], said: str
-    ) -> None:
-        assert paper.holds(*interval, 0.2, 0.4) == said
-        assert paper.holds(*interval, float("nan"), 1.0) == "by construction"
-
-    @pytest.mark.parametrize(
         ("bad", "message"),
         [
             ({"samples": 1}, "--samples is 1, expected 2 or more"),
