@@ -50,6 +50,7 @@ from words import POSITION, readable
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, default_budget
+from grammar_lens.defaults import MIN_REPLICATES
 from grammar_lens.figures.style import ACCENT, CONTRAST, GREY, finish
 from grammar_lens.files import make_folder, write_json
 from grammar_lens.lesions.battery import run_battery
@@ -59,7 +60,7 @@ from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.runs.session import read_source
 from grammar_lens.runs.store.provenance import library_versions
-from grammar_lens.selectivity.permutation_null import MIN_REPLICATES, permute_tags
+from grammar_lens.selectivity.permutation_null import permute_tags
 
 DOCS = Path(__file__).parents[1] / "docs"
 K = 100

@@ -53,6 +53,7 @@ from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.defaults import VALUES, WHERE
 from grammar_lens.dissociation.calibration import Calibration
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.redundancy import Redundancy, Round
@@ -60,7 +61,7 @@ from grammar_lens.dissociation.result import LesionStudy, value_ladder
 from grammar_lens.dissociation.verdicts import least
 from grammar_lens.errors import GrammarLensError, NotMeasuredError
 from grammar_lens.files import make_folder, read_json, to_json, write_json, write_text
-from grammar_lens.lesions.outcomes import VALUES, WHERE, Ablation, Outcomes
+from grammar_lens.lesions.outcomes import Ablation, Outcomes
 from grammar_lens.model.about import Model, describe
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.runs.session import read_source

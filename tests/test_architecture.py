@@ -17,7 +17,7 @@ import grammar_lens
 
 PACKAGE = Path(grammar_lens.__file__).parent
 LAYERS = (
-    *("errors", "files", "progress", "display"),
+    *("defaults", "errors", "files", "progress", "display"),
     *("model", "corpus", "passes", "selectivity", "neurons", "probing", "lesions"),
     *("agreement", "dissociation", "certification"),
     *("figures", "report", "generation", "runs", "explorer", "cli"),
@@ -229,11 +229,12 @@ def test_no_file_is_opened_in_the_arithmetic() -> None:
         "import grammar_lens",
         "import grammar_lens; dir(grammar_lens)",
         "import grammar_lens.cli",
+        "import grammar_lens.runs.settings",
         "sys.argv = ['grammar-lens', '--help']\n"
         "from grammar_lens.cli import main\n"
         "try: main()\nexcept SystemExit as done: assert not done.code",
     ],
-    ids=["import", "dir", "cli", "help"],
+    ids=["import", "dir", "cli", "settings", "help"],
 )
 def test_nothing_heavy_is_loaded_early(code: str) -> None:
     assert loaded_by(code) == set()

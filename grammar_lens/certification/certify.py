@@ -14,6 +14,7 @@ from grammar_lens.certification.measures import Certification
 from grammar_lens.certification.planted.design import KINDS
 from grammar_lens.certification.planted.world import FRESH_WORDS, TRAIN_WORDS
 from grammar_lens.certification.world_result import WorldResult, run_world
+from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError, require_at_least
 from grammar_lens.progress import track
 
@@ -27,7 +28,7 @@ def certify(
     n_worlds: int = 200,
     *,
     shams: int = 19,
-    seed: int = 0,
+    seed: int = SEED,
     processes: int = 2,
     reported: bool = True,
     train_words: int = TRAIN_WORDS,

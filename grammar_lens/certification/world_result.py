@@ -11,6 +11,7 @@ from jaxtyping import Float
 from grammar_lens.certification.planted.chain import TAGS
 from grammar_lens.certification.planted.design import KINDS
 from grammar_lens.certification.planted.world import FRESH_WORDS, TRAIN_WORDS, World, plant
+from grammar_lens.defaults import SEED
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.model.about import n_parameters
@@ -75,7 +76,7 @@ def run_world(
     kind: str,
     number: int,
     *,
-    seed: int = 0,
+    seed: int = SEED,
     shams: int = 19,
     reported: bool = True,
     train_words: int = TRAIN_WORDS,

@@ -15,7 +15,8 @@ from grammar_lens import __version__
 from grammar_lens.cli.config_file import read_config_file
 from grammar_lens.cli.console import Console
 from grammar_lens.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, one_line_errors, say_error
-from grammar_lens.cli.options import OUTPUT, SETTINGS
+from grammar_lens.cli.options import parameter
+from grammar_lens.runs.settings import OUTPUT, RENAMED, flag_of
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """The usage errors of click; typer may have its own copy of click."""
@@ -99,6 +100,9 @@ class _Commands(typer.core.TyperGroup):
 def _told(error: Any) -> str:
     """A usage error with the command whose help says more."""
     message = error.format_message().rstrip(". ")
+    name = RENAMED.get(getattr(error, "option_name", "").removeprefix("--"), "")
+    if name and any(p.name == name for p in error.ctx.command.params):
+        message = f"{error.option_name} is now {flag_of(name)}, whose first entry is the main one"
     if hasattr(error.__cause__, "errors"):  # pydantic's, which do not say what came
         message += f", got {error.__cause__.errors()[0]['input']!r}"
     ctx = getattr(error, "ctx", None)
@@ -156,7 +160,7 @@ def command(
 
     def register(body: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in _parameters(body)[1:] if p.kind is not p.VAR_KEYWORD]
-        chosen = [SETTINGS[name].parameter(name, as_the_run=of_a_run) for name in settings]
+        chosen = [parameter(name, as_the_run=of_a_run) for name in settings]
         shared = _parameters(_shared)[: None if prints_json else -1]
 
         @functools.wraps(body)

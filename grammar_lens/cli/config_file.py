@@ -17,6 +17,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
+from grammar_lens.runs.settings import RENAMED, flag_of
+
 NOT_IN_A_FILE = ("config", "help", "install-completion", "show-completion")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "text"}
 
@@ -48,7 +50,7 @@ def settings_of(path: Path, ctx: Any) -> dict[str, Any]:
         if isinstance(value, dict):
             tables.append((key, value))
             continue
-        name = _known(path, text, "", key, anywhere)
+        name = _known(path, text, "", key, anywhere, mine)
         checked = _typed(_where(path, text, "", key), name, value, anywhere[name][1])
         if name in mine:
             settings[mine[name][0]] = checked
@@ -56,7 +58,7 @@ def settings_of(path: Path, ctx: Any) -> dict[str, Any]:
         if table not in options:
             _refuse(_where(path, text, table, ""), f"[{table}] is no command", table, options)
         for key, value in entries.items():
-            name = _known(path, text, table, key, options[table])
+            name = _known(path, text, table, key, options[table], options[table])
             checked = _typed(_where(path, text, table, key), name, value, options[table][name][1])
             if table == ctx.command.name:
                 settings[mine[name][0]] = checked
@@ -94,9 +96,22 @@ def _options(command: Any) -> Iterator[tuple[str, tuple[str, Any]]]:
                 yield name, (param.name, get_args(kind)[0] if isinstance(kind, UnionType) else kind)
 
 
-def _known(path: Path, text: str, table: str, key: str, options: Mapping[str, Any]) -> str:
-    """The option that a key names, with dashes or underscores."""
+def _known(
+    path: Path,
+    text: str,
+    table: str,
+    key: str,
+    options: Mapping[str, Any],
+    taken: Mapping[str, Any],
+) -> str:
+    """The option that a key names, with dashes or underscores; `taken` are those of its command."""
     name = key.replace("_", "-")
+    new = flag_of(RENAMED[name])[2:] if name in RENAMED and name not in taken else ""
+    if new in taken:
+        raise GrammarLensError(
+            f"{_where(path, text, table, key)}: {name!r} is now {new!r}, whose first entry is the "
+            "main one; one for `generate` goes into the table [generate]"
+        )
     if name not in options:
         of = f"`grammar-lens {table}`" if table else "any command"
         _refuse(_where(path, text, table, key), f"{key!r} is no option of {of}", name, options)
@@ -108,15 +123,11 @@ def _refuse(where: str, what: str, given: str, known: Mapping[str, Any]) -> None
 
 
 def _typed(where: str, name: str, value: Any, kind: Any) -> Any:
-    """A value as the option takes it; entries of a list become text separated by commas."""
+    """A value as the option takes it."""
     if get_origin(kind) is list:
         entries = value if isinstance(value, list) else [value]
-        if all(isinstance(entry, str) for entry in entries):
-            return entries
-        raise GrammarLensError(f"{where}: {name} is {value!r}, expected text or a list of texts")
-    if kind is str and isinstance(value, list):
-        if all(_is(entry, str) or _is(entry, float) for entry in value):
-            return ",".join(str(entry) for entry in value)
+        if all(_is(entry, str) or _is(entry, float) for entry in entries):
+            return [str(entry) for entry in entries]
         raise GrammarLensError(f"{where}: {name} is {value!r}, expected a list of texts or numbers")
     if not _is(value, kind):
         raise GrammarLensError(f"{where}: {name} is {value!r}, expected {KINDS[kind]}")

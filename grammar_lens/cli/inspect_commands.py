@@ -9,12 +9,13 @@ import typer
 from grammar_lens.cli.app import LOOKING, command
 from grammar_lens.cli.completion import one_of, run_directories
 from grammar_lens.cli.console import Console
-from grammar_lens.cli.options import VALUES, LabelOfRun, RunArgument, RunOption, config_fields
+from grammar_lens.cli.options import LabelOfRun, RunArgument, RunOption, config_fields
+from grammar_lens.defaults import VALUES
 
 
 @command(
     panel=LOOKING,
-    settings=("dose", "seed", "device"),
+    settings=("seed", "device"),
     examples=(
         'grammar-lens generate --run runs/demo --lesion VERB --prompt "In the morning we"',
         "grammar-lens generate --run runs/demo --lesion NOUN --dose 0.5 --samples 20 --temperature 0.7",
@@ -29,6 +30,7 @@ def generate(
     value: Annotated[
         str, typer.Option(help=f"{', '.join(VALUES[:3])}.", autocompletion=one_of(VALUES[:3]))
     ] = "mean",
+    dose: Annotated[float, typer.Option(help="1 cuts, 0 does nothing, below 0 amplifies.")] = 1.0,
     run: RunOption = Path("runs/demo"),
     top_k: Annotated[int, typer.Option(help="Cut only the first k; 0: all.")] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 40,
@@ -45,6 +47,7 @@ def generate(
         lesion,
         prompts=prompt,
         value=value,
+        dose=dose,
         top_k=top_k or None,
         tokens=tokens,
         temperature=temperature,
@@ -57,6 +60,7 @@ def generate(
 
 @command(
     panel=LOOKING,
+    settings=("positions",),
     examples=(
         "grammar-lens neuron runs/demo 5.123",
         "grammar-lens neuron runs/demo 5.123 --position next --stored --json",
@@ -68,13 +72,6 @@ def neuron(
     address: Annotated[
         str, typer.Argument(help="Layer and index, both from 0.", metavar="LAYER.INDEX")
     ],
-    position: Annotated[
-        str,
-        typer.Option(
-            help="Where words are read: word or next; by default both.",
-            autocompletion=one_of(("word", "next")),
-        ),
-    ] = "",
     read: Annotated[
         bool | None,
         typer.Option(
@@ -84,12 +81,15 @@ def neuron(
             metavar="",
         ),
     ] = None,
+    **settings: Any,
 ) -> None:
     """Shows one neuron: its scores, the words where it is most and least active, and its tokens."""
     from grammar_lens.cli.neuron_page import neuron_data, neuron_page
     from grammar_lens.runs.run import load_run
 
-    view = load_run(run).neuron(address, position=position or None, read=read)
+    positions = config_fields(settings)["positions"]
+    position = positions[0] if len(positions) == 1 else None
+    view = load_run(run).neuron(address, position=position, read=read)
     console.tell(neuron_page(view), data=lambda: neuron_data(view))
 
 

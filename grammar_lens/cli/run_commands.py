@@ -8,26 +8,19 @@ import typer
 
 from grammar_lens.cli.app import STEPS, STUDY, command
 from grammar_lens.cli.console import Console
-from grammar_lens.cli.options import ResumeOption, RunArgument, config_fields
+from grammar_lens.cli.options import (
+    ResumeOption,
+    RunArgument,
+    config_fields,
+    config_of,
+    in_panels,
+)
+from grammar_lens.runs.settings import EXAMPLES, LESIONS, OPTIONS, PROBE, WORDS, Config
 
-WORDS = (
-    *("model", "train", "fresh", "label", "labels", "position", "site", "min_words"),
-    *("context", "window", "words_column", "label_column"),
-)
+WHOLE = tuple(name for name in OPTIONS if name != "neurons_from")
 PASS = ("device", "dtype", "token_budget", "device_map", "checkpoint_every")
-ATTRIBUTION = ("attribution", "attribution_words")
-CHOICE = ("rule", "alpha", "sign", "top_k")
-PROBE = ("probe_k", "max_train_words")
-LESIONS = (
-    *("lesion", "lesion_labels", "dose", "lesion_at", "shams", "values", "doses"),
-    *("other_shams", "damage_matched", "sufficiency", "max_fresh_sentences"),
-)
-EXAMPLES = ("example_neurons", "example_words", "examples_each")
+SELECTION = ("rule", "alpha", "sign", "top_k")
 DEVICE = ("device", "device_map")
-WHOLE = (
-    *(*WORDS, "score", *ATTRIBUTION, "replicates", "sample", *CHOICE, "seed"),
-    *(*PROBE, *LESIONS, *EXAMPLES, *PASS, "out"),
-)
 
 
 @command(
@@ -46,9 +39,8 @@ WHOLE = (
 def run(console: Console, resume: ResumeOption = False, **settings: Any) -> None:
     """The whole study: collect, score, select, examples, course, probe, lesion, report."""
     from grammar_lens.runs.pipeline import run_all
-    from grammar_lens.runs.settings import Config
 
-    config = Config(**config_fields(settings), show_progress=console.shows_progress)
+    config = config_of(settings, show_progress=console.shows_progress)
     _begin(console, config)
     done = run_all(config, resume=resume, say=console.note)
     _end(console, done)
@@ -78,16 +70,15 @@ def plan(
 ) -> None:
     """Says how much memory and time `run` with the same options will need, before it starts."""
     from grammar_lens.runs.forecast import forecast
-    from grammar_lens.runs.settings import Config
 
-    config = Config(**config_fields(settings), show_progress=False)
+    config = config_of(settings, show_progress=False)
     found = forecast(config, console.note, meta=meta, memory_gib=memory_gib)
     console.tell(*found.lines(), data=lambda: found)
 
 
 @command(
     panel=STEPS,
-    settings=(*WORDS, "score", "replicates", "sample", "seed", *PASS),
+    settings=(*in_panels(WORDS), "score", "replicates", "sample", "seed", *PASS),
     kept="what was finished is kept: run again with --resume, or with the same --shard",
     examples=(
         "grammar-lens collect runs/ewt --train UD_English-EWT:train --fresh UD_English-EWT:test",
@@ -105,10 +96,9 @@ def collect(
 ) -> None:
     """Makes a run directory and collects moments of all units in one pass over --train."""
     from grammar_lens.runs.pipeline import run_step
-    from grammar_lens.runs.settings import Config
     from grammar_lens.runs.shards import collect_shard
 
-    config = Config(**config_fields(settings), out=run, show_progress=console.shows_progress)
+    config = config_of(settings, out=run, show_progress=console.shows_progress)
     _begin(console, config)
     if shard:
         from grammar_lens.passes.distributed import Shard
@@ -133,7 +123,7 @@ def merge(console: Console, run: RunArgument) -> None:
 
 @command(
     panel=STEPS,
-    settings=("score", *ATTRIBUTION, *DEVICE),
+    settings=("score", "attribution", "attribution_words", *DEVICE),
     of_a_run=True,
     kept="what was finished is kept: the same command goes on",
     examples=(
@@ -160,7 +150,7 @@ def score(console: Console, run: RunArgument, **settings: Any) -> None:
 
 @command(
     panel=STEPS,
-    settings=(*CHOICE, "neurons_from"),
+    settings=(*SELECTION, "neurons_from"),
     of_a_run=True,
     examples=(
         "grammar-lens select runs/demo --top-k 50",
@@ -170,7 +160,7 @@ def score(console: Console, run: RunArgument, **settings: Any) -> None:
 )
 def select(console: Console, run: RunArgument, **settings: Any) -> None:
     """Chooses the key neurons of every label, and measures how far the choice can be trusted."""
-    if any(settings[name] is not None for name in CHOICE):
+    if any(settings[name] is not None for name in SELECTION):
         # a rule is asked for, so neurons that were taken from a file before no longer stand
         settings["neurons_from"] = settings["neurons_from"] or ""
     done = _step("select", run, console, settings)
@@ -180,7 +170,7 @@ def select(console: Console, run: RunArgument, **settings: Any) -> None:
 
 @command(
     panel=STEPS,
-    settings=(*EXAMPLES, *DEVICE),
+    settings=(*in_panels(EXAMPLES), *DEVICE),
     of_a_run=True,
     examples=(
         "grammar-lens examples runs/demo",
@@ -209,7 +199,7 @@ def course(console: Console, run: RunArgument, **settings: Any) -> None:
 
 @command(
     panel=STEPS,
-    settings=(*PROBE, "seed", *DEVICE),
+    settings=(*in_panels(PROBE), "seed", *DEVICE),
     of_a_run=True,
     examples=("grammar-lens probe runs/demo --probe-k 20",),
 )
@@ -222,12 +212,12 @@ def probe(console: Console, run: RunArgument, **settings: Any) -> None:
 
 @command(
     panel=STEPS,
-    settings=(*LESIONS, "seed", *DEVICE),
+    settings=(*in_panels(LESIONS), "seed", *DEVICE),
     of_a_run=True,
     kept="what was finished is kept: the same command goes on",
     examples=(
         "grammar-lens lesion runs/demo --shams 100",
-        "grammar-lens lesion runs/demo --lesion zero --dose 0.5 --lesion-labels NOUN,VERB",
+        "grammar-lens lesion runs/demo --values zero --doses 0.5 --lesion-labels NOUN,VERB",
     ),
 )
 def lesion(console: Console, run: RunArgument, **settings: Any) -> None:
@@ -250,7 +240,6 @@ def _step(step: str, path: Path, console: Console, settings: dict[str, Any]) -> 
     """One step on a stored run with some settings changed."""
     from grammar_lens.runs.pipeline import run_step
     from grammar_lens.runs.run import load_run
-    from grammar_lens.runs.settings import Config
 
     stored = load_run(path)
     changes = config_fields(settings)

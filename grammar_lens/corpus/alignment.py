@@ -22,11 +22,11 @@ from grammar_lens.corpus.tokenizer_check import (
     control_tokens,
     require_faithful,
 )
+from grammar_lens.defaults import POSITIONS
 from grammar_lens.errors import GrammarLensError, require_at_least, require_one_of
 
 Span = tuple[int, int]
 
-POSITIONS = ("word", "next")
 REASONS = (
     "aligned",
     "no span of its own",

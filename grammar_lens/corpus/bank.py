@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from grammar_lens.display import Shown, listed, page
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, expected_one_of
 
 LABEL_NAME = re.compile(r"upos|xpos|deprel|feats:[^\s:=|]+")
 
@@ -142,9 +142,9 @@ class Treebank:
         """
         counts = self.label_counts(name)
         if not counts:
-            present = ", ".join(self.label_names()) or "none at all"
             raise GrammarLensError(
-                f"no word of {self.name} has the label {name!r}: choose one of {present}"
+                f"no word of {self.name} has the label {name!r}: "
+                f"{expected_one_of(name, self.label_names())}"
             )
         kept = tuple(sorted(value for value, n in counts.items() if n >= minimum))
         dropped = {value: n for value, n in sorted(counts.items()) if n < minimum}

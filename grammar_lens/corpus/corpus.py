@@ -9,20 +9,22 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from grammar_lens.corpus.alignment import POSITIONS, Alignment, TokenBatch, align, token_batches
+from grammar_lens.corpus.alignment import Alignment, TokenBatch, align, token_batches
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.lexicon import Lexicon, build_lexicon
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.corpus.windows import align_windows
+from grammar_lens.defaults import CONTEXTS, LEAST_WINDOW, POSITIONS, WINDOW
 from grammar_lens.display import Shown
-from grammar_lens.errors import GrammarLensError, counted, require_at_least, require_one_of
+from grammar_lens.errors import (
+    GrammarLensError,
+    counted,
+    expected_one_of,
+    require_at_least,
+    require_one_of,
+)
 from grammar_lens.model.about import Model, context_length, device_of, model_name, vocabulary_size
 
-CONTEXTS = ("sentence", "document")
-"""Context of a word: its sentence alone, or also the document's sentences before it."""
-WINDOW = 512
-"""Tokens in a window of sentences of a document."""
-LEAST_WINDOW = 16
 TOKEN_BUDGET = {"cpu": 1024, "cuda": 4096}
 """Tokens in one forward pass, padding counted; on a CPU larger ones fall out of its caches."""
 
@@ -154,14 +156,18 @@ def prepare(
                 f"{bank.window}, not with {context!r} and {window}: prepare its treebank again"
             )
         return bank
-    chosen = _studied(bank, label, labels, minimum, min_words)
+    chosen = studied_labels(bank, label, labels, min_words, minimum)
     return aligned(model, bank, label, chosen, context, window)
 
 
-def _studied(
-    bank: Treebank, label: str, labels: Sequence[str] | None, minimum: int, min_words: int | None
+def studied_labels(
+    bank: Treebank,
+    label: str,
+    labels: Sequence[str] | None,
+    min_words: int | None,
+    minimum: int = 2,
 ) -> tuple[str, ...]:
-    """The values of a label to study."""
+    """The values of a label to study, as `prepare` chooses them."""
     present, few = bank.require_label(label, minimum)
     if labels is None and min_words is not None:
         labels, _ = bank.require_label(label, max(minimum, min_words))
@@ -173,11 +179,12 @@ def _studied(
                 f"leave rare values out (--min-words, or --labels {','.join(present)})"
             )
         labels = present
-    absent = [f"{x!r} has {few.get(x, 0)}" for x in labels if x not in present]
+    absent = [x for x in labels if x not in present]
     if absent:
+        counts = ", ".join(f"{x!r} has {few.get(x, 0)}" for x in absent)
         raise GrammarLensError(
-            f"{label}: labels with fewer than {minimum} words in {bank.name}: {', '.join(absent)}; there "
-            f"are {', '.join(present)}"
+            f"{label}: labels with fewer than {minimum} words in {bank.name}: {counts}; "
+            f"{expected_one_of(absent[0], present)}"
         )
     return tuple(labels)
 
@@ -238,7 +245,7 @@ def _check_context(context: str, window: int) -> None:
 
 def relabelled(corpus: Corpus, label: str, min_words: int | None = None) -> Corpus:
     """The same aligned words with another label's values as their classes."""
-    labels = _studied(corpus.bank, label, None, 2, min_words)
+    labels = studied_labels(corpus.bank, label, None, min_words)
     return replace(corpus, label=label, labels=labels, classes=_classes(corpus.bank, label, labels))
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.defaults import SEED
 from grammar_lens.dissociation.calibration import Calibration, calibration
 from grammar_lens.dissociation.redundancy import Redundancy, Round, redundancy
 from grammar_lens.errors import GrammarLensError
@@ -38,7 +39,7 @@ def calibrate(
     k: int = 20,
     labels: Sequence[str] | None = None,
     max_sentences: int | None = 200,
-    seed: int = 0,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> Calibration:
@@ -93,7 +94,7 @@ def find_again(
     labels: Sequence[str] | None = None,
     max_train_words: int = 10_000,
     max_sentences: int | None = 200,
-    seed: int = 0,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> Redundancy:

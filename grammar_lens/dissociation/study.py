@@ -10,6 +10,7 @@ from jaxtyping import Float
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.defaults import OTHER_SHAMS, SEED, SHAMS
 from grammar_lens.dissociation.first_order import first_order
 from grammar_lens.dissociation.grown_shams import grown_shams
 from grammar_lens.dissociation.result import LesionStudy
@@ -35,16 +36,16 @@ def lesion_study(
     value: str = "mean",
     dose: float = 1.0,
     where: str = "every",
-    shams: int = 20,
+    shams: int = SHAMS,
     others: Sequence[Ablation] = (),
-    other_shams: int = 10,
+    other_shams: int = OTHER_SHAMS,
     sham_sentences: int | None = 200,
     damage_matched: int | None = None,
     sufficiency: bool = False,
     attribution: Attribution | None = None,
     labels: Sequence[str] | None = None,
     max_sentences: int | None = None,
-    seed: int = 0,
+    seed: int = SEED,
     token_budget: int | None = None,
     folder: Path | None = None,
     show_progress: bool = True,

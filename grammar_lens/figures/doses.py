@@ -36,7 +36,7 @@ def dose_response(study: LesionStudy, label: str | None = None) -> go.Figure:
     if found is None:
         raise NotMeasuredError(
             f"this study has lesions of dose {study.dose:g} alone: measure several doses "
-            "(lesion_study(..., others=[Ablation(dose=0.25), ...]), or --doses 0.25,0.5,0.75)"
+            "(lesion_study(..., others=[Ablation(dose=0.25), ...]), or --doses 1,0.25,0.5,0.75)"
         )
     if label is not None and label not in found.labels:
         raise GrammarLensError(f"no doses of {label!r}: there are {', '.join(found.labels)}")
@@ -214,7 +214,7 @@ def value_ladder(study: LesionStudy) -> go.Figure:
     if len(rungs) < 2:
         raise NotMeasuredError(
             f"this study has lesions of the value {study.value!r} alone: measure others "
-            "(lesion_study(..., others=[Ablation('zero'), Ablation('resample')]), or --values)"
+            "(lesion_study(..., others=[Ablation('zero'), Ablation('resample')]), or --values mean,zero,resample)"
         )
     own = np.stack([np.diag(rung.matrix) for rung in rungs])
     agree, names = np.array(study.sign_agreement), [plain(x) for x in study.labels]

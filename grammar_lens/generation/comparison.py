@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from grammar_lens.defaults import SEED
 from grammar_lens.display import Shown
 from grammar_lens.generation.shares import count_tags, tag_shares
 from grammar_lens.generation.tagging import Tagger
@@ -98,7 +99,7 @@ def compare_tags(
     intact: Sequence[Sequence[Written]],
     lesioned: Sequence[Sequence[Written]],
     *,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> tuple[pd.DataFrame, int]:
     """The table of `tag_shares` of texts by prompt and sample, and how many words were not read."""
     prompt = np.repeat(np.arange(len(intact)), [len(samples) for samples in intact])

@@ -6,6 +6,7 @@ from itertools import takewhile
 
 import torch
 
+from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError, require_at_least
 from grammar_lens.model.about import Model, context_length, device_of, model_name
 
@@ -29,7 +30,7 @@ def write_on(
     tokens: int = 40,
     temperature: float = 0.0,
     samples: int = 1,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> list[tuple[Written, ...]]:
     """`samples` continuations of every prompt; temperature 0 takes the likeliest token.
 

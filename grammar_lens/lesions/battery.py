@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grammar_lens.corpus.alignment import Alignment, TokenBatch, token_batches
 from grammar_lens.corpus.lexicon import DeviceLexicon, Lexicon, split_losses
+from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.edits import edits_of
@@ -38,7 +39,7 @@ def run_battery(
     *,
     shared: Bool[np.ndarray, " all_words"] | None = None,
     donors: Donors | None = None,
-    seed: int = 0,
+    seed: int = SEED,
     token_budget: int = 4096,
     folder: Path | None = None,
     progress: Callable[[int], None] | None = None,

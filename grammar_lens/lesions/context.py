@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors
@@ -26,7 +27,7 @@ def lesion(
     value: str = "mean",
     dose: float = 1.0,
     donors: Donors | None = None,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> Iterator[Model]:
     """While open, the units of `model` are lesioned; afterwards nothing of the lesion remains.
 

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from grammar_lens.defaults import VALUES, WHERE
 from grammar_lens.errors import GrammarLensError, require_neuron, require_one_of
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors
-from grammar_lens.lesions.outcomes import VALUES, WHERE, Ablation
+from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.about import Model, hook_name, mid_reaches_residual, model_name, site_width
 from grammar_lens.neurons.neurons import Neurons
 

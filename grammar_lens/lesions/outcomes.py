@@ -11,8 +11,6 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.neurons.neurons import Neurons
 
-VALUES = ("zero", "mean", "resample", "resample_within")
-WHERE = ("every", "scored")
 KINDS = ("set", "matched", "rest")
 
 

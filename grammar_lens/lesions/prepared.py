@@ -18,6 +18,7 @@ from grammar_lens.corpus.corpus import (
     prepare,
 )
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.directions import Directions
@@ -140,7 +141,7 @@ def donors(
     position: str = "next",
     label: str = "upos",
     n_words: int = 1000,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> Donors:
     """Activations at random words of the intact model, for `gl.lesion(value="resample")`."""
     corpus = prepare(model, bank, label=label, minimum=1)

@@ -4,9 +4,9 @@ Two kinds of model are taken, `TransformerBridge` (TransformerLens 3.9 and 4) an
 (3.x). The rest of the package sees only the functions below, so the difference ends here.
 """
 
+from grammar_lens.defaults import SITES
 from grammar_lens.model.about import (
     GATE,
-    SITES,
     Model,
     context_length,
     describe,

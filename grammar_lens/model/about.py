@@ -8,16 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from grammar_lens.defaults import SITES
 from grammar_lens.errors import GrammarLensError, require_layer, require_one_of
 
-SITES = {
-    "neuron": "blocks.{layer}.mlp.hook_post",
-    "resid_pre": "blocks.{layer}.hook_resid_pre",
-    "resid_mid": "blocks.{layer}.hook_resid_mid",
-    "resid_post": "blocks.{layer}.hook_resid_post",
-    "attn_out": "blocks.{layer}.hook_attn_out",
-    "mlp_out": "blocks.{layer}.hook_mlp_out",
-}
 GATE = "blocks.{layer}.mlp.hook_pre"
 """The gate's pre-activation; its sign says whether a neuron fires."""
 _PLACES = {

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grammar_lens.model.about import SITES as HOOKED_SITES
+from grammar_lens.defaults import SITES as HOOKED_SITES
 from grammar_lens.model.about import Model, context_length, hook_name, place_name
 from grammar_lens.model.fast_path import SITES, FastPath, IntactPass
 from grammar_lens.model.forward import hooked

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
+from grammar_lens.defaults import ALPHA
 from grammar_lens.display import Shown
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.overlap import reliability
@@ -77,7 +78,7 @@ _SHAM_COLUMNS = (
 )
 
 
-def sham_localiser(null: Null, k: int, alpha: float = 0.05) -> pd.DataFrame:
+def sham_localiser(null: Null, k: int, alpha: float = ALPHA) -> pd.DataFrame:
     """Strength of the top `k` units of every label with true and with exchanged labels.
 
     Labels with fewer words than a null needs are left out; without any other the table is empty.

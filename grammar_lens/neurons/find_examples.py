@@ -10,6 +10,7 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare, sampled
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.defaults import EXAMPLE_WORDS, EXAMPLES_EACH, SEED
 from grammar_lens.errors import GrammarLensError, require_neuron
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.model.weights import neuron_contrast, token_effects
@@ -42,9 +43,9 @@ def examples_of(
     label: str = "upos",
     labels: Sequence[str] | None = None,
     lexicon: Lexicon | None = None,
-    max_words: int = 20_000,
-    each: int = 5,
-    seed: int = 0,
+    max_words: int = EXAMPLE_WORDS,
+    each: int = EXAMPLES_EACH,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> Examples:
@@ -77,9 +78,9 @@ def examples_at(
     neurons: Mapping[str, Chosen],
     *,
     lexicon: Lexicon,
-    max_words: int = 20_000,
-    each: int = 5,
-    seed: int = 0,
+    max_words: int = EXAMPLE_WORDS,
+    each: int = EXAMPLES_EACH,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> dict[str, Examples]:

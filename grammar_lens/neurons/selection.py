@@ -3,14 +3,14 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from grammar_lens.defaults import ALPHA, RULES, SIGNS, TOP_K
 from grammar_lens.errors import GrammarLensError, counted, require_between, require_one_of
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.selectivity.permutation_null import Null
-from grammar_lens.selectivity.result import SIGNS, Scores
+from grammar_lens.selectivity.result import Scores
 
 UNTESTED = "no null"
 """The words of a rule by rank where the scores have no null to test units against."""
-RULES = ("top_k", "fdr", "permutation", "frequency")
 
 
 def select(
@@ -20,7 +20,7 @@ def select(
     rule: str = "top_k",
     sign: str = "absolute",
     per_layer: bool = False,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
     null: Null | None = None,
 ) -> KeyNeurons:
     """The key neurons of every label by a rule.
@@ -49,7 +49,7 @@ def select(
     strength = scores.strength(sign)
     allowed = _allowed(scores, rule, alpha, null, q)
     strength = np.where(allowed, strength, 0.0)
-    most = k or (100 if rule in ("top_k", "frequency") else n_layers * n_units)
+    most = k or (TOP_K if rule in ("top_k", "frequency") else n_layers * n_units)
     sets = {}
     for i, label in enumerate(scores.labels):
         if per_layer:
@@ -160,7 +160,7 @@ def _described(rule: str, k: int | None, per_layer: bool, sign: str, level: str)
     where = " per layer" if per_layer else ""
     sign = sign or "largest"
     if rule in ("top_k", "frequency"):
-        return ", ".join(part for part in (f"top {k or 100}{where}", sign, level) if part)
+        return ", ".join(part for part in (f"top {k or TOP_K}{where}", sign, level) if part)
     most = f", top {k}{where}" if k else ""
     return f"{rule} {level}{most}, {sign}"
 

@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import linalg
 
+from grammar_lens.defaults import SEED
 from grammar_lens.display import Shown, listed
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
@@ -142,7 +143,7 @@ def _mean(draws: Float[np.ndarray, "draw ..."]) -> Float[np.ndarray, "..."]:
 
 
 def key_subspaces(
-    model: Model, keys: KeyNeurons, *, n_random: int = 10, seed: int = 0
+    model: Model, keys: KeyNeurons, *, n_random: int = 10, seed: int = SEED
 ) -> Subspaces:
     """The spans of each label's key neurons' outgoing weights, beside random neurons of the same layers."""
     _require_neurons(keys)

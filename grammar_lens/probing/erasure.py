@@ -14,6 +14,7 @@ from scipy import linalg
 
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare, sampled
+from grammar_lens.defaults import SEED
 from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
@@ -175,7 +176,7 @@ def erasure(
     position: str = "word",
     n_random: int = 5,
     max_train_words: int = 20_000,
-    seed: int = 0,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> ErasureResult:

@@ -16,6 +16,7 @@ from grammar_lens.corpus.corpus import (
     sampled,
     warned,
 )
+from grammar_lens.defaults import MAX_TRAIN_WORDS, SEED
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, random_neurons
@@ -36,8 +37,8 @@ def probe(
     position: str = "word",
     k: int | None = None,
     n_random: int = 3,
-    max_train_words: int = 50_000,
-    seed: int = 0,
+    max_train_words: int = MAX_TRAIN_WORDS,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
     dropped_duplicates: int = 0,
@@ -105,7 +106,7 @@ def probe_curve(
     n_random: int = 2,
     control: bool = True,
     max_train_words: int = 20_000,
-    seed: int = 0,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> ProbeCurve:
@@ -160,7 +161,7 @@ def probe_layers(
     classifiers: Sequence[str] = ("logistic",),
     n_random: int = 3,
     max_train_words: int = 20_000,
-    seed: int = 0,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> pd.DataFrame:

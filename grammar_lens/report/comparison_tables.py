@@ -70,7 +70,11 @@ def cautions(runs: Runs) -> list[str]:
         ("score", _scores(runs), "strengths have different units; only their order compares"),
         ("number of key neurons", _each(runs, "config", "top_k"), "a larger set does more damage"),
         ("number of shams", _each(runs, "config", "shams"), "p cannot go below 1 / (1 + shams)"),
-        ("value of the lesion", _each(runs, "config", "lesion"), "damage depends on it"),
+        (
+            "value of the lesion",
+            [run.record.get("config", {}).get("values", [DASH])[0] for run in runs.values()],
+            "damage depends on it",
+        ),
         ("context", _each(runs, "config", "context"), "predictions are better with more of it"),
     ):
         if len(set(values)) > 1:

@@ -19,8 +19,8 @@ VALUE_NAMES = {
     "resample_within": "what they do at another word of the same tag",
 }
 COMMAND = (
-    "grammar-lens lesion RUN --damage-matched 20 --values zero,resample "
-    "--doses 0.25,0.5,0.75 --other-shams 10 --sufficiency"
+    "grammar-lens lesion RUN --damage-matched 20 --values mean,zero,resample "
+    "--doses 1,0.25,0.5,0.75 --other-shams 10 --sufficiency"
 )
 """Measures everything that the page can show."""
 
@@ -105,10 +105,10 @@ def missing(study: LesionStudy) -> list[Missing]:
         found.append(Missing("Damage-matched shams", why, "--damage-matched 20"))
     if not study.doses:
         why = "an effect of the neurons should grow with the dose"
-        found.append(Missing("Doses", why, "--doses 0.25,0.5,0.75"))
+        found.append(Missing("Doses", why, "--doses 1,0.25,0.5,0.75"))
     if len(study.ladder) < 2:
         why = "a finding should not hang on what the neurons are set to"
-        found.append(Missing("Other values", why, "--values zero,resample"))
+        found.append(Missing("Other values", why, "--values mean,zero,resample"))
     if not study.rest:
         why = "whether the sets alone are enough to predict their tags"
         found.append(Missing("Sufficiency", why, "--sufficiency"))

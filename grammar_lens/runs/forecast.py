@@ -33,7 +33,7 @@ from grammar_lens.runs.memory_plan import (
 )
 from grammar_lens.runs.session import Say, Session
 from grammar_lens.runs.settings import Config
-from grammar_lens.runs.steps import collection, wanted_of
+from grammar_lens.runs.steps import collection, other_ablations, wanted_of
 from grammar_lens.selectivity.attribution.first_order import attribute_own
 from grammar_lens.selectivity.collect_plan import CollectPlan, CollectSpec, SiteReaders
 from grammar_lens.selectivity.registry import SCORES
@@ -261,7 +261,7 @@ def sizes_for(session: Session) -> tuple[Sizes, list[TokenBatch]]:
         n_nulls=sum(SCORES[x].class_means_suffice for x in dict.fromkeys(wanted.nulls or ())),
         attribution=at_next in ("attribution", "integrated_gradients"),
         attributed_replicates=c.replicates if own else 0,
-        lesions=c.lesion != "none",
+        lesions=c.value != "none",
         n_devices=len(_devices(model)),
     )
     return sizes, batches
@@ -295,11 +295,11 @@ def _attributed(session: Session, budget: int) -> list[TokenBatch]:
 
 
 def _n_lesions(c: Config, fresh: Corpus) -> int:
-    main = Ablation(c.lesion, c.dose, c.lesion_at)
+    main = Ablation(c.value, c.dose, c.lesion_at)
     return n_lesions(
         len(_cut(c, fresh)),
         shams=c.shams,
-        n_others=len([m for m in dict.fromkeys(c.other_ablations()) if m != main]),
+        n_others=len([m for m in dict.fromkeys(other_ablations(c)) if m != main]),
         other_shams=c.other_shams,
         damage_matched=c.damage_matched or 0,
         sufficiency=c.sufficiency,
@@ -418,7 +418,7 @@ def _random_lesions(session: Session, n: int) -> list[Condition]:
     c, model = session.config, session.model
     n_layers, width = int(model.cfg.n_layers), site_width(model, "neuron")
     rng, made = np.random.default_rng(0), []
-    value = "mean" if c.lesion.startswith("resample") else c.lesion
+    value = "mean" if c.value.startswith("resample") else c.value
     for _ in range(n):
         # as many in every layer, so that every lesion begins at the lowest
         layer, index = np.divmod(np.sort(rng.permutation(n_layers * width)[: c.top_k]), width)

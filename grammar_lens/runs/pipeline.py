@@ -56,6 +56,9 @@ def run_step(
     with distributed.started() as here:
         config, say = _of_process(config, say, here)
         session = Session(config, say)
+        if step in config.left_out:
+            option = "--values mean" if step == "lesion" else "--example-neurons 10"
+            raise GrammarLensError(f"these settings leave out the step {step!r}: give {option}")
         if run is None:
             if here.is_main:
                 refuse_directory(config.out, resume=resume)
@@ -76,11 +79,7 @@ def run_step(
             session.record_sources(run)
             if step == "score":
                 _check_sample(config, run)
-        if here.is_main:
-            outdate(run, step)
-            update_record(run, config=config.stored())
-        distributed.barrier()
-        _do(step, session, run)
+        _do(step, session, run, anew=True)
     return run
 
 
@@ -118,11 +117,18 @@ def _kept(step: str, session: Session) -> None:
         session.clear(step)
 
 
-def _do(step: str, session: Session, run: StoredRun) -> None:
-    """Does a step in all processes and stores it in one."""
+def _do(step: str, session: Session, run: StoredRun, *, anew: bool = False) -> None:
+    """Does a step in all processes and stores it in one.
+
+    A step done `anew` replaces settings and results of the directory, once it has results of its own.
+    """
     with timed(run, step):
         save = WORK[step](session, run)
+        distributed.barrier()
         if distributed.world().is_main:
+            if anew:
+                outdate(run, step)
+                update_record(run, config=session.config.stored())
             save()
     distributed.barrier()
     run.reload(step)

@@ -17,10 +17,11 @@ from grammar_lens.corpus.corpus import (
     prepare,
     require_fresh,
     some_sentences,
+    studied_labels,
 )
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.corpus.sources import load_treebank
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_one_of
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.prepared import donors
 from grammar_lens.model.about import Model, describe, fingerprint, hook_name
@@ -157,9 +158,13 @@ class Session:
         """Raises for everything that can be known to fail before the first forward pass."""
         c = self.config
         check_settings(c)
-        self.train_bank.require_label(c.label)
-        self.fresh_bank.require_label(c.label)
+        for bank in (self.train_bank, self.fresh_bank):
+            bank.require_label(c.label)
         require_fresh(self.fresh_bank, self.train_bank)
+        studied = studied_labels(self.train_bank, c.label, c.labels or None, c.min_words)
+        fresh = self.fresh_bank.label_counts(c.label)
+        for label in c.lesion_labels:
+            require_one_of("--lesion-labels", label, [x for x in studied if fresh.get(x)])
         for site in ("neuron", *c.sites):
             hook_name(self.model, site, 0)
         check_top_k(c, describe(self.model))

@@ -1,88 +1,305 @@
-"""The settings of a run, and what can be told of them before any work."""
+"""The settings of a run: each field says how it is asked for, its default and the values it may have.
 
-import math
+The command line, configuration files, run.json and the checks before a run read the fields of `Config`.
+Nothing heavy is imported.
+"""
+
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_type_hints
 
-from grammar_lens.corpus.corpus import CONTEXTS, LEAST_WINDOW, WINDOW
-from grammar_lens.errors import GrammarLensError
-from grammar_lens.lesions.outcomes import VALUES, WHERE, Ablation
-from grammar_lens.neurons.selection import RULES
-from grammar_lens.runs.store.stored import StoredRun
-from grammar_lens.selectivity.permutation_null import MIN_REPLICATES
+from grammar_lens import defaults
+from grammar_lens.errors import GrammarLensError, require_at_least, require_between, require_one_of
 from grammar_lens.selectivity.registry import SCORES
-from grammar_lens.selectivity.result import SIGNS
 
 DEFAULT_SCORES = {"word": "correlation", "next": "attribution_contrast"}
 """What is read from a neuron is a matter of its activation; what the model loses without it, of its
 effect on the prediction, which only `next` has."""
-
 NOT_STORED = ("out", "device", "device_map", "checkpoint_every", "show_progress")
+
+WORDS = "Model and words"
+CHOICE = "Choosing neurons"
+PROBE = "Probe"
+LESIONS = "Lesions"
+EXAMPLES = "Examples"
+MACHINE = "Machine"
+OUTPUT = "Output"
+
+UPOS = (
+    *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM"),
+    *("PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X"),
+)
+LABELS = ("upos", "xpos", "deprel", "feats:Number", "feats:Tense", "feats:VerbForm")
+
+
+@dataclass(frozen=True)
+class Option:
+    """The way a setting is asked for: its panel and text in `--help`, and the values it may have.
+
+    `choices` are all the values there are, `complete` some that the shell offers; numbers lie between
+    `least` and `most`. The option has the field's name unless `flag` is given. `none` is what stands
+    for None on the command line, `every` for all choices together. `was` is the flag of earlier versions.
+    """
+
+    panel: str
+    help: str
+    choices: tuple[str, ...] = ()
+    complete: tuple[str, ...] = ()
+    least: int | None = None
+    most: int | None = None
+    flag: str = ""
+    none: int = 0
+    every: str = ""
+    was: str = ""
 
 
 @dataclass(frozen=True)
 class Config:
     """The settings of a run; all but those in `NOT_STORED` decide its numbers."""
 
-    model: str = "reference-9m"
-    train: str = "embedded:train"
-    fresh: str = "embedded:test"
-    label: str = "upos"
-    labels: tuple[str, ...] = ()
-    positions: tuple[str, ...] = ("word", "next")
-    sites: tuple[str, ...] = ("neuron",)
-    min_words: int | None = None
-    score: str = ""
-    """One score for all positions; none: what suits each (`DEFAULT_SCORES`)."""
-    attribution: str = "own"
-    rule: str = "top_k"
-    alpha: float = 0.05
-    sign: str = "absolute"
-    top_k: int = 100
-    neurons_from: str | None = None
-    """A file of neurons that are studied in place of a choice of our own (see `gl.read_neurons`)."""
-    replicates: int = 100
-    sample: int | None = None
-    """Words of each label whose activations are kept; by default 100 if the score needs them."""
-    attribution_words: int = 20_000
-    example_neurons: int = 10
-    """Key neurons of each label that examples are shown of; 0 for none."""
-    example_words: int = 20_000
-    examples_each: int = 5
-    probe_k: int = 10
-    lesion: str = "mean"
-    lesion_labels: tuple[str, ...] = ()
-    dose: float = 1.0
-    lesion_at: str = "every"
-    shams: int = 20
-    values: tuple[str, ...] = ("zero", "resample")
-    """Further values that the same neurons are cut to."""
-    doses: tuple[float, ...] = (0.25, 0.5, 0.75)
-    other_shams: int = 0
-    """Shams of the further values and doses, and of sufficiency."""
-    damage_matched: int | None = 0
-    """Shams that grow until they do as much damage; None: as many as shams, where these write less."""
-    sufficiency: bool = False
-    max_fresh_sentences: int = 1000
-    max_train_words: int = 50_000
-    seed: int = 0
-    dtype: str | None = None
-    token_budget: int | None = None
-    words_column: str | None = None
-    label_column: str | None = None
-    context: str = "sentence"
-    """What is read before a word: its sentence alone, or the document before it too."""
-    window: int = WINDOW
-    """Tokens of a document that are read together."""
-    out: Path = field(default=Path("runs/latest"))
-    device: str | None = None
-    device_map: str | None = None
-    """How a model larger than one GPU is spread over several ("auto")."""
-    checkpoint_every: int | None = None
-    """Batches between two checkpoints of a pass; by default as often as costs next to nothing."""
+    model: Annotated[
+        str, Option(WORDS, "reference-9m (embedded), a local folder, or a Hugging Face id.")
+    ] = "reference-9m"
+    train: Annotated[
+        str,
+        Option(
+            WORDS,
+            "Words to choose neurons on: FILE.conllu, FOLDER:split, UD_English-EWT:train, or "
+            "hf:dataset@revision:config:split.",
+        ),
+    ] = "embedded:train"
+    fresh: Annotated[str, Option(WORDS, "Other words to test on; named like --train.")] = (
+        "embedded:test"
+    )
+    label: Annotated[str, Option(WORDS, "upos, xpos, deprel or feats:NAME.", complete=LABELS)] = (
+        "upos"
+    )
+    labels: Annotated[
+        tuple[str, ...],
+        Option(WORDS, "Values to study, by commas; by default all that occur.", complete=UPOS),
+    ] = ()
+    positions: Annotated[
+        tuple[str, ...],
+        Option(
+            WORDS,
+            "Where words are read: word (at its last token), next (at the token before it), both.",
+            defaults.POSITIONS,
+            flag="position",
+            every="both",
+        ),
+    ] = defaults.POSITIONS
+    sites: Annotated[
+        tuple[str, ...],
+        Option(
+            WORDS,
+            f"Sites to collect beside neuron, by commas: {', '.join([*defaults.SITES][1:])}.",
+            tuple(defaults.SITES),
+            flag="site",
+        ),
+    ] = ("neuron",)
+    min_words: Annotated[
+        int | None,
+        Option(
+            WORDS, "Leave out values with fewer training words; 0: rare ones are an error.", least=1
+        ),
+    ] = None
+    context: Annotated[
+        str,
+        Option(
+            WORDS,
+            "What is read before a word: sentence (its own alone) or document (those before it too).",
+            defaults.CONTEXTS,
+        ),
+    ] = "sentence"
+    window: Annotated[
+        int,
+        Option(
+            WORDS,
+            "Tokens of a document that are read together; for --context document.",
+            least=defaults.LEAST_WINDOW,
+        ),
+    ] = defaults.WINDOW
+    words_column: Annotated[str | None, Option(WORDS, "hf: column of words.")] = None
+    label_column: Annotated[str | None, Option(WORDS, "hf: column of labels.")] = None
+    score: Annotated[
+        str,
+        Option(
+            CHOICE,
+            f"How neurons are scored: {', '.join(SCORES)} (docs/scores.md); by default correlation "
+            "at word and attribution_contrast at next.",
+            ("", *SCORES),
+        ),
+    ] = ""
+    attribution: Annotated[
+        str,
+        Option(
+            CHOICE,
+            "Attributions of the word to come alone (own) or of later words too (all).",
+            ("own", "all"),
+        ),
+    ] = "own"
+    attribution_words: Annotated[
+        int,
+        Option(CHOICE, "Training words that integrated gradients are made of, at most.", least=1),
+    ] = 20_000
+    replicates: Annotated[
+        int, Option(CHOICE, "Exchanges of tags between sentences, for nulls; 0: none.", least=0)
+    ] = 100
+    sample: Annotated[
+        int | None,
+        Option(
+            CHOICE, "Words of each label kept whole, for auroc; 0: as the score needs.", least=1
+        ),
+    ] = None
+    rule: Annotated[
+        str, Option(CHOICE, f"How neurons are chosen: {', '.join(defaults.RULES)}.", defaults.RULES)
+    ] = "top_k"
+    alpha: Annotated[
+        float, Option(CHOICE, "Error rate of --rule fdr and permutation, between 0 and 1.")
+    ] = defaults.ALPHA
+    sign: Annotated[
+        str, Option(CHOICE, "Rank by absolute, positive or negative score.", defaults.SIGNS)
+    ] = "absolute"
+    top_k: Annotated[int, Option(CHOICE, "Key neurons per label.", least=1)] = defaults.TOP_K
+    neurons_from: Annotated[
+        str | None,
+        Option(
+            CHOICE,
+            "Take the key neurons from a file instead: a table with label, layer and index (CSV, "
+            "Parquet), JSON, or masks (.npy, .safetensors).",
+            flag="from",
+        ),
+    ] = None
+    probe_k: Annotated[
+        int, Option(PROBE, "Key neurons per label that the probe reads.", least=1)
+    ] = 10
+    max_train_words: Annotated[
+        int, Option(PROBE, "Words the probe is fitted on, at most.", least=1)
+    ] = defaults.MAX_TRAIN_WORDS
+    values: Annotated[
+        tuple[str, ...],
+        Option(
+            LESIONS,
+            "What a cut neuron is set to, by commas: mean, zero, resample (another word's value), "
+            "resample_within (one of the same label's). The first is the main one, the others show "
+            "whether lesions agree in sign; none: no lesions.",
+            (*defaults.VALUES, "none"),
+            was="lesion",
+        ),
+    ] = ("mean", "zero", "resample")
+    doses: Annotated[
+        tuple[float, ...],
+        Option(
+            LESIONS,
+            "Doses, by commas: 1 cuts, 0 does nothing, below 0 amplifies. The first is the main one, "
+            "the others give the dose-response.",
+            least=-100,
+            most=100,
+            was="dose",
+        ),
+    ] = (1.0, 0.25, 0.5, 0.75)
+    lesion_labels: Annotated[
+        tuple[str, ...],
+        Option(
+            LESIONS, "Labels whose neurons are cut, by commas; by default eight.", complete=UPOS
+        ),
+    ] = ()
+    lesion_at: Annotated[
+        str,
+        Option(
+            LESIONS,
+            "Cut at every token (every), or for each word at the one before it (scored).",
+            defaults.WHERE,
+        ),
+    ] = "every"
+    shams: Annotated[
+        int, Option(LESIONS, "Sham replicates; p cannot go below 1/(1+shams).", least=0)
+    ] = defaults.SHAMS
+    other_shams: Annotated[
+        int,
+        Option(LESIONS, "Shams of the further values and doses, and of --sufficiency.", least=0),
+    ] = defaults.OTHER_SHAMS
+    damage_matched: Annotated[
+        int | None,
+        Option(
+            LESIONS,
+            "Shams that grow until they do as much damage; -1: as many as --shams, where those "
+            "write less than the real sets.",
+            least=0,
+            none=-1,
+        ),
+    ] = 0
+    sufficiency: Annotated[bool, Option(LESIONS, "Also cut all neurons but a label's own.")] = False
+    max_fresh_sentences: Annotated[
+        int, Option(LESIONS, "At most so many fresh sentences are lesioned.", least=1)
+    ] = 1000
+    example_neurons: Annotated[
+        int,
+        Option(
+            EXAMPLES,
+            "Key neurons of each label that examples are collected of; 0: no examples.",
+            least=0,
+        ),
+    ] = 10
+    example_words: Annotated[
+        int, Option(EXAMPLES, "Training words that are looked through, at most.", least=1)
+    ] = defaults.EXAMPLE_WORDS
+    examples_each: Annotated[
+        int, Option(EXAMPLES, "Words where a neuron is most active, and least, to keep.", least=1)
+    ] = defaults.EXAMPLES_EACH
+    seed: Annotated[int, Option(MACHINE, "Seed of shams, random neurons and samples.", least=0)] = (
+        defaults.SEED
+    )
+    device: Annotated[
+        str | None,
+        Option(
+            MACHINE,
+            "cpu, cuda, cuda:1; by default a GPU if any.",
+            complete=("cpu", "cuda", "cuda:0", "mps"),
+        ),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        Option(
+            MACHINE,
+            "float32, bfloat16, float16 or auto.",
+            ("float32", "bfloat16", "float16", "auto"),
+        ),
+    ] = None
+    token_budget: Annotated[
+        int | None,
+        Option(MACHINE, "Tokens in one forward pass; 0: what suits the device.", least=1),
+    ] = None
+    device_map: Annotated[
+        str | None,
+        Option(
+            MACHINE,
+            "auto: spread a model larger than one GPU over all there are.",
+            complete=("auto",),
+        ),
+    ] = None
+    checkpoint_every: Annotated[
+        int | None,
+        Option(
+            MACHINE,
+            "Batches between checkpoints of a pass, for --resume; 0: as often as costs little.",
+            least=1,
+        ),
+    ] = None
+    out: Annotated[Path, Option(OUTPUT, "The run directory to make.")] = Path("runs/latest")
     show_progress: bool = True
+
+    @property
+    def value(self) -> str:
+        """Value that a cut neuron has in the main lesion; "none" for no lesions."""
+        return self.values[0]
+
+    @property
+    def dose(self) -> float:
+        """The dose of the main lesion."""
+        return self.doses[0]
 
     def score_at(self, position: str) -> str:
         """The score used at a position; attributions are of predictions, so only `next` has them."""
@@ -91,19 +308,14 @@ class Config:
         at_next_only = needs in ("attribution", "integrated_gradients")
         return DEFAULT_SCORES[position] if at_next_only and position != "next" else chosen
 
-    def other_ablations(self) -> list[Ablation]:
-        """The further lesions of the same neurons: other doses, other values."""
-        doses = [Ablation(self.lesion, dose, self.lesion_at) for dose in self.doses]
-        return doses + [Ablation(value, self.dose, self.lesion_at) for value in self.values]
-
     @property
     def left_out(self) -> tuple[str, ...]:
         """Steps that `run` does not do with these settings."""
-        without = {"examples": self.example_neurons == 0, "lesion": self.lesion == "none"}
+        without = {"examples": self.example_neurons == 0, "lesion": self.value == "none"}
         return tuple(step for step, left in without.items() if left)
 
     def for_examples(self) -> dict[str, Any]:
-        """The settings of `study.examples_at`."""
+        """The settings of `find_examples.examples_at`."""
         return {
             "max_words": self.example_words,
             "each": self.examples_each,
@@ -113,94 +325,139 @@ class Config:
         }
 
     def stored(self) -> dict[str, Any]:
-        """The settings stored in run.json, which a resumed run must match."""
-        kept = asdict(self)
-        for name in NOT_STORED:
-            del kept[name]
+        """The settings that run.json keeps and a resumed run must agree with."""
+        kept = {k: v for k, v in asdict(self).items() if k not in NOT_STORED}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
     @classmethod
-    def of(cls, run: StoredRun, **changes: Any) -> "Config":
+    def of(cls, run: Any, **changes: Any) -> "Config":
         """The settings of a stored run, some of them changed."""
         return cls.parse(run.config, out=run.path, **changes)
 
     @classmethod
     def parse(cls, stored: Mapping[str, Any], **changes: Any) -> "Config":
         """Settings from what `stored` gave, some of them changed."""
-        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in renamed(stored).items()}
         return cls(**{**kept, **changes})
+
+
+OPTIONS: dict[str, tuple[Any, Option]] = {
+    name: get_args(kind)
+    for name, kind in get_type_hints(Config, include_extras=True).items()
+    if name != "show_progress"
+}
+"""The type and the option of every field, in the order of `--help`."""
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Config)}
+RENAMED = {option.was: name for name, (_, option) in OPTIONS.items() if option.was}
+"""Settings of earlier versions, each now the first entry of another."""
+
+
+def flag_of(name: str) -> str:
+    """The option that sets a field, such as "--top-k"."""
+    return f"--{(OPTIONS[name][1].flag or name).replace('_', '-')}"
+
+
+def renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings by their present names: `lesion` and `dose` now lead `values` and `doses`."""
+    kept = dict(stored)
+    for old, new in RENAMED.items():
+        if old in kept:
+            first = kept.pop(old)
+            kept[new] = [first] if first == "none" else [first, *kept.get(new, ())]
+    return kept
 
 
 def check_settings(c: Config) -> None:
     """Raises GrammarLensError for settings that no model and no words could go with."""
-    _one_of("score", c.score, ("", *SCORES))
-    _one_of("attribution", c.attribution, ("own", "all"))
-    _one_of("rule", c.rule, RULES)
-    _one_of("sign", c.sign, SIGNS)
-    _one_of("lesion", c.lesion, (*VALUES, "none"))
-    _one_of("lesion-at", c.lesion_at, WHERE)
-    _one_of("context", c.context, CONTEXTS)
-    if c.window < LEAST_WINDOW:
-        raise GrammarLensError(f"--window is {c.window}, expected {LEAST_WINDOW} tokens or more")
-    for value in c.values:
-        _one_of("values", value, VALUES)
+    for name, (_, option) in OPTIONS.items():
+        flag, given = flag_of(name), getattr(c, name)
+        entries = given if isinstance(given, tuple) else (given,)
+        if not entries and DEFAULTS[name]:
+            usual = ",".join(map(str, DEFAULTS[name]))
+            raise GrammarLensError(f"{flag} is empty, expected one entry or more, such as {usual}")
+        for entry in entries:
+            if entry is None:
+                continue
+            if option.choices:
+                require_one_of(flag, entry, option.choices)
+            if option.most is not None and option.least is not None:
+                require_between(flag, entry, option.least, option.most)
+            elif option.least is not None:
+                require_at_least(flag, entry, option.least)
+    _check_paths(c)
     _check_choice(c)
-    for name in (
-        *("top_k", "probe_k", "token_budget", "max_fresh_sentences", "max_train_words"),
-        *("sample", "attribution_words", "min_words", "checkpoint_every"),
-        *("example_words", "examples_each"),
-    ):
-        given = getattr(c, name)
-        if given is not None and given < 1:
-            raise GrammarLensError(f"--{name.replace('_', '-')} is {given}, expected 1 or more")
-    for name in ("shams", "other_shams", "damage_matched", "example_neurons"):
-        given = getattr(c, name)
-        if given is not None and given < 0:
-            raise GrammarLensError(f"--{name.replace('_', '-')} is {given}, expected 0 or more")
+    if "none" in c.values and len(c.values) > 1:
+        raise GrammarLensError(f"--values is {','.join(c.values)}: none goes with no other value")
+    if len(c.lesion_labels) == 1:
+        raise GrammarLensError(
+            f"--lesion-labels is {c.lesion_labels[0]}, expected two labels or more: a lesion study "
+            "compares them"
+        )
     if c.other_shams > c.shams:
         raise GrammarLensError(
             f"--other-shams is {c.other_shams} and --shams {c.shams}: the further values and doses "
             "have some of the same shams, so give no more of them"
         )
-    if not all(math.isfinite(dose) for dose in (c.dose, *c.doses)):
-        raise GrammarLensError(f"doses are {c.dose}, {c.doses}, expected finite numbers")
 
 
 def check_top_k(c: Config, model: Mapping[str, Any]) -> None:
     """Raises GrammarLensError for more key neurons than the model, as run.json describes it, has."""
-    there = model["n_layers"] * model["d_mlp"]
-    if c.top_k > there:
+    sizes = f"{model['name']} has {model['n_layers']} layers of {model['d_mlp']} neurons"
+    require_between("--top-k", c.top_k, 1, model["n_layers"] * model["d_mlp"], sizes)
+
+
+def _check_paths(c: Config) -> None:
+    """Raises GrammarLensError for a model or words that name a place on this machine where nothing is."""
+    if c.model.startswith((".", "/", "~")) and not Path(c.model).is_dir():
         raise GrammarLensError(
-            f"--top-k is {c.top_k}, expected 1 to {there}: {model['name']} has "
-            f"{model['n_layers']} layers of {model['d_mlp']} neurons"
+            f"--model is {c.model!r}, and there is no such folder: expected a folder with "
+            "config.json and safetensors weights, or a Hugging Face id"
         )
+    for flag, source in (("--train", c.train), ("--fresh", c.fresh)):
+        elsewhere = source.startswith(("hf:", "UD_", "embedded"))
+        folder = source.rpartition(":")[0] or source
+        if not (elsewhere or Path(source).exists() or Path(folder).exists()):
+            raise GrammarLensError(
+                f"{flag} is {source!r}, and there is no such file: expected FILE.conllu, a folder of "
+                "such files, FOLDER:split, UD_NAME:split, hf:dataset:split or embedded:split"
+            )
 
 
 def _check_choice(c: Config) -> None:
     """Raises GrammarLensError for a rule that the settings cannot follow."""
-    scores = {p: c.score_at(p) for p in c.positions}
-    if c.rule == "frequency" and any(s != "frequency" for s in scores.values()):
+    by_null = c.rule in ("fdr", "permutation")
+    if not (0 < c.alpha < 1 or (c.alpha == 1 and not by_null)):
+        raise GrammarLensError(f"--alpha is {c.alpha:g}, expected a number between 0 and 1")
+    least = defaults.MIN_REPLICATES
+    if c.replicates and c.replicates < least:
+        raise GrammarLensError(
+            f"--replicates is {c.replicates}, expected 0 for no null or at least {least}"
+        )
+    scores = [c.score_at(position) for position in c.positions]
+    one_sided = [s for s in scores if SCORES[s].best != "far"]
+    if c.sign == "negative" and one_sided:
+        raise GrammarLensError(
+            f"--sign negative has no meaning for the score {one_sided[0]!r}, which is strong where it "
+            f"is {SCORES[one_sided[0]].best}: use --sign absolute"
+        )
+    if c.rule == "frequency" and any(s != "frequency" for s in scores):
         raise GrammarLensError(
             "--rule frequency goes with --score frequency --position next: it counts how often a neuron "
             "is among the largest integrated gradients, which only 'next' has"
         )
-    if c.rule in ("fdr", "permutation"):
-        nulls = {"attribution", "attribution_contrast"} if c.attribution == "own" else set()
-        nulls |= {name for name, m in SCORES.items() if m.class_means_suffice}
-        without = [s for s in scores.values() if s not in nulls]
-        if without:
-            raise GrammarLensError(
-                f"--rule {c.rule} needs a null, and {without[0]!r} has none: use --rule top_k, or a "
-                f"score that has one ({', '.join(sorted(nulls))})"
-            )
-        if not c.replicates:
-            raise GrammarLensError(f"--rule {c.rule} needs a null: give --replicates 100")
-    if c.replicates and c.replicates < MIN_REPLICATES:
+    if not by_null:
+        return
+    nulls = {"attribution", "attribution_contrast"} if c.attribution == "own" else set()
+    nulls |= {name for name, m in SCORES.items() if m.class_means_suffice}
+    without = [s for s in scores if s not in nulls]
+    if without:
         raise GrammarLensError(
-            f"--replicates is {c.replicates}, expected 0 for no null or at least {MIN_REPLICATES}"
+            f"--rule {c.rule} needs a null, and {without[0]!r} has none: use --rule top_k, or a "
+            f"score that has one ({', '.join(sorted(nulls))})"
         )
-
-
-def _one_of(name: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise GrammarLensError(f"--{name} is {given!r}, expected one of {', '.join(known)}")
+    # 1 / 0.05 is 20, but 1 / 0.1 - 1 need not be 9 in floating point
+    needed = max(least, ceil(1 / c.alpha - 1e-9) - 1) if c.rule == "permutation" else least
+    if c.replicates < needed:
+        raise GrammarLensError(
+            f"--rule {c.rule} at --alpha {c.alpha:g} needs a null: give --replicates {max(needed, 100)}"
+        )

@@ -12,6 +12,7 @@ from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import write_file, write_json
+from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.weights import output_contrast
 from grammar_lens.neurons.controls import (
     SelectionControls,
@@ -288,6 +289,12 @@ def _curve(session: Session, run: StoredRun, position: str, fresh: Corpus) -> Pr
     )
 
 
+def other_ablations(c: Config) -> list[Ablation]:
+    """The further lesions of the same neurons: other doses, other values."""
+    doses = [Ablation(c.value, dose, c.lesion_at) for dose in c.doses[1:]]
+    return doses + [Ablation(value, c.dose, c.lesion_at) for value in c.values[1:]]
+
+
 def run_lesion(session: Session, run: StoredRun) -> Save:
     """The lesion study of the key neurons against matched shams."""
     c = session.config
@@ -297,11 +304,11 @@ def run_lesion(session: Session, run: StoredRun) -> Save:
         corpus,
         run.keys_at(run.main_position),
         lexicon=session.lexicon,
-        value=c.lesion,
+        value=c.value,
         dose=c.dose,
         where=c.lesion_at,
         shams=c.shams,
-        others=c.other_ablations(),
+        others=other_ablations(c),
         other_shams=c.other_shams,
         damage_matched=c.damage_matched,
         sufficiency=c.sufficiency,

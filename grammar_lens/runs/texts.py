@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.generation.comparison import Comparison, compare_tags
 from grammar_lens.generation.tagging import POSITION, Tagger
@@ -23,7 +24,7 @@ def with_and_without(
     tokens: int = 40,
     temperature: float = 0.0,
     samples: int = 1,
-    seed: int = 0,
+    seed: int = SEED,
     device: str | None = None,
 ) -> Comparison:
     """Continuations with and without the lesion of a run's key neurons, and their words' tags.

@@ -9,6 +9,7 @@ import pandas as pd
 from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, default_budget, prepare, relabelled, warned
+from grammar_lens.defaults import SEED
 from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
@@ -90,7 +91,7 @@ def collect(
     nulls: Sequence[str] | None = None,
     sample: int = 0,
     controls: bool = False,
-    seed: int = 0,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
     keeper: Keeper | None = None,
@@ -128,7 +129,7 @@ def collect_labels(
     nulls: Sequence[str] | None = None,
     sample: int = 0,
     controls: bool = False,
-    seed: int = 0,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> dict[str, Collected]:

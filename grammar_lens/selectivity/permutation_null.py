@@ -15,12 +15,11 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Int16
 
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.defaults import ALPHA, MIN_REPLICATES
 from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes.moments import Moments
 
-MIN_REPLICATES = 20
-"""Fewer replicates give no usable standard deviation."""
 MIN_WORDS = 10
 """A label with fewer words has a null too far from the normal shape that `z` assumes."""
 N_STEPS = 10_000
@@ -179,7 +178,7 @@ class Null(Shown):
             scores, *_pooled(n, self.mean, self.sd, self.observed), self.count, self.two_sided
         )
 
-    def threshold(self, alpha: float = 0.05) -> float:
+    def threshold(self, alpha: float = ALPHA) -> float:
         """The `z` that a replicate's largest one exceeds with probability `alpha` at most.
 
         The (1 - alpha)(n + 1)-th smallest maximum; infinite when there are too few replicates.

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from grammar_lens.selectivity import from_effects, from_moments, from_sample
-from grammar_lens.selectivity.evidence import Evidence
-from grammar_lens.selectivity.result import ScoreValues
+from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Method:
 
     name: str
     needs: str
-    compute: Callable[[Evidence], ScoreValues]
+    module: str
     best: str
     neutral: float
     class_means_suffice: bool
@@ -29,12 +27,17 @@ class Method:
     source: str
     reference_test: str
 
+    @property
+    def compute(self) -> Callable[..., Any]:
+        """The function of `Evidence` with the score's name; it brings in NumPy when first used."""
+        return getattr(import_module(f"grammar_lens.selectivity.{self.module}"), self.name)
+
 
 _METHODS = (
     Method(
         name="correlation",
         needs="moments",
-        compute=from_moments.correlation,
+        module="from_moments",
         best="far",
         neutral=0.0,
         class_means_suffice=True,
@@ -46,7 +49,7 @@ _METHODS = (
     Method(
         name="cohens_d",
         needs="moments",
-        compute=from_moments.cohens_d,
+        module="from_moments",
         best="far",
         neutral=0.0,
         class_means_suffice=True,
@@ -58,7 +61,7 @@ _METHODS = (
     Method(
         name="welch_t",
         needs="moments",
-        compute=from_moments.welch_t,
+        module="from_moments",
         best="far",
         neutral=0.0,
         class_means_suffice=False,
@@ -70,7 +73,7 @@ _METHODS = (
     Method(
         name="eta_squared",
         needs="moments",
-        compute=from_moments.eta_squared,
+        module="from_moments",
         best="high",
         neutral=0.0,
         class_means_suffice=True,
@@ -82,7 +85,7 @@ _METHODS = (
     Method(
         name="probeless",
         needs="moments",
-        compute=from_moments.probeless,
+        module="from_moments",
         best="high",
         neutral=0.0,
         class_means_suffice=True,
@@ -94,7 +97,7 @@ _METHODS = (
     Method(
         name="probeless_sd",
         needs="moments",
-        compute=from_moments.probeless_sd,
+        module="from_moments",
         best="high",
         neutral=0.0,
         class_means_suffice=True,
@@ -106,7 +109,7 @@ _METHODS = (
     Method(
         name="entropy",
         needs="moments",
-        compute=from_moments.entropy,
+        module="from_moments",
         best="low",
         neutral=0.0,
         class_means_suffice=False,
@@ -119,7 +122,7 @@ _METHODS = (
     Method(
         name="auroc",
         needs="sample",
-        compute=from_sample.auroc,
+        module="from_sample",
         best="far",
         neutral=0.5,
         class_means_suffice=False,
@@ -131,7 +134,7 @@ _METHODS = (
     Method(
         name="probe_weight",
         needs="sample",
-        compute=from_sample.probe_weight,
+        module="from_sample",
         best="far",
         neutral=0.0,
         class_means_suffice=False,
@@ -143,7 +146,7 @@ _METHODS = (
     Method(
         name="logit_contrast",
         needs="output_contrast",
-        compute=from_effects.logit_contrast,
+        module="from_effects",
         best="far",
         neutral=0.0,
         class_means_suffice=False,
@@ -156,7 +159,7 @@ _METHODS = (
     Method(
         name="attribution",
         needs="attribution",
-        compute=from_effects.attribution,
+        module="from_effects",
         best="high",
         neutral=0.0,
         class_means_suffice=False,
@@ -168,7 +171,7 @@ _METHODS = (
     Method(
         name="attribution_contrast",
         needs="attribution",
-        compute=from_effects.attribution_contrast,
+        module="from_effects",
         best="high",
         neutral=0.0,
         class_means_suffice=False,
@@ -180,7 +183,7 @@ _METHODS = (
     Method(
         name="integrated_gradients",
         needs="integrated_gradients",
-        compute=from_effects.integrated_gradients,
+        module="from_effects",
         best="high",
         neutral=0.0,
         class_means_suffice=False,
@@ -192,7 +195,7 @@ _METHODS = (
     Method(
         name="frequency",
         needs="integrated_gradients",
-        compute=from_effects.frequency,
+        module="from_effects",
         best="high",
         neutral=0.0,
         class_means_suffice=False,

@@ -7,12 +7,12 @@ import pandas as pd
 from jaxtyping import Float
 
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.defaults import SIGNS
 from grammar_lens.display import Shown, listed
 from grammar_lens.errors import GrammarLensError, expected_one_of, require_one_of
 from grammar_lens.passes.moments import UnitStatistics
 from grammar_lens.selectivity.permutation_null import Null
 
-SIGNS = ("absolute", "positive", "negative")
 ScoreValues = tuple[
     Float[np.ndarray, "label layer unit"], Float[np.ndarray, "label layer unit"] | None
 ]

@@ -188,12 +188,15 @@ def test_resume_redoes_only_what_is_missing(made: Path, files: tuple[Path, Path]
     assert call("run", *options)[0] == 2
 
 
-def test_a_run_made_before_there_was_a_context_goes_on(made: Path, tmp_path: Path) -> None:
+def test_a_run_of_earlier_settings_goes_on(made: Path, tmp_path: Path) -> None:
     old = tmp_path / "old"
     shutil.copytree(made, old)
     record = json.loads((old / "run.json").read_text("utf-8"))
     for name in ("context", "window"):
         del record["config"][name]
+    for old_name, name in (("lesion", "values"), ("dose", "doses")):
+        main, *others = record["config"][name]
+        record["config"] |= {old_name: main, name: others}
     (old / "run.json").write_text(json.dumps(record), "utf-8")
     train, fresh = made.parent / "train.conllu", made.parent / "fresh.conllu"
     options = ("--train", train, "--fresh", fresh, "--out", old, *SMALL, "--resume")
@@ -202,7 +205,34 @@ def test_a_run_made_before_there_was_a_context_goes_on(made: Path, tmp_path: Pat
     assert code == 2
     assert "context: it was 'sentence', now 'document'" in err
     assert call("select", old, "--top-k", "8", "--quiet")[0] == 0
-    assert json.loads((old / "run.json").read_text("utf-8"))["config"]["context"] == "sentence"
+    config = json.loads((old / "run.json").read_text("utf-8"))["config"]
+    assert (config["context"], config["values"]) == ("sentence", ["mean", "zero", "resample"])
+    assert not {"lesion", "dose"} & set(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("lesion", "--lesion-labels", "NUON,VERB"), "did you mean 'NOUN'?"),
+        (("lesion", "--values", "none"), "--values mean"),
+        (("lesion", "--doses", "nan"), "--doses is nan"),
+        (("probe", "--probe-k", 0), "--probe-k is 0"),
+        (("select", "--rule", "fdr", "--alpha", 2), "--alpha is 2"),
+        (("select", "--top-k", 7169), "expected 1 to 7,168"),
+        (("score", "--score", "auroc"), "collect again with --score auroc"),
+    ],
+)
+def test_what_a_step_refuses_changes_nothing(
+    copied: Path, options: tuple[object, ...], told: str
+) -> None:
+    def contents() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in sorted(copied.rglob("*")) if p.is_file()}
+
+    before = contents()
+    step, *rest = options
+    code, out, err = call(step, copied, *rest)
+    assert (code, out, told in err) == (2, "", True), err
+    assert contents() == before
 
 
 def test_a_run_on_documents(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -211,8 +241,8 @@ def test_a_run_on_documents(files: tuple[Path, Path], tmp_path: Path) -> None:
     train.write_text(f"# newdoc\n{conllu(SENTENCES[3:])}# newdoc\n{document}", "utf-8")
     code, _, err = call(
         "run", "--train", train, "--fresh", fresh, "--out", tmp_path / "run", *SMALL[:-1],
-        "--context", "document", "--window", 200, "--max-fresh-sentences", 2, "--values", "",
-        "--doses", "", "--replicates", 0,
+        "--context", "document", "--window", 200, "--max-fresh-sentences", 2, "--values", "mean",
+        "--doses", 1, "--replicates", 0,
     )  # fmt: skip
     assert code == 0, err
     assert "fresh: no documents are told apart, so all sentences are read as one" in err
@@ -242,11 +272,11 @@ def test_what_is_not_given_stays_as_the_run_has_it(copied: Path) -> None:
     assert set(json.loads(out)["selection"]["next"]["neurons"].values()) == {8}
     # what was on can be set off, and back to nothing
     code, _, err = call(
-        "lesion", copied, "--no-sufficiency", "--values", "", "--doses", "", "--quiet"
+        "lesion", copied, "--no-sufficiency", "--values", "mean", "--doses", "1", "--quiet"
     )
     assert code == 0, err
     config = _stored(copied)["config"]
-    assert (config["values"], config["doses"], config["shams"]) == ([], [], 3)
+    assert (config["values"], config["doses"], config["shams"]) == (["mean"], [1.0], 3)
 
 
 def test_settings_of_a_file_are_stored_with_the_run(
@@ -536,7 +566,7 @@ def test_train_equal_to_fresh(files: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_more_key_neurons_than_there_are(files: tuple[Path, Path], tmp_path: Path) -> None:
     message = _bad(files, tmp_path, "--top-k", 7169)
-    assert "expected 1 to 7168" in message
+    assert "expected 1 to 7,168" in message
     assert "expected 1 or more" in _bad(files, tmp_path, "--top-k", 0)
 
 
@@ -545,7 +575,9 @@ def test_more_key_neurons_than_there_are(files: tuple[Path, Path], tmp_path: Pat
     [
         ("--score", "chi", "correlation, cohens_d, welch_t"),
         ("--sign", "both", "absolute, positive, negative"),
-        ("--lesion", "cut", "zero, mean, resample, resample_within, none"),
+        ("--values", "cut", "zero, mean, resample, resample_within, none"),
+        ("--lesion-labels", "NUON,VERB", "did you mean 'NOUN'?"),
+        ("--labels", "NUON,VERB", "did you mean 'NOUN'?"),
         ("--site", "resid", "resid_pre"),
         ("--device", "warp", "cuda:0"),
         ("--dtype", "float8", "bfloat16"),
@@ -553,7 +585,7 @@ def test_more_key_neurons_than_there_are(files: tuple[Path, Path], tmp_path: Pat
         ("--shams", -1, "0 or more"),
         ("--labels", "NOUN,ZZZ", "ZZZ"),
         ("--context", "book", "sentence, document"),
-        ("--window", 15, "16 tokens or more"),
+        ("--window", 15, "16 or more"),
     ],
 )
 def test_unknown_settings(
@@ -571,6 +603,8 @@ def test_existing_run_without_resume(made: Path, files: tuple[Path, Path], tmp_p
     code, _, err = call("run", "--out", tmp_path / "notes", "--quiet")
     assert code == 2
     assert "no run directory" in err
+    code, _, err = call("run", "--out", files[0] / "run", "--quiet")
+    assert (code, f"cannot be made in {files[0]}" in err) == (2, True)
 
 
 def test_full_disk_keeps_what_was_done(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -580,7 +614,7 @@ def test_full_disk_keeps_what_was_done(files: tuple[Path, Path], tmp_path: Path)
 
     options = (
         "run", "--train", str(files[0]), "--fresh", str(files[1]), "--out", str(tmp_path / "out"),
-        *SMALL, "--lesion", "none", "--replicates", "0",
+        *SMALL, "--values", "none", "--replicates", "0",
     )  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -193,7 +193,7 @@ class TestCompletion:
             ("ge", ["generate"]),
             ("run --rule f", ["fdr", "frequency"]),
             ("run --score att", ["attribution", "attribution_contrast"]),
-            ("lesion x --lesion res", ["resample", "resample_within"]),
+            ("lesion x --values res", ["resample", "resample_within"]),
             ("run --position n", ["next"]),
             ("run --label x", ["xpos"]),
             ("run --labels NOUN,PRO", ["NOUN,PRON", "NOUN,PROPN"]),

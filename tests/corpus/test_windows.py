@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 import grammar_lens.lesions.battery as module
 from grammar_lens.corpus import windows
-from grammar_lens.corpus.alignment import POSITIONS, Alignment, align, token_batches
+from grammar_lens.corpus.alignment import Alignment, align, token_batches
 from grammar_lens.corpus.bank import Sentence, Treebank, Word
 from grammar_lens.corpus.corpus import (
     Corpus,
@@ -28,6 +28,7 @@ from grammar_lens.corpus.corpus import (
 )
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.corpus.windows import align_windows
+from grammar_lens.defaults import POSITIONS
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.donors import record_donors
 from grammar_lens.lesions.outcomes import Ablation, Condition

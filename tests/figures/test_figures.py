@@ -696,7 +696,7 @@ def test_null_of_two_labels_is_refused() -> None:
 def test_what_was_not_measured_cannot_be_drawn() -> None:
     bare = made_study()
     for draw, told in (
-        (figures.dose_response, "lesions of dose 1 alone.*--doses 0.25,0.5,0.75"),
+        (figures.dose_response, "lesions of dose 1 alone.*--doses 1,0.25,0.5,0.75"),
         (figures.value_ladder, "lesions of the value 'mean' alone.*--values"),
         (figures.damage_matched, "no damage-matched shams.*--damage-matched 20"),
         (figures.sufficiency, "no lesions of everything but a set.*--sufficiency"),

@@ -50,9 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         example_neurons=2,
         probe_k=3,
         shams=0,
-        doses=(),
-        values=(),
-        lesion="none",
+        values=("none",),
         out=folder / "run",
         show_progress=False,
     )

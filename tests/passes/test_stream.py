@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from grammar_lens.corpus.alignment import Alignment, align, token_batches
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.defaults import SITES
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.model.about import SITES, Model, embedding, site_width
+from grammar_lens.model.about import Model, embedding, site_width
 from grammar_lens.model.loading import load_model
 from grammar_lens.passes.batches import is_out_of_memory
 from grammar_lens.passes.moments import MomentAccumulator, Moments

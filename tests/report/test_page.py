@@ -715,7 +715,7 @@ def test_lesions_not_measured_are_told_with_their_options(made: MadeRun, tmp_pat
     assert "so they may do" not in missing(weak)[0].why
 
     page = Page(report(made_run(study=bare, results={}), tmp_path))
-    assert "grammar-lens lesion RUN --damage-matched 20 --values zero,resample" in page.text
+    assert "grammar-lens lesion RUN --damage-matched 20 --values mean,zero,resample" in page.text
     kinds = {name.removeprefix("data-") for name in page.data()}
     assert kinds.isdisjoint({"damage-matched", "doses-1", "values", "sufficiency"})
     assert "bias" in kinds

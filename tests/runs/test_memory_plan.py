@@ -321,12 +321,12 @@ def test_times_are_said_to_be_measured_or_not(few: dict[str, Any]) -> None:
     found = forecast(Config(**quick), silent)
     assert set(found.times) == set(found.passes) == {"collect", "attribution", "lesion"}
     assert all(x.measured and 0 < x.seconds < 3600 for x in found.times.values())
-    both = forecast(Config(**quick, attribution="all", lesion="none"), silent)
+    both = forecast(Config(**quick, attribution="all", values=("none",)), silent)
     assert not both.times["attribution"].measured
     assert both.times["attribution"].seconds > both.times["collect"].seconds
-    words = forecast(Config(**quick, positions=("word",), lesion="none"), silent)
+    words = forecast(Config(**quick, positions=("word",), values=("none",)), silent)
     assert set(words.times) == {"collect"}
-    ig = forecast(Config(**quick, score="integrated_gradients", lesion="none"), silent)
+    ig = forecast(Config(**quick, score="integrated_gradients", values=("none",)), silent)
     assert "(estimated" in "\n".join(ig.lines())
 
 

@@ -445,7 +445,7 @@ def made(
     code, _, err = call(
         "run", "--model", folder / "tiny", "--train", f"{folder}:train", "--fresh",
         f"{folder}:test", "--labels", ",".join(LABELS), "--replicates", 25, "--top-k", 6,
-        "--probe-k", 3, "--lesion", "none", "--out", folder / "run", "--quiet",
+        "--probe-k", 3, "--values", "none", "--out", folder / "run", "--quiet",
     )  # fmt: skip
     assert code == 0, err
     return folder / "run"

@@ -11,6 +11,7 @@ from grammar_lens.certification.planted.chain import N_FORMS, TAGS, TagChain, dr
 from grammar_lens.certification.planted.design import KINDS, Design, Planted, design
 from grammar_lens.certification.planted.weights import Address, Built, build
 from grammar_lens.corpus.bank import Treebank
+from grammar_lens.defaults import SEED
 from grammar_lens.errors import require_one_of
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
@@ -43,7 +44,7 @@ def plant(
     kind: str,
     number: int = 0,
     *,
-    seed: int = 0,
+    seed: int = SEED,
     train_words: int = TRAIN_WORDS,
     fresh_words: int = FRESH_WORDS,
 ) -> World:

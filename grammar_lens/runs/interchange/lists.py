@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from grammar_lens.defaults import SITES
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.model.about import SITES
 from grammar_lens.runs.interchange.listing import Listing, Options, listing
 
 _SHORT = re.compile(r"L?([0-9]+)\.([0-9]+)", re.IGNORECASE)

@@ -1,5 +1,6 @@
 """Run directories: find, create and resume them, and keep their records."""
 
+import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +21,11 @@ def refuse_directory(path: Path, *, resume: bool) -> None:
             )
     elif path.exists() and (not path.is_dir() or any(map(_is_foreign, path.iterdir()))):
         raise GrammarLensError(f"{path} exists and is no run directory: choose another --out")
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise GrammarLensError(
+            f"{path} cannot be made in {there}, no folder to write to: choose another --out"
+        )
 
 
 def _is_foreign(path: Path) -> bool:

@@ -18,6 +18,7 @@ from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.probing.fitted import FittedProbe
+from grammar_lens.runs.settings import renamed
 from grammar_lens.runs.store.arrays import (
     read_attributions,
     read_evidence,
@@ -89,7 +90,7 @@ class StoredRun:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.record: dict[str, Any] = read_json(path / "run.json")
+        self._read_record()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -105,9 +106,13 @@ class StoredRun:
 
     def reload(self, step: str) -> None:
         """Reads the record anew, and the results of a step that was just done when they are asked for."""
-        self.record = read_json(self.path / "run.json")
+        self._read_record()
         for name in _OF_STEP.get(step, ()):
             self.__dict__.pop(name, None)
+
+    def _read_record(self) -> None:
+        self.record: dict[str, Any] = read_json(self.path / "run.json")
+        self.record |= {"config": renamed(self.record.get("config", {}))}
 
     def has(self, step: str) -> bool:
         """Whether a step has been done."""

@@ -13,6 +13,7 @@ from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, default_budget, fit_lexicon, prepare, sampled, warned
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError, require_one_of
 from grammar_lens.model.about import Model, device_of
 from grammar_lens.passes.batches import Keeper
@@ -51,7 +52,7 @@ def attribute(
     top_by: str = "value",
     top_per_layer: bool = False,
     max_words: int | None = None,
-    seed: int = 0,
+    seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
     keeper: Keeper | None = None,

@@ -1,0 +1,38 @@
+"""Names that settings take, and defaults that the library shares with `runs.settings`.
+
+Nothing is imported here, so that the command line knows them before anything heavy is loaded.
+"""
+
+SITES = {
+    "neuron": "blocks.{layer}.mlp.hook_post",
+    "resid_pre": "blocks.{layer}.hook_resid_pre",
+    "resid_mid": "blocks.{layer}.hook_resid_mid",
+    "resid_post": "blocks.{layer}.hook_resid_post",
+    "attn_out": "blocks.{layer}.hook_attn_out",
+    "mlp_out": "blocks.{layer}.hook_mlp_out",
+}
+"""Places of the model that can be read, with TransformerLens's name for each."""
+POSITIONS = ("word", "next")
+"""Where a word is read: at its last token, or at the token before it."""
+CONTEXTS = ("sentence", "document")
+"""What the model reads before a word: its sentence alone, or the document's sentences before it too."""
+WINDOW = 512
+"""Tokens in a window of sentences of a document."""
+LEAST_WINDOW = 16
+SIGNS = ("absolute", "positive", "negative")
+RULES = ("top_k", "fdr", "permutation", "frequency")
+TOP_K = 100
+ALPHA = 0.05
+MIN_REPLICATES = 20
+"""Replicates that a permutation null needs at least."""
+VALUES = ("zero", "mean", "resample", "resample_within")
+"""What a lesioned unit is set to."""
+WHERE = ("every", "scored")
+"""The tokens at which a unit is lesioned: all, or for each word the one at which it is scored."""
+SHAMS = 20
+OTHER_SHAMS = 0
+"""Shams of further values and doses, and of sufficiency."""
+MAX_TRAIN_WORDS = 50_000
+EXAMPLE_WORDS = 20_000
+EXAMPLES_EACH = 5
+SEED = 0
