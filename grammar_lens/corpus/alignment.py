@@ -297,7 +297,9 @@ def _tokenise(
     offsets = [np.asarray(row, np.int64).reshape(-1, 2) for row in coded["offset_mapping"]]
     control = control_tokens(texts, ids, offsets, tokenizer)
     plain = np.flatnonzero(~control)
-    require_faithful(*([each[i] for i in plain] for each in (texts, ids, offsets)), tokenizer)
+    require_faithful(
+        [texts[i] for i in plain], [ids[i] for i in plain], [offsets[i] for i in plain], tokenizer
+    )
     blank = blank_tokens(tokenizer)
     spans = [
         _trimmed(text, _without_metaspaces(text, own, span, blank))

@@ -60,7 +60,7 @@ def mlp_width(model: Model) -> int:
 
 def _outgoing(mlp: Any) -> Tensor | None:
     """The weight that neurons write with, [neuron, d_model]; its values may be absent or packed."""
-    module = getattr(mlp, "out", None)
+    module: Any = getattr(mlp, "out", None)
     while hasattr(module, "original_component"):  # a model may be wrapped more than once
         module = module.original_component
     weight = getattr(module, "weight", None)

@@ -215,5 +215,4 @@ def read_source(
     if name == "embedded" and not Path(source).exists():
         bank = load_treebank(label=label)
         return bank[split] if split else bank
-    columns = {"words_column": words_column, "label_column": label_column}
-    return load_treebank(source, label=label, **{k: v for k, v in columns.items() if v})
+    return load_treebank(source, label=label, words_column=words_column, label_column=label_column)

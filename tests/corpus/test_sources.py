@@ -115,6 +115,7 @@ def test_two_files_for_one_split_are_refused(folder: Path) -> None:
 
 
 def test_columns_are_named_for_datasets_only(folder: Path) -> None:
+    option: dict[str, Any]
     for option in ({"words_column": "w"}, {"label_column": "l"}):
         with pytest.raises(GrammarLensError, match=r"are for hf: datasets, not for .*UD_Test-Made"):
             load_treebank(folder, **option)

@@ -1004,7 +1004,7 @@ def test_one_style_that_is_not_registered() -> None:
 
 
 def test_no_figure_offers_to_upload_its_data() -> None:
-    assert "sendChartToCloud" in figures.STYLE["layout"]["modebar"].remove
+    assert "sendChartToCloud" in figures.STYLE.to_plotly_json()["layout"]["modebar"]["remove"]
 
 
 def test_other_sites_have_units_not_neurons() -> None:

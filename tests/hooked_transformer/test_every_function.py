@@ -39,8 +39,11 @@ LOOSER = {
     "calibrate.slope": 2e-3,
     "calibrate.slope_all": 2e-3,
     # the solver stops where the gradient is small, at other places of a flat bottom
-    "probe.fitted.weight": 0.05,
-    "probe.fitted.bias": 0.05,
+    "probe.weight": 0.05,
+    "probe.bias": 0.05,
+    # S* is made of differences of losses, divided by their own size
+    "lesion_study.s_star": 1e-3,
+    "lesion_study.s_star_sham": 1e-3,
 }
 QUIET: dict[str, Any] = {"show_progress": False}
 LABELS = ("NOUN", "VERB", "PRON")
@@ -312,10 +315,12 @@ def test_the_same_numbers(name: str, ours: Model, theirs: Model, given: Given):
     assert one
     for (path, mine), (_, want) in zip(one, other, strict=True):
         if isinstance(want, float) or (isinstance(want, np.ndarray) and want.dtype.kind == "f"):
-            allowed = LOOSER.get(name + path, TOLERANCE)
-            gap = np.abs(np.subtract(mine, want)) / np.maximum(np.abs(want), 1)
-            np.testing.assert_array_equal(np.isnan(mine), np.isnan(want), err_msg=path)
-            assert np.nanmax(gap, initial=0) <= allowed, path
+            allowed = LOOSER.get(f"{name}.{path.rpartition('.')[2]}", TOLERANCE)
+            mine, want = np.asarray(mine), np.asarray(want)
+            known = np.isfinite(want)
+            np.testing.assert_array_equal(mine[~known], want[~known], err_msg=path)
+            gap = np.abs(mine[known] - want[known]) / np.maximum(np.abs(want[known]), 1)
+            assert gap.max(initial=0) <= allowed, path
         elif path.endswith(".tail"):
             # counts of null values beyond thresholds, some of them at the very edge
             assert np.abs(mine - want).max() <= TOLERANCE * want.max(), path

@@ -168,6 +168,7 @@ def test_packed_weights_are_dequantised_and_said_so(
 
 def test_a_dequantised_model_can_be_saved(llama: Any, tiny_tokenizer: Any, tmp_path: Path):
     path = save_gguf(tmp_path / "packed.gguf", llama, tiny_tokenizer, packed=("ffn_down",))
+    hf: Any
     hf, tokenizer = ml._load_hugging_face(path, None, None, torch.device("cpu"), None)
     gguf.forget_quantization(hf)
     assert "quantization_config" not in hf.config.to_dict()
