@@ -10,7 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import typer
 
+from grammar_lens.cli.errors import one_line_errors
 from grammar_lens.corpus.bank import Treebank
+from grammar_lens.errors import GrammarLensError, expected_one_of
 from grammar_lens.files import make_folder, write_file, write_json, write_text
 from grammar_lens.runs.store.provenance import (
     experiment_record,
@@ -74,8 +76,12 @@ def in_words(row: Mapping[str, Any]) -> str:
 
 
 def stacked(tables: Mapping[Any, pd.DataFrame], *names: str) -> pd.DataFrame:
-    """Tables below one another, with their keys as the first columns."""
-    table = pd.concat(tables, names=list(names))
+    """Tables below one another, with their keys as the first columns; empty ones add nothing."""
+    full = {key: table for key, table in tables.items() if len(table)}
+    if not full:
+        columns = next(iter(tables.values())).columns if tables else []
+        return pd.DataFrame(columns=[*names, *columns])
+    table = pd.concat(full, names=list(names))
     return table.reset_index(level=list(names)).reset_index(drop=True)
 
 
@@ -85,5 +91,34 @@ def treebanks(**banks: Treebank) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The contents of a TOML file."""
-    return tomllib.loads(path.read_text("utf-8"))
+    """The contents of a TOML file. Raises GrammarLensError for one that is damaged."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise GrammarLensError(f"{path} is no TOML: {error}") from None
+
+
+def from_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Makes the settings of a TOML file the defaults of the other flags, lists by commas."""
+    if path is None:
+        return None
+    known = {p.name for p in context.command.params if p.name} - {"config", "resume", "help"}
+    with one_line_errors():
+        found = read_toml(path)
+        for name in found:
+            if name not in known:
+                raise GrammarLensError(
+                    f"{path}: {name!r} is no setting: {expected_one_of(name, sorted(known))}"
+                )
+    # as text, so that a value of the wrong type is refused as it is on the command line
+    context.default_map = {
+        name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in found.items()
+    }
+    return path
+
+
+ConfigFlag = Annotated[
+    Path | None,
+    typer.Option(help="A TOML file with these settings.", is_eager=True, callback=from_file),
+]

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.dissociation.calibration import Calibration
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.first_order import FirstOrder
 from grammar_lens.dissociation.pairs import CrossedPair
+from grammar_lens.dissociation.redundancy import Redundancy, Round
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.errors import GrammarLensError
@@ -186,6 +188,17 @@ def read_study(data: dict[str, Any]) -> LesionStudy:
         first_order=predicted and _from_json(FirstOrder, predicted, n),
         **intervals,
     )
+
+
+def read_calibration(data: dict[str, Any]) -> Calibration:
+    """The calibration of attributions that `write_json` wrote."""
+    return _from_json(Calibration, data, len(data["labels"]))
+
+
+def read_redundancy(data: dict[str, Any]) -> Redundancy:
+    """The rounds of cutting and finding again that `write_json` wrote."""
+    labels = tuple(data["labels"])
+    return Redundancy(labels, tuple(_from_json(Round, r, len(labels)) for r in data["rounds"]))
 
 
 def _interval(ends: list[float | None]) -> tuple[float, float]:

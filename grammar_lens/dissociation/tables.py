@@ -1,0 +1,86 @@
+"""Tables of lesion studies, to be stacked over scores and treebanks."""
+
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import pandas as pd
+
+from grammar_lens.dissociation.pairs import CrossedPair
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.verdicts import least
+
+
+def study_row(study: LesionStudy) -> dict[str, Any]:
+    """The numbers of one study, losses in nats; those that were not measured are None."""
+    matched, doses, rest = study.matched, study.doses, study.rest
+    agree = study.sign_agreement if len(study.ladder) > 1 else None
+
+    def named(marks: Any) -> str | None:
+        """The labels that are marked."""
+        if marks is None:
+            return None
+        return " ".join(x for x, marked in zip(study.labels, marks, strict=True) if marked)
+
+    return {
+        "fresh": study.fresh,
+        "labels": " ".join(study.labels),
+        "words": int(study.n_words.sum()),
+        "k": study.k,
+        **_numbers(study),
+        "base_tag_loss": study.base_tag_loss,
+        "tag_entropy": study.tag_entropy,
+        "matched_shams": matched and matched.n_shams,
+        "matched_p": matched and matched.p_value,
+        "matched_damage_ratio": matched and least(matched.damage_ratio),
+        "matched_pairs": matched and len(matched.crossed_pairs),
+        "matched_confirmed": matched and sum(pair.confirmed for pair in matched.crossed_pairs),
+        "rising": doses and named(doses.rising),
+        "monotone": doses and named(doses.monotone),
+        "slope_p": doses and doses.sham_p,
+        "same_sign": named(agree),
+        "sufficiency_p": rest and rest.p_value,
+        "identity_error": study.identity_error,
+    }
+
+
+def ablation_table(study: LesionStudy) -> pd.DataFrame:
+    """A row per ablation of the lesion, the main one first."""
+    every = (study, *study.others)
+    return pd.DataFrame([{**asdict(one.ablation), **_numbers(one)} for one in every])
+
+
+def matrix_table(study: LesionStudy) -> pd.DataFrame:
+    """A row per ablation, lesion and label."""
+    frames = [
+        pd.DataFrame({**asdict(one.ablation), **dict(one.to_frame().items())})
+        for one in (study, *study.others)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def pair_table(study: LesionStudy) -> pd.DataFrame:
+    """A row per crossed pair of the main lesion, against either kind of shams."""
+    kinds = {"matched": study.crossed_pairs}
+    if study.matched:
+        kinds["damage_matched"] = study.matched.crossed_pairs
+    rows = [{"shams": kind, **asdict(pair)} for kind, pairs in kinds.items() for pair in pairs]
+    return pd.DataFrame(rows, columns=["shams", *(field.name for field in fields(CrossedPair))])
+
+
+def _numbers(study: LesionStudy) -> dict[str, Any]:
+    """Numbers that every ablation of a lesion has."""
+    shams = replace(study, matrix=study.sham_mean)
+    return {
+        "diagonal": study.diagonal_mean,
+        "off_diagonal": study.off_diagonal_mean,
+        "sham_diagonal": shams.diagonal_mean,
+        "sham_off_diagonal": shams.off_diagonal_mean,
+        "S": study.dominance,
+        "S_star": study.s_star,
+        "shams": study.n_shams,
+        "p": study.p_value,
+        "pairs": len(study.crossed_pairs),
+        "confirmed": sum(pair.confirmed for pair in study.crossed_pairs),
+        "output_ratio": least(study.output_ratio),
+        "damage_ratio": least(study.damage_ratio),
+    }
