@@ -296,7 +296,7 @@ def _tokenise(
     ids = [np.asarray(row, np.int64) for row in coded["input_ids"]]
     offsets = [np.asarray(row, np.int64).reshape(-1, 2) for row in coded["offset_mapping"]]
     control = control_tokens(texts, ids, offsets, tokenizer)
-    plain = np.flatnonzero(~control)
+    plain = [i for i, has_control in enumerate(control) if not has_control]
     require_faithful(
         [texts[i] for i in plain], [ids[i] for i in plain], [offsets[i] for i in plain], tokenizer
     )

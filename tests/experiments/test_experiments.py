@@ -290,7 +290,7 @@ class TestAblateInteractively:
             replicates=0,
             top_k=3,
             probe_k=2,
-            lesion="none",
+            values=("none",),
             out=out,
             show_progress=False,
         )
