@@ -13,38 +13,39 @@ The output folder loads offline with AutoModelForCausalLM and AutoTokenizer. Ctr
 checkpoint.safetensors; --resume goes on as if nothing had happened (on a CPU to the last bit).
 """
 
-import argparse
 import bz2
 import hashlib
 import json
 import math
 import os
-import platform
 import re
-import shlex
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType, NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import FrameType
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from grammar_lens.cli.errors import INTERRUPTED
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.files import make_folder, to_json, write_file, write_json, write_text
+from grammar_lens.runs.store.provenance import checkout_commit, library_versions
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 LLAMA_3_PATTERN = (
@@ -61,47 +62,60 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 FREE_ON_RESUME = {"text", "out", "tokenizer", "resume", "overwrite", "device", "micro_batch"}
 
 
-class InputError(ValueError):
-    """A mistake in flags or files; the command line prints it without a traceback."""
-
-
 @dataclass(frozen=True)
 class Config:
     """The flags. The defaults are the recipe of the reference model.
 
-    Raises InputError on values that no run can use.
+    Raises GrammarLensError on values that no run can use.
     """
 
-    text: Annotated[Path, "folder of .txt and .md files, plain or .bz2, UTF-8, read recursively"]
-    out: Annotated[Path, "folder for the model, new or empty"]
+    text: Annotated[
+        Path,
+        typer.Option(help="folder of .txt and .md files, plain or .bz2, UTF-8, read recursively"),
+    ]
+    out: Annotated[Path, typer.Option(help="folder for the model, new or empty")]
     layout: Annotated[
         Literal["paragraphs", "lines"],
-        "paragraphs: a file is a document, blank lines end paragraphs, line breaks become spaces; "
-        "lines: a line is a paragraph, blank lines end documents",
+        typer.Option(
+            help="paragraphs: a file is a document, blank lines end paragraphs, line breaks become "
+            "spaces; lines: a line is a paragraph, blank lines end documents"
+        ),
     ] = "paragraphs"
-    tokenizer: Annotated[Path | None, "tokenizer.json or its folder (default: train one)"] = None
-    vocab: Annotated[int, "size of the vocabulary to train"] = 8192
-    n_layers: Annotated[int, "layers"] = 8
-    d_model: Annotated[int, "width of the residual stream"] = 256
-    d_mlp: Annotated[int, "neurons per layer"] = 896
-    n_heads: Annotated[int, "attention heads"] = 8
-    n_kv_heads: Annotated[int, "key/value heads"] = 4
-    context: Annotated[int, "longest input of the finished model, in tokens"] = 1024
-    window: Annotated[int, "tokens per training window"] = 512
-    batch: Annotated[int, "windows per step"] = 128
-    micro_batch: Annotated[int | None, "windows in memory (default: all on a GPU, else 8)"] = None
-    steps: Annotated[int | None, f"steps (default: {RECIPE_STEPS} unless --seconds)"] = None
-    seconds: Annotated[float | None, "time instead of steps; no two such runs are equal"] = None
-    learning_rate: Annotated[float, "peak learning rate"] = 3e-3
-    warmup: Annotated[int, "steps of warm-up"] = 200
-    weight_decay: Annotated[float, "weight decay of the matrices"] = 0.1
-    untied: Annotated[bool, "separate input and output embeddings"] = False
-    evaluate_every: Annotated[int, "steps between validations, which also save a checkpoint"] = 500
-    validation_windows: Annotated[int, "most windows per validation"] = 640
-    seed: Annotated[int, "seed of everything random"] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda"], "where to train"] = "auto"
-    resume: Annotated[bool, "go on from the checkpoint in --out"] = False
-    overwrite: Annotated[bool, "replace the earlier model in --out"] = False
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json or its folder (default: train one)")
+    ] = None
+    vocab: Annotated[int, typer.Option(help="size of the vocabulary to train")] = 8192
+    n_layers: Annotated[int, typer.Option(help="layers")] = 8
+    d_model: Annotated[int, typer.Option(help="width of the residual stream")] = 256
+    d_mlp: Annotated[int, typer.Option(help="neurons per layer")] = 896
+    n_heads: Annotated[int, typer.Option(help="attention heads")] = 8
+    n_kv_heads: Annotated[int, typer.Option(help="key/value heads")] = 4
+    context: Annotated[int, typer.Option(help="longest input of the finished model, in tokens")] = (
+        1024
+    )
+    window: Annotated[int, typer.Option(help="tokens per training window")] = 512
+    batch: Annotated[int, typer.Option(help="windows per step")] = 128
+    micro_batch: Annotated[
+        int | None, typer.Option(help="windows in memory (default: all on a GPU, else 8)")
+    ] = None
+    steps: Annotated[
+        int | None, typer.Option(help=f"steps (default: {RECIPE_STEPS} unless --seconds)")
+    ] = None
+    seconds: Annotated[
+        float | None, typer.Option(help="time instead of steps; no two such runs are equal")
+    ] = None
+    learning_rate: Annotated[float, typer.Option(help="peak learning rate")] = 3e-3
+    warmup: Annotated[int, typer.Option(help="steps of warm-up")] = 200
+    weight_decay: Annotated[float, typer.Option(help="weight decay of the matrices")] = 0.1
+    untied: Annotated[bool, typer.Option(help="separate input and output embeddings")] = False
+    evaluate_every: Annotated[
+        int, typer.Option(help="steps between validations, which also save a checkpoint")
+    ] = 500
+    validation_windows: Annotated[int, typer.Option(help="most windows per validation")] = 640
+    seed: Annotated[int, typer.Option(help="seed of everything random")] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where to train")] = "auto"
+    resume: Annotated[bool, typer.Option(help="go on from the checkpoint in --out")] = False
+    overwrite: Annotated[bool, typer.Option(help="replace the earlier model in --out")] = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -109,25 +123,31 @@ class Config:
                 continue
             is_allowed = value > 0 or (value == 0 and name in ("warmup", "weight_decay", "seed"))
             if not is_allowed or math.isinf(value):
-                raise InputError(f"{flag(name)} is {value}: give a positive number")
+                raise GrammarLensError(f"{flag(name)} is {value}: give a positive number")
         if self.steps is not None and self.seconds is not None:
-            raise InputError("--steps and --seconds were both given: choose one")
+            raise GrammarLensError("--steps and --seconds were both given: choose one")
         if self.resume and self.overwrite:
-            raise InputError("--resume and --overwrite were both given: choose one")
+            raise GrammarLensError("--resume and --overwrite were both given: choose one")
         if self.window > self.context:
-            raise InputError(f"--window {self.window} exceeds --context {self.context}: raise it")
+            raise GrammarLensError(
+                f"--window {self.window} exceeds --context {self.context}: raise it"
+            )
         if self.d_model % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
-            raise InputError(
+            raise GrammarLensError(
                 f"{self.n_heads} heads do not fit --d-model {self.d_model} and --n-kv-heads "
                 f"{self.n_kv_heads}: d_model must be a multiple of twice n_heads, and n_heads a "
                 "multiple of n_kv_heads"
             )
         if self.batch % (self.micro_batch or 1):
-            raise InputError(f"--micro-batch {self.micro_batch} does not divide --batch")
+            raise GrammarLensError(f"--micro-batch {self.micro_batch} does not divide --batch")
         if self.vocab < 258:
-            raise InputError(f"--vocab is {self.vocab}, needs at least 258: 256 bytes, BOS and EOS")
+            raise GrammarLensError(
+                f"--vocab is {self.vocab}, needs at least 258: 256 bytes, BOS and EOS"
+            )
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda, but there is no GPU that torch can use: leave it out")
+            raise GrammarLensError(
+                "--device cuda, but there is no GPU that torch can use: leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -187,7 +207,7 @@ class Training:
 def main(config: Config) -> list[Evaluation]:
     """Train, save the model in `config.out` and return the history of losses.
 
-    Raises InputError on text or folders that cannot be used, and KeyboardInterrupt on Ctrl-C, once
+    Raises GrammarLensError on text or folders that cannot be used, and KeyboardInterrupt on Ctrl-C, once
     the checkpoint is saved.
     """
     console = Console(soft_wrap=True, highlight=False)
@@ -223,17 +243,19 @@ def main(config: Config) -> list[Evaluation]:
 def read_documents(config: Config, console: Console) -> list[list[str]]:
     """The paragraphs of every document, in the order of the paths, without hidden files.
 
-    Raises InputError if there are no text files or one cannot be read.
+    Raises GrammarLensError if there are no text files or one cannot be read.
     """
     if not config.text.is_dir():
-        raise InputError(f"--text {config.text} is not a folder: name one with .txt or .md files")
+        raise GrammarLensError(
+            f"--text {config.text} is not a folder: name one with .txt or .md files"
+        )
     paths = []
     for path in sorted(config.text.rglob("*")):
         is_hidden = any(part.startswith(".") for part in path.relative_to(config.text).parts)
         if path.suffix.lower() in SUFFIXES and path.is_file() and not is_hidden:
             paths.append(path)
     if not paths:
-        raise InputError(f"no .txt, .md or .bz2 files under {config.text}: check the path")
+        raise GrammarLensError(f"no .txt, .md or .bz2 files under {config.text}: check the path")
     documents = [d for path in paths for d in documents_of(read_text(path), config.layout)]
     lengths = [len(paragraph) for document in documents for paragraph in document]
     console.print(
@@ -245,17 +267,19 @@ def read_documents(config: Config, console: Console) -> list[list[str]]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file with line ends `\\n`. Raises InputError if it is not UTF-8 or bz2."""
+    """The text of a file with line ends `\\n`. Raises GrammarLensError if it is not UTF-8 or bz2."""
     raw = path.read_bytes()
     if path.suffix.lower() == ".bz2":
         try:
             raw = bz2.decompress(raw)
         except (OSError, ValueError) as error:  # damaged, or cut off
-            raise InputError(f"{path} is not a complete bz2 file: replace or remove it") from error
+            raise GrammarLensError(
+                f"{path} is not a complete bz2 file: replace or remove it"
+            ) from error
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise InputError(
+        raise GrammarLensError(
             f"{path} is not UTF-8 (byte {error.start}): convert or remove it"
         ) from error
 
@@ -273,11 +297,11 @@ def split(
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Documents for training and for validation: one in 200, at least 8, at most a fifth.
 
-    Raises InputError if there is only one document.
+    Raises GrammarLensError if there is only one document.
     """
     n = len(documents)
     if n < 2:
-        raise InputError(
+        raise GrammarLensError(
             f"found {n} documents with text, needs at least 2 because validation keeps whole ones: "
             "add or split files, or use --layout lines"
         )
@@ -332,27 +356,31 @@ def train_tokenizer(sample: list[str], vocab: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """A Llama-3-style tokenizer from a file or folder. Raises InputError if it is not one."""
+    """A Llama-3-style tokenizer from a file or folder. Raises GrammarLensError if it is not one."""
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"there is no tokenizer {file}: name a tokenizer.json or its folder")
+        raise GrammarLensError(f"there is no tokenizer {file}: name a tokenizer.json or its folder")
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # all that tokenizers raises
-        raise InputError(f"{file} is not a tokenizer ({error}): name a tokenizer.json") from error
+        raise GrammarLensError(
+            f"{file} is not a tokenizer ({error}): name a tokenizer.json"
+        ) from error
     bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
     if bos is None or eos is None or tokenizer.encode("a").ids[0] != bos:
-        raise InputError(f"{file} has no {EOS} or does not put {BOS} first: use one that does")
+        raise GrammarLensError(
+            f"{file} has no {EOS} or does not put {BOS} first: use one that does"
+        )
     return tokenizer
 
 
 def pack(tokenizer: Tokenizer, train: list[str], validation: list[str], window: int) -> Corpus:
-    """The packed tokens. Raises InputError if a part does not fill one window."""
+    """The packed tokens. Raises GrammarLensError if a part does not fill one window."""
     parts = {"training": encode(tokenizer, train), "validation": encode(tokenizer, validation)}
     digest = hashlib.sha256()
     for name, tokens in parts.items():
         if len(tokens) <= window:
-            raise InputError(
+            raise GrammarLensError(
                 f"too little text: the {name} part has {len(tokens):,} tokens, needs "
                 f"{window + 1:,} (a window and the token after it): add text or lower --window"
             )
@@ -444,7 +472,7 @@ def train(training: Training, console: Console) -> None:
     if compiles:
         torch.set_float32_matmul_precision("high")  # torch.compile warns otherwise
     step_loss = torch.compile(loss_of) if compiles else loss_of
-    columns = (BarColumn(), TextColumn("{task.description}", markup=False))
+    columns = (BarColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn())
     progress = Progress(*columns, console=console, transient=True)
     first_step, seconds_before = training.step, training.seconds
     clock = shown = time.monotonic()
@@ -453,8 +481,9 @@ def train(training: Training, console: Console) -> None:
         while training.done < 1:
             if stop.is_set():
                 save_checkpoint(training)
-                command = resume_command(training.config)
-                progress.print(f"stopped after step {training.step:,}; to go on:\n{command}")
+                progress.print(
+                    f"stopped after step {training.step:,}: run again with --resume to go on"
+                )
                 raise KeyboardInterrupt
             rate = learning_rate(training.step, training.done, training.config)
             take_step(training, rate, step_loss)
@@ -495,7 +524,7 @@ def take_step(training: Training, rate: float, step_loss: Callable[..., torch.Te
 def evaluate(training: Training, rate: float) -> None:
     """Add a line to the history, from windows spread evenly over the validation text.
 
-    Raises InputError if the training has diverged.
+    Raises GrammarLensError if the training has diverged.
     """
     config, tokens, model = training.config, training.corpus.validation, training.model
     n = (len(tokens) - 1) // config.window
@@ -504,7 +533,7 @@ def evaluate(training: Training, rate: float) -> None:
     total = sum(loss_of(model, piece.to(model.device)).item() * len(piece) for piece in pieces)
     loss, train_loss = total / len(chosen), torch.stack(training.losses).double().mean().item()
     if not math.isfinite(loss + train_loss):
-        raise InputError(
+        raise GrammarLensError(
             f"the loss is no longer finite at step {training.step:,}: lower --learning-rate "
             f"(now {config.learning_rate}) or raise --warmup"
         )
@@ -523,15 +552,10 @@ def describe(line: Evaluation) -> str:
 
 
 def outlook(training: Training) -> str:
-    """The text of the progress bar: step, loss, speed, time left."""
-    total = "" if training.config.seconds else f" of {training.config.steps or RECIPE_STEPS:,}"
+    """The text of the progress bar."""
     speed = training.tokens / max(training.seconds, 1e-9)
-    left = training.seconds * (1 / max(training.done, 1e-9) - 1)
-    minutes, seconds = divmod(int(left), 60)
-    return (
-        f"step {training.step:,}{total}  loss {training.losses[-1].item():.3f}  "
-        f"{speed:,.0f} tokens/s  {minutes}:{seconds:02} left"
-    )
+    loss = training.losses[-1].item()
+    return f"step {training.step:,}  loss {loss:.3f}  {speed:,.0f} tokens/s"
 
 
 @contextmanager
@@ -558,16 +582,18 @@ def stop_signal() -> Iterator[threading.Event]:
 def check_output(config: Config) -> dict[str, Any] | None:
     """The checkpoint's record if the run resumes, else None. Writes nothing.
 
-    Raises InputError if the folder cannot take this run.
+    Raises GrammarLensError if the folder cannot take this run.
     """
     if config.text.resolve() in (config.out.resolve(), *config.out.resolve().parents):
-        raise InputError(f"--out {config.out} lies in --text {config.text}: choose another folder")
+        raise GrammarLensError(
+            f"--out {config.out} lies in --text {config.text}: choose another folder"
+        )
     if config.resume:
         return read_record(config)
     if config.out.exists() and not config.out.is_dir():
-        raise InputError(f"--out {config.out} is a file: name a folder")
+        raise GrammarLensError(f"--out {config.out} is a file: name a folder")
     if config.out.exists() and any(config.out.iterdir()) and not config.overwrite:
-        raise InputError(
+        raise GrammarLensError(
             f"--out {config.out} is not empty: choose another folder, or add --resume to go on "
             "from a checkpoint in it, or --overwrite to replace the model in it"
         )
@@ -575,20 +601,20 @@ def check_output(config: Config) -> dict[str, Any] | None:
 
 
 def read_record(config: Config) -> dict[str, Any]:
-    """The checkpoint's record. Raises InputError if it is missing, damaged or of other flags."""
+    """The checkpoint's record. Raises GrammarLensError if it is missing, damaged or of other flags."""
     path = config.out / CHECKPOINT
     if not path.exists():
         is_complete = (config.out / RECORD).exists()
         hint = "this training is complete" if is_complete else "leave --resume out"
-        raise InputError(f"--resume finds no {CHECKPOINT} in {config.out}: {hint}")
+        raise GrammarLensError(f"--resume finds no {CHECKPOINT} in {config.out}: {hint}")
     try:
         with safe_open(path, "pt") as file:
             record = json.loads(file.metadata()["training"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: start again with --overwrite") from error
+        raise GrammarLensError(f"{path} is damaged: start again with --overwrite") from error
     for name, value in to_json(config).items():
         if name not in FREE_ON_RESUME and record["config"].get(name) != value:
-            raise InputError(
+            raise GrammarLensError(
                 f"the checkpoint was made with {flag(name)} {record['config'].get(name)}, this run "
                 f"has {value}: repeat the flags of the first run"
             )
@@ -597,7 +623,7 @@ def read_record(config: Config) -> dict[str, Any]:
 
 def claim_output(config: Config, tokenizer: Tokenizer) -> None:
     """Remove the files of an earlier model, and no others; save the tokenizer."""
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     for name in (RECORD, CHECKPOINT, *MODEL_FILES, *TOKENIZER_FILES):
         (config.out / name).unlink(missing_ok=True)
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
@@ -620,16 +646,17 @@ def save_checkpoint(training: Training) -> None:
         "losses": [loss.item() for loss in training.losses],
         "history": [asdict(line) for line in training.history],
     }
+    metadata = {"training": json.dumps(record)}
     path = training.config.out / CHECKPOINT
-    unfinished = path.with_suffix(".unfinished")
-    save_file(tensors, unfinished, metadata={"training": json.dumps(record)})
-    os.replace(unfinished, path)
+    write_file(path, lambda unfinished: save_file(tensors, unfinished, metadata=metadata))
 
 
 def load_checkpoint(training: Training, record: dict[str, Any]) -> None:
-    """Take up the checkpoint. Raises InputError if it was made with another text."""
+    """Take up the checkpoint. Raises GrammarLensError if it was made with another text."""
     if record["corpus_sha256"] != training.corpus.sha256:
-        raise InputError("--text is not the text of the checkpoint: give the same, or --overwrite")
+        raise GrammarLensError(
+            "--text is not the text of the checkpoint: give the same, or --overwrite"
+        )
     parameters = dict(training.model.named_parameters())
     optimizer = training.optimizer.state_dict()
     with safe_open(training.config.out / CHECKPOINT, "pt") as file, torch.no_grad():
@@ -655,7 +682,7 @@ def save_model(training: Training) -> None:
             os.replace(path, out / path.name)
     record = {
         "config": to_json(training.config),
-        "provenance": provenance(),
+        "provenance": {"commit": checkout_commit(), **library_versions()},
         "n_parameters": model.num_parameters(),
         "vocabulary": model.config.vocab_size,
         "train_tokens": len(training.corpus.train),
@@ -663,8 +690,8 @@ def save_model(training: Training) -> None:
         "corpus_sha256": training.corpus.sha256,
         "history": [asdict(line) for line in training.history],
     }
-    (out / "RECIPE.md").write_text(recipe(record), encoding="utf-8")
-    (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(out / "RECIPE.md", recipe(record))
+    write_json(out / RECORD, record)
     (out / CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -690,76 +717,18 @@ loss {last["validation_loss"]:.3f} nats per token.
 """
 
 
-def provenance() -> dict[str, str | None]:
-    """Versions of what made the weights, and the commit (None outside of git)."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        found = subprocess.run(
-            [*command, "--abbrev=40"], capture_output=True, text=True, check=False
-        )
-        commit = found.stdout.strip() or None
-    except FileNotFoundError:
-        commit = None
-    packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
-    versions = {name: version(name) for name in packages}
-    return {"commit": commit, "python": platform.python_version(), **versions}
-
-
-# ---- flags ---------------------------------------------------------------------------------------
-
-
 def flag(name: str) -> str:
     """The flag of a field of Config."""
     return "--" + name.replace("_", "-")
 
 
-def to_json(config: Config) -> dict[str, Any]:
-    """The config as JSON gives it back."""
-    return json.loads(json.dumps(asdict(config), default=str))
-
-
-def resume_command(config: Config) -> str:
-    """The shell command that goes on with this run."""
-    words = ["python", os.path.relpath(__file__)]
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if value != item.default and item.name not in ("resume", "overwrite"):
-            words += [flag(item.name)] if value is True else [flag(item.name), str(value)]
-    return shlex.join([*words, "--resume"])
-
-
-def parse(arguments: Sequence[str] | None) -> Config:
-    """The config that the flags ask for; every field of Config is a flag."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    hints = get_type_hints(Config, include_extras=True)
-    for item in fields(Config):
-        kind, text = get_args(hints[item.name])
-        if kind is bool:
-            parser.add_argument(flag(item.name), action="store_true", help=text)
-            continue
-        options: dict[str, Any] = {"required": item.default is MISSING}
-        if not options["required"]:
-            options["default"] = item.default
-            text += "" if item.default is None else f" (default: {item.default})"
-        if get_origin(kind) is Literal:
-            options["choices"] = get_args(kind)
-        else:
-            options["type"] = next((t for t in get_args(kind) if t is not NoneType), kind)
-        parser.add_argument(flag(item.name), help=text, **options)
-    return Config(**vars(parser.parse_args(arguments)))
-
-
-def command_line(arguments: Sequence[str] | None = None) -> int:
-    """Run and return the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+def to_the_end(config: Config) -> None:
+    """Runs the training; Ctrl-C, once the checkpoint is saved, ends it with its exit code."""
     try:
-        main(parse(arguments))
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        main(config)
     except KeyboardInterrupt:
-        return 130
-    return 0
+        raise typer.Exit(INTERRUPTED) from None
 
 
 if __name__ == "__main__":
-    sys.exit(command_line())
+    start_page(to_the_end, Config, __doc__)

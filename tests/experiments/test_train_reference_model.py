@@ -1,13 +1,11 @@
 """The training script learns what a text has to teach, resumes exactly, says what is wrong."""
 
 import bz2
-import dataclasses
 import importlib.util
 import itertools
 import json
 import math
 import random
-import runpy
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,6 +21,9 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grammar_lens.cli.scripts import start_page
+from grammar_lens.errors import GrammarLensError
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train_reference_model.py"
 CHOICES = (
@@ -275,14 +276,6 @@ def test_interrupted_run_ends_with_the_same_weights(
     assert not (config.out / "checkpoint.safetensors").exists()
 
 
-def test_resume_command_is_the_run_it_stopped(text: Path, tmp_path: Path):
-    config = tiny(text, tmp_path / "model with blanks", untied=True)
-    words = script.shlex.split(script.resume_command(config))
-    assert words[0] == "python"
-    assert Path(words[1]).resolve() == SCRIPT.resolve()
-    assert script.parse(words[2:]) == replace(config, resume=True)
-
-
 def test_pieces_of_a_batch_add_up_to_the_batch(finished: Path, text: Path, tmp_path: Path):
     script.main(tiny(text, tmp_path / "model", micro_batch=2))
     # 1e-3: float32 sums in another order, carried through 30 steps
@@ -415,14 +408,14 @@ BAD_FLAGS = {
 
 @pytest.mark.parametrize(("message", "changes"), BAD_FLAGS.items(), ids=str)
 def test_bad_flags(message: str, changes: dict[str, Any]):
-    with pytest.raises(script.InputError) as error:
+    with pytest.raises(GrammarLensError) as error:
         tiny(Path("text"), Path("out"), **changes)
     assert message in str(error.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_missing_gpu():
-    with pytest.raises(script.InputError, match="no GPU that torch can use"):
+    with pytest.raises(GrammarLensError, match="no GPU that torch can use"):
         tiny(Path("text"), Path("out"), device="cuda")
 
 
@@ -447,93 +440,96 @@ BAD_TEXT = {
 @pytest.mark.parametrize(("message", "files"), BAD_TEXT.items(), ids=str)
 def test_bad_text(message: str, files: dict[str, bytes], tmp_path: Path):
     config = tiny(write(tmp_path / "text", **files), tmp_path / "out", vocab=258)
-    with pytest.raises(script.InputError) as error:
+    with pytest.raises(GrammarLensError) as error:
         script.main(config)
     assert message in str(error.value)
     assert not config.out.exists()
 
 
 def test_text_that_is_no_folder(tmp_path: Path):
-    with pytest.raises(script.InputError, match="is not a folder"):
+    with pytest.raises(GrammarLensError, match="is not a folder"):
         script.main(tiny(tmp_path / "nowhere", tmp_path / "out"))
 
 
 def test_bad_output_folders(text: Path, tmp_path: Path):
-    with pytest.raises(script.InputError, match="lies in --text"):
+    with pytest.raises(GrammarLensError, match="lies in --text"):
         script.main(tiny(text, text / "model"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(script.InputError, match="is a file: name a folder"):
+    with pytest.raises(GrammarLensError, match="is a file: name a folder"):
         script.main(tiny(text, tmp_path / "file"))
-    with pytest.raises(script.InputError, match=r"is not empty: .* --resume .* --overwrite"):
+    with pytest.raises(GrammarLensError, match=r"is not empty: .* --resume .* --overwrite"):
         script.main(tiny(text, tmp_path))
 
 
 def test_bad_resume(finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(script.InputError, match=r"finds no checkpoint.* leave --resume out"):
+    with pytest.raises(GrammarLensError, match=r"finds no checkpoint.* leave --resume out"):
         script.main(tiny(text, tmp_path / "nothing", resume=True))
-    with pytest.raises(script.InputError, match=r"finds no checkpoint.* training is complete"):
+    with pytest.raises(GrammarLensError, match=r"finds no checkpoint.* training is complete"):
         script.main(tiny(text, finished, resume=True))
     config = tiny(text, tmp_path / "model")
     with monkeypatch.context() as patch:
         interrupt_at(0, patch)
         with pytest.raises(KeyboardInterrupt):
             script.main(config)
-    with pytest.raises(script.InputError, match="made with --steps 30, this run has 31"):
+    with pytest.raises(GrammarLensError, match="made with --steps 30, this run has 31"):
         script.main(replace(config, resume=True, steps=31))
     other = write(tmp_path / "other", a_txt=b"text " * 999, b_txt=b"text " * 999)
-    with pytest.raises(script.InputError, match="is not the text of the checkpoint"):
+    with pytest.raises(GrammarLensError, match="is not the text of the checkpoint"):
         script.main(replace(config, resume=True, text=other))
     (config.out / "checkpoint.safetensors").write_bytes(b"cut off")
-    with pytest.raises(script.InputError, match="is damaged: start again with --overwrite"):
+    with pytest.raises(GrammarLensError, match="is damaged: start again with --overwrite"):
         script.main(replace(config, resume=True))
 
 
 def test_bad_tokenizers(finished: Path, tmp_path: Path):
-    with pytest.raises(script.InputError, match="there is no tokenizer"):
+    with pytest.raises(GrammarLensError, match="there is no tokenizer"):
         script.load_tokenizer(tmp_path)
     file = tmp_path / "tokenizer.json"
     file.write_text("{}")
-    with pytest.raises(script.InputError, match="is not a tokenizer"):
+    with pytest.raises(GrammarLensError, match="is not a tokenizer"):
         script.load_tokenizer(tmp_path)
     good = json.loads((finished / "tokenizer.json").read_text(encoding="utf-8"))
     file.write_text(json.dumps(good | {"post_processor": None}))
-    with pytest.raises(script.InputError, match=r"does not put <\|begin_of_text\|> first"):
+    with pytest.raises(GrammarLensError, match=r"does not put <\|begin_of_text\|> first"):
         script.load_tokenizer(file)
 
 
 def test_divergence(finished: Path, text: Path, tmp_path: Path):
     config = tiny(text, tmp_path / "model", learning_rate=1e30, warmup=0, tokenizer=finished)
-    with pytest.raises(script.InputError, match=r"no longer finite at step 10: lower --learning"):
+    with pytest.raises(GrammarLensError, match=r"no longer finite at step 10: lower --learning"):
         script.main(config)
 
 
 # ---- command line --------------------------------------------------------------------------------
 
 
-def test_every_field_is_a_flag():
-    config = script.parse(["--text", "a", "--out", "b"])
-    assert config == script.Config(text=Path("a"), out=Path("b"))
+def run_script(*words: object) -> int | str | None:
+    """Runs the script as `python train_reference_model.py ...` would, and gives its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            start_page(script.to_the_end, script.Config, script.__doc__)
+    return stop.value.code
+
+
+def test_every_field_is_a_flag(monkeypatch: pytest.MonkeyPatch):
+    seen: list[Any] = []
+    monkeypatch.setattr(script, "main", seen.append)
+    assert run_script("--text", "a", "--out", "b") == 0
     words = "--text a --out b --layout lines --tokenizer c --seconds 2.5 --untied --micro-batch 4"
-    config = script.parse(words.split())
+    assert run_script(*words.split()) == 0
+    plain, config = seen
+    assert plain == script.Config(text=Path("a"), out=Path("b"))
     assert (config.layout, config.tokenizer, config.seconds) == ("lines", Path("c"), 2.5)
     assert (config.untied, config.micro_batch, config.steps) == (True, 4, None)
-    assert len(dataclasses.fields(config)) == 26
 
 
-def test_bad_input_exits_2_without_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    words = [str(SCRIPT), "--text", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert stop.value.code == 2
+def test_bad_input_exits_2_without_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run_script("--text", tmp_path / "nowhere", "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --text")
     assert "Traceback" not in error
-    with pytest.raises(SystemExit) as stop:
-        script.command_line(["--text"])
-    assert stop.value.code == 2
+    assert run_script("--text") == 2
 
 
 def test_ctrl_c_exits_130_and_success_0(
@@ -542,9 +538,9 @@ def test_ctrl_c_exits_130_and_success_0(
     out = tmp_path / "model"
     small = "--window 32 --batch 4 --steps 3 --n-layers 1 --d-model 8 --d-mlp 8 --n-heads 1 "
     small += f"--n-kv-heads 1 --device cpu --tokenizer {finished}"
-    words = ["--text", str(text), "--out", str(out), *small.split()]
+    words = ["--text", text, "--out", out, *small.split()]
     with monkeypatch.context() as patch:
         interrupt_at(1, patch)
-        assert script.command_line(words) == 130
-    assert script.command_line([*words, "--resume"]) == 0
+        assert run_script(*words) == 130
+    assert run_script(*words, "--resume") == 0
     assert losses_of(out)[-1][0] == 3
