@@ -6,12 +6,5 @@ Planted worlds go through the functions that users call: `collect`, `attribute`,
 
 from grammar_lens.certification.certify import certify
 from grammar_lens.certification.measures import Certification, Measure
-from grammar_lens.certification.world_result import WorldResult, run_world
 
-__all__ = [
-    "Certification",
-    "Measure",
-    "WorldResult",
-    "certify",
-    "run_world",
-]
+__all__ = ["Certification", "Measure", "certify"]

@@ -39,7 +39,7 @@ def generate(
     **settings: Any,
 ) -> None:
     """Writes text with and without a lesion, side by side, and counts the tags of its words."""
-    from grammar_lens import generation
+    from grammar_lens.generation.text_tables import side_by_side, tag_table, told
     from grammar_lens.runs.texts import with_and_without
 
     found = with_and_without(
@@ -54,7 +54,7 @@ def generate(
         samples=samples,
         **config_fields(settings),
     )
-    shown = (generation.side_by_side(found), generation.tag_table(found), generation.told(found))
+    shown = (side_by_side(found), tag_table(found), told(found))
     console.tell(*shown, data=found.to_dict)
 
 

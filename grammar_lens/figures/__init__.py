@@ -5,15 +5,9 @@ from grammar_lens.figures.course import time_course
 from grammar_lens.figures.damage import damage_matched, lesion_matrix, lesion_null
 from grammar_lens.figures.doses import dose_response, value_ladder
 from grammar_lens.figures.losses import loss_split
-from grammar_lens.figures.neurons import (
-    bin_width,
-    layer_neuron_heatmap,
-    layer_profile,
-    overlap_matrix,
-    strongest,
-)
+from grammar_lens.figures.neurons import layer_neuron_heatmap, layer_profile, overlap_matrix
 from grammar_lens.figures.one_neuron import activations_by_label, neuron_scores
-from grammar_lens.figures.passages import concordance, visible
+from grammar_lens.figures.passages import concordance
 from grammar_lens.figures.probes import accuracy_against_k, confusion, probe_accuracy
 from grammar_lens.figures.several import (
     agreement_matrix,
@@ -22,30 +16,17 @@ from grammar_lens.figures.several import (
     own_damage,
     probe_accuracies,
 )
-from grammar_lens.figures.style import (
-    SCORE_NAMES,
-    STYLE,
-    decimals,
-    number,
-    plotly_js,
-    score_name,
-    unit_name,
-)
 from grammar_lens.figures.trust import grammar_or_vocabulary, selection_controls
 
 __all__ = [
-    "SCORE_NAMES",
-    "STYLE",
     "accuracy_against_k",
     "activations_by_label",
     "agreement_matrix",
     "bias_and_auroc",
-    "bin_width",
     "calibration",
     "concordance",
     "confusion",
     "damage_matched",
-    "decimals",
     "depth_profiles",
     "dose_response",
     "grammar_or_vocabulary",
@@ -56,19 +37,13 @@ __all__ = [
     "lesion_null",
     "loss_split",
     "neuron_scores",
-    "number",
     "overlap_matrix",
     "own_damage",
-    "plotly_js",
     "probe_accuracies",
     "probe_accuracy",
     "redundancy",
-    "score_name",
     "selection_controls",
-    "strongest",
     "sufficiency",
     "time_course",
-    "unit_name",
     "value_ladder",
-    "visible",
 ]

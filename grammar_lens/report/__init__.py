@@ -4,17 +4,8 @@ The page loads nothing: plotly.js, styles and data are inside it, and its conten
 forbids everything else. Words, labels and names are data and are escaped wherever they appear.
 """
 
-from grammar_lens.report.comparison import render_comparison, write_comparison
+from grammar_lens.report.comparison import write_comparison
 from grammar_lens.report.files import write_figures
-from grammar_lens.report.page import render, write_report
-from grammar_lens.report.protocols import ResultsLike, RunLike
+from grammar_lens.report.page import write_report
 
-__all__ = [
-    "ResultsLike",
-    "RunLike",
-    "render",
-    "render_comparison",
-    "write_comparison",
-    "write_figures",
-    "write_report",
-]
+__all__ = ["write_comparison", "write_figures", "write_report"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from grammar_lens import figures
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.figures.style import plotly_js
 from grammar_lens.files import write_text
 from grammar_lens.neurons.examples import Examples
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -26,7 +27,7 @@ def write_figures(run: RunLike, folder: str | Path) -> list[Path]:
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    write_text(target / "plotly.min.js", figures.plotly_js())
+    write_text(target / "plotly.min.js", plotly_js())
     written = [target / "plotly.min.js"]
     for name, figure in _all_figures(run):
         html = figure.to_html(include_plotlyjs="directory", config=_CONFIG)

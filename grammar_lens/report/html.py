@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from grammar_lens import figures
+from grammar_lens.figures.style import plotly_js
 from grammar_lens.report.lesions import signed
 
 
@@ -19,7 +19,7 @@ def fill(template: str, *, scripts: Sequence[str] = ("page.js",), **contents: An
     Half a surrogate pair, which is no text, becomes a question mark.
     """
     style, script = _asset("page.css"), "".join(map(_asset, scripts))
-    plotly = figures.plotly_js().replace("\r\n", "\n")
+    plotly = plotly_js().replace("\r\n", "\n")
     page = Environment(
         loader=FunctionLoader(_asset),
         autoescape=True,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grammar_lens import figures
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.result import LesionStudy, value_ladder
+from grammar_lens.figures.style import number
 from grammar_lens.report.result_tables import DASH, Cell, Table, measured, small
 
 
@@ -139,7 +139,7 @@ def lesion_table(study: LesionStudy) -> Table:
                 (cut, cut),
                 (label, label),
                 (f"{n_words:,}", n_words),
-                *((figures.number(float(record[x]), 3, plus=True), record[x]) for x in names),
+                *((number(float(record[x]), 3, plus=True), record[x]) for x in names),
             ]
         )
     columns = ["Neurons cut of", "Words tagged", "Words", *(_COLUMNS[name] for name in names)]
@@ -158,4 +158,4 @@ _COLUMNS = {
 
 def _ratio(value: float) -> Cell:
     """A ratio; a dash where it is not defined."""
-    return (DASH, None) if np.isnan(value) else (figures.number(value), float(value))
+    return (DASH, None) if np.isnan(value) else (number(value), float(value))

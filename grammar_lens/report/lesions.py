@@ -9,6 +9,7 @@ import numpy as np
 
 from grammar_lens import figures
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.figures.style import number
 from grammar_lens.report import lesion_tables
 from grammar_lens.report.pictures import Picture, picture
 
@@ -171,7 +172,7 @@ def bars(numbers: Iterable[tuple[str, float]]) -> list[Bar]:
 
 def signed(value: float) -> str:
     """A number with its sign and three decimals."""
-    return figures.number(value, 3, plus=True)
+    return number(value, 3, plus=True)
 
 
 def _matrices(study: LesionStudy) -> list[Picture]:

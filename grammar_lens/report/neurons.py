@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from markupsafe import Markup
 
-from grammar_lens import figures
+from grammar_lens.figures.style import SCORE_NAMES, decimals, unit_name
 from grammar_lens.neurons.examples import Examples
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.passes.moments import Moments
@@ -56,7 +56,7 @@ def neuron_pages(
     others = [s.layer * n_units + s.index for s in keys.top(TOP).values()]
     shown = [] if examples is None else [layer * n_units + index for layer, index in examples]
     there = np.unique(np.concatenate([*lists, *others, np.array(shown, np.int64)]))
-    unit = figures.unit_name(scores.origin.site)
+    unit = unit_name(scores.origin.site)
     return NeuronPages(
         position=scores.origin.position,
         unit=unit,
@@ -71,7 +71,7 @@ def neuron_pages(
                 "unit": unit,
                 "score": _plain_name(scores.method),
                 "neutral": scores.neutral,
-                "digits": figures.decimals(scores.values),
+                "digits": decimals(scores.values),
                 "layers": scores.values.shape[1],
                 "units": n_units,
                 "listed": n,
@@ -128,4 +128,4 @@ def _is_key(
 
 def _plain_name(method: str) -> str:
     """A score's name for the page, which escapes it itself."""
-    return figures.SCORE_NAMES.get(method, method)
+    return SCORE_NAMES.get(method, method)

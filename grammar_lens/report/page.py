@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from grammar_lens import __version__, figures
+from grammar_lens import __version__
+from grammar_lens.figures.neurons import bin_width
+from grammar_lens.figures.style import score_name, unit_name
 from grammar_lens.files import write_text
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.timecourse import CourseSummary
@@ -113,9 +115,9 @@ def _contents(run: RunLike) -> dict[str, Any]:
         "rule_in_words": rule_in_words,
         "n_examples": sum(map(len, run.examples.values())),
         "provenance": tables.flat({k: v for k, v in run.record.items() if k != "config"}),
-        "score_name": figures.score_name,
+        "score_name": score_name,
         "score_methods": SCORES,
-        "unit_name": figures.unit_name,
+        "unit_name": unit_name,
         "top": TOP,
         **lesion_contents(study),
     }
@@ -158,7 +160,7 @@ def _section(run: RunLike, results: ResultsLike) -> Section:
         attribution=evidence.attribution,
         n_key=len(owners),
         n_shared=sum(len(labels) > 1 for labels in owners.values()),
-        bin_width=figures.bin_width(keys.n_units),
+        bin_width=bin_width(keys.n_units),
         findings=findings(scores, keys, controls, alpha),
         trust_table=tables.trust_table(keys, controls),
         controls=pictures.controls_picture(controls, keys),

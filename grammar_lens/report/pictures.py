@@ -9,6 +9,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from grammar_lens import figures
+from grammar_lens.figures.neurons import bin_width
+from grammar_lens.figures.style import decimals, number, score_name
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.overlap import layer_strength
@@ -35,9 +37,9 @@ def heatmap_picture(scores: Scores, label: str, where: str) -> Picture:
     """Every neuron's score for one label, rounded to 1/32,766 of the largest but for the strongest."""
     values, strength = scores[label], scores.strength_of(label)
     layer, index = np.unravel_index(int(strength.argmax()), values.shape)
-    value = figures.number(values[layer, index], figures.decimals(values), plus=True)
+    value = number(values[layer, index], decimals(values), plus=True)
     words = (
-        f"Heatmap of the {figures.score_name(scores.method)} of every neuron with {label}. The "
+        f"Heatmap of the {score_name(scores.method)} of every neuron with {label}. The "
         f"strongest is neuron {layer}.{index} at {value}."
     )
     figure: Any = figures.layer_neuron_heatmap(scores, label)
@@ -45,7 +47,7 @@ def heatmap_picture(scores: Scores, label: str, where: str) -> Picture:
     drawn, cells = figure.data[0], spec["data"][0]
     cells["z"] = steps(drawn.z.astype(float))
     if drawn.customdata is not None:  # the address of each bin's strongest
-        first = figures.bin_width(values.shape[1]) * np.arange(drawn.z.shape[1])
+        first = bin_width(values.shape[1]) * np.arange(drawn.z.shape[1])
         cells["customdata"] = {**unsigned(drawn.customdata - first), "width": int(first[1])}
     found = picture(f"heatmap-{where}", figure, words, choice=label)
     return replace(found, json=json_text(spec))

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grammar_lens import figures
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.figures.style import decimals, number, score_name, unit_name
 from grammar_lens.neurons.controls import SelectionControls, with_effects
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.probing.evaluation import ProbeResult
@@ -47,7 +47,7 @@ class Table:
 def key_table(scores: Scores, keys: KeyNeurons, adjusted: Adjusted | None) -> Table:
     """The first key neurons of every label, with effect sizes and the labels that share them."""
     shared = owners(keys)
-    digits = figures.decimals([float(np.abs(s.score).max(initial=0)) for s in keys.values()])
+    digits = decimals([float(np.abs(s.score).max(initial=0)) for s in keys.values()])
     rows: list[list[Cell]] = []
     table = with_effects(keys.top(TOP), scores, adjusted)
     effects = [c for c in _EFFECTS if c in table and (c == "cohens_d" or table[c].notna().any())]
@@ -69,8 +69,8 @@ def key_table(scores: Scores, keys: KeyNeurons, adjusted: Adjusted | None) -> Ta
                 (also, also),
             ]
         )
-    unit = figures.unit_name(keys.origin.site).title()
-    name = figures.score_name(scores.method)
+    unit = unit_name(keys.origin.site).title()
+    name = score_name(scores.method)
     names = ("Tag", "Rank", f"{unit} (layer.index)", name, *(_EFFECTS[c] for c in effects))
     return Table((*names, "Also key for"), rows, neurons=(2, keys.origin.position))
 
@@ -97,7 +97,7 @@ def trust_table(keys: KeyNeurons, controls: SelectionControls | None) -> Table |
     if controls is None or (controls.sham is None and controls.reliability is None):
         return None
     parts = [
-        (controls.sham, _SHAM, figures.decimals(_column(controls.sham, "strength"))),
+        (controls.sham, _SHAM, decimals(_column(controls.sham, "strength"))),
         (controls.reliability, _HALVES, 3),
     ]
     rows: list[list[Cell]] = []
@@ -176,7 +176,7 @@ def measured(value: Any, digits: int, *, plus: bool = False) -> Cell:
     """A number, or a dash where it is missing."""
     if value is None or np.isnan(value):
         return (DASH, None)
-    return (figures.number(float(value), digits, plus=plus), float(value))
+    return (number(float(value), digits, plus=plus), float(value))
 
 
 def probe_table(probe: ProbeResult) -> Table:

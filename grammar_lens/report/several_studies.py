@@ -10,6 +10,7 @@ from grammar_lens.dissociation.calibration import Calibration
 from grammar_lens.dissociation.redundancy import Redundancy
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.errors import NotMeasuredError
+from grammar_lens.figures.style import plotly_js, score_name
 
 Found = LesionStudy | Calibration | Redundancy
 _OF_STUDY: Mapping[str, Callable[[LesionStudy], Any]] = {
@@ -39,7 +40,7 @@ def page_of_studies(title: str, found: Mapping[str, Mapping[str, Found]]) -> str
     """A page of HTML with the verdicts and figures of every score; opens without a network."""
     body = Markup("")
     for score, parts in found.items():
-        body += Markup("<h1>{}</h1>").format(figures.score_name(score))
+        body += Markup("<h1>{}</h1>").format(score_name(score))
         for part, result in _studies_first(parts):
             if isinstance(result, LesionStudy):
                 body += Markup("<h2>{}</h2>").format(result.fresh)
@@ -50,7 +51,7 @@ def page_of_studies(title: str, found: Mapping[str, Mapping[str, Found]]) -> str
                 )
                 body += Markup(shown)
     head = Markup("<meta charset='utf-8'><title>{}</title><style>{}</style>").format(title, _STYLE)
-    script = f"<script>{figures.plotly_js()}</script>"
+    script = f"<script>{plotly_js()}</script>"
     return f"<!doctype html><html lang='en'><head>{head}{script}</head><body>{body}</body></html>"
 
 

@@ -22,6 +22,7 @@ from grammar_lens.dissociation.redundancy import Redundancy, Round, redundancy
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.figures.style import SCORE_NAMES, STYLE, decimals, number
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.neurons.controls import SelectionControls, sham_localiser
 from grammar_lens.neurons.examples import QUANTILES, Example, NeuronExamples, Passage, TokenEffect
@@ -451,14 +452,14 @@ def test_strength_counts_from_neutral_and_missing_scores_stay_empty(scores: Scor
 
 
 def test_every_score_has_a_name() -> None:
-    assert set(SCORES) == set(figures.SCORE_NAMES)
+    assert set(SCORES) == set(SCORE_NAMES)
 
 
 def test_decimals_show_three_digits_of_the_largest() -> None:
-    assert figures.decimals([0.3, -0.1]) == 3
-    assert figures.decimals([0.0108, np.nan]) == 4
-    assert figures.decimals(np.array([1e-12])) == 7
-    assert figures.decimals([]) == figures.decimals([0.0]) == 3
+    assert decimals([0.3, -0.1]) == 3
+    assert decimals([0.0108, np.nan]) == 4
+    assert decimals(np.array([1e-12])) == 7
+    assert decimals([]) == decimals([0.0]) == 3
 
 
 def test_time_course_draws_both_panels_of_the_label() -> None:
@@ -658,9 +659,9 @@ def test_lesion_matrix_shows_nats_shams_and_stars() -> None:
 
 
 def test_numbers_are_signed_as_in_print() -> None:
-    assert figures.number(-0.126) == "\N{MINUS SIGN}0.13"
-    assert figures.number(-0.001) == "0.00"
-    assert figures.number(0.5, 3, plus=True) == "+0.500"
+    assert number(-0.126) == "\N{MINUS SIGN}0.13"
+    assert number(-0.001) == "0.00"
+    assert number(0.5, 3, plus=True) == "+0.500"
 
 
 def test_lesion_null_shows_every_sham_and_the_real_one() -> None:
@@ -974,7 +975,7 @@ def test_markup_in_labels_of_the_checks_is_escaped() -> None:
         found = strings(figure.to_plotly_json())
         assert not [s for s in found if "<script" in s]
         assert any(PLAIN_HOSTILE in s for s in found)
-        assert layout_of(figure).template == figures.STYLE
+        assert layout_of(figure).template == STYLE
 
 
 def test_no_label_reaches_a_template() -> None:
@@ -998,13 +999,13 @@ def test_labels_that_look_like_numbers_stay_names() -> None:
 def test_one_style_that_is_not_registered() -> None:
     assert "grammar_lens" not in " ".join(pio.templates)
     for figure in every_figure(LABELS, "m"):
-        assert layout_of(figure).template == figures.STYLE
+        assert layout_of(figure).template == STYLE
         assert layout_of(figure).width is None
         assert layout_of(figure).title.subtitle.text.startswith("m")
 
 
 def test_no_figure_offers_to_upload_its_data() -> None:
-    assert "sendChartToCloud" in figures.STYLE.to_plotly_json()["layout"]["modebar"]["remove"]
+    assert "sendChartToCloud" in STYLE.to_plotly_json()["layout"]["modebar"]["remove"]
 
 
 def test_other_sites_have_units_not_neurons() -> None:

@@ -19,6 +19,7 @@ from traces import layout_of, traces_of
 
 from grammar_lens import figures
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.figures.passages import visible
 from grammar_lens.selectivity.result import Scores
 from grammar_lens.selectivity.scoring import score
 
@@ -134,9 +135,9 @@ def test_tokens_of_any_kind_are_shown_as_text() -> None:
 
 
 def test_visible_leaves_letters_of_every_script() -> None:
-    assert figures.visible(" كتاب 本\u00a0é") == "·كتاب·本\u00a0é"
-    assert figures.visible(" a", blanks=False) == " a"
-    assert figures.visible("\ud800\x00\u2028") == "\\ud800\\x00\\u2028"
+    assert visible(" كتاب 本\u00a0é") == "·كتاب·本\u00a0é"
+    assert visible(" a", blanks=False) == " a"
+    assert visible("\ud800\x00\u2028") == "\\ud800\\x00\\u2028"
 
 
 def test_the_split_of_the_loss_adds_up() -> None:

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from grammar_lens import model as gm
 from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import fit_lexicon, prepare
+from grammar_lens.defaults import SITES
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.context import lesion
 from grammar_lens.lesions.outcomes import Condition, Outcomes
+from grammar_lens.model import about, forward, weights
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
@@ -37,7 +38,6 @@ pytestmark = pytest.mark.skipif(
 )
 QUIET: dict[str, Any] = {"show_progress": False}
 ATOL = 1e-4
-SITES = tuple(gm.SITES)
 
 
 def n_hooks(model: Model) -> int:
@@ -54,7 +54,13 @@ def test_it_is_the_class_meant(ours: Model, theirs: Model):
 
 @pytest.mark.parametrize(
     "ask",
-    [gm.model_name, gm.context_length, gm.vocabulary_size, gm.device_of, gm.has_gate],
+    [
+        about.model_name,
+        about.context_length,
+        about.vocabulary_size,
+        about.device_of,
+        about.has_gate,
+    ],
     ids=lambda f: f.__name__,
 )
 def test_what_is_known_of_the_model(ours: Model, theirs: Model, ask: Callable[[Model], Any]):
@@ -63,9 +69,9 @@ def test_what_is_known_of_the_model(ours: Model, theirs: Model, ask: Callable[[M
 
 def test_sites(ours: Model, theirs: Model):
     for site in SITES:
-        assert gm.hook_name(ours, site, 7) == gm.hook_name(theirs, site, 7)
-        assert gm.site_width(ours, site) == gm.site_width(theirs, site)
-    np.testing.assert_allclose(gm.output_norms(ours), gm.output_norms(theirs), rtol=1e-6)
+        assert about.hook_name(ours, site, 7) == about.hook_name(theirs, site, 7)
+        assert about.site_width(ours, site) == about.site_width(theirs, site)
+    np.testing.assert_allclose(weights.output_norms(ours), weights.output_norms(theirs), rtol=1e-6)
 
 
 @pytest.mark.parametrize("position", ["word", "next"])
@@ -108,10 +114,10 @@ def test_padded_batches_read_the_same(ours: Model, theirs: Model, bank: Treebank
 def test_padding_side_of_the_tokenizer_does_not_matter(ours: Model):
     """A HookedTransformer would guess a mask from it."""
     ids = torch.tensor([[0, 50, 60, 70], [1, 50, 60, 70]])  # a text that begins with the pad token
-    want = gm.next_token_logits(ours, ids, torch.arange(8))
+    want = forward.next_token_logits(ours, ids, torch.arange(8))
     try:
         ours.tokenizer.padding_side = "left"
-        got = gm.next_token_logits(ours, ids, torch.arange(8))
+        got = forward.next_token_logits(ours, ids, torch.arange(8))
     finally:
         ours.tokenizer.padding_side = "right"
     assert torch.equal(got, want)
@@ -122,14 +128,14 @@ def test_padding_side_of_the_tokenizer_does_not_matter(ours: Model):
 def test_lesion(ours: Model, theirs: Model, keys: KeyNeurons, value: str, dose: float):
     ids = ours.tokenizer("The old man never saw the sea again.", return_tensors="pt").input_ids
     where = torch.arange(ids.shape[1])
-    before, hooks = gm.next_token_logits(ours, ids, where), n_hooks(ours)
+    before, hooks = forward.next_token_logits(ours, ids, where), n_hooks(ours)
     cut = []
     for model in (ours, theirs):
         with lesion(model, keys["NOUN"], value=value, dose=dose):
-            cut.append(gm.next_token_logits(model, ids, where))
+            cut.append(forward.next_token_logits(model, ids, where))
     assert (cut[0] - before).abs().max() > 0.05, "the lesion matters"
     np.testing.assert_allclose(cut[0].numpy(), cut[1].numpy(), atol=ATOL)
-    assert torch.equal(gm.next_token_logits(ours, ids, where), before)
+    assert torch.equal(forward.next_token_logits(ours, ids, where), before)
     assert n_hooks(ours) == hooks
 
 
@@ -141,9 +147,9 @@ def test_lesion_of_the_residual_stream(ours: Model, theirs: Model):
         rows = np.array([2, 2])
         units = Neurons("some", site, rows, np.array([3, 200]), np.ones(2), np.array([2.0, -2.0]))
         with lesion(model, units):
-            return gm.next_token_logits(model, ids, where)
+            return forward.next_token_logits(model, ids, where)
 
-    intact = gm.next_token_logits(theirs, ids, where)
+    intact = forward.next_token_logits(theirs, ids, where)
     for site in ("resid_pre", "resid_post", "attn_out", "mlp_out"):
         want = cut(theirs, site)
         assert (want - intact).abs().max() > 0.05

@@ -307,7 +307,7 @@ import numpy as np
 import conftest
 from lesion_bench import conditions, draw
 from grammar_lens.lesions import run_battery
-from grammar_lens.model import load_model
+from grammar_lens.model.loading import load_model
 from grammar_lens.corpus.corpus import fit_lexicon, prepare
 from grammar_lens.lesions.outcomes import Condition
 

@@ -12,9 +12,11 @@ import transformers
 from rounding import model_error
 from torch import Tensor, nn
 
-from grammar_lens import model as gm
+from grammar_lens.defaults import SITES
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.model.loading import load_model
+from grammar_lens.model import about, forward, loading, weights
+from grammar_lens.model.about import Model
+from grammar_lens.model.loading import REFERENCE_MODEL, load_model
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 400,
@@ -105,13 +107,13 @@ def plain(hf: Any, places: dict[str, tuple[str, str]], ids: Tensor) -> tuple[See
     return seen, logits
 
 
-def through_hooks(model: gm.Model, run: Callable[[], object]) -> Seen:
+def through_hooks(model: Model, run: Callable[[], object]) -> Seen:
     """Activations by (site, layer) at every site the model has, by the package's hooks."""
     seen: Seen = {}
     hooks = []
-    for site in gm.SITES:
+    for site in SITES:
         for layer in range(model.cfg.n_layers):
-            if gm.SITES[site].format(layer=layer) in model.hook_dict:
+            if SITES[site].format(layer=layer) in model.hook_dict:
 
                 def keep(
                     activation: Tensor, key: tuple[str, int] = (site, layer), **_: Any
@@ -119,8 +121,8 @@ def through_hooks(model: gm.Model, run: Callable[[], object]) -> Seen:
                     assert key not in seen, "a hook fires once"
                     seen[key] = activation.clone()
 
-                hooks.append((gm.hook_name(model, site, layer), keep))
-    with gm.hooked(model, hooks):
+                hooks.append((about.hook_name(model, site, layer), keep))
+    with forward.hooked(model, hooks):
         run()
     return seen
 
@@ -157,13 +159,13 @@ IDS = torch.randint(3, 400, (3, 9), generator=torch.Generator().manual_seed(1))
 def test_sites_and_logits_equal_plain_hooks(kind: str, made: nn.Module, tiny_tokenizer: Any):
     want, logits = plain(made, PLACES.get(kind, LLAMA), IDS)
     model = load_model(made, tokenizer=tiny_tokenizer)
-    got = through_hooks(model, lambda: gm.final_hidden(model, IDS))
+    got = through_hooks(model, lambda: forward.final_hidden(model, IDS))
     assert got.keys() == want.keys()
     for key, activation in want.items():
         within = model_error(model, activation)
         torch.testing.assert_close(got[key], activation, atol=within, rtol=0, msg=str(key))
     where = torch.tensor([0, 5, 13, 26])
-    few = gm.next_token_logits(model, IDS, where)
+    few = forward.next_token_logits(model, IDS, where)
     # the head multiplies fewer rows, so sums round in another order
     within = model_error(model, logits)
     torch.testing.assert_close(few, logits.reshape(-1, 400)[where], atol=within, rtol=0)
@@ -171,8 +173,8 @@ def test_sites_and_logits_equal_plain_hooks(kind: str, made: nn.Module, tiny_tok
         assert 0.3 < few.abs().max() <= 0.5, "softcapping must be applied"
 
 
-def test_reference_model_equals_hugging_face(reference: gm.Model):
-    folder = gm.locate(gm.REFERENCE_MODEL)
+def test_reference_model_equals_hugging_face(reference: Model):
+    folder = loading.locate(REFERENCE_MODEL)
     hf = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
     )
@@ -180,14 +182,14 @@ def test_reference_model_equals_hugging_face(reference: gm.Model):
         "The dog that chased the cats doesn't run.", return_tensors="pt"
     ).input_ids
     want, logits = plain(hf, LLAMA, ids)
-    got = through_hooks(reference, lambda: gm.final_hidden(reference, ids))
+    got = through_hooks(reference, lambda: forward.final_hidden(reference, ids))
     assert got.keys() == want.keys()
     assert len(got) == 6 * 8
     for key, activation in want.items():
         within = model_error(reference, activation)
         torch.testing.assert_close(got[key], activation, atol=within, rtol=0, msg=str(key))
     where = torch.arange(ids.shape[1])
-    few = gm.next_token_logits(reference, ids, where)
+    few = forward.next_token_logits(reference, ids, where)
     torch.testing.assert_close(few, logits[0], atol=model_error(reference, logits), rtol=0)
 
 
@@ -195,22 +197,22 @@ def test_pythia_has_no_resid_mid(shaken: Callable[[nn.Module], None], tiny_token
     hf = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**SHAPE))
     model = load_model(hf, tokenizer=tiny_tokenizer)
     with pytest.raises(GrammarLensError, match=r"'resid_mid'.*GPT"):
-        gm.hook_name(model, "resid_mid", 0)
-    assert gm.hook_name(model, "resid_post", 1)
+        about.hook_name(model, "resid_mid", 0)
+    assert about.hook_name(model, "resid_post", 1)
 
 
-def test_the_head_is_whole_again_after_an_error(tiny: gm.Model):
+def test_the_head_is_whole_again_after_an_error(tiny: Model):
     before = tiny(IDS)
     with pytest.raises(IndexError):
-        gm.next_token_logits(tiny, IDS, torch.tensor([10**6]))
+        forward.next_token_logits(tiny, IDS, torch.tensor([10**6]))
     assert torch.equal(tiny(IDS), before)
 
 
-def test_tokens_are_seen_before_the_first_layer(tiny: gm.Model):
+def test_tokens_are_seen_before_the_first_layer(tiny: Model):
     seen: list[Tensor] = []
-    with gm.watch_tokens(tiny, seen.append):
-        gm.final_hidden(tiny, IDS)
-    gm.final_hidden(tiny, IDS[:1])
+    with forward.watch_tokens(tiny, seen.append):
+        forward.final_hidden(tiny, IDS)
+    forward.final_hidden(tiny, IDS[:1])
     assert len(seen) == 1
     assert torch.equal(seen[0], IDS)
 
@@ -218,16 +220,16 @@ def test_tokens_are_seen_before_the_first_layer(tiny: gm.Model):
 # What is known of a model -------------------------------------------------------------------
 
 
-def test_numbers_of_the_embedded_model(reference: gm.Model):
-    assert gm.model_name(reference) == "reference-9m"
+def test_numbers_of_the_embedded_model(reference: Model):
+    assert about.model_name(reference) == "reference-9m"
     hf = reference.original_model
-    assert gm.n_parameters(reference) == 9_179_392
-    assert gm.context_length(reference) == 1024
-    assert gm.vocabulary_size(reference) == 8192
-    assert gm.site_width(reference, "neuron") == 896
-    assert gm.site_width(reference, "resid_mid") == 256
-    assert gm.device_of(reference) == torch.device("cpu")
-    assert gm.has_gate(reference)
+    assert about.n_parameters(reference) == 9_179_392
+    assert about.context_length(reference) == 1024
+    assert about.vocabulary_size(reference) == 8192
+    assert about.site_width(reference, "neuron") == 896
+    assert about.site_width(reference, "resid_mid") == 256
+    assert about.device_of(reference) == torch.device("cpu")
+    assert about.has_gate(reference)
     assert not any(p.requires_grad for p in hf.parameters())
     assert not hf.training
 
@@ -236,20 +238,20 @@ def test_tied_weights_count_once(tiny_tokenizer: Any, tiny_hf: Callable[[], Any]
     config = transformers.LlamaConfig(**GROUPED, tie_word_embeddings=True)
     tied = transformers.LlamaForCausalLM(config)
     want = sum(p.numel() for p in tied.parameters())
-    assert gm.n_parameters(load_model(tied, tokenizer=tiny_tokenizer)) == want
+    assert about.n_parameters(load_model(tied, tokenizer=tiny_tokenizer)) == want
 
 
 def test_output_norms_are_those_of_the_outgoing_weights(
     kind: str, made: nn.Module, tiny_tokenizer: Any
 ):
     places = PLACES.get(kind, LLAMA)["neuron"][0]
-    weights = [
+    outgoing = [
         next(made.get_submodule(places.format(layer)).parameters()).detach() for layer in range(2)
     ]
     # a linear layer stores [out, in], GPT-2's Conv1D [in, out]
-    want = torch.stack([w.double().norm(dim=1 if kind == "gpt2" else 0) for w in weights])
-    got = torch.from_numpy(gm.output_norms(load_model(made, tokenizer=tiny_tokenizer)))
-    assert got.shape == (2, gm.site_width(load_model(made, tokenizer=tiny_tokenizer), "neuron"))
+    want = torch.stack([w.double().norm(dim=1 if kind == "gpt2" else 0) for w in outgoing])
+    got = torch.from_numpy(weights.output_norms(load_model(made, tokenizer=tiny_tokenizer)))
+    assert got.shape == (2, about.site_width(load_model(made, tokenizer=tiny_tokenizer), "neuron"))
     torch.testing.assert_close(got, want, rtol=1e-6, atol=0)
 
 
@@ -257,25 +259,25 @@ def test_output_norms_are_those_of_the_outgoing_weights(
 
 
 def test_a_folder_and_a_loaded_model_are_the_same(
-    folder: Path, tiny: gm.Model, tiny_hf: Callable[[], Any]
+    folder: Path, tiny: Model, tiny_hf: Callable[[], Any]
 ):
     with torch.no_grad():
         want = tiny_hf()(IDS).logits
     for source in (folder, str(folder)):
         model = load_model(source)
         torch.testing.assert_close(model(IDS), want, atol=1e-6, rtol=1e-6)
-        assert gm.model_name(model) == folder.name
+        assert about.model_name(model) == folder.name
     torch.testing.assert_close(tiny(IDS), want, atol=1e-6, rtol=1e-6)
-    assert gm.model_name(tiny) == "LlamaForCausalLM"
+    assert about.model_name(tiny) == "LlamaForCausalLM"
 
 
-def test_the_embedded_model_by_its_name(reference: gm.Model):
+def test_the_embedded_model_by_its_name(reference: Model):
     named = load_model("reference-9m")
     ids = IDS[:1]
     assert torch.equal(named(ids), reference(ids))
 
 
-def test_a_hooked_model_is_taken_as_it_is(make_tiny: Callable[[], gm.Model]):
+def test_a_hooked_model_is_taken_as_it_is(make_tiny: Callable[[], Model]):
     model = make_tiny()
     assert load_model(model) is model
     with pytest.raises(
@@ -294,7 +296,7 @@ def test_dtype(folder: Path, tiny_hf: Callable[[], Any], tiny_tokenizer: Any, dt
         load_model(folder, dtype=dtype),
         load_model(tiny_hf(), tokenizer=tiny_tokenizer, dtype=dtype),
     ):
-        seen = through_hooks(model, lambda model=model: gm.final_hidden(model, IDS))
+        seen = through_hooks(model, lambda model=model: forward.final_hidden(model, IDS))
         assert {a.dtype for a in seen.values()} == {wanted}
 
 
@@ -304,7 +306,9 @@ def test_dtype_is_float32_on_cpu_and_the_checkpoints_own_if_asked(
     tiny_hf().to(torch.bfloat16).save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     for dtype, wanted in ((None, torch.float32), ("auto", torch.bfloat16)):
-        assert gm.embedding(load_model(tmp_path, dtype=dtype, device="cpu")).weight.dtype == wanted
+        assert (
+            about.embedding(load_model(tmp_path, dtype=dtype, device="cpu")).weight.dtype == wanted
+        )
 
 
 def test_a_tokenizer_can_be_given_beside_a_folder(folder: Path, tiny_tokenizer: Any):
@@ -410,7 +414,7 @@ def test_a_revision_is_asked_of_the_hub_and_its_commit_noted(
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", model_of)
     model = load_model("some/model", tokenizer=tiny_tokenizer, revision="v2", device="cpu")
     assert asked == {"config": "v2", "model": "v2"}
-    assert gm.describe(model)["commit"] == "0" * 40
+    assert about.describe(model)["commit"] == "0" * 40
     load_model("some/model", tokenizer=tiny_tokenizer, device="cpu")
     assert asked == {"config": None, "model": None}
 
@@ -453,19 +457,19 @@ def test_loaded_models_that_cannot_be_used(tiny_hf: Callable[[], Any], tiny_toke
         load_model(transformers.SegformerModel(config), tokenizer=tiny_tokenizer)
 
 
-def test_unknown_site_and_layer(tiny: gm.Model):
+def test_unknown_site_and_layer(tiny: Model):
     with pytest.raises(GrammarLensError, match=r"'brain'.*neuron, resid_pre"):
-        gm.hook_name(tiny, "brain", 0)
+        about.hook_name(tiny, "brain", 0)
     for layer in (2, -1):
         with pytest.raises(
             GrammarLensError,
             match=rf"{layer}.*has 2.*layers, numbered.*from 0",
         ):
-            gm.hook_name(tiny, "neuron", layer)
+            about.hook_name(tiny, "neuron", layer)
     with pytest.raises(GrammarLensError, match="site is "):
-        gm.site_width(tiny, "brain")
+        about.site_width(tiny, "brain")
 
 
 def test_supported_architectures_name_the_families_we_test():
     wanted = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM"}
-    assert wanted <= set(gm.supported_architectures())
+    assert wanted <= set(about.supported_architectures())

@@ -11,9 +11,10 @@ import transformers
 from torch import nn
 
 import grammar_lens as gl
-from grammar_lens import model as gm
 from grammar_lens.corpus.corpus import prepare
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.model import about, weights
+from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 
 BASE = {
@@ -97,7 +98,7 @@ def test_the_width_is_that_of_the_weights(config: str, tiny_tokenizer: Any, bank
     """TransformerLens' config says 4 x 32 for both."""
     base = {name: size for name, size in BASE.items() if name != "intermediate_size"}
     model = load_model(made(config, {**base, **WIDE[config]}), tokenizer=tiny_tokenizer)
-    assert gm.site_width(model, "neuron") == model.cfg.d_mlp == 48
+    assert about.site_width(model, "neuron") == model.cfg.d_mlp == 48
     moments = gl.collect(model, bank["train"], position="next")
     assert moments["neuron"].mean.shape[-2:] == (2, 48)
 
@@ -128,13 +129,13 @@ def test_packed_weights_are_refused(
         load_model(hf, tokenizer=tiny_tokenizer)
 
 
-def test_a_packed_head_is_refused_where_it_is_read(make_tiny: Callable[[], gm.Model]):
+def test_a_packed_head_is_refused_where_it_is_read(make_tiny: Callable[[], Model]):
     model = make_tiny()
     head = model.original_model.get_output_embeddings()
     head = getattr(head, "original_component", head)
     head.weight = nn.Parameter(head.weight.detach().to(torch.int8), requires_grad=False)
     with pytest.raises(GrammarLensError, match=r"the head of .* is stored as int8"):
-        gm.unembedding(model)
+        weights.unembedding(model)
 
 
 # Vocabularies -------------------------------------------------------------------------------

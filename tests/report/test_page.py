@@ -32,6 +32,7 @@ from watched_pages import on_page
 from grammar_lens import figures
 from grammar_lens.cli.app import app
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.figures.style import number
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import (
     QUANTILES,
@@ -266,8 +267,8 @@ def test_first_screen_has_question_verdict_and_numbers(made: MadeRun, page: Page
     assert study.verdict() in text
     assert "random neurons 0.600" in text
     assert "majority label 0.400" in text
-    assert f"other words {figures.number(study.off_diagonal_mean, 3, plus=True)}" in text
-    sham = figures.number(float(np.diag(study.sham_mean).mean()), 3, plus=True)
+    assert f"other words {number(study.off_diagonal_mean, 3, plus=True)}" in text
+    sham = number(float(np.diag(study.sham_mean).mean()), 3, plus=True)
     assert f"own words, shams {sham}" in text
     assert f"p = {study.p_value:.3f} 20 shams" in text
     assert "the least it can be is 0.048" in text
@@ -325,14 +326,12 @@ def test_key_table_has_every_label_with_score_and_effects(made: MadeRun, page: P
     scores, keys = made.at("word").scores, made.at("word").keys
     effect = scores.effect[1, 1, 17]
     numbers = (scores["VERB"][1, 17], effect, effect * 0.5, effect * 0.9)
-    shown = " ".join(figures.number(x, 3, plus=True) for x in numbers)
+    shown = " ".join(number(x, 3, plus=True) for x in numbers)
     assert keys["VERB"].q is not None
     assert f"VERB 1 1.17 {shown} {keys['VERB'].q[0]:.3f}" in text
     layer, index = int(keys["ADJ"].layer[0]), int(keys["ADJ"].index[0])
     d = scores.effect[2, layer, index]
-    score_, plain, guarded = (
-        figures.number(x, 3, plus=True) for x in (keys["ADJ"].score[0], d, d * 0.9)
-    )
+    score_, plain, guarded = (number(x, 3, plus=True) for x in (keys["ADJ"].score[0], d, d * 0.9))
     assert f"ADJ 1 {layer}.{index} {score_} {plain} – {guarded}" in text  # noqa: RUF001
     assert f"{len(made.at('word').keys.union())} of them are key to some tag" in text
 
@@ -659,14 +658,14 @@ def test_every_part_of_the_lesion_study_is_shown(made: MadeRun, page: Page) -> N
         ("bias", figures.bias_and_auroc(study)),
     ):
         assert data[f"data-{name}"] == json_of(figure)
-    own = figures.number(study.matrix[2, 2], 3, plus=True)
-    turned = figures.number(-study.matrix[2, 2], 3, plus=True)
-    twice = figures.number(2 * study.matrix[2, 2], 3, plus=True)
+    own = number(study.matrix[2, 2], 3, plus=True)
+    turned = number(-study.matrix[2, 2], 3, plus=True)
+    twice = number(2 * study.matrix[2, 2], 3, plus=True)
     for part in (
         f"ADJ {own} {twice} {turned} no",
         "VERB +0.300 < .001 yes yes +0.020 0.048",
         "ADJ +0.000 0.500 no no",
-        f"NOUN +2.000 {figures.number(present(study.rest).sham_own[:, 0].mean(), 3, plus=True)} +4.000 0.50",
+        f"NOUN +2.000 {number(present(study.rest).sham_own[:, 0].mean(), 3, plus=True)} +4.000 0.50",
         "ADJ 0.97 0.70 \N{EN DASH} 31",
         # by ordinary shams alone, and by damage-matched ones alone
         "NOUN and VERB 0.001 1.50 0.90 confirmed \N{EN DASH} \N{EN DASH}",

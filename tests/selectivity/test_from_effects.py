@@ -13,9 +13,10 @@ from test_loading import CONFIGS, IDS
 from test_scoring import LABELS, ORIGIN, PLANTED, moments_of, planted
 from torch import Tensor, nn
 
-from grammar_lens import model as gm
 from grammar_lens.corpus.lexicon import build_lexicon
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.model import about, forward, weights
+from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.model.weights import output_contrast
 from grammar_lens.selectivity.evidence import Attribution, Evidence
@@ -250,7 +251,7 @@ class TestOutputContrast:
         unembed = made.get_output_embeddings().weight.detach().double().numpy()
         weight = affine(made.get_submodule(FINAL_NORM.get(kind, "model.norm")))[0].numpy()
         for layer in range(2):
-            w_out = gm.output_weight(model, layer).double().numpy()
+            w_out = weights.output_weight(model, layer).double().numpy()
             if kind == "gemma2":
                 post = made.get_submodule(f"model.layers.{layer}.post_feedforward_layernorm")
                 w_out = w_out * affine(post)[0].numpy()
@@ -267,15 +268,15 @@ class TestOutputContrast:
         counts = counts_of(400, 1)
         some = np.array([(1, 7), (0, 0), (1, 47), (0, 31)])
         whole = output_contrast(model, counts)[:, some[:, 0], some[:, 1]]
-        got = gm.neuron_contrast(model, counts, some)
+        got = weights.neuron_contrast(model, counts, some)
         np.testing.assert_allclose(got, whole, rtol=1e-4, atol=1e-6)
 
         n = len(tiny_tokenizer)
         unembed = made.get_output_embeddings().weight.detach().double().numpy()[:n]
         weight = affine(made.get_submodule(FINAL_NORM.get(kind, "model.norm")))[0].numpy()
-        ids, logits = gm.token_effects(model, some, 5)
+        ids, logits = weights.token_effects(model, some, 5)
         for row, (layer, neuron) in enumerate(some.tolist()):
-            written = gm.output_weight(model, layer)[neuron].double().numpy()
+            written = weights.output_weight(model, layer)[neuron].double().numpy()
             if kind == "gemma2":
                 post = made.get_submodule(f"model.layers.{layer}.post_feedforward_layernorm")
                 written = written * affine(post)[0].numpy()
@@ -288,41 +289,41 @@ class TestOutputContrast:
             np.testing.assert_allclose(logits[row], want[ids[row]], rtol=1e-4, atol=1e-5)
 
     def test_tokens_that_move_alike_stand_in_the_order_of_their_ids(
-        self, make_tiny: Callable[[], gm.Model]
+        self, make_tiny: Callable[[], Model]
     ) -> None:
         model = make_tiny()
-        gm.output_weight(model, 1)[3] = 0
-        ids, logits = gm.token_effects(model, np.array([(1, 3)]), 3)
+        weights.output_weight(model, 1)[3] = 0
+        ids, logits = weights.token_effects(model, np.array([(1, 3)]), 3)
         assert ids.tolist() == [[0, 1, 2, 0, 1, 2]]
         assert (logits == 0).all()
 
     def test_a_constant_added_to_all_logits_changes_no_tokens_effect(
-        self, make_tiny: Callable[[], gm.Model]
+        self, make_tiny: Callable[[], Model]
     ) -> None:
         model, some = make_tiny(), np.array([(0, 3), (1, 3)])
-        ids, logits = gm.token_effects(model, some, 5)
-        gm.unembedding(model).add_(torch.linspace(-3, 3, 32))
-        after = gm.token_effects(model, some, 5)
+        ids, logits = weights.token_effects(model, some, 5)
+        weights.unembedding(model).add_(torch.linspace(-3, 3, 32))
+        after = weights.token_effects(model, some, 5)
         np.testing.assert_array_equal(after[0], ids)
         np.testing.assert_allclose(after[1], logits, atol=1e-4)
 
     def test_a_constant_added_to_all_logits_changes_nothing(
-        self, make_tiny: Callable[[], gm.Model]
+        self, make_tiny: Callable[[], Model]
     ) -> None:
         model, counts = make_tiny(), counts_of(300)
         before = output_contrast(model, counts)
-        gm.unembedding(model).add_(torch.linspace(-3, 3, 32))
+        weights.unembedding(model).add_(torch.linspace(-3, 3, 32))
         np.testing.assert_allclose(output_contrast(model, counts), before, atol=1e-4)
-        gm.unembedding(model)[counts.sum(1).argmax(), 0] += 100
+        weights.unembedding(model)[counts.sum(1).argmax(), 0] += 100
         assert np.abs(output_contrast(model, counts) - before).max() > 1e-2, "a token's own does"
 
     def test_a_neuron_that_writes_a_labels_words_is_found(
-        self, make_tiny: Callable[[], gm.Model], tiny_tokenizer: Any
+        self, make_tiny: Callable[[], Model], tiny_tokenizer: Any
     ) -> None:
         """And its twin, whose outgoing weight is 0, has nothing."""
         model = make_tiny()
         counts = counts_of(len(tiny_tokenizer), 2)
-        head, w_out = gm.unembedding(model), gm.output_weight(model, 1)
+        head, w_out = weights.unembedding(model), weights.output_weight(model, 1)
         verbs = (
             counts[:, 1] / counts[:, 1].sum() - counts[:, [0, 2]].sum(1) / counts[:, [0, 2]].sum()
         )
@@ -332,9 +333,7 @@ class TestOutputContrast:
         assert np.unravel_index(got[1].argmax(), (2, 48)) == (1, 17)
         assert (got[:, 1, 18] == 0).all()
 
-    def test_a_lexicons_counts_serve_and_larger_vocabularies_are_padding(
-        self, tiny: gm.Model
-    ) -> None:
+    def test_a_lexicons_counts_serve_and_larger_vocabularies_are_padding(self, tiny: Model) -> None:
         rng = np.random.default_rng(0)
         token, classes = rng.integers(0, 200, 500), rng.integers(0, 3, 500)
         lexicon = build_lexicon(token, classes, LABELS, 200)
@@ -342,12 +341,12 @@ class TestOutputContrast:
         for v, t in ((int(token[0]), int(classes[0])), (3, 1)):
             assert lexicon.count[v, t] == ((token == v) & (classes == t)).sum()
         padded = np.concatenate([lexicon.count, np.zeros((200, 3))])
-        vocabulary = gm.vocabulary_size(tiny)
+        vocabulary = about.vocabulary_size(tiny)
         np.testing.assert_array_equal(
             output_contrast(tiny, lexicon.count), output_contrast(tiny, padded[:vocabulary])
         )
 
-    def test_half_precision(self, make_tiny: Callable[[], gm.Model]) -> None:
+    def test_half_precision(self, make_tiny: Callable[[], Model]) -> None:
         """Weights rounded to bfloat16 give the contrast of the rounded weights."""
         model, counts = make_tiny(), counts_of(300)
         model.original_model.to(torch.bfloat16)
@@ -355,13 +354,13 @@ class TestOutputContrast:
         model.original_model.to(torch.float32)
         np.testing.assert_allclose(half, output_contrast(model, counts), rtol=1e-5, atol=1e-6)
 
-    def test_counts_of_another_vocabulary(self, tiny: gm.Model) -> None:
-        size = gm.vocabulary_size(tiny)
+    def test_counts_of_another_vocabulary(self, tiny: Model) -> None:
+        size = about.vocabulary_size(tiny)
         message = f"the counts are of {size + 1} tokens and .* predicts {size}: they were made with"
         with pytest.raises(GrammarLensError, match=message):
             output_contrast(tiny, counts_of(size + 1))
 
-    def test_a_label_without_words(self, tiny: gm.Model) -> None:
+    def test_a_label_without_words(self, tiny: Model) -> None:
         counts = counts_of(300)
         total = int(counts[:, [0, 2]].sum())
         counts[:, 1] = 0
@@ -382,7 +381,7 @@ def affine(norm: Any) -> tuple[Tensor, Tensor]:
     return weight, torch.zeros_like(weight) if bias is None else bias.detach().double()
 
 
-def raising(model: gm.Model, layer: int, neuron: int, by: float) -> list:
+def raising(model: Model, layer: int, neuron: int, by: float) -> list:
     """Hooks that raise a neuron at every position."""
 
     def hook(activation: Tensor, **_: Any) -> Tensor:
@@ -390,15 +389,15 @@ def raising(model: gm.Model, layer: int, neuron: int, by: float) -> list:
         activation[..., neuron] += by
         return activation
 
-    return [(gm.hook_name(model, "neuron", layer), hook)]
+    return [(about.hook_name(model, "neuron", layer), hook)]
 
 
-def run_hooked(model: gm.Model, hooks: list) -> None:
-    with gm.hooked(model, hooks):
+def run_hooked(model: Model, hooks: list) -> None:
+    with forward.hooked(model, hooks):
         model.original_model(IDS[:1])
 
 
-def held_scale_of_the_mlp(hf: nn.Module, model: gm.Model, neuron: int) -> Tensor:
+def held_scale_of_the_mlp(hf: nn.Module, model: Model, neuron: int) -> Tensor:
     """Gemma 2 norms the MLP's output again: the neuron's share of it at scale 1."""
     post = hf.get_submodule("model.layers.1.post_feedforward_layernorm")
-    return affine(post)[0] * gm.output_weight(model, 1)[neuron].double()
+    return affine(post)[0] * weights.output_weight(model, 1)[neuron].double()
