@@ -178,6 +178,8 @@ class _Words:
         self, columns: dict[tuple[int, int], int], effects: list[_Effects], each: int
     ) -> Examples:
         """The neurons at some addresses, each with its column in `read` and its place in `effects`."""
+        if not columns:
+            return Examples({}, self.origin)
         n_labels, classes = len(self.corpus.labels), self.corpus.classes[self.number]
         values = self.read.at_words(self.corpus.alignment, self.position, self.number)
         count = np.bincount(classes, minlength=n_labels)
