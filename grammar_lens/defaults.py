@@ -30,6 +30,8 @@ VALUES = ("zero", "mean", "resample", "resample_within")
 WHERE = ("every", "scored")
 """The tokens at which a unit is lesioned: all, or for each word the one at which it is scored."""
 SHAMS = 20
+SHAM_SENTENCES = 200
+"""Sentences at which real and sham lesions are compared."""
 OTHER_SHAMS = 0
 """Shams of further values and doses, and of sufficiency."""
 MAX_TRAIN_WORDS = 50_000

@@ -298,7 +298,10 @@ def _tokenise(
     control = control_tokens(texts, ids, offsets, tokenizer)
     plain = [i for i, has_control in enumerate(control) if not has_control]
     require_faithful(
-        [str(texts[i]) for i in plain], [ids[i] for i in plain], [offsets[i] for i in plain], tokenizer
+        [str(texts[i]) for i in plain],
+        [ids[i] for i in plain],
+        [offsets[i] for i in plain],
+        tokenizer,
     )
     blank = blank_tokens(tokenizer)
     spans = [

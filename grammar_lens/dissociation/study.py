@@ -10,7 +10,7 @@ from jaxtyping import Float
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.corpus.lexicon import Lexicon
-from grammar_lens.defaults import OTHER_SHAMS, SEED, SHAMS
+from grammar_lens.defaults import OTHER_SHAMS, SEED, SHAM_SENTENCES, SHAMS
 from grammar_lens.dissociation.first_order import first_order
 from grammar_lens.dissociation.grown_shams import grown_shams
 from grammar_lens.dissociation.result import LesionStudy
@@ -39,7 +39,7 @@ def lesion_study(
     shams: int = SHAMS,
     others: Sequence[Ablation] = (),
     other_shams: int = OTHER_SHAMS,
-    sham_sentences: int | None = 200,
+    sham_sentences: int | None = SHAM_SENTENCES,
     damage_matched: int | None = None,
     sufficiency: bool = False,
     attribution: Attribution | None = None,

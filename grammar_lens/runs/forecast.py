@@ -166,7 +166,9 @@ def forecast(
         kind = "cpu" if on_cpu else "cuda"
         budget = config.token_budget or TOKEN_BUDGET[kind]
         session = Session(replace(config, token_budget=budget), say)
-        session.model = load_shape(config.model, dtype=config.dtype, device=kind)
+        session.model = load_shape(
+            config.model, dtype=config.dtype, device=kind, revision=config.revision
+        )
     session.check()
     free = int(memory_gib * 2**30) or None
     found = of_session(session, free, whole=True)
@@ -409,9 +411,13 @@ def _lesion_time(session: Session, found: Forecast) -> Expected:
     without, with_them = seconds([]), seconds(conditions)
     each = max(0.0, with_them - without) / len(conditions) / middle.n_tokens
     tokens = found.passes["lesion"].tokens
+    # the main lesions are measured on all sentences, everything else on some
+    main = len(_cut(c, fresh))
+    share = 1.0 if c.sham_sentences is None else min(1.0, c.sham_sentences / len(fresh.bank))
+    passes = main + share * (found.lesions - main)
     at_least = ", the least with damage-matched shams" if c.damage_matched != 0 else ""
     how = f"{len(conditions)} random lesions of 1 batch, times {found.lesions:,}{at_least}"
-    return Expected(each * tokens * found.lesions, True, how)
+    return Expected(each * tokens * passes, True, how)
 
 
 def _random_lesions(session: Session, n: int) -> list[Condition]:

@@ -34,7 +34,11 @@ class Run(StoredRun):
 
         To have it elsewhere, set it: `run.model = gl.load_model(run.config["model"], device="cpu")`.
         """
-        return load_model(self.config["model"], dtype=self.config["dtype"])
+        return load_model(
+            self.config["model"],
+            dtype=self.config["dtype"],
+            revision=self.config.get("revision"),
+        )
 
     @cached_property
     def _session(self) -> Session:

@@ -86,7 +86,9 @@ class Session:
         device = c.device
         if device is None and distributed.world().of > 1 and torch.cuda.is_available():
             device = str(distributed.local_device())
-        return load_model(c.model, dtype=c.dtype, device=device, device_map=c.device_map)
+        return load_model(
+            c.model, dtype=c.dtype, device=device, device_map=c.device_map, revision=c.revision
+        )
 
     @cached_property
     def weights(self) -> str:
@@ -147,7 +149,13 @@ class Session:
 
     def _bank(self, source: str) -> Treebank:
         c = self.config
-        bank = read_source(source, c.label, c.words_column, c.label_column)
+        bank = read_source(
+            source,
+            c.label,
+            c.words_column,
+            c.label_column,
+            skip_bad_sentences=c.skip_bad_sentences,
+        )
         for note in bank.notes:
             self.say(f"{bank.name}: {note}")
         if c.context == "document" and all(s.document is None for s in bank):
@@ -208,11 +216,22 @@ class Session:
 
 
 def read_source(
-    source: str, label: str, words_column: str | None = None, label_column: str | None = None
+    source: str,
+    label: str,
+    words_column: str | None = None,
+    label_column: str | None = None,
+    *,
+    skip_bad_sentences: bool = False,
 ) -> Treebank:
     """The treebank that a --train or --fresh option names; "embedded:test" is the handmade one."""
     name, _, split = source.partition(":")
     if name == "embedded" and not Path(source).exists():
         bank = load_treebank(label=label)
         return bank[split] if split else bank
-    return load_treebank(source, label=label, words_column=words_column, label_column=label_column)
+    return load_treebank(
+        source,
+        label=label,
+        words_column=words_column,
+        label_column=label_column,
+        skip_bad_sentences=skip_bad_sentences,
+    )

@@ -121,6 +121,12 @@ class Config:
             least=defaults.LEAST_WINDOW,
         ),
     ] = defaults.WINDOW
+    revision: Annotated[
+        str | None, Option(WORDS, "Branch, tag or commit of a model on the Hugging Face hub.")
+    ] = None
+    skip_bad_sentences: Annotated[
+        bool, Option(WORDS, "Skip and count sentences of a CoNLL-U file that cannot be read.")
+    ] = False
     words_column: Annotated[str | None, Option(WORDS, "hf: column of words.")] = None
     label_column: Annotated[str | None, Option(WORDS, "hf: column of labels.")] = None
     score: Annotated[
@@ -157,7 +163,12 @@ class Config:
         str, Option(CHOICE, f"How neurons are chosen: {', '.join(defaults.RULES)}.", defaults.RULES)
     ] = "top_k"
     alpha: Annotated[
-        float, Option(CHOICE, "Error rate of --rule fdr and permutation, between 0 and 1.")
+        float,
+        Option(
+            CHOICE,
+            "Error rate of --rule fdr and permutation; q-value within the label that --rule top_k "
+            "allows at most (1: any).",
+        ),
     ] = defaults.ALPHA
     sign: Annotated[
         str, Option(CHOICE, "Rank by absolute, positive or negative score.", defaults.SIGNS)
@@ -226,11 +237,20 @@ class Config:
         Option(
             LESIONS,
             "Shams that grow until they do as much damage; -1: as many as --shams, where those "
-            "write less than the real sets.",
+            "write less than nine tenths of the real sets' output.",
             least=0,
             none=-1,
         ),
-    ] = 0
+    ] = None
+    sham_sentences: Annotated[
+        int | None,
+        Option(
+            LESIONS,
+            "Sentences at which real and sham lesions are compared, and other values and doses "
+            "measured; 0: all.",
+            least=1,
+        ),
+    ] = defaults.SHAM_SENTENCES
     sufficiency: Annotated[bool, Option(LESIONS, "Also cut all neurons but a label's own.")] = False
     max_fresh_sentences: Annotated[
         int, Option(LESIONS, "At most so many fresh sentences are lesioned.", least=1)
@@ -408,13 +428,14 @@ def check_top_k(c: Config, model: Mapping[str, Any]) -> None:
 
 def _check_paths(c: Config) -> None:
     """Raises GrammarLensError for a model or words that name a place on this machine where nothing is."""
-    if c.model.startswith((".", "/", "~")) and not Path(c.model).is_dir():
+    if c.model.startswith((".", "/", "~")) and not Path(c.model).expanduser().exists():
         raise GrammarLensError(
-            f"--model is {c.model!r}, and there is no such folder: expected a folder with "
-            "config.json and safetensors weights, or a Hugging Face id"
+            f"--model is {c.model!r}, and there is no such file or folder: expected FILE.gguf, a folder "
+            "with config.json and safetensors weights, or a Hugging Face id"
         )
     for flag, source in (("--train", c.train), ("--fresh", c.fresh)):
         elsewhere = source.startswith(("hf:", "UD_", "embedded"))
+        source = source.removeprefix("tags:")
         folder = source.rpartition(":")[0] or source
         if not (elsewhere or Path(source).exists() or Path(folder).exists()):
             raise GrammarLensError(

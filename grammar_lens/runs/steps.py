@@ -311,6 +311,7 @@ def run_lesion(session: Session, run: StoredRun) -> Save:
         others=other_ablations(c),
         other_shams=c.other_shams,
         damage_matched=c.damage_matched,
+        sham_sentences=c.sham_sentences,
         sufficiency=c.sufficiency,
         attribution=run.attributions.get("attribution"),
         labels=c.lesion_labels or None,

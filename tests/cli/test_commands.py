@@ -36,7 +36,7 @@ FRESH = (
 N_WORDS = sum(len(s.split()) for s in SENTENCES)
 SMALL = (
     *("--top-k", "8", "--alpha", "1", "--probe-k", "4", "--shams", "3"),
-    *("--example-neurons", "1", "--quiet"),
+    *("--damage-matched", "0", "--example-neurons", "1", "--quiet"),
 )
 """With `--alpha 1` the eight of the highest rank, whatever their null: sentences are few."""
 
