@@ -63,12 +63,6 @@ class ErasureResult(Shown):
     leace_accuracy: float
     majority_accuracy: float
 
-    @property
-    def random_removed_accuracy(self) -> float | None:
-        """Mean of `random_removed_accuracies`; None when none was drawn."""
-        drawn = self.random_removed_accuracies
-        return float(np.mean(drawn)) if drawn else None
-
     def to_frame(self) -> pd.DataFrame:
         """A row per way: what was removed, of how many dimensions, and the accuracy left."""
         drawn = [("random", self.rank, x) for x in self.random_removed_accuracies]

@@ -310,7 +310,7 @@ def test_without_their_directions_probes_read_what_is_left(
     assert found.leace_accuracy < found.accuracy
     whole = gl.erasure(tiny, train, fresh, keys.top(2), n_random=0, **QUIET)
     assert whole.rank == len(keys.top(2).union()), "neurons of both layers write to the last"
-    assert whole.random_removed_accuracy is None
+    assert whole.random_removed_accuracies == ()
 
 
 def test_neurons_that_write_everywhere_leave_nothing(
