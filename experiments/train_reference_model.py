@@ -52,7 +52,6 @@ LLAMA_3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-RECIPE_STEPS = 13_037
 COMPILE_STEPS = 5  # on a GPU the first steps of a session compile: the clock leaves them out
 SUFFIXES = (".txt", ".md", ".bz2")
 CHECKPOINT = "checkpoint.safetensors"
@@ -98,12 +97,7 @@ class Config:
     micro_batch: Annotated[
         int | None, typer.Option(help="windows in memory (default: all on a GPU, else 8)")
     ] = None
-    steps: Annotated[
-        int | None, typer.Option(help=f"steps (default: {RECIPE_STEPS} unless --seconds)")
-    ] = None
-    seconds: Annotated[
-        float | None, typer.Option(help="time instead of steps; no two such runs are equal")
-    ] = None
+    steps: Annotated[int, typer.Option(help="steps of training")] = 13_037
     learning_rate: Annotated[float, typer.Option(help="peak learning rate")] = 3e-3
     warmup: Annotated[int, typer.Option(help="steps of warm-up")] = 200
     weight_decay: Annotated[float, typer.Option(help="weight decay of the matrices")] = 0.1
@@ -124,8 +118,6 @@ class Config:
             is_allowed = value > 0 or (value == 0 and name in ("warmup", "weight_decay", "seed"))
             if not is_allowed or math.isinf(value):
                 raise GrammarLensError(f"{flag(name)} is {value}: give a positive number")
-        if self.steps is not None and self.seconds is not None:
-            raise GrammarLensError("--steps and --seconds were both given: choose one")
         if self.resume and self.overwrite:
             raise GrammarLensError("--resume and --overwrite were both given: choose one")
         if self.window > self.context:
@@ -191,10 +183,8 @@ class Training:
 
     @property
     def done(self) -> float:
-        """The share of the steps, or of the time, that is used up."""
-        if self.config.seconds is not None:
-            return self.seconds / self.config.seconds
-        return self.step / (self.config.steps or RECIPE_STEPS)
+        """The share of the steps that is taken."""
+        return self.step / self.config.steps
 
     @property
     def piece(self) -> int:
@@ -261,8 +251,6 @@ def read_documents(config: Config, console: Console) -> list[list[str]]:
     console.print(
         f"{len(paths):,} files, {len(documents):,} documents, {sum(lengths):,} characters"
     )
-    if config.layout == "paragraphs" and sum(lengths) > 10_000 * max(len(lengths), 1):
-        console.print("paragraphs are very long: if each line is one, use --layout lines")
     return documents
 
 

@@ -2,7 +2,6 @@
 
 import bz2
 import importlib.util
-import itertools
 import json
 import math
 import random
@@ -297,21 +296,6 @@ def test_seed_decides_everything(finished: Path, text: Path, tmp_path: Path):
     assert not torch.equal(*(training.model.lm_head.weight for training in starts))
 
 
-def test_time_budget_runs_the_same_schedule(
-    finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """With a clock of one second per step, 30 seconds are 30 steps, also after an interruption."""
-    monkeypatch.setattr(script, "time", SimpleNamespace(monotonic=itertools.count().__next__))
-    config = tiny(text, tmp_path / "model", steps=None, seconds=30.0)
-    with monkeypatch.context() as patch:
-        interrupt_at(3, patch)
-        with pytest.raises(KeyboardInterrupt):
-            script.main(config)
-    script.main(replace(config, resume=True))
-    assert losses_of(tmp_path / "model") == losses_of(finished)
-    assert record_of(tmp_path / "model")["history"][-1]["seconds"] == 30
-
-
 def test_overwrite_replaces_a_model_and_nothing_else(text: Path, tmp_path: Path):
     out = tmp_path / "model"
     out.mkdir()
@@ -351,15 +335,6 @@ def test_reads_all_kinds_of_text_files(tmp_path: Path):
     assert lines == [["One", "two."], ["Three."], ["# Four"], ["Fünf."]]
 
 
-def test_long_paragraphs_raise_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "a.txt").write_text("A line.\n" * 3000)
-    config = script.Config(text=tmp_path, out=tmp_path.parent / "out")
-    script.read_documents(config, Console())
-    assert "use --layout lines" in capsys.readouterr().out
-    script.read_documents(replace(config, layout="lines"), Console())
-    assert "use --layout lines" not in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(("n", "expected"), [(2, 1), (12, 2), (100, 8), (1498, 8), (4000, 20)])
 def test_validation_keeps_whole_documents(n: int, expected: int):
     documents = [[f"{i} first", f"{i} second"] for i in range(n)]
@@ -394,9 +369,8 @@ def test_tokenizer_keeps_every_character_and_packs_passages(finished: Path):
 BAD_FLAGS = {
     "--steps is 0: give a positive number": {"steps": 0},
     "--learning-rate is nan": {"learning_rate": math.nan},
-    "--seconds is inf": {"steps": None, "seconds": math.inf},
+    "--weight-decay is inf": {"weight_decay": math.inf},
     "--seed is -1": {"seed": -1},
-    "--steps and --seconds were both given": {"seconds": 1.0},
     "--resume and --overwrite were both given": {"resume": True, "overwrite": True},
     "--window 64 exceeds --context 32": {"context": 32},
     "5 heads do not fit --d-model 32": {"n_heads": 5},
@@ -516,12 +490,12 @@ def test_every_field_is_a_flag(monkeypatch: pytest.MonkeyPatch):
     seen: list[Any] = []
     monkeypatch.setattr(script, "main", seen.append)
     assert run_script("--text", "a", "--out", "b") == 0
-    words = "--text a --out b --layout lines --tokenizer c --seconds 2.5 --untied --micro-batch 4"
+    words = "--text a --out b --layout lines --tokenizer c --warmup 0 --untied --micro-batch 4"
     assert run_script(*words.split()) == 0
     plain, config = seen
     assert plain == script.Config(text=Path("a"), out=Path("b"))
-    assert (config.layout, config.tokenizer, config.seconds) == ("lines", Path("c"), 2.5)
-    assert (config.untied, config.micro_batch, config.steps) == (True, 4, None)
+    assert (config.layout, config.tokenizer, config.warmup) == ("lines", Path("c"), 0)
+    assert (config.untied, config.micro_batch, config.steps) == (True, 4, 13_037)
 
 
 def test_bad_input_exits_2_without_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
