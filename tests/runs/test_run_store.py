@@ -23,6 +23,7 @@ from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.files import read_tensors, save_tensors
 from grammar_lens.lesions.outcomes import Ablation, Outcomes
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.controls import SelectionControls, selection_controls, with_effects
@@ -779,3 +780,18 @@ def test_the_outcome_table_has_a_row_for_what_was_scored():
         ("mean", 1.0, "matched"),
         ("mean", 1.0, "rest"),
     }
+
+
+def test_nulls_of_an_earlier_version_are_refused_in_a_line(stored: Path):
+    """They had one tail for all labels together."""
+    path = stored / "moments.safetensors"
+    arrays, metadata = read_tensors(path)
+    tails = [name for name in arrays if name.endswith("/tail")]
+    assert tails
+    older = {n: a.sum(0) if n in tails else a for n, a in arrays.items()}
+    save_tensors(path, older, metadata)
+    code, out, err = call("select", stored)
+    assert (code, out) == (2, "")
+    assert "earlier version" in err
+    assert "grammar-lens run --out" in err
+    assert err.count("\n") == 1

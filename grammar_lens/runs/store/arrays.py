@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import read_tensors, save_tensors
 from grammar_lens.passes.moments import Moments
 from grammar_lens.probing.fitted import FittedProbe
@@ -68,6 +69,12 @@ def read_evidence(path: Path) -> Collected:
 
 
 def _nulls(name: str, about: Mapping[str, Any], arrays: Arrays) -> dict[str, Null]:
+    for method in about:
+        if arrays[f"{name}/null/{method}/tail"].ndim == 1:
+            raise GrammarLensError(
+                "this run's nulls were stored by an earlier version, over all labels together: make the "
+                "run anew with `grammar-lens run --out` another directory"
+            )
     return {m: _join(Null, f"{name}/null/{m}", a, arrays) for m, a in about.items()}
 
 
