@@ -20,7 +20,7 @@ def select(
     rule: str = "top_k",
     sign: str = "absolute",
     per_layer: bool = False,
-    alpha: float = ALPHA,
+    alpha: float | int = ALPHA,
     null: Null | None = None,
 ) -> KeyNeurons:
     """The key neurons of every label by a rule.
@@ -100,7 +100,7 @@ def _check(
 def _allowed(
     scores: Scores,
     rule: str,
-    alpha: float,
+    alpha: float | int,
     null: Null | None,
     q: Float[np.ndarray, "label layer unit"] | None,
 ) -> Bool[np.ndarray, "label layer unit"]:
@@ -143,7 +143,7 @@ def _q_values(scores: Scores, null: Null | None) -> Float[np.ndarray, "label lay
     return null.q()
 
 
-def _level(rule: str, alpha: float, q: Float[np.ndarray, "label layer unit"] | None) -> str:
+def _level(rule: str, alpha: float | int, q: Float[np.ndarray, "label layer unit"] | None) -> str:
     """The error rate that a rule holds."""
     if rule == "frequency":
         return ""

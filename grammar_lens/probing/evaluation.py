@@ -133,7 +133,7 @@ def evaluate(
     check_words(train, fresh)
     if len(columns.key) == 0:
         raise GrammarLensError(
-            "there are no key neurons to probe: the rule chose none (--rule top_k always chooses), or "
+            "there are no key neurons to probe: the rule chose none (--alpha 1 takes the strongest whatever their null), or "
             "no score differs from zero"
         )
     features = standardise(train.features, fresh.features)

@@ -776,8 +776,8 @@ def test_browser_is_accessible_and_fits(opened: Any) -> None:
     for width in (1400, 420):
         page.set_viewport_size({"width": width, "height": 900})
         # what is being loaded is pale for a moment
-        page.wait_for_function("!document.querySelector('[data-dash-is-loading=true]')")
-        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
+        page.wait_for_function("() => !document.querySelector('[data-dash-is-loading=true]')")
+        page.wait_for_function(f"() => document.documentElement.scrollWidth <= {width}")
         found = axe.run(page).response["violations"]
         assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
 

@@ -827,13 +827,13 @@ def test_browser_tag_selector_by_keyboard(opened: Any) -> None:
     opened.locator("#choose-heatmap-word").focus()
     opened.keyboard.press("ArrowDown")
     opened.wait_for_function(
-        "document.querySelector('#plot-heatmap-word .gtitle').textContent.includes('VERB')"
+        "() => document.querySelector('#plot-heatmap-word .gtitle').textContent.includes('VERB')"
     )
     picture = plot.locator("svg[role=img]")
     assert "strongest is neuron 1.17" in picture.get_attribute("aria-label")
     opened.select_option("#choose-heatmap-word", index=2)
     opened.wait_for_function(
-        "document.querySelector('#plot-heatmap-word .gtitle').textContent.includes('<script>')"
+        "() => document.querySelector('#plot-heatmap-word .gtitle').textContent.includes('<script>')"
     )
     # the other position keeps its tag
     assert "NOUN" in opened.locator("#plot-heatmap-next .gtitle").first.text_content()
@@ -843,7 +843,7 @@ def test_browser_tag_selector_by_keyboard(opened: Any) -> None:
 def test_browser_hover_names_the_marked_neuron(opened: Any) -> None:
     opened.select_option("#choose-heatmap-word", label="VERB")
     opened.wait_for_function(
-        "document.querySelector('#plot-heatmap-word .gtitle').textContent.includes('VERB')"
+        "() => document.querySelector('#plot-heatmap-word .gtitle').textContent.includes('VERB')"
     )
     # scatter points are drawn strongest first
     opened.locator("#plot-heatmap-word .scatterlayer .point").first.hover(force=True)
@@ -889,7 +889,7 @@ def test_browser_shows_the_doses_of_one_tag(opened: Any) -> None:
     assert "all tags" in opened.locator("#choose-doses option").first.text_content()
     opened.select_option("#choose-doses", index=3)
     opened.wait_for_function(
-        "document.querySelector('#plot-doses .gtitle').textContent.includes('<script>')"
+        "() => document.querySelector('#plot-doses .gtitle').textContent.includes('<script>')"
     )
     assert plot.locator(".scatterlayer .trace").count() == 4
 
@@ -908,8 +908,8 @@ def test_browser_cuts_no_title_off_on_a_telephone(browser: Any, tmp_path: Path) 
     before = page.evaluate(titles)
     page.set_viewport_size({"width": 390, "height": 900})
     # the window settles, then figures are drawn anew
-    page.wait_for_function(f"{titles} > {before}")
-    page.wait_for_function("document.documentElement.scrollWidth <= 390")
+    page.wait_for_function(f"() => {titles} > {before}")
+    page.wait_for_function("() => document.documentElement.scrollWidth <= 390")
     beyond = page.locator(".plot").evaluate_all(
         """all => all.filter(plot => [...plot.querySelectorAll('.g-gtitle, .g-xtitle')].some(
         t => t.getBoundingClientRect().right > plot.getBoundingClientRect().right + 1)

@@ -98,6 +98,7 @@ def made(bank: gl.Treebank, tmp_path_factory: pytest.TempPathFactory) -> Path:
         fresh=str(folder / "test.conllu"),
         labels=TAGS,
         top_k=8,
+        alpha=1.0,
         probe_k=4,
         replicates=20,
         shams=3,

@@ -142,7 +142,7 @@ from pathlib import Path
 import numpy as np
 from grammar_lens.selectivity.attribution.first_order import attribute_own
 from grammar_lens.passes.memory import peak_host
-from grammar_lens.model.fast_path_check import bare_model
+from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.runs.memory_plan import memory_plan
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.settings import Config
@@ -162,7 +162,7 @@ def measured(what, budget, n):
         told = collect.statistics + collect.held + plan.host_after
     else:
         told = plan.passes[what].total
-    session.lexicon, bare_model(session.model), session.lesioned
+    session.lexicon, fast_path(session.model), session.lesioned
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = peak_host()

@@ -306,7 +306,7 @@ def test_the_rules_run_on_what_was_collected(tiny: Model, bank: Treebank, large:
     evidence = collect(tiny, bank, position="word", replicates=20, **QUIET).evidence()
     few = evidence.nulls["correlation"].count < MIN_WORDS
     assert few.any()
-    top = select(score(evidence), 5)
+    top = select(score(evidence), 5, alpha=1)
     q = evidence.nulls["correlation"].q()
     for i, label in enumerate(top):
         assert len(top[label]) == 5
