@@ -52,7 +52,7 @@ def run_battery(
     whenever memory runs out; they begin at the first layer they touch. With a `folder`, what is
     finished survives there, and the same call goes on with it. `seed` draws the donors. In a process
     group of torch.distributed every process reads its share of the batches and gets all outcomes.
-    `progress` is told the tokens times conditions done.
+    `progress` is told the tokens of the rows with scored words, times conditions, as they are done.
     Raises GrammarLensError where neurons write and editing them changes no logit.
     """
     numbers = np.flatnonzero(classes >= 0)
@@ -180,9 +180,6 @@ class _Battery:
         for i in set(range(1, len(self.lesions))) - set(self.active):
             words = np.ones(len(self.numbers), bool) if i in self.probed else self.shared
             self.store.copy_intact(i, words)
-        unread = sum(self.length) - sum(int(self.length[b.rows].sum()) for b in batches)
-        if self.progress and unread:
-            self.progress(int(unread) * len(self.lesions))
 
     def _batches(self) -> list[TokenBatch]:
         """Rows with scored words, without the tokens after the last scored one."""

@@ -77,13 +77,15 @@ class Battery:
     ) -> Outcomes:
         """The outcomes of some lesions, at all scored words or at those that `codes` leaves."""
         alignment = self.corpus.alignment
-        total = alignment.n_tokens * (len(conditions) + 1)
+        codes = self.codes if codes is None else codes
+        read = np.unique(alignment.row[codes >= 0]).tolist()
+        total = sum(len(alignment.token_ids[row]) for row in read) * (len(conditions) + 1)
         each = alignment.words_per_token
         with track(what, total, unit="words", each=each, show=self.show_progress) as step:
             return run_battery(
                 self.model,
                 alignment,
-                self.codes if codes is None else codes,
+                codes,
                 self.lexicon,
                 conditions,
                 shared=self.shared,
