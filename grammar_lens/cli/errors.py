@@ -12,7 +12,7 @@ from grammar_lens.errors import GrammarLensError
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
-SECONDS_TO_SPEAK = 2.0
+SECONDS_TO_SPEAK = 10.0
 
 
 @contextmanager

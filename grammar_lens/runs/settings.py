@@ -404,7 +404,6 @@ def check_settings(c: Config) -> None:
                 require_between(flag, entry, option.least, option.most)
             elif option.least is not None:
                 require_at_least(flag, entry, option.least)
-    _check_paths(c)
     _check_choice(c)
     if "none" in c.values and len(c.values) > 1:
         raise GrammarLensError(f"--values is {','.join(c.values)}: none goes with no other value")
@@ -418,6 +417,7 @@ def check_settings(c: Config) -> None:
             f"--other-shams is {c.other_shams} and --shams {c.shams}: the further values and doses "
             "have some of the same shams, so give no more of them"
         )
+    _check_paths(c)
 
 
 def check_top_k(c: Config, model: Mapping[str, Any]) -> None:

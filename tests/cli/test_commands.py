@@ -160,7 +160,7 @@ def test_steps_one_by_one_equal_the_whole_run(made: Path, tmp_path: Path) -> Non
         ("score", run),
         ("select", run, "--top-k", "8", "--alpha", "1"),
         ("probe", run, "--probe-k", "4"),
-        ("lesion", run, "--shams", "3"),
+        ("lesion", run, "--shams", "3", "--damage-matched", "0"),
         ("report", run),
     ):
         code, _, err = call(*step, "--quiet")

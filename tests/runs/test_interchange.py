@@ -731,7 +731,7 @@ def test_a_frame_without_a_column(scores: Scores) -> None:
 def test_a_run_studies_the_neurons_of_a_file(run: Run, tmp_path: Path) -> None:
     text = '{"VERB": [[0, 5], [3, 700], [7, 1]], "NOUN": [[1, 2], [2, 3]]}'
     path = put(tmp_path / "other.json", text)
-    few = {"lesion_labels": (), "doses": (), "values": (), "damage_matched": 0}
+    few = {"lesion_labels": (), "doses": (1.0,), "values": ("mean",), "damage_matched": 0}
     few |= {"shams": 2, "sufficiency": False, "show_progress": False}
     config = Config.of(run, neurons_from=str(path), **few)
     run_step("select", config, run, lambda _text: None)
