@@ -39,7 +39,7 @@ MODEL, TRAIN, FRESH = "reference-9m", "embedded:train", "embedded:test"
 class Experiment:
     """A running experiment: its folder, which holds nothing else, and its clock.
 
-    Raises RunError for a folder that holds results of another experiment, or other files.
+    Raises GrammarLensError for a folder that holds results of another experiment, or other files.
     """
 
     def __init__(self, name: str, config: Any) -> None:
