@@ -29,7 +29,7 @@ import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import default_budget, fresh_corpus, prepare
 from grammar_lens.corpus.lexicon import DeviceLexicon, split_losses
-from grammar_lens.dissociation.shams import matched_keys
+from grammar_lens.dissociation.shams import output_matched_shams
 from grammar_lens.files import make_folder, write_json
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.outcomes import Condition, Outcomes
@@ -89,7 +89,7 @@ class Setting:
         output = moments.mean_abs * output_norms(self.model)
         rng = np.random.default_rng(0)
         self.conditions = [Condition(tag, 0, keys[tag]) for tag in keys]
-        shams = matched_keys(keys, output, config.shams, rng, moments.units())
+        shams = output_matched_shams(keys, output, config.shams, rng, moments.units())
         self.conditions += [
             Condition(tag, number, sham[tag])
             for number, sham in enumerate(shams, 1)

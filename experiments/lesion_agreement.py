@@ -36,7 +36,7 @@ from grammar_lens.agreement.pairs import read_pairs
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import prepare
-from grammar_lens.dissociation.shams import matched_keys
+from grammar_lens.dissociation.shams import output_matched_shams
 from grammar_lens.figures.agreement import agreement
 from grammar_lens.model.about import describe
 from grammar_lens.model.weights import output_norms
@@ -84,7 +84,7 @@ def main(config: Config) -> pd.DataFrame:
     assert keys.units is not None
     output = keys.units.mean_abs * output_norms(model)
     rng = np.random.default_rng(config.seed)
-    shams = matched_keys(keys, output, config.shams, rng, keys.units)
+    shams = output_matched_shams(keys, output, config.shams, rng, keys.units)
     study = agreement_study(model, keys, pairs, shams=shams, value=config.lesion, dose=config.dose)
 
     table = study.to_frame()

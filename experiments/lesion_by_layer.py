@@ -58,7 +58,7 @@ from grammar_lens.dissociation.by_layer import (
     lesions_of,
     lesions_of_layer,
 )
-from grammar_lens.dissociation.shams import matched_keys
+from grammar_lens.dissociation.shams import output_matched_shams
 from grammar_lens.figures.layers import lesions_by_layer
 from grammar_lens.lesions.prepared import ready
 from grammar_lens.model.about import describe
@@ -118,7 +118,7 @@ def main(config: Config) -> pd.DataFrame:
     rng = np.random.default_rng(config.seed)
     assert keys.units is not None
     output = keys.units.mean_abs * output_norms(model)
-    shams = matched_keys(keys, output, config.shams, rng, keys.units)
+    shams = output_matched_shams(keys, output, config.shams, rng, keys.units)
 
     rows, lesions = [], []
     for layer in range(keys.n_layers):

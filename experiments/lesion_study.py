@@ -396,7 +396,7 @@ def made_tables(found: Mapping[str, Mapping[str, Found]]) -> dict[str, pd.DataFr
         "pairs": {key: pair_table(s) for key, s in studies.items()},
         "values": {key: value_ladder(s) for key, s in whole.items()},
         "doses": {key: d.to_frame().merge(d.trend_frame(), on="label") for key, d in doses.items()},
-        "sufficiency": {key: s.rest.to_frame() for key, s in whole.items() if s.rest},
+        "sufficiency": {key: s.sufficiency.to_frame() for key, s in whole.items() if s.sufficiency},
         **{
             name: {(by, CHECK): r.to_frame() for (by, part), r in every.items() if part == name}
             for name in (CALIBRATION, REDUNDANCY)

@@ -6,7 +6,7 @@ import numpy as np
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.result import LesionStudy
-from grammar_lens.dissociation.shams import matched_keys
+from grammar_lens.dissociation.shams import output_matched_shams
 from grammar_lens.dissociation.statistics import dissociation
 from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
@@ -46,7 +46,7 @@ def sham_conditions(
     units: UnitStatistics,
 ) -> list[Condition]:
     """Sham lesions of the usual ablation, one per replicate and label."""
-    shams = matched_keys(keys, output, n_replicates, rng, units)
+    shams = output_matched_shams(keys, output, n_replicates, rng, units)
     return [Condition(x, n, sham[x]) for n, sham in enumerate(shams, 1) for x in keys]
 
 

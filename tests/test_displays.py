@@ -117,8 +117,8 @@ def of_probes(labels: tuple[str, ...], model: str) -> Iterator[object]:
 
 def of_lesions(labels: tuple[str, ...], model: str) -> Iterator[object]:
     study = made_extended(labels, model=model)
-    assert study.matched is not None
-    yield from (study, study.matched, study.rest, study.doses)
+    assert study.damage_matched is not None
+    yield from (study, study.damage_matched, study.sufficiency, study.doses)
     yield from (made_calibration(labels), made_redundancy(labels))
     # a set of the label itself: "OTHER" stands first in a battery
     yield battery(np.zeros((2, len(labels), len(labels))), labels, n_sentences=3)

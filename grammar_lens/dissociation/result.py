@@ -70,8 +70,8 @@ class LesionStudy(Shown):
     `others`."""
     origin: Origin
     others: tuple["LesionStudy", ...] = ()
-    matched: DamageMatched | None = None
-    rest: Sufficiency | None = None
+    damage_matched: DamageMatched | None = None
+    sufficiency: Sufficiency | None = None
     doses: DoseResponse | None = None
     first_order: FirstOrder | None = None
     dominance_interval: tuple[float, float] | None = None
@@ -132,8 +132,8 @@ class LesionStudy(Shown):
     @property
     def decisive_p(self) -> float | None:
         """p against shams of like damage or, where those are well matched, of like output; else None."""
-        if self.matched is not None and least(self.matched.damage_ratio) >= ENOUGH:
-            return self.matched.p_value
+        if self.damage_matched is not None and least(self.damage_matched.damage_ratio) >= ENOUGH:
+            return self.damage_matched.p_value
         return None if self.is_weakly_matched else self.p_value
 
     @property
@@ -227,17 +227,17 @@ class LesionStudy(Shown):
     def _decisive_shams(self) -> str:
         return (
             f"{self.n_shams} output-matched shams"
-            if self.matched is None
-            else f"{self.matched.n_shams} damage-matched shams"
+            if self.damage_matched is None
+            else f"{self.damage_matched.n_shams} damage-matched shams"
         )
 
     def _shortcomings(self) -> list[str]:
         """Reasons why the damage cannot be called selective."""
         found, p, interval = [], self.decisive_p, self.dominance_interval
-        if len(self.labels) < LEAST_LABELS or not (self.n_shams or self.matched):
+        if len(self.labels) < LEAST_LABELS or not (self.n_shams or self.damage_matched):
             told = why_no_p(len(self.labels), self.n_shams)
             return [f"{told[0].lower()}{told[1:].rstrip('.')}"]
-        if p is None and self.matched is None:
+        if p is None and self.damage_matched is None:
             found.append(
                 f"the shams carry as little as {self.output_ratio.min():.2f} of the real sets' output "
                 "and no damage-matched shams were measured"
@@ -245,7 +245,7 @@ class LesionStudy(Shown):
         elif p is None:
             found.append("the damage-matched shams do too little damage to compare")
         elif p > LEVEL:
-            n = self.n_shams if self.matched is None else self.matched.n_shams
+            n = self.n_shams if self.damage_matched is None else self.damage_matched.n_shams
             few = f", and so few cannot go below {1 / (1 + n):.3f}" if n < LEAST_SHAMS else ""
             found.append(f"p = {p:.3f} against {self._decisive_shams()}{few}")
         if interval is None:
@@ -271,14 +271,14 @@ class LesionStudy(Shown):
             )
         pairs = [pair.confirmed for pair in self.crossed_pairs]
         told.append(describe_pairs(len(self.labels), pairs, self.p_value))
-        if self.matched:
-            told.append(self.matched.verdict())
+        if self.damage_matched:
+            told.append(self.damage_matched.verdict())
         if self.first_order:
             told.append(self.first_order.verdict())
         return told
 
     def _of_further_lesions(self) -> list[str]:
-        told = [part.verdict() for part in (self.doses, self.rest) if part]
+        told = [part.verdict() for part in (self.doses, self.sufficiency) if part]
         if len(self.ladder) > 1:
             values = ", ".join(study.value for study in self.ladder)
             told.insert(
@@ -294,7 +294,7 @@ class LesionStudy(Shown):
             for name, there in (
                 ("the dose-response", self.doses),
                 ("other values of the lesion", len(self.ladder) > 1),
-                ("sufficiency", self.rest),
+                ("sufficiency", self.sufficiency),
             )
             if not there
         ]
@@ -316,8 +316,8 @@ class LesionStudy(Shown):
             "bias": self.bias.ravel(),
             "n_words": np.tile(self.n_words, n),
         }
-        if self.matched:
-            table["matched_mean"] = self.matched.sham_mean.ravel()
+        if self.damage_matched:
+            table["matched_mean"] = self.damage_matched.sham_mean.ravel()
         return pd.DataFrame(table)
 
     def __repr__(self) -> str:
@@ -331,7 +331,7 @@ class LesionStudy(Shown):
         table = pd.DataFrame(self.matrix, index=self.labels, columns=self.labels)  # pyright: ignore[reportArgumentType]
         tables = [table.rename_axis("lesion of / words of")]
         tables += [self.doses.trend_frame()] if self.doses else []
-        tables += [self.rest.to_frame()] if self.rest else []
+        tables += [self.sufficiency.to_frame()] if self.sufficiency else []
         return tables
 
 

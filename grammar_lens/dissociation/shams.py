@@ -20,7 +20,7 @@ WHOLE = 1e-9
 """An interpolated size this little above a whole number is that number."""
 
 
-def matched_keys(
+def output_matched_shams(
     keys: KeyNeurons,
     output: Float[np.ndarray, "layer unit"],
     n_replicates: int,

@@ -99,12 +99,12 @@ def dissociation(
         outcomes=outcomes,
         identity_error=outcomes.identity_error(),
         others=others,
-        matched=damage_matched(
+        damage_matched=damage_matched(
             at_sample[main], matched, everywhere, found[main], base.auroc_fall, rng, n_bootstrap
         )
         if matched.conditions
         else None,
-        rest=sufficiency(rest, labels) if rest.conditions else None,
+        sufficiency=sufficiency(rest, labels) if rest.conditions else None,
         doses=response(found),
     )
 

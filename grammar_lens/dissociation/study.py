@@ -14,7 +14,7 @@ from grammar_lens.defaults import OTHER_SHAMS, SEED, SHAM_SENTENCES, SHAMS
 from grammar_lens.dissociation.first_order import first_order
 from grammar_lens.dissociation.grown_shams import grown_shams
 from grammar_lens.dissociation.result import LesionStudy
-from grammar_lens.dissociation.shams import matched_keys
+from grammar_lens.dissociation.shams import output_matched_shams
 from grammar_lens.dissociation.statistics import dissociation
 from grammar_lens.dissociation.sufficiency import EVERYTHING
 from grammar_lens.dissociation.verdicts import ENOUGH
@@ -74,7 +74,7 @@ def lesion_study(
     )
     sets = keys.only(cut)
     output = units.mean_abs * output_norms(model)
-    drawn = matched_keys(sets, output, shams, rng, units)
+    drawn = output_matched_shams(sets, output, shams, rng, units)
     ablation = Ablation(value, float(dose), where)
     conditions = _conditions(sets, drawn, ablation)
     for other in dict.fromkeys(others):

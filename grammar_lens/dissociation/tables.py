@@ -12,7 +12,7 @@ from grammar_lens.dissociation.verdicts import least
 
 def study_row(study: LesionStudy) -> dict[str, Any]:
     """The numbers of one study, losses in nats; those that were not measured are None."""
-    matched, doses, rest = study.matched, study.doses, study.rest
+    matched, doses, rest = study.damage_matched, study.doses, study.sufficiency
     agree = study.sign_agreement if len(study.ladder) > 1 else None
 
     def named(marks: Any) -> str | None:
@@ -61,8 +61,8 @@ def matrix_table(study: LesionStudy) -> pd.DataFrame:
 def pair_table(study: LesionStudy) -> pd.DataFrame:
     """A row per crossed pair of the main lesion, against either kind of shams."""
     kinds = {"matched": study.crossed_pairs}
-    if study.matched:
-        kinds["damage_matched"] = study.matched.crossed_pairs
+    if study.damage_matched:
+        kinds["damage_matched"] = study.damage_matched.crossed_pairs
     rows = [{"shams": kind, **asdict(pair)} for kind, pairs in kinds.items() for pair in pairs]
     return pd.DataFrame(rows, columns=["shams", *(field.name for field in fields(CrossedPair))])
 

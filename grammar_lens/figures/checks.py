@@ -121,7 +121,7 @@ def sufficiency(study: LesionStudy) -> go.Figure:
     Beside it: when a sham of the set is kept instead (mean and range), and when all are cut.
     Raises NotMeasuredError for a study without such lesions.
     """
-    rest = study.rest
+    rest = study.sufficiency
     if rest is None:
         raise NotMeasuredError(
             "this study has no lesions of everything but a set: use sufficiency=True "

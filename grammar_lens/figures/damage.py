@@ -157,7 +157,7 @@ def damage_matched(study: LesionStudy) -> go.Figure:
     with 1 (as much) and 0.9 (the least that counts as matched).
     Raises NotMeasuredError for a study without damage-matched shams, and for one of two labels.
     """
-    matched = study.matched
+    matched = study.damage_matched
     if matched is None:
         raise NotMeasuredError(
             "this study has no damage-matched shams: use damage_matched=20 (--damage-matched 20)"
@@ -221,7 +221,7 @@ def _add_ticks(
 
 def _add_damage(figure: go.Figure, study: LesionStudy) -> None:
     """Each label's shams: their damage as a share of the real set's."""
-    matched, names = study.matched, [plain(x) for x in study.labels]
+    matched, names = study.damage_matched, [plain(x) for x in study.labels]
     assert matched is not None
     kinds = (
         ("ordinary shams", study.damage_ratio, "circle-open", GREY),

@@ -73,7 +73,7 @@ def _lesion_figures(study: LesionStudy) -> Iterator[tuple[str, Any]]:
         yield "lesion-matrix-minus-shams", figures.lesion_matrix(study, corrected=True)
     if study.p_value is not None:
         yield "lesion-null", figures.lesion_null(study)
-    if study.matched is not None and study.matched.p_value is not None:
+    if study.damage_matched is not None and study.damage_matched.p_value is not None:
         yield "damage-matched", figures.damage_matched(study)
     if study.doses is not None:
         yield "dose-response", figures.dose_response(study)
@@ -82,7 +82,7 @@ def _lesion_figures(study: LesionStudy) -> Iterator[tuple[str, Any]]:
             yield name, figures.dose_response(study, label)
     if len(study.ladder) > 1:
         yield "value-ladder", figures.value_ladder(study)
-    if study.rest is not None:
+    if study.sufficiency is not None:
         yield "sufficiency", figures.sufficiency(study)
     yield "bias-and-auroc", figures.bias_and_auroc(study)
     yield "loss-split", figures.loss_split(study)

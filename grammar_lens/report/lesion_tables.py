@@ -13,7 +13,7 @@ from grammar_lens.report.result_tables import DASH, Cell, Table, measured, small
 def pair_table(study: LesionStudy) -> Table:
     """The crossed pairs, by ordinary shams or by damage-matched ones."""
     ordinary = _by_pair(study.crossed_pairs)
-    grown = _by_pair(study.matched.crossed_pairs) if study.matched else {}
+    grown = _by_pair(study.damage_matched.crossed_pairs) if study.damage_matched else {}
     rows: list[list[Cell]] = []
     for names in [*ordinary, *(x for x in grown if x not in ordinary)]:
         known, other = ordinary.get(names), grown.get(names)
@@ -26,12 +26,12 @@ def pair_table(study: LesionStudy) -> Table:
             (f"{known.threshold:.2f}", known.threshold) if known else (DASH, None),
             ("confirmed" if pair.confirmed else "possibly a bias shift", str(pair.confirmed)),
         ]
-        if study.matched:
+        if study.damage_matched:
             row.append(small(other.p) if other else (DASH, None))
             row.append((f"{other.threshold:.2f}", other.threshold) if other else (DASH, None))
         rows.append(row)
     columns = ("Pair", "p (Holm)", "Lead (share of damage)", "Lead chance reaches", "By AUROC")
-    more = ("p, damage-matched shams", "Lead those reach") if study.matched else ()
+    more = ("p, damage-matched shams", "Lead those reach") if study.damage_matched else ()
     return Table((*columns, *more), rows)
 
 
@@ -41,9 +41,9 @@ def _by_pair(pairs: Sequence[CrossedPair]) -> dict[tuple[str, str], CrossedPair]
 
 def match_table(study: LesionStudy) -> Table | None:
     """Match of each label's shams with its set, in output and in damage."""
-    if not study.n_shams and not study.matched:
+    if not study.n_shams and not study.damage_matched:
         return None
-    matched = study.matched
+    matched = study.damage_matched
     rows: list[list[Cell]] = []
     for i, label in enumerate(study.labels):
         row: list[Cell] = [(label, label)]
@@ -103,7 +103,7 @@ def value_table(study: LesionStudy) -> Table | None:
 
 def rest_table(study: LesionStudy) -> Table | None:
     """Sufficiency of each label's set alone."""
-    if study.rest is None:
+    if study.sufficiency is None:
         return None
     rows: list[list[Cell]] = [
         [
@@ -115,7 +115,7 @@ def rest_table(study: LesionStudy) -> Table | None:
             measured(record["share_saved"], 2),
             small(record["p"]),
         ]
-        for record in study.rest.to_frame().to_dict("records")
+        for record in study.sufficiency.to_frame().to_dict("records")
     ]
     return Table(
         (
@@ -129,7 +129,7 @@ def rest_table(study: LesionStudy) -> Table | None:
 def lesion_table(study: LesionStudy) -> Table:
     """All numbers of the lesion matrix."""
     names = ["tag_loss_change", "sham_mean", "nll_change", "auroc_fall", "bias"]
-    if study.matched:
+    if study.damage_matched:
         names.insert(2, "matched_mean")
     rows: list[list[Cell]] = []
     for record in study.to_frame().to_dict("records"):

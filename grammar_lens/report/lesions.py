@@ -99,7 +99,7 @@ def missing(study: LesionStudy) -> list[Missing]:
     if not study.n_shams:
         why = "without them nothing can be said about chance"
         found.append(Missing("Sham lesions", why, "--shams 20"))
-    if study.n_shams and not study.matched:
+    if study.n_shams and not study.damage_matched:
         why = "they tell selective damage from damage that is merely larger"
         if not study.is_weakly_matched:
             why += "; here the ordinary shams carry 0.9 of the output or more, so they may do"
@@ -110,7 +110,7 @@ def missing(study: LesionStudy) -> list[Missing]:
     if len(study.ladder) < 2:
         why = "a finding should not hang on what the neurons are set to"
         found.append(Missing("Other values", why, "--values mean,zero,resample"))
-    if not study.rest:
+    if not study.sufficiency:
         why = "whether the sets alone are enough to predict their tags"
         found.append(Missing("Sufficiency", why, "--sufficiency"))
     if _lacks_further_shams(study):
@@ -122,9 +122,9 @@ def missing(study: LesionStudy) -> list[Missing]:
 def further(study: LesionStudy) -> list[str]:
     """Results beside those of the main lesions, one sentence each."""
     found = []
-    if study.matched:
+    if study.damage_matched:
         found.append(
-            f"Damage-matched shams: {study.matched.n_shams} random sets a tag, grown until the loss "
+            f"Damage-matched shams: {study.damage_matched.n_shams} random sets a tag, grown until the loss "
             "over all words rises as much as under the real set."
         )
     if study.doses:
@@ -133,15 +133,17 @@ def further(study: LesionStudy) -> list[str]:
     if study.ladder[1:]:
         values = ", ".join(rung.value.replace("_", " ") for rung in study.ladder)
         found.append(f"Values: {values}.")
-    if study.rest:
-        shams = f", beside {study.rest.n_shams} shams of it" if study.rest.n_shams else ""
+    if study.sufficiency:
+        shams = (
+            f", beside {study.sufficiency.n_shams} shams of it" if study.sufficiency.n_shams else ""
+        )
         found.append(f"Sufficiency: all neurons cut but one tag's set{shams}.")
     return found
 
 
 def _lacks_further_shams(study: LesionStudy) -> bool:
     """Whether something was measured beside the main lesions without shams of its own."""
-    counts = [part.n_shams for part in (study.doses, study.rest) if part]
+    counts = [part.n_shams for part in (study.doses, study.sufficiency) if part]
     counts += [rung.n_shams for rung in study.ladder[1:]]
     return 0 in counts
 
@@ -202,11 +204,11 @@ def _null(study: LesionStudy) -> Picture | None:
 
 
 def _matched(study: LesionStudy) -> Picture | None:
-    if study.matched is None or study.matched.p_value is None:
+    if study.damage_matched is None or study.damage_matched.p_value is None:
         return None
     words = (
         "S* of ordinary and of damage-matched shams, and below the damage they do as a share of the "
-        f"real set's, label by label. {study.matched.verdict()}"
+        f"real set's, label by label. {study.damage_matched.verdict()}"
     )
     return picture("damage-matched", figures.damage_matched(study), words)
 
@@ -241,9 +243,9 @@ def _ladder(study: LesionStudy) -> Picture | None:
 
 
 def _rest(study: LesionStudy) -> Picture | None:
-    if study.rest is None:
+    if study.sufficiency is None:
         return None
-    return picture("sufficiency", figures.sufficiency(study), study.rest.verdict())
+    return picture("sufficiency", figures.sufficiency(study), study.sufficiency.verdict())
 
 
 def _bias(study: LesionStudy) -> Picture:

@@ -85,11 +85,11 @@ def lesion_summary(study: LesionStudy) -> dict[str, Any]:
         "sham_sentences": study.n_sham_sentences,
         "output_ratio": _least(study.output_ratio) if study.n_shams else None,
         "damage_ratio": _least(study.damage_ratio),
-        "damage_matched": study.matched and _matched_summary(study.matched),
+        "damage_matched": study.damage_matched and _matched_summary(study.damage_matched),
         "doses": study.doses and _dose_summary(study.doses),
         "values": values if further else None,
         "sign_agreement": [sum(study.sign_agreement), len(labels)] if further else None,
-        "sufficiency": study.rest and _rest_summary(study.rest),
+        "sufficiency": study.sufficiency and _sufficiency_summary(study.sufficiency),
         "verdict": study.verdict(),
     }
 
@@ -125,15 +125,15 @@ def _dose_summary(doses: DoseResponse) -> dict[str, Any]:
     }
 
 
-def _rest_summary(rest: Sufficiency) -> dict[str, Any]:
+def _sufficiency_summary(sufficiency: Sufficiency) -> dict[str, Any]:
     """Means over labels: the rise with the set kept, with a sham kept, and with all cut."""
     return {
-        "own": float(rest.own.mean()),
-        "sham_own": float(rest.sham_own.mean()) if rest.n_shams else None,
-        "everything": float(rest.everything.mean()),
-        "saved": float(rest.saved.mean()),
-        "n_shams": rest.n_shams,
-        "p_value": rest.p_value,
+        "own": float(sufficiency.own.mean()),
+        "sham_own": float(sufficiency.sham_own.mean()) if sufficiency.n_shams else None,
+        "everything": float(sufficiency.everything.mean()),
+        "saved": float(sufficiency.saved.mean()),
+        "n_shams": sufficiency.n_shams,
+        "p_value": sufficiency.p_value,
     }
 
 
@@ -297,7 +297,7 @@ def _matched_row(row: Any, matched: dict[str, Any]) -> None:
 
 def _further_rows(row: Any, lesion: dict[str, Any]) -> None:
     """Doses, values and sufficiency, where they were measured."""
-    n, doses, rest = len(lesion["labels"]), lesion.get("doses"), lesion.get("sufficiency")
+    n, doses = len(lesion["labels"]), lesion.get("doses")
     if doses:
         main = doses["doses"].index(lesion["dose"])
         row(
@@ -310,8 +310,8 @@ def _further_rows(row: Any, lesion: dict[str, Any]) -> None:
         agree, of = lesion["sign_agreement"]
         means = ", ".join(f"{name} {mean:+.3f}" for name, mean in lesion["values"].items())
         row("values of the lesion", f"{agree} of {of} tags agree in sign", f"{means} nats")
-    if rest:
-        against = "no shams" if rest["sham_own"] is None else f"a sham kept {rest['sham_own']:+.3f}"
-        p = "" if rest["p_value"] is None else f" (p = {rest['p_value']:.3f})"
-        cut = "" if rest["everything"] is None else f", all cut {rest['everything']:+.3f}"
-        row("only its own set kept", f"{rest['own']:+.3f} nats{p}", f"{against}{cut}")
+    if kept := lesion.get("sufficiency"):
+        against = "no shams" if kept["sham_own"] is None else f"a sham kept {kept['sham_own']:+.3f}"
+        p = "" if kept["p_value"] is None else f" (p = {kept['p_value']:.3f})"
+        cut = "" if kept["everything"] is None else f", all cut {kept['everything']:+.3f}"
+        row("only its own set kept", f"{kept['own']:+.3f} nats{p}", f"{against}{cut}")

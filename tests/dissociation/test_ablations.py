@@ -121,7 +121,12 @@ class TestManners:
         assert [(p.first, p.second) for p in alone.crossed_pairs] == [
             (p.first, p.second) for p in found.crossed_pairs
         ]
-        assert (alone.others, alone.matched, alone.rest, alone.doses) == ((), None, None, None)
+        assert (alone.others, alone.damage_matched, alone.sufficiency, alone.doses) == (
+            (),
+            None,
+            None,
+            None,
+        )
 
     def test_at_finds_a_ablation(self, study: LesionStudy) -> None:
         assert study.at() is study
@@ -165,9 +170,11 @@ class TestManners:
         np.testing.assert_array_equal(one.sham, other.sham)
         np.testing.assert_array_equal(one.damage_ratio, other.damage_ratio)
         assert one.crossed_pairs == other.crossed_pairs
-        assert one.matched is not None
-        assert other.matched is not None
-        np.testing.assert_array_equal(one.matched.damage_ratio, other.matched.damage_ratio)
+        assert one.damage_matched is not None
+        assert other.damage_matched is not None
+        np.testing.assert_array_equal(
+            one.damage_matched.damage_ratio, other.damage_matched.damage_ratio
+        )
 
 
 class TestDamage:
@@ -190,7 +197,7 @@ class TestDamage:
 
 class TestDamageMatched:
     def test_by_hand(self, outcomes: Outcomes, study: LesionStudy) -> None:
-        matched = study.matched
+        matched = study.damage_matched
         assert isinstance(matched, DamageMatched)
         rows = rows_of(outcomes, Ablation(), "matched")
         for i, cut in enumerate(LABELS):
@@ -214,15 +221,15 @@ class TestDamageMatched:
         assert "matched_mean" in study.to_frame()
 
     def test_pairs_have_a_threshold_of_their_own(self, study: LesionStudy) -> None:
-        assert study.matched is not None
-        mine, ordinary = study.matched.crossed_pairs, study.crossed_pairs
+        assert study.damage_matched is not None
+        mine, ordinary = study.damage_matched.crossed_pairs, study.crossed_pairs
         names = [(p.first, p.second) for p in mine]
         assert ("NOUN", "VERB") in names
         assert mine[0].threshold != ordinary[0].threshold
 
     def test_two_labels_have_no_p(self, study: LesionStudy) -> None:
-        assert study.matched is not None
-        assert replace(study.matched, labels=LABELS[:2]).p_value is None
+        assert study.damage_matched is not None
+        assert replace(study.damage_matched, labels=LABELS[:2]).p_value is None
 
     def test_damage_of_their_size_that_falls_as_theirs_is_not_selective(self) -> None:
         """The twin: the real sets are drawn as the damage-matched shams are."""
@@ -230,15 +237,15 @@ class TestDamageMatched:
         spread = rng.gamma(2.0, size=(41, 6, 6))
         made = battery(spread[:1], LABELS)
         got = study_of(extended(made, spread[1:], LABELS, kind="matched", first=1), LABELS)
-        assert got.matched is not None
-        assert present(got.matched.p_value) > 0.05
-        assert got.matched.crossed_pairs == ()
+        assert got.damage_matched is not None
+        assert present(got.damage_matched.p_value) > 0.05
+        assert got.damage_matched.crossed_pairs == ()
         assert got.p_value is None
 
 
 class TestSufficiency:
     def test_by_hand(self, outcomes: Outcomes, study: LesionStudy) -> None:
-        rest = study.rest
+        rest = study.sufficiency
         assert isinstance(rest, Sufficiency)
         rows = rows_of(outcomes, Ablation(), "rest")
         for i, label in enumerate(LABELS):
@@ -269,7 +276,7 @@ class TestSufficiency:
                 for name in ("nll", "tag_loss", "lexical_loss", "top_label")
             },
         )
-        rest = study_of(made, LABELS).rest
+        rest = study_of(made, LABELS).sufficiency
         assert rest is not None
         # 4 nats for everything, 1 with the set: 3/4 saved; 40 words with noise of .3 nats
         np.testing.assert_allclose(rest.everything, 4, atol=0.2)
@@ -280,7 +287,7 @@ class TestSufficiency:
         rng = np.random.default_rng(1)
         keeping = 2 + rng.normal(size=(41, 6, 6)) / 20
         made = extended(battery(planted(n_shams=0), LABELS), keeping, LABELS, kind="rest", size=9)
-        rest = study_of(made, LABELS).rest
+        rest = study_of(made, LABELS).sufficiency
         assert rest is not None
         assert present(rest.p_value) > 0.05
         assert "It is not shown that the sets suffice for more" in rest.verdict()
@@ -300,7 +307,7 @@ class TestSufficiency:
                 for name in ("nll", "tag_loss", "lexical_loss", "top_label")
             },
         )
-        rest = study_of(made, LABELS).rest
+        rest = study_of(made, LABELS).sufficiency
         assert rest is not None
         assert rest.p_value is None
         assert np.isnan(rest.p_values).all()

@@ -91,7 +91,7 @@ def full(run: Callable[..., LesionStudy]) -> LesionStudy:
 
 def test_by_default_there_is_nothing_more(plain: LesionStudy):
     assert plain.ablation == Ablation("mean", 1.0, "every")
-    assert (plain.others, plain.matched, plain.rest) == ((), None, None)
+    assert (plain.others, plain.damage_matched, plain.sufficiency) == ((), None, None)
     assert plain.outcomes is not None
     assert {c.kind for c in plain.outcomes.conditions} == {"set"}
     assert len(plain.outcomes.conditions) == 3 * 3
@@ -156,7 +156,7 @@ def test_a_resampled_word_takes_the_place_of_one_of_its_label(
 
 
 def test_everything_but_a_set(full: LesionStudy, keys: KeyNeurons):
-    outcomes, rest = full.outcomes, full.rest
+    outcomes, rest = full.outcomes, full.sufficiency
     assert outcomes is not None
     assert rest is not None
     rows = outcomes.only(Ablation(), "rest")
@@ -242,7 +242,7 @@ def test_a_study_goes_on_where_it_stopped(
     np.testing.assert_array_equal(again.outcomes.nll, straight.outcomes.nll)
     np.testing.assert_array_equal(again.matrix, straight.matrix)
     assert again.s_star == straight.s_star
-    assert again.matched is not None
+    assert again.damage_matched is not None
 
 
 @pytest.mark.parametrize(
@@ -391,12 +391,12 @@ def test_as_many_as_shams_where_those_carry_too_little(
     monkeypatch.setattr(damage, "ROUNDS", 1)
     weakest = float(plain.output_ratio.min())
     monkeypatch.setattr(path, weakest - 0.01)
-    assert run(damage_matched=None).matched is None
+    assert run(damage_matched=None).damage_matched is None
     monkeypatch.setattr(path, weakest + 0.01)
     study = run(damage_matched=None)
-    assert study.matched is not None
-    assert study.matched.n_shams == study.n_shams == 2
-    assert run(damage_matched=None, shams=0).matched is None
+    assert study.damage_matched is not None
+    assert study.damage_matched.n_shams == study.n_shams == 2
+    assert run(damage_matched=None, shams=0).damage_matched is None
 
 
 def test_shams_are_compared_on_some_sentences_and_the_matrix_is_of_all(

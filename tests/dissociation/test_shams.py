@@ -22,7 +22,7 @@ from typed import neurons_of, present
 from grammar_lens.dissociation.shams import (
     N_NEAREST,
     growing_sham,
-    matched_keys,
+    output_matched_shams,
     size_for,
 )
 from grammar_lens.errors import GrammarLensError
@@ -154,7 +154,7 @@ class TestMatchedKeys:
     def test_one_replicate_is_one_map_for_all_sets(self) -> None:
         keys = keys_of({"NOUN": [(0, 3), (1, 7)], "VERB": [(1, 7), (0, 5)]}, 2, 40)
         units = statistics(2, 40)
-        shams = matched_keys(keys, np.ones((2, 40)), 3, np.random.default_rng(0), units)
+        shams = output_matched_shams(keys, np.ones((2, 40)), 3, np.random.default_rng(0), units)
         assert [s.labels for s in shams] == [keys.labels] * 3
         for number, sham in enumerate(shams, 1):
             assert list(sham["NOUN"])[1] == next(iter(sham["VERB"]))
@@ -169,10 +169,12 @@ class TestMatchedKeys:
         keys = keys_of({"NOUN": [(0, i) for i in range(4)]}, 1, 36)
         others = keys_of({"X": [(0, i) for i in range(4, 24)], "NOUN": [(0, 0)]}, 1, 36)
         rng = np.random.default_rng(0)
-        shams = matched_keys(keys, np.ones((1, 36)), 50, rng, statistics(1, 36), avoid=others)
+        shams = output_matched_shams(
+            keys, np.ones((1, 36)), 50, rng, statistics(1, 36), avoid=others
+        )
         drawn = {index for sham in shams for _, index in sham["NOUN"]}
         assert drawn == set(range(24, 36))
-        free = matched_keys(keys, np.ones((1, 36)), 50, rng, statistics(1, 36))
+        free = output_matched_shams(keys, np.ones((1, 36)), 50, rng, statistics(1, 36))
         assert not drawn.issuperset({index for sham in free for _, index in sham["NOUN"]})
 
     def test_the_largest_is_matched_first(self) -> None:
@@ -181,7 +183,7 @@ class TestMatchedKeys:
         output[0, :10] = [5, 5, 5, 5, 9, 5, 5, 5, 5, 5]
         output[0, 30:70] = 8
         keys = keys_of({"NOUN": [(0, i) for i in range(10)]}, 1, 90)
-        shams = matched_keys(keys, output, 20, np.random.default_rng(0), statistics(1, 90))
+        shams = output_matched_shams(keys, output, 20, np.random.default_rng(0), statistics(1, 90))
         found = np.array([output[0, sham["NOUN"].index] for sham in shams])
         assert (found[:, 4] == 8).all()
         assert (found.min(1) == 1).any()

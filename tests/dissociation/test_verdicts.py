@@ -64,11 +64,11 @@ class TestVerdict:
         assert "0.14 of the real sets' output" in text
         assert "is no evidence of selectivity" in text
         assert "The damage is selective" not in text
-        grown = replace(made, matched=matched(study, 2.0))
+        grown = replace(made, damage_matched=matched(study, 2.0))
         assert grown.is_selective, "damage-matched shams can settle it"
         assert not replace(grown, dominance_interval=(-0.01, 0.2)).is_selective
-        assert not replace(grown, matched=matched(study, -2.0)).is_selective
-        assert not replace(grown, matched=matched(study, 2.0, ratio=0.85)).is_selective
+        assert not replace(grown, damage_matched=matched(study, -2.0)).is_selective
+        assert not replace(grown, damage_matched=matched(study, 2.0, ratio=0.85)).is_selective
 
     def test_lacking_evidence_is_said(self, study: LesionStudy) -> None:
         made = replace(study, s_star=-2.0, crossed_pairs=(), output_ratio=np.ones(6))
@@ -130,7 +130,7 @@ def matched(study: LesionStudy, s_star: float, ratio: float = 1.0, n: int = 40) 
 
 class TestDamageMatchedVerdict:
     def test_it_carries_the_conclusion(self, study: LesionStudy) -> None:
-        made = replace(study, s_star=2.0, output_ratio=WEAK, matched=matched(study, 2.0))
+        made = replace(study, s_star=2.0, output_ratio=WEAK, damage_matched=matched(study, 2.0))
         assert made.is_selective
         text = made.verdict()
         assert "not that of 40 damage-matched shams (p = 0.024)" in text
@@ -138,18 +138,18 @@ class TestDamageMatchedVerdict:
         assert "Against them, 1 of 15 pairs" in text
 
     def test_it_may_refute(self, study: LesionStudy) -> None:
-        made = replace(study, s_star=2.0, output_ratio=WEAK, matched=matched(study, -2.0))
+        made = replace(study, s_star=2.0, output_ratio=WEAK, damage_matched=matched(study, -2.0))
         told = "The damage is not shown to be more selective than that of 40 damage-matched shams"
         assert told in made.verdict()
 
     @pytest.mark.parametrize(("ratio", "said"), [(0.85, True), (0.95, False)])
     def test_shams_that_did_too_little(self, study: LesionStudy, ratio: float, said: bool) -> None:
-        made = replace(study, matched=matched(study, 2.0, ratio))
+        made = replace(study, damage_matched=matched(study, 2.0, ratio))
         weak = "These shams still do too little damage, so the comparison is not settled."
         assert (weak in made.verdict()) == said
 
     def test_too_few(self, study: LesionStudy) -> None:
-        text = replace(study, matched=matched(study, 2.0, n=5)).verdict()
+        text = replace(study, damage_matched=matched(study, 2.0, n=5)).verdict()
         assert (
             "5 damage-matched shams (of 12 neurons, doing 1.00 of the damage or more) are too"
             in text
@@ -229,7 +229,7 @@ class TestFurtherLesions:
             sham=np.full((n, 6, 6), 2.0),
             everything=np.full(6, everything),
         )
-        text = replace(study, rest=rest).verdict()
+        text = replace(study, sufficiency=rest).verdict()
         begins = (
             f"but a tag's own set, its loss rises by {own:.3f} nats, and by 2.000 when a sham is"
         )
@@ -240,7 +240,7 @@ class TestFurtherLesions:
     def test_nothing_is_missing_where_all_was_measured(self, study: LesionStudy) -> None:
         rest = Sufficiency(study.labels, np.eye(6), np.full((40, 6, 6), 2.0), np.full(6, np.nan))
         other = replace(study, ablation=Ablation("zero"))
-        made = replace(study, rest=rest, doses=doses(study, 1.0), others=(other,))
+        made = replace(study, sufficiency=rest, doses=doses(study, 1.0), others=(other,))
         text = made.verdict()
         assert "Not measured" not in text
         order = [

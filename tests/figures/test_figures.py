@@ -165,7 +165,7 @@ def made_extended(labels: tuple[str, ...] = LABELS, *, model: str = "m") -> Lesi
     return replace(
         base,
         others=(zero, resample),
-        matched=DamageMatched(
+        damage_matched=DamageMatched(
             labels=labels,
             sham=rng.normal(0.15, 0.02, (20, n, n)),
             damage_ratio=np.array([0.95, 1.02, np.nan]),
@@ -174,7 +174,7 @@ def made_extended(labels: tuple[str, ...] = LABELS, *, model: str = "m") -> Lesi
             s_star_sham=rng.normal(0, 0.2, 20),
             crossed_pairs=(CrossedPair(labels[0], labels[2], 0.004, 1.2, 0.3, False),),
         ),
-        rest=Sufficiency(
+        sufficiency=Sufficiency(
             labels=labels,
             kept=np.full((n, n), 2.0),
             sham=rng.normal(3.5, 0.1, (19, n, n)),
@@ -687,7 +687,7 @@ def test_a_study_without_shams_has_a_matrix() -> None:
 def test_null_of_two_labels_is_refused() -> None:
     two = replace(made_extended(), labels=LABELS[:2])
     for draw in (figures.lesion_null, figures.damage_matched):
-        study = replace(two, matched=replace(present(two.matched), labels=LABELS[:2]))
+        study = replace(two, damage_matched=replace(present(two.damage_matched), labels=LABELS[:2]))
         with pytest.raises(
             GrammarLensError, match=r"S\* of 2 labels \(NOUN, VERB\) has no p-value"
         ):
@@ -793,16 +793,18 @@ def test_value_ladder_parts_those_whose_signs_differ() -> None:
 
 def test_damage_matched_shows_both_nulls_and_the_damage() -> None:
     study = made_extended()
-    assert study.matched is not None
+    assert study.damage_matched is not None
     figure = figures.damage_matched(study)
     drawn = traces(figure)
     np.testing.assert_array_equal(drawn["20 ordinary"].x, study.s_star_sham)
-    np.testing.assert_array_equal(drawn["20 damage-matched"].x, study.matched.s_star_sham)
+    np.testing.assert_array_equal(drawn["20 damage-matched"].x, study.damage_matched.s_star_sham)
     np.testing.assert_array_equal(drawn["ordinary shams"].x, study.damage_ratio)
-    np.testing.assert_array_equal(drawn["damage-matched shams"].x, study.matched.damage_ratio)
+    np.testing.assert_array_equal(
+        drawn["damage-matched shams"].x, study.damage_matched.damage_ratio
+    )
     lines = [s.x0 for s in layout_of(figure).shapes]
     assert lines == [study.s_star, 1.0, 0.9]
-    assert f"p = {study.matched.p_value:.3f}" in layout_of(figure).title.text
+    assert f"p = {study.damage_matched.p_value:.3f}" in layout_of(figure).title.text
     assert "shams of 31 neurons" in layout_of(figure).title.subtitle.text
     unknown = replace(study, sham=study.sham[:0], s_star_sham=study.s_star_sham[:0])
     unknown = replace(unknown, damage_ratio=np.full(3, np.nan))
@@ -812,7 +814,7 @@ def test_damage_matched_shows_both_nulls_and_the_damage() -> None:
 
 def test_sufficiency_stands_between_all_cut_and_intact() -> None:
     study = made_extended()
-    rest = study.rest
+    rest = study.sufficiency
     assert rest is not None
     figure = figures.sufficiency(study)
     drawn = traces(figure)
@@ -823,7 +825,7 @@ def test_sufficiency_stands_between_all_cut_and_intact() -> None:
     np.testing.assert_allclose(shams.x - shams.error_x.arrayminus, rest.sham_own.min(0))
     assert layout_of(figure).title.text.endswith("p = 0.050")
     bare = replace(rest, sham=rest.sham[:0], everything=np.full(3, np.nan))
-    alone = figures.sufficiency(replace(study, rest=bare))
+    alone = figures.sufficiency(replace(study, sufficiency=bare))
     assert set(traces(alone)) == {"its own set kept"}
     assert "no shams to compare with" in layout_of(alone).title.subtitle.text
 

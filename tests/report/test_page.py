@@ -647,7 +647,7 @@ def test_lesions_of_two_tags_have_a_page_without_chance(tmp_path: Path) -> None:
 def test_every_part_of_the_lesion_study_is_shown(made: MadeRun, page: Page) -> None:
     study, data = made.study, page.data()
     assert study is not None
-    assert study.matched is not None
+    assert study.damage_matched is not None
     for name, figure in (
         ("damage-matched", figures.damage_matched(study)),
         ("doses-1", figures.dose_response(study)),
@@ -665,7 +665,7 @@ def test_every_part_of_the_lesion_study_is_shown(made: MadeRun, page: Page) -> N
         f"ADJ {own} {twice} {turned} no",
         "VERB +0.300 < .001 yes yes +0.020 0.048",
         "ADJ +0.000 0.500 no no",
-        f"NOUN +2.000 {number(present(study.rest).sham_own[:, 0].mean(), 3, plus=True)} +4.000 0.50",
+        f"NOUN +2.000 {number(present(study.sufficiency).sham_own[:, 0].mean(), 3, plus=True)} +4.000 0.50",
         "ADJ 0.97 0.70 \N{EN DASH} 31",
         # by ordinary shams alone, and by damage-matched ones alone
         "NOUN and VERB 0.001 1.50 0.90 confirmed \N{EN DASH} \N{EN DASH}",
@@ -675,7 +675,7 @@ def test_every_part_of_the_lesion_study_is_shown(made: MadeRun, page: Page) -> N
         assert part in page.text
     described = {a["id"]: a["data-description"] for a, _ in page.scripts if "data-description" in a}
     assert "2 of 3 tags agree in sign" in str(described["data-values"])
-    assert study.matched.verdict() in str(described["data-damage-matched"])
+    assert study.damage_matched.verdict() in str(described["data-damage-matched"])
 
 
 def test_verdict_is_a_list_of_sentences(made: MadeRun, html: str) -> None:

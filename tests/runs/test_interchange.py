@@ -238,7 +238,7 @@ def test_the_lesions_of_an_export(made: Path, exported: dict[str, pd.DataFrame])
     run = load_run(made)
     study, table = run.study, exported["lesion_matrix"]
     assert study is not None
-    assert study.matched is not None
+    assert study.damage_matched is not None
     n = len(study.labels)
     assert len(table) == n * n * (1 + len(study.others))
     for one in (study, *study.others):

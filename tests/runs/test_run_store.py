@@ -714,8 +714,8 @@ def whole_study() -> tuple[Outcomes, LesionStudy]:
 def test_a_lesion_study_is_read_back_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("gc.collect", lambda *_: 0)  # statsmodels calls it at every turn
     outcomes, study = whole_study()
-    assert study.matched is not None
-    assert study.rest is not None
+    assert study.damage_matched is not None
+    assert study.sufficiency is not None
     assert study.doses is not None
     assert len(study.others) == 2
     assert study.crossed_pairs
@@ -728,6 +728,9 @@ def test_a_lesion_study_is_read_back_equal(tmp_path: Path, monkeypatch: pytest.M
     again = read_study(data)
     assert_same(again, replace(study, outcomes=None))
     assert again.verdict() == study.verdict()
+    for part in (data, *data["others"]):  # the names of files stored before
+        part["matched"], part["rest"] = part.pop("damage_matched"), part.pop("sufficiency")
+    assert_same(read_study(data), again)
     plain = study_of(outcomes.only(Ablation()), STUDIED)
     save_study(tmp_path, "lesion_matrix.json", plain, words)
     again = read_study(json.loads((tmp_path / "lesion_matrix.json").read_text()))

@@ -88,7 +88,7 @@ def test_lesion_summary_has_every_key_and_keeps_the_old_ones() -> None:
     assert lesion["damage_ratio"] == 0.7
     assert lesion["damage_matched"] == {
         "n_shams": 20,
-        "p_value": present(study.matched).p_value,
+        "p_value": present(study.damage_matched).p_value,
         "crossed_pairs": [["NOUN", "ADJ", False]],
         "damage_ratio": 0.95,
     }
@@ -105,7 +105,7 @@ def test_lesion_summary_has_every_key_and_keeps_the_old_ones() -> None:
     assert lesion["sign_agreement"] == [2, 3]
     rest = lesion["sufficiency"]
     assert rest["own"] == 2
-    assert rest["sham_own"] == pytest.approx(present(study.rest).sham_own.mean())
+    assert rest["sham_own"] == pytest.approx(present(study.sufficiency).sham_own.mean())
     assert rest["p_value"] == 0.05
     assert rest["everything"] is rest["saved"] is None  # unknown for one label
     assert (lesion["n_possible_pairs"], lesion["confirmed_pairs"]) == (3, 1)
@@ -125,7 +125,7 @@ def test_lesion_summary_of_what_was_not_measured_is_null() -> None:
 def test_lesion_rows_stand_beside_what_they_are_compared_with() -> None:
     study = made_extended()
     text = shown({"lesion": summary_of(study)})
-    p = present(study.matched).p_value
+    p = present(study.damage_matched).p_value
     for part in (
         "20 replicates of 0.93 of the output or more, 4,300 held-out words",
         f"against damage-matched shams \N{BOX DRAWINGS LIGHT VERTICAL} p = {p:.3f}",
@@ -135,7 +135,7 @@ def test_lesion_rows_stand_beside_what_they_are_compared_with() -> None:
         "2 of 3 tags agree in sign",
         f"zero {2 * study.diagonal_mean:+.3f}",
         "+2.000 nats (p = 0.050)",
-        f"a sham kept {present(study.rest).sham_own.mean():+.3f}",
+        f"a sham kept {present(study.sufficiency).sham_own.mean():+.3f}",
     ):
         assert part in text
 

@@ -175,9 +175,9 @@ def _of_lesions(run: StoredRun) -> Iterator[Table]:
         yield _table("dose_response", about, schema.DOSE_RESPONSE, lambda: frame)
         about = "The trend of the dose-response"
         yield _table("dose_trend", about, schema.DOSE_TREND, doses.trend_frame)
-    if study.rest is not None:
+    if study.sufficiency is not None:
         about = "What keeping a label's key neurons saves when all others are cut"
-        yield _table("sufficiency", about, schema.SUFFICIENCY, study.rest.to_frame)
+        yield _table("sufficiency", about, schema.SUFFICIENCY, study.sufficiency.to_frame)
 
 
 def _matrix(study: LesionStudy) -> pd.DataFrame:
@@ -190,8 +190,8 @@ def _matrix(study: LesionStudy) -> pd.DataFrame:
         "n_words": np.tile(study.n_words, (n, 1)),
         **dict(zip(("sham_mean", "sham_sd"), _mean_and_sd(study.sham), strict=True)),
     }
-    if study.matched:
-        matched = _mean_and_sd(study.matched.sham)
+    if study.damage_matched:
+        matched = _mean_and_sd(study.damage_matched.sham)
         columns |= dict(zip(("matched_mean", "matched_sd"), matched, strict=True))
     return pd.DataFrame(
         {
@@ -217,8 +217,8 @@ def _ablation(study: LesionStudy) -> dict[str, str | float]:
 
 def _pairs(study: LesionStudy) -> Iterator[dict[str, object]]:
     found = {"shams": study.crossed_pairs}
-    if study.matched:
-        found["damage-matched shams"] = study.matched.crossed_pairs
+    if study.damage_matched:
+        found["damage-matched shams"] = study.damage_matched.crossed_pairs
     for against, pairs in found.items():
         for pair in pairs:
             yield {**_ablation(study), "against": against, **vars(pair)}

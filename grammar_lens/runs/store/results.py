@@ -167,8 +167,9 @@ def read_study(data: dict[str, Any]) -> LesionStudy:
         raise GrammarLensError(
             "this lesion study was stored by an older version: make it anew with `grammar-lens lesion`"
         )
+    data = {_RENAMED.get(name, name): value for name, value in data.items()}
     n = len(data["labels"])
-    matched, rest, doses = (data[name] for name in ("matched", "rest", "doses"))
+    matched, sufficiency, doses = (data[x] for x in ("damage_matched", "sufficiency", "doses"))
     predicted = data["first_order"]
     intervals = {
         name: None if data[name] is None else _interval(data[name])
@@ -182,8 +183,9 @@ def read_study(data: dict[str, Any]) -> LesionStudy:
         crossed_pairs=_pairs(data),
         origin=Origin(**data["origin"]),
         others=tuple(read_study(other) for other in data["others"]),
-        matched=matched and _from_json(DamageMatched, matched, n, crossed_pairs=_pairs(matched)),
-        rest=rest and _from_json(Sufficiency, rest, n),
+        damage_matched=matched
+        and _from_json(DamageMatched, matched, n, crossed_pairs=_pairs(matched)),
+        sufficiency=sufficiency and _from_json(Sufficiency, sufficiency, n),
         doses=doses and _from_json(DoseResponse, doses, n),
         first_order=predicted and _from_json(FirstOrder, predicted, n),
         **intervals,
@@ -211,6 +213,8 @@ def _pairs(data: dict[str, Any]) -> tuple[CrossedPair, ...]:
     return tuple(CrossedPair(**pair) for pair in data["crossed_pairs"])
 
 
+_RENAMED = {"matched": "damage_matched", "rest": "sufficiency"}
+"""Names of fields of a lesion study in files stored before they were renamed."""
 _COUNTS = ("n_words", "size")
 _MATRICES = ("sham",)
 
