@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from grammar_lens.lesions.outcomes import Ablation
     from grammar_lens.lesions.prepared import donors
     from grammar_lens.model.loading import load_model
+    from grammar_lens.model.untrained import untrained_twin
     from grammar_lens.model.weights import output_contrast
     from grammar_lens.neurons.examples import Examples
     from grammar_lens.neurons.find_examples import examples_of
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from grammar_lens.passes.moments import Moments
     from grammar_lens.probing.erasure import erasure
     from grammar_lens.probing.evaluation import ProbeResult
+    from grammar_lens.probing.layer_probes import layer_probes
+    from grammar_lens.probing.layer_results import LayerProbes
     from grammar_lens.probing.probes import probe, probe_curve, probe_layers
     from grammar_lens.runs.features import KeyNeuronFeatures
     from grammar_lens.runs.interchange.reading import read_neurons
@@ -53,6 +56,7 @@ _HOME = {
     "GrammarLensError": "errors",
     "KeyNeuronFeatures": "runs.features",
     "KeyNeurons": "neurons.neurons",
+    "LayerProbes": "probing.layer_results",
     "LesionStudy": "dissociation.result",
     "Lexicon": "corpus.lexicon",
     "Ablation": "lesions.outcomes",
@@ -76,6 +80,7 @@ _HOME = {
     "find_again": "dissociation.checks",
     "fit_lexicon": "corpus.corpus",
     "key_subspaces": "neurons.subspaces",
+    "layer_probes": "probing.layer_probes",
     "lesion": "lesions.context",
     "lesion_study": "dissociation.study",
     "load_model": "model.loading",
@@ -89,6 +94,7 @@ _HOME = {
     "score": "selectivity.scoring",
     "select": "neurons.selection",
     "time_course": "neurons.timecourse",
+    "untrained_twin": "model.untrained",
 }
 _SUBMODULES = (
     "agreement",

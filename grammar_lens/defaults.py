@@ -35,6 +35,8 @@ SHAM_SENTENCES = 200
 OTHER_SHAMS = 0
 """Shams of further values and doses, and of sufficiency."""
 MAX_TRAIN_WORDS = 50_000
+LAYER_WORDS = 20_000
+"""Words that probes of layers are fitted on, and as many that they are judged on, at most."""
 EXAMPLE_WORDS = 20_000
 EXAMPLES_EACH = 5
 SEED = 0

@@ -61,7 +61,7 @@ def load_model(
                 "device_map is for models loaded here, and this one is loaded already"
             )
         chosen = None if device is None else _pick_device(device)
-        return _wrap(_cast(source, dtype), tokenizer, chosen)
+        return wrap(_cast(source, dtype), tokenizer, chosen)
     name = str(source) if source is not None else REFERENCE_MODEL
     location = locate(name)
     stored = _check_files(location, needs_tokenizer=tokenizer is None)
@@ -72,7 +72,7 @@ def load_model(
     commit = getattr(hf_model.config, "_commit_hash", None)
     if stored is not None:
         gguf.forget_quantization(hf_model)
-    model = _wrap(hf_model, tokenizer, None if device_map else device)
+    model = wrap(hf_model, tokenizer, None if device_map else device)
     model.grammar_lens_name = _short_name(name, location)
     model.grammar_lens_gguf = stored
     model.grammar_lens_commit = commit
@@ -104,7 +104,7 @@ def load_shape(
             shape = AutoModelForCausalLM.from_config(
                 config, dtype=chosen, attn_implementation="eager", trust_remote_code=False
             )
-    model = _wrap(shape, tokenizer, None)
+    model = wrap(shape, tokenizer, None)
     model.grammar_lens_name = _short_name(str(source), location)
     return model
 
@@ -361,7 +361,7 @@ def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | 
     return known[dtype]
 
 
-def _wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None) -> Model:
+def wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None) -> Model:
     from transformer_lens.model_bridge import TransformerBridge
 
     if tokenizer is None:

@@ -65,7 +65,7 @@ class Reader(Collector, Protocol):
     def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]: ...
 
 
-class _Rows:
+class RowReader:
     """Rows of activations kept on the host, one per word; which have been read is remembered."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -96,7 +96,7 @@ class _Rows:
         }
 
 
-class FeatureReader(_Rows):
+class FeatureReader(RowReader):
     """Keeps the activations of chosen units at chosen words: [word, column] in float32.
 
     `columns[layer]` gives the units to keep and where they go. The codes of its tap are row numbers.
@@ -121,7 +121,7 @@ class FeatureReader(_Rows):
         return torch.isfinite(kept).all()
 
 
-class SampleReader(_Rows):
+class SampleReader(RowReader):
     """Keeps the activations of all units at chosen words: [word, layer, unit] in float32."""
 
     def __init__(self, n_words: int, n_layers: int, n_units: int) -> None:
@@ -131,4 +131,29 @@ class SampleReader(_Rows):
         values = seen.values()
         self._rows = words.cpu().numpy()
         self.values[self._rows, layer] = values.float().cpu().numpy()
+        return torch.isfinite(values).all()
+
+
+class LinearReader(RowReader):
+    """Keeps linear functions of all units, weights @ (activations - centre) + bias: [word, layer, output].
+
+    `functions` has (centre, weights, bias) of every layer. Computed in float32 on the device; the
+    codes of its tap are row numbers.
+    """
+
+    def __init__(
+        self,
+        n_words: int,
+        functions: Sequence[
+            tuple[Float[Tensor, " unit"], Float[Tensor, "output unit"], Float[Tensor, " output"]]
+        ],
+    ) -> None:
+        super().__init__((n_words, len(functions), len(functions[0][2])))
+        self._functions = [tuple(t.float() for t in parts) for parts in functions]
+
+    def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]:
+        centre, weights, bias = (t.to(seen.flat.device) for t in self._functions[layer])
+        values = torch.addmm(bias, seen.values().float() - centre, weights.T)
+        self._rows = words.cpu().numpy()
+        self.values[self._rows, layer] = values.cpu().numpy()
         return torch.isfinite(values).all()

@@ -19,6 +19,9 @@ from grammar_lens.passes.batches import Keeper, read_batches
 from grammar_lens.passes.distributed import Shard
 from grammar_lens.passes.readers import Reader, Seen
 
+HEAD_INPUT = "head_input"
+"""A tap's site beside those of `defaults.SITES`: what the head gets, after the last norm; layer 0."""
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -109,7 +112,9 @@ def _read(
         state.places[i] = _Place(
             torch.from_numpy(where).to(device), torch.from_numpy(tap.codes[words]).to(device)
         )
-    forward(batch.token_ids.to(device))
+    hidden = forward(batch.token_ids.to(device))
+    last = [i for i, tap in enumerate(taps) if tap.site == HEAD_INPUT]
+    _hand_over(HEAD_INPUT, 0, last, taps, state)(hidden)
     _require_finite(state.finite)
 
 
@@ -133,6 +138,7 @@ def _looks(
     looks: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {}
     for layer in range(model.cfg.n_layers):
         here = [i for i, t in enumerate(taps) if t.layers is None or layer in t.layers]
+        here = [i for i in here if taps[i].site != HEAD_INPUT]
         if has_gate(model) and any(taps[i].site == "neuron" for i in here):
             looks["gate", layer] = _keep_gate(layer, state)
         for site in dict.fromkeys(taps[i].site for i in here):

@@ -38,6 +38,9 @@ LOOSER = {
     # least-squares slopes of effects of about 0.01 nats: an error of 1e-5 is 1e-3 of them
     "calibrate.slope": 2e-3,
     "calibrate.slope_all": 2e-3,
+    # a matrix of correlations is inverted whose smallest eigenvalues are about 1e-3
+    "layer_probes.raw_cross_entropy": 0.01,
+    "layer_probes.cross_entropy": 0.01,
     # the solver stops where the gradient is small, at other places of a flat bottom
     "probe.weight": 0.05,
     "probe.bias": 0.05,
@@ -129,6 +132,19 @@ def probe_curve(model: Model, g: Given) -> object:
 
 def probe_layers(model: Model, g: Given) -> object:
     return gl.probe_layers(model, g.train, g.fresh, g.keys, n_random=1, **QUIET)
+
+
+def layer_probes(model: Model, g: Given) -> object:
+    return gl.layer_probes(model, g.train, g.fresh, untrained=False, **QUIET)
+
+
+def untrained_twin(model: Model, g: Given) -> object:
+    """A HookedTransformer has none, and says so."""
+    if hasattr(model, "original_model"):
+        return gl.untrained_twin(model).cfg.n_layers
+    with pytest.raises(GrammarLensError, match="HookedTransformer"):
+        gl.untrained_twin(model)
+    return model.cfg.n_layers
 
 
 def erasure(model: Model, g: Given) -> object:
@@ -258,6 +274,7 @@ CALLS: dict[str, Callable[[Model, Given], object]] = {
     "generation.Tagger": tagger,
     "generation.write_on": written,
     "key_subspaces": key_subspaces,
+    "layer_probes": layer_probes,
     "lesion": lesion,
     "lesion_study": lesion_study,
     "output_contrast": output_contrast,
@@ -265,6 +282,7 @@ CALLS: dict[str, Callable[[Model, Given], object]] = {
     "probe_curve": probe_curve,
     "probe_layers": probe_layers,
     "time_course": time_course,
+    "untrained_twin": untrained_twin,
 }
 
 

@@ -1,0 +1,51 @@
+"""An untrained twin of a model: the same architecture and tokenizer, with random weights."""
+
+import copy
+
+import torch
+
+from grammar_lens.defaults import SEED
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.model.about import Model, embedding, model_name, torch_module
+from grammar_lens.model.loading import wrap
+
+
+def untrained_twin(model: Model, seed: int = SEED) -> Model:
+    """A model of the same configuration with the weights that its training would start from.
+
+    They are drawn by the architecture's own initialiser on the model's device, in its dtype; another
+    kind of device draws others. Nothing is downloaded. What such a model's activations tell of words
+    takes no training (Zhang & Bowman 2018).
+    Raises GrammarLensError for a model that is spread over several devices, and for a
+    HookedTransformer.
+    """
+    require_twin(model)
+    from transformers import AutoModelForCausalLM
+
+    weight = next(embedding(model).parameters())
+    own = model.original_model
+    config = copy.deepcopy(own.config)
+    gpus = [weight.device] if weight.device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.device(weight.device):
+        torch.manual_seed(seed)
+        drawn = AutoModelForCausalLM.from_config(
+            config, dtype=weight.dtype, attn_implementation="eager", trust_remote_code=False
+        )
+    twin = wrap(drawn, model.tokenizer, weight.device)
+    twin.grammar_lens_name = f"{model_name(model)}, untrained"
+    return twin
+
+
+def require_twin(model: Model) -> None:
+    """Raises GrammarLensError for a model that can have no untrained twin, saying why."""
+    if not hasattr(model, "original_model"):
+        raise GrammarLensError(
+            f"{model_name(model)} is a HookedTransformer, whose initial weights are not known: load "
+            "the Hugging Face model (gl.load_model), or go without the untrained twin"
+        )
+    devices = {str(p.device) for p in torch_module(model).parameters()}
+    if len(devices) > 1:
+        raise GrammarLensError(
+            f"{model_name(model)} is spread over {', '.join(sorted(devices))}, and its untrained twin "
+            "needs one device: go without the twin"
+        )
