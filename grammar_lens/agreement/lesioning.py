@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -159,12 +160,14 @@ def agreement_study(
     donors: Donors | None = None,
     token_budget: int | None = None,
     show_progress: bool = True,
+    allow_other_model: bool = False,
 ) -> AgreementStudy:
     """Scores the pairs intact, under the lesion of every label's neurons, and under every sham's.
 
     `shams` are replicates of `keys`, each with sets for the same labels of the same sizes. `donors`
     (grammar_lens.lesions.donors.record_donors) are what the value "resample" draws from.
-    Raises GrammarLensError for shams that are none, and without labels.
+    Raises GrammarLensError for shams that are none, without labels, and for neurons of a model with
+    other weights, unless `allow_other_model`.
     """
     replicates = tuple(shams or ())
     _check_shams(keys, replicates)
@@ -172,10 +175,12 @@ def agreement_study(
     sets = [keys, *replicates]
     total = prepared.n_tokens * (1 + len(sets) * len(keys))
 
+    options: dict[str, Any] = {"value": value, "dose": float(dose), "donors": donors}
+    options |= {"allow_other_model": allow_other_model}
     with track("scoring pairs", total, unit="tokens", show=show_progress) as step:
 
         def under(neurons: Neurons) -> PairScores:
-            with lesion(model, neurons, value=value, dose=float(dose), donors=donors):
+            with lesion(model, neurons, **options):
                 return prepared.score(model, step)
 
         intact = prepared.score(model, step)

@@ -106,8 +106,9 @@ class Corpus(Shown):
         }
         return {reason: mask for reason, mask in masks.items() if mask.any()}
 
-    def origin(self, position: str, site: str) -> Origin:
-        return Origin(self.model, self.bank.name, self.label, position, site)
+    def origin(self, position: str, site: str, weights: str = "") -> Origin:
+        """Origin of what is read of these words, in a model whose weights have this fingerprint."""
+        return Origin(self.model, self.bank.name, self.label, position, site, weights)
 
     def batches(self, token_budget: int) -> list[TokenBatch]:
         return token_batches(self.alignment, token_budget)

@@ -1,6 +1,6 @@
 """Origin of numbers: model, treebank, label, position and site."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -12,3 +12,5 @@ class Origin:
     label: str
     position: str
     site: str
+    weights: str = field(default="", repr=False)
+    """Fingerprint of the model's weights; empty where it is not known, as in older files."""

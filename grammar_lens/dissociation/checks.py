@@ -1,6 +1,7 @@
 """Check attributions against true single-neuron lesions, and test for redundant neurons."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -165,11 +166,11 @@ def _joined(sets: Sequence[Neurons]) -> Neurons:
     """Disjoint sets of one label as one."""
     first = sets[0]
     means = [s.mean for s in sets if s.mean is not None]
-    return Neurons(
-        name=first.name,
-        site=first.site,
+    return replace(
+        first,
         layer=np.concatenate([s.layer for s in sets]),
         index=np.concatenate([s.index for s in sets]),
         score=np.concatenate([s.score for s in sets]),
         mean=np.concatenate(means) if len(means) == len(sets) else None,
+        q=None,
     )

@@ -75,7 +75,7 @@ def _renamed(
 ) -> Neurons:
     index = mapped[real.layer, real.index].astype(np.int64)
     mean = units.mean[real.layer, index]
-    return Neurons(name, real.site, real.layer, index, real.score, mean)
+    return replace(real, name=name, index=index, mean=mean, q=None)
 
 
 def _map_layer(
@@ -142,7 +142,8 @@ def growing_sham(
     order = np.lexsort((rng.random(len(due)), due))
     layer, index = layer[order], index[order]
     name = f"{real.name} growing sham"
-    return Neurons(name, real.site, layer, index, np.zeros(len(layer)), mean[layer, index])
+    none, at = np.zeros(len(layer)), mean[layer, index]
+    return Neurons(name, real.site, layer, index, none, at, weights=real.weights)
 
 
 def size_for(

@@ -24,6 +24,7 @@ from grammar_lens.lesions.prepared import Battery, ready
 from grammar_lens.model.about import Model
 from grammar_lens.model.weights import output_norms
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
+from grammar_lens.neurons.same_model import require_same_model
 from grammar_lens.selectivity.evidence import Attribution
 
 
@@ -49,6 +50,7 @@ def lesion_study(
     token_budget: int | None = None,
     folder: Path | None = None,
     show_progress: bool = True,
+    allow_other_model: bool = False,
 ) -> LesionStudy:
     """Cuts each label's key neurons and measures the loss of every label's words, against shams.
 
@@ -62,9 +64,11 @@ def lesion_study(
     the real sets' output. `sufficiency` also cuts all neurons but a label's own. From an `attribution`
     the first-order p is computed, without further lesions.
     With a `folder`, an interrupted study is resumed.
-    Raises GrammarLensError for labels without key neurons or without fresh words, and when a layer has
-    too few other neurons for a sham.
+    Raises GrammarLensError for labels without key neurons or without fresh words, when a layer has
+    too few other neurons for a sham, and for key neurons of a model with other weights, unless
+    `allow_other_model`.
     """
+    require_same_model(model, keys, allow_other_model=allow_other_model)
     rng = np.random.default_rng(seed)
     _check(keys, shams, other_shams, sham_sentences, damage_matched)
     units = keys.units

@@ -1,6 +1,7 @@
 """A lesion as a context manager, for interactive use and for generation."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.about import Model, hook_name
 from grammar_lens.model.forward import hooked, watch_tokens
 from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.neurons.same_model import require_same_model
 
 
 @contextlib.contextmanager
@@ -28,6 +30,7 @@ def lesion(
     dose: float = 1.0,
     donors: Donors | None = None,
     seed: int = SEED,
+    allow_other_model: bool = False,
 ) -> Iterator[Model]:
     """While open, the units of `model` are lesioned; afterwards nothing of the lesion remains.
 
@@ -35,10 +38,15 @@ def lesion(
     v = 0 ("zero"), the unit's mean over words at the study's position ("mean"), or what all the units
     do at one other word, drawn anew for every token with `seed` ("resample", from `donors`). A dose of 0 or an
     empty set changes nothing at all; a negative dose amplifies what sets the unit apart from v.
-    Works under generation and nests. Yields the model.
+    Works under generation and nests. Yields the model. While it is open the model belongs to the thread
+    that opened it: other threads can open no lesion of it, and running it there is an error.
     Raises GrammarLensError for an unknown value, a mean lesion of neurons whose mean is not known, units
-    that do not exist, and `resid_mid` where editing it would not reach the residual stream.
+    that do not exist, `resid_mid` where editing it would not reach the residual stream, neurons that
+    were chosen in a model with other weights (unless `allow_other_model`), and a model that another
+    thread has lesioned.
     """
+    if isinstance(units, Neurons):
+        require_same_model(model, units, allow_other_model=allow_other_model)
     if value == "resample_within":
         raise GrammarLensError(
             "a lesion of value 'resample_within' must know each word's label: run it over a "
@@ -50,8 +58,31 @@ def lesion(
         return
     seen = _Seen(_special_tokens(model), donors if value == "resample" else None, seed)
     hooks = [(hook_name(model, e.site, e.layer), _cut(e, seen)) for e in edits]
-    with watch_tokens(model, seen.look), hooked(model, hooks):
+    with _owned(model), watch_tokens(model, seen.look), hooked(model, hooks):
         yield model
+
+
+_CHANGING_OWNER = threading.Lock()
+
+
+@contextlib.contextmanager
+def _owned(model: Model) -> Iterator[None]:
+    """While open, the model's lesions are this thread's. Raises GrammarLensError if another has some."""
+    me = threading.get_ident()
+    with _CHANGING_OWNER:
+        owner, n_open = getattr(model, "grammar_lens_lesions", (me, 0))
+        if n_open and owner != me:
+            raise GrammarLensError(
+                "another thread has a lesion of this model open: wait until it is closed, or load a "
+                "model of its own for each thread"
+            )
+        model.grammar_lens_lesions = (me, n_open + 1 if owner == me else 1)
+    try:
+        yield
+    finally:
+        with _CHANGING_OWNER:
+            owner, n_open = model.grammar_lens_lesions
+            model.grammar_lens_lesions = (owner, n_open - 1)
 
 
 class _Seen:
@@ -59,12 +90,18 @@ class _Seen:
 
     def __init__(self, special: Int[Tensor, " token"], donors: Donors | None, seed: int) -> None:
         self._special = special
+        self._thread = threading.get_ident()
         self._donors = donors
         self._rng = np.random.default_rng(seed)
         self.spared: Tensor | None = None
         self.donor: Tensor | None = None
 
     def look(self, token_ids: Int[Tensor, "row time"]) -> None:
+        if threading.get_ident() != self._thread:
+            raise GrammarLensError(
+                "this model has a lesion that another thread opened: open the lesion in the thread "
+                "that runs the model, or load a model of its own for each thread"
+            )
         self.spared = torch.isin(token_ids, self._special.to(token_ids.device))
         if self._donors is not None:
             drawn = self._rng.integers(self._donors.n_any, size=tuple(token_ids.shape))

@@ -1,7 +1,7 @@
 """Identity of a model: its name, its sizes, and the names of its hooks."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ _PLACES = {
     "value": "blocks.{layer}.attn.hook_v",
 }
 
+LOOKED_AT = 8
+"""Elements of each weight that tell, at every use, whether the fingerprint still holds."""
+PART = 6 << 22
+"""Elements of a weight taken at once; a multiple of 6, so that every second and third stay the same."""
 Model = Any
 """A `TransformerBridge` or a `HookedTransformer`; typed loosely because either may be absent."""
 
@@ -44,17 +48,53 @@ def n_parameters(model: Model) -> int:
 def fingerprint(model: Model) -> str:
     """A digest of all weights, the same on every device: exact sums of their bits, and some of them.
 
-    It tells checkpoints of one training apart; it is no protection against deliberate forgery.
+    Half-precision weights are taken as float32, which holds them exactly, so it is also the same
+    where they were loaded as that. It tells checkpoints of one training apart; it is no protection
+    against deliberate forgery. It is remembered on the model, and computed anew when a weight was
+    replaced, changed in place by torch, or differs at one of the few places looked at each time; a
+    change of single elements through `.data` can go unnoticed.
     """
+    weights = sorted(torch_module(model).named_parameters())
+    state = _state(weights)
+    known = getattr(model, "grammar_lens_weights", None)
+    if known is None or known[0] != state:
+        known = model.grammar_lens_weights = (state, _digest(weights))
+    return known[1]
+
+
+def _state(weights: Sequence[tuple[str, nn.Parameter]]) -> tuple[object, ...]:
+    """What changes when a weight does, at the cost of a few elements of each."""
+    versions = tuple(
+        (name, w.data_ptr(), w.dtype, 0 if w.is_inference() else w._version) for name, w in weights
+    )
+    by_device: dict[torch.device, list[torch.Tensor]] = {}
+    for _, w in weights:
+        flat = w.detach().reshape(-1)
+        some = flat[:: max(1, len(flat) // LOOKED_AT)][:LOOKED_AT]
+        by_device.setdefault(w.device, []).append(some.float())
+    looked = tuple(torch.cat(some).cpu().numpy().tobytes() for some in by_device.values())
+    return versions, looked
+
+
+def _digest(weights: Sequence[tuple[str, nn.Parameter]]) -> str:
     digest = hashlib.sha256(b"grammar-lens weights 1\n")
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    for name, weight in sorted(torch_module(model).named_parameters()):
-        bits = weight.detach().reshape(-1)
-        bits = bits.view(integers[bits.element_size()])
-        sums = [int(part.sum(dtype=torch.int64)) for part in (bits, bits[::2], bits[::3])]
-        some = bits[:: max(1, len(bits) // 64)].tolist()
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} {sums} {some}\n".encode())
+    for name, weight in weights:
+        flat, sums = weight.detach().reshape(-1), [0, 0, 0]
+        half = flat.dtype in (torch.bfloat16, torch.float16)
+        for part in flat.split(PART):
+            bits = _bits(part.float() if half else part)
+            for i in range(3):
+                sums[i] += int(bits[:: i + 1].sum(dtype=torch.int64))
+        some = flat[:: max(1, len(flat) // 64)]
+        kept = _bits(some.float() if half else some.contiguous()).tolist()
+        dtype = torch.float32 if half else weight.dtype
+        digest.update(f"{name} {dtype} {tuple(weight.shape)} {sums} {kept}\n".encode())
     return digest.hexdigest()
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return values.view(integers[values.element_size()])
 
 
 def describe(model: Model) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Neurons(Shown):
     mean: Float[np.ndarray, " neuron"] | None = None
     q: Float[np.ndarray, " neuron"] | None = None
     """False discovery rate at which each would just be chosen; None without a null."""
+    weights: str = ""
+    """Fingerprint of the model they were chosen in; empty where it is not known."""
 
     def __len__(self) -> int:
         return len(self.layer)
@@ -191,6 +193,7 @@ class KeyNeurons(Mapping[str, Neurons], Shown):
                 score=rows["score"].to_numpy(np.float64),
                 mean=None if like.units is None else like.units.mean[layer, index],
                 q=rows["q"].to_numpy(np.float64) if has_q else None,
+                weights=like.origin.weights,
             )
         return cls(sets, method or like.method, rule, n_units, n_layers, like.units, like.origin)
 
@@ -270,6 +273,7 @@ def all_neurons(keys: KeyNeurons, layers: Sequence[int] | None = None) -> Neuron
         index=index,
         score=np.zeros(len(layer)),
         mean=None if keys.units is None else keys.units.mean[layer, index],
+        weights=keys.origin.weights,
     )
 
 

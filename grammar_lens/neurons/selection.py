@@ -66,6 +66,7 @@ def select(
             score=scores[label].ravel()[flat],
             mean=scores.units.mean.ravel()[flat],
             q=None if q is None else q[i].ravel()[flat],
+            weights=scores.origin.weights,
         )
     return KeyNeurons(
         sets=sets,

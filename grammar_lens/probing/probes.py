@@ -20,6 +20,7 @@ from grammar_lens.defaults import MAX_TRAIN_WORDS, SEED
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, random_neurons
+from grammar_lens.neurons.same_model import require_same_model
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.probing.curves import CLASSIFIERS, ProbeCurve, curve, per_layer, round_robin
@@ -42,13 +43,16 @@ def probe(
     token_budget: int | None = None,
     show_progress: bool = True,
     dropped_duplicates: int = 0,
+    allow_other_model: bool = False,
 ) -> ProbeResult:
     """Accuracy of a probe on the key neurons for held-out words, beside every baseline.
 
     `k` takes the first k of every label. Training sentences are drawn at random up to
     `max_train_words` words, for the probe and all its baselines alike. Sentences of `fresh` that also stand in
     `train` are dropped and counted (`dropped_duplicates` adds those a caller has dropped).
+    Raises GrammarLensError for key neurons of a model with other weights, unless `allow_other_model`.
     """
+    require_same_model(model, keys, allow_other_model=allow_other_model)
     rng = np.random.default_rng(seed)
     corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
     new, dropped = fresh_corpus(model, fresh, corpus)
@@ -109,14 +113,18 @@ def probe_curve(
     seed: int = SEED,
     token_budget: int | None = None,
     show_progress: bool = True,
+    allow_other_model: bool = False,
 ) -> ProbeCurve:
     """Accuracy on fresh words against k for several rankings at once, read in one pass.
 
     At each k a ranking gives the first k of every label, so rankings whose labels share neurons have
     fewer. With `same_number` the labels take turns until there are k times as many distinct neurons
     as labels. Random neurons are drawn from the layers of the first ranking's.
-    Raises GrammarLensError for rankings of other labels or another site than the first.
+    Raises GrammarLensError for rankings of other labels or another site than the first, and of a model
+    with other weights, unless `allow_other_model`.
     """
+    for keys in rankings.values():
+        require_same_model(model, keys, allow_other_model=allow_other_model)
     first = _require_alike(rankings)
     rng = np.random.default_rng(seed)
     corpus = prepare(model, train, label=first.origin.label, labels=first.labels)

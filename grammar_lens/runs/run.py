@@ -56,11 +56,13 @@ class Run(StoredRun):
         value: str = "mean",
         k: int | None = None,
         position: str | None = None,
+        allow_other_model: bool = False,
     ) -> Iterator[Model]:
         """While open, the label's key neurons are lesioned in `model`, which is yielded.
 
         The first `k` of them, by default all, at the position of the lesion study unless another is
-        named; dose and value are those of `gl.lesion`. Raises GrammarLensError for a label without any.
+        named; dose and value are those of `gl.lesion`. Raises GrammarLensError for a label without any,
+        and where `model` was set to one with other weights, unless `allow_other_model`.
         """
         key = (self.keys if position is None else self.at(position).keys)[label]
         key = key if k is None else key.top(k)
@@ -72,7 +74,8 @@ class Run(StoredRun):
         if value == "resample":
             at = position or self.main_position
             given = self._session.donors(key, at)
-        with lesion(self.model, key, value=value, dose=dose, donors=given) as model:
+        options: dict[str, Any] = {"value": value, "dose": dose, "donors": given}
+        with lesion(self.model, key, allow_other_model=allow_other_model, **options) as model:
             yield model
 
     def generate(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 
 from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.model.about import Model, device_of, site_width
+from grammar_lens.model.about import Model, device_of, fingerprint, site_width
 from grammar_lens.passes.moments import MomentAccumulator, Moments
 from grammar_lens.passes.readers import Reader, SampleReader
 from grammar_lens.passes.stream import Tap
@@ -100,7 +100,7 @@ class SiteReaders:
     """The readers of one site at one position, and what they have found after the pass."""
 
     def __init__(self, model: Model, plan: CollectPlan, site: str) -> None:
-        self.plan, self.site = plan, site
+        self.plan, self.site, self._model = plan, site, model
         self.taps: list[Tap] = []
         shape = (model.cfg.n_layers, site_width(model, site))
         device, n = device_of(model), len(plan.corpus.labels)
@@ -133,7 +133,7 @@ class SiteReaders:
     @cached_property
     def _parts(self) -> tuple[Moments, ...]:
         """Moments of both halves, of the words that take part in an exchange and of the others."""
-        origin = self.plan.corpus.origin(self.plan.position, self.site)
+        origin = self.plan.corpus.origin(self.plan.position, self.site, fingerprint(self._model))
         parts = self._moments.moments(origin).parts(self.plan.n_parts)
         return tuple(replace(m, labels=self.plan.corpus.labels) for m in parts)
 

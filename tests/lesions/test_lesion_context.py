@@ -1,8 +1,10 @@
 """A lesion changes what it says and nothing else, and leaves nothing behind."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -545,3 +547,49 @@ def test_an_unknown_value_is_an_error_at_dose_0_too(tiny: Model):
         lesion(tiny, SOME, value="nothing", dose=0.0),
     ):
         pytest.fail("the lesion opened")
+
+
+# Threads ------------------------------------------------------------------------------------
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    """What a thread returns, or its error."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result(timeout=60)
+
+
+def test_a_lesion_belongs_to_the_thread_that_opened_it(tiny: Model):
+    before = logits(tiny)
+
+    def open_one() -> None:
+        with lesion(tiny, SOME, value="zero"):
+            pass
+
+    with lesion(tiny, SOME):
+        mine = logits(tiny)
+        with pytest.raises(GrammarLensError, match="another thread has a lesion"):
+            in_a_thread(open_one)
+        with pytest.raises(GrammarLensError, match="another thread opened"):
+            in_a_thread(lambda: logits(tiny))
+        with lesion(tiny, SOME, dose=0.5):
+            pass
+        assert torch.equal(logits(tiny), mine), "the other thread's attempts changed nothing"
+    assert torch.equal(in_a_thread(lambda: logits(tiny)), before)
+    in_a_thread(open_one)
+    assert torch.equal(logits(tiny), before)
+
+
+def test_threads_have_lesions_of_their_own_models(make_tiny: Callable[[], Model]):
+    models = [make_tiny(), make_tiny()]
+    with lesion(models[0], SOME, value="zero"):
+        alone = logits(models[0])
+    both = Barrier(2, timeout=60)
+
+    def cut(model: Model) -> Tensor:
+        with lesion(model, SOME, value="zero"):
+            both.wait()
+            return logits(model)
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(cut, models):
+            assert torch.equal(found, alone)

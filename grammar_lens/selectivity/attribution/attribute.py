@@ -15,7 +15,7 @@ from grammar_lens.corpus.corpus import Corpus, default_budget, fit_lexicon, prep
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError, require_one_of
-from grammar_lens.model.about import Model, device_of
+from grammar_lens.model.about import Model, device_of, fingerprint
 from grammar_lens.passes.batches import Keeper
 from grammar_lens.passes.checkpoints import pass_identity
 from grammar_lens.passes.moments import Moments
@@ -222,7 +222,7 @@ class _Job:
         count: Float[np.ndarray, " label"],
     ) -> Attribution:
         mean = total / np.maximum(count, 1)[:, None, None]
-        origin = self.corpus.origin("next", "neuron")
+        origin = self.corpus.origin("next", "neuron", fingerprint(self.model))
         return Attribution("all", reference, self.corpus.labels, count, mean, origin)
 
     def integrated(
