@@ -63,7 +63,7 @@ def fingerprint(model: Model) -> str:
 
 
 def _state(weights: Sequence[tuple[str, nn.Parameter]]) -> tuple[object, ...]:
-    """What changes when a weight does, at the cost of a few elements of each."""
+    """A state that changes when a weight does, at the cost of a few elements of each."""
     versions = tuple(
         (name, w.data_ptr(), w.dtype, 0 if w.is_inference() else w._version) for name, w in weights
     )

@@ -553,7 +553,7 @@ def test_an_unknown_value_is_an_error_at_dose_0_too(tiny: Model):
 
 
 def in_a_thread(work: Callable[[], Any]) -> Any:
-    """What a thread returns, or its error."""
+    """Return value of work done in a thread, or its error."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work).result(timeout=60)
 
