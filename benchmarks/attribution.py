@@ -83,8 +83,8 @@ class Setting:
     @property
     def n_backward(self) -> float:
         """Labels in a batch, on average: the backward passes that `all` needs."""
-        found = [b.locate(self.alignment, "next", self.codes >= 0)[0] for b in self.batches]
-        n_labels = [len(np.unique(self.codes[words])) for words in found]
+        places = [b.locate(self.alignment, "next", self.codes >= 0)[0] for b in self.batches]
+        n_labels = [len(np.unique(self.codes[words])) for words in places]
         weight = [b.token_ids.numel() for b in self.batches]
         return float(np.average(n_labels, weights=weight))
 
@@ -146,19 +146,19 @@ def main(config: Config) -> None:
     """Checks that both ways agree, times all of them, prints and writes."""
     positive(config, "sentences", "ig_sentences", "steps", "rounds")
     one_thread()
-    here = Setting(config)
-    fast, slow = here.integrated(reuse=True), here.integrated(reuse=False)
+    setting = Setting(config)
+    fast, slow = setting.integrated(reuse=True), setting.integrated(reuse=False)
     difference = float(np.abs(fast.mean - slow.mean).max() / np.abs(slow.mean).max())
     if not difference <= SAME:
         raise SystemExit(
             f"error: the integrated gradients differ by {difference:.1e} of the largest, allowed {SAME:g}"
         )
     ways = {
-        "bare": here.bare,
-        "own": here.own,
-        "all": here.all,
-        "reused": lambda: here.integrated(reuse=True),
-        "plain": lambda: here.integrated(reuse=False),
+        "bare": setting.bare,
+        "own": setting.own,
+        "all": setting.all,
+        "reused": lambda: setting.integrated(reuse=True),
+        "plain": lambda: setting.integrated(reuse=False),
     }
     timings = interleaved(ways, config.rounds)
     rows = {name: timing.row() for name, timing in timings.items()}
@@ -166,10 +166,10 @@ def main(config: Config) -> None:
     for name in ("bare", "own", "all"):
         rows[name]["bare_passes"] = rows[name]["cpu_seconds"] / bare
     saved = rows["plain"]["cpu_seconds"] / rows["reused"]["cpu_seconds"]
-    n_words = {name: int((here.codes >= 0).sum()) for name in ("bare", "own", "all")}
+    n_words = {name: int((setting.codes >= 0).sum()) for name in ("bare", "own", "all")}
     n_words |= {name: int(fast.count.sum()) for name in ("reused", "plain")}
     show(
-        f"{model_name(here.model)} on {n_words['bare']:,} words of {here.corpus.bank.name}; "
+        f"{model_name(setting.model)} on {n_words['bare']:,} words of {setting.corpus.bank.name}; "
         f"integrated gradients of {n_words['plain']:,} in {config.steps} steps; "
         f"one thread, fastest of {config.rounds} rounds",
         ("way", "words", "CPU s", "slowest", "wall s", "bare passes", "words / CPU s"),
@@ -186,7 +186,7 @@ def main(config: Config) -> None:
             for name, row in rows.items()
         ],
     )
-    labels = here.n_backward
+    labels = setting.n_backward
     print(f"both ways of integrated gradients: {difference:.1e} of the largest (allowed {SAME:g})")
     print(target("own / bare", rows["own"]["bare_passes"], OWN))
     print(target(f"all / bare, {labels:.1f} labels", rows["all"]["bare_passes"], 1 + 2 * labels))
@@ -199,10 +199,10 @@ def main(config: Config) -> None:
             "config": asdict(config),
             "machine": machine(),
             "versions": library_versions(),
-            "model": model_name(here.model),
-            "treebank": here.corpus.bank.name,
-            "sentences": len(here.corpus.bank),
-            "tokens": here.alignment.n_tokens,
+            "model": model_name(setting.model),
+            "treebank": setting.corpus.bank.name,
+            "sentences": len(setting.corpus.bank),
+            "tokens": setting.alignment.n_tokens,
             "words": n_words,
             "labels_per_batch": labels,
             "rows": rows,

@@ -124,10 +124,10 @@ class Setting:
     @cached_property
     def own_layers(self) -> torch.nn.Module:
         """The layers of the model that is collected from."""
-        found = fast_path(self.model)
-        if found is None:
+        fast = fast_path(self.model)
+        if fast is None:
             raise SystemExit(f"error: {model_name(self.model)} has no bare layers to compare with")
-        return found.body
+        return fast.body
 
     @cached_property
     def peers(self) -> Peers:
@@ -173,14 +173,14 @@ def main(config: Config) -> None:
     """Measures memory, checks the correlations, times all ways, prints and writes."""
     positive(config, "rounds", "usual_sentences", "usual_pairs", "check_sentences")
     one_thread()
-    here = Setting(config)
+    setting = Setting(config)
     if config.only:
-        print(json.dumps(memory(here, config.only)))
+        print(json.dumps(memory(setting, config.only)))
         return
     peaks = {name: _memory_alone(config, name) for name in _alone()}
     difference = check(config)
-    timings = time_all(here)
-    rows = table(here, timings, peaks)
+    timings = time_all(setting)
+    rows = table(setting, timings, peaks)
     ratios = {
         f"{above} / {below}": compare(timings[above], timings[below])
         for above, below in (
@@ -196,7 +196,7 @@ def main(config: Config) -> None:
         ratio = rows[name]["cpu_seconds"] / rows["collect"]["cpu_seconds"]
         ratios[f"{name} / collect"] = {"ratio": ratio}
     extra = {name: row["extra_mib"] for name, row in rows.items() if "extra_mib" in row}
-    report(here, rows, ratios, extra, difference)
+    report(setting, rows, ratios, extra, difference)
     make_folder(config.out.parent)
     write_json(
         config.out,
@@ -205,11 +205,11 @@ def main(config: Config) -> None:
             "config": asdict(config),
             "machine": machine(),
             "versions": library_versions(),
-            "model": model_name(here.model),
-            "treebank": here.corpus.bank.name,
-            "sentences": len(here.rows),
-            "tokens": here.n_tokens,
-            "labels": here.corpus.labels,
+            "model": model_name(setting.model),
+            "treebank": setting.corpus.bank.name,
+            "sentences": len(setting.rows),
+            "tokens": setting.n_tokens,
+            "labels": setting.corpus.labels,
             "rows": rows,
             "ratios": ratios,
             "extra_mib_collect_to_usual": extra["collect"] / extra["usual"],
@@ -218,34 +218,34 @@ def main(config: Config) -> None:
     )
 
 
-def time_all(here: Setting) -> dict[str, Timing]:
+def time_all(setting: Setting) -> dict[str, Timing]:
     """All ways in the same rounds; the usual way in its two parts, on samples."""
-    peers, ready = here.peers, [here.collection() for _ in range(here.config.rounds + 1)]
-    x, tags = peers.usual(here.sample)
+    peers, ready = setting.peers, [setting.collection() for _ in range(setting.config.rounds + 1)]
+    x, tags = peers.usual(setting.sample)
     n_words = int((peers.codes >= 0).sum())
     # a correlation's cost depends on the number of words: the sample's rows are repeated up to it
-    pairs = peers.pairs(here.config.usual_pairs)
+    pairs = peers.pairs(setting.config.usual_pairs)
     units, columns = np.unique(pairs[:, 0], return_inverse=True)
     long_x = np.resize(x[:, units], (n_words, len(units)))
     long_tags = np.resize(tags, n_words)
     own_columns = np.stack([columns.ravel(), pairs[:, 1]], 1)
     del x
-    _ = here.fresh, here.own_layers
+    _ = setting.fresh, setting.own_layers
     ways: dict[str, Callable[[], object]] = {
-        "bare": lambda: here.run(here.fresh),
-        "layers": lambda: here.run(here.own_layers),
+        "bare": lambda: setting.run(setting.fresh),
+        "layers": lambda: setting.run(setting.own_layers),
         "pass": lambda: ready.pop().read(False),
-        "collect": here.collect,
-        "neurons": partial(here.collect, ("neuron",)),
-        "bridge": here.bridge,
-        "align": here.align,
+        "collect": setting.collect,
+        "neurons": partial(setting.collect, ("neuron",)),
+        "bridge": setting.bridge,
+        "align": setting.align,
         "copied": peers.copied,
         **({"nnsight": peers.nnsight} if has_nnsight() else {}),
-        "usual": lambda: peers.usual(here.sample),
-        "filtered": lambda: peers.usual(here.sample, filtered=True),
+        "usual": lambda: peers.usual(setting.sample),
+        "filtered": lambda: peers.usual(setting.sample, filtered=True),
         "correlations": lambda: _corrcoefs(long_x, long_tags, own_columns),
     }
-    return interleaved(ways, here.config.rounds)
+    return interleaved(ways, setting.config.rounds)
 
 
 def _corrcoefs(x: np.ndarray, tags: np.ndarray, pairs: np.ndarray) -> None:
@@ -255,13 +255,13 @@ def _corrcoefs(x: np.ndarray, tags: np.ndarray, pairs: np.ndarray) -> None:
 
 
 def table(
-    here: Setting, timings: dict[str, Timing], peaks: dict[str, dict[str, float]]
+    setting: Setting, timings: dict[str, Timing], peaks: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
     """The rows: seconds, tokens per second and memory of each way, the usual one scaled up."""
-    n_columns, codes = here.peers.n_columns, here.peers.codes
+    n_columns, codes = setting.peers.n_columns, setting.peers.codes
     shares = {
-        "sentences": len(here.sample) / len(here.rows),
-        "pairs": here.config.usual_pairs / (n_columns * len(here.corpus.labels)),
+        "sentences": len(setting.sample) / len(setting.rows),
+        "pairs": setting.config.usual_pairs / (n_columns * len(setting.corpus.labels)),
     }
     rows: dict[str, dict[str, Any]] = {name: t.row() for name, t in timings.items()}
     one_by_one = rows.pop("correlations")
@@ -276,10 +276,10 @@ def table(
             "activations_cpu_seconds_measured": passes["cpu_seconds"],
             "correlations_cpu_seconds_measured": one_by_one["cpu_seconds"],
         }
-    left_out = (codes >= 0) & ~np.isin(here.corpus.alignment.row, here.sample)
+    left_out = (codes >= 0) & ~np.isin(setting.corpus.alignment.row, setting.sample)
     kept_mib = 4 * int(left_out.sum()) * n_columns / 2**20
     for name, row in rows.items():
-        row["tokens_per_cpu_second"] = here.n_tokens / row["cpu_seconds"]
+        row["tokens_per_cpu_second"] = setting.n_tokens / row["cpu_seconds"]
         if name in peaks:
             row |= {**peaks[name], "peak_mib_measured": peaks[name]["peak_mib"]}
             row["peak_mib"] += kept_mib if name in EXTRAPOLATED else 0
@@ -288,18 +288,18 @@ def table(
 
 
 def report(
-    here: Setting,
+    setting: Setting,
     rows: dict[str, dict[str, Any]],
     ratios: dict[str, dict[str, float]],
     extra: dict[str, float],
     difference: float,
 ) -> None:
-    corpus, config = here.corpus, here.config
+    corpus, config = setting.corpus, setting.config
     shares = rows["usual"]["extrapolated_from"]
     bare, layers = rows["bare"]["cpu_seconds"], rows["layers"]["cpu_seconds"]
     show(
-        f"{model_name(here.model)} on {corpus.bank.name}: {len(here.rows):,} sentences, "
-        f"{here.n_tokens:,} tokens; one thread, fastest of {config.rounds} rounds",
+        f"{model_name(setting.model)} on {corpus.bank.name}: {len(setting.rows):,} sentences, "
+        f"{setting.n_tokens:,} tokens; one thread, fastest of {config.rounds} rounds",
         (
             "way",
             "CPU s",
@@ -327,7 +327,7 @@ def report(
         ],
     )
     print(
-        f"usual and filtered: EXTRAPOLATED from {len(here.sample)} sentences ({shares['sentences']:.2%}) "
+        f"usual and filtered: EXTRAPOLATED from {len(setting.sample)} sentences ({shares['sentences']:.2%}) "
         f"and {config.usual_pairs:,} of the (unit, tag) pairs ({shares['pairs']:.2%}); "
         "their memory: the sample's plus the rows left out"
     )
@@ -356,13 +356,13 @@ def check(config: Config) -> float:
     """
     bank = gl.load_treebank()["train"]
     few = gl.Treebank(f"{bank.name}, first sentences", bank.sentences[: config.check_sentences])
-    here = Setting(config, few)
-    pairs = here.peers.pairs(config.usual_pairs)
-    theirs = correlations(*here.peers.usual(here.rows), pairs)
-    found = here.collect()
-    scores = [gl.score(found[site], "correlation").values for site in SITES]
-    ours = np.concatenate([s.reshape(len(here.corpus.labels), -1) for s in scores], axis=1)
-    difference = float(np.abs(theirs - ours[pairs[:, 1], pairs[:, 0]]).max())
+    setting = Setting(config, few)
+    pairs = setting.peers.pairs(config.usual_pairs)
+    expected = correlations(*setting.peers.usual(setting.rows), pairs)
+    evidence = setting.collect()
+    scores = [gl.score(evidence[site], "correlation").values for site in SITES]
+    measured = np.concatenate([s.reshape(len(setting.corpus.labels), -1) for s in scores], axis=1)
+    difference = float(np.abs(expected - measured[pairs[:, 1], pairs[:, 0]]).max())
     if not difference <= SAME:
         raise SystemExit(f"error: the correlations differ by {difference:.1e}, allowed {SAME:g}")
     return difference
@@ -385,12 +385,12 @@ def _alone() -> list[str]:
     return [name for name in _SINGLE if name != "nnsight" or has_nnsight()]
 
 
-def memory(here: Setting, name: str) -> dict[str, float]:
+def memory(setting: Setting, name: str) -> dict[str, float]:
     """Resident memory of this process with everything loaded, and at most during one pass, in MiB."""
-    _ = here.fresh, here.own_layers
+    _ = setting.fresh, setting.own_layers
     forget_peak()
     loaded = peak_memory()
-    _SINGLE[name](here)
+    _SINGLE[name](setting)
     return {"loaded_mib": loaded, "peak_mib": peak_memory()}
 
 

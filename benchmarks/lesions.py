@@ -78,10 +78,10 @@ class Setting:
         codes = self.corpus.read("next")
         self.codes = np.where(self.lexicon.prior[codes] > 0, codes, -1)
         moments = gl.collect(self.model, train, show_progress=False)["neuron"]
-        found = gl.attribute(
+        attributions = gl.attribute(
             self.model, train, moments=moments, lexicon=self.lexicon, show_progress=False
         )
-        evidence = Evidence(moments, attribution=found)
+        evidence = Evidence(moments, attribution=attributions)
         keys = gl.select(gl.score(evidence, "attribution_contrast"), config.k)
         keys = keys.only([tag for tag in LESION_TAGS if tag in keys])
         studied = [self.lexicon.labels.index(tag) for tag in keys]
@@ -147,20 +147,20 @@ def main(config: Config) -> None:
     """Checks that both ways agree, times them, prints and writes."""
     positive(config, "k", "sentences", "rounds")
     one_thread()
-    here = Setting(config)
-    got = here.battery().tag_loss
-    difference = float(np.nanmax(np.abs(got - here.in_turn(lean=False))))
+    setting = Setting(config)
+    got = setting.battery().tag_loss
+    difference = float(np.nanmax(np.abs(got - setting.in_turn(lean=False))))
     if not difference <= SAME:
         raise SystemExit(f"error: the losses differ by {difference:.1e}, allowed {SAME:g}")
     ways = {
-        "clean": here.clean,
-        "battery": here.battery,
-        "naive": lambda: here.in_turn(lean=False),
-        "lean": lambda: here.in_turn(lean=True),
+        "clean": setting.clean,
+        "battery": setting.battery,
+        "naive": lambda: setting.in_turn(lean=False),
+        "lean": lambda: setting.in_turn(lean=True),
     }
     timings = interleaved(ways, config.rounds)
     rows = {name: timing.row() for name, timing in timings.items()}
-    n = len(here.conditions) + 1
+    n = len(setting.conditions) + 1
     clean = rows["clean"]["cpu_seconds"]
     for name, row in rows.items():
         row["conditions"] = 1 if name == "clean" else n
@@ -169,7 +169,7 @@ def main(config: Config) -> None:
         way: rows[way]["cpu_seconds"] / rows["battery"]["cpu_seconds"] for way in ("naive", "lean")
     }
     show(
-        f"{model_name(here.model)} on {len(here.corpus.bank)} sentences of {here.corpus.bank.name}, "
+        f"{model_name(setting.model)} on {len(setting.corpus.bank)} sentences of {setting.corpus.bank.name}, "
         f"{n - 1} lesions of {config.k} neurons; one thread, fastest of {config.rounds} rounds",
         ("way", "conditions", "CPU s", "slowest", "wall s", "clean passes per condition"),
         [
@@ -197,10 +197,10 @@ def main(config: Config) -> None:
             "config": asdict(config),
             "machine": machine(),
             "versions": library_versions(),
-            "model": model_name(here.model),
-            "treebank": here.corpus.bank.name,
-            "sentences": len(here.corpus.bank),
-            "tokens": here.alignment.n_tokens,
+            "model": model_name(setting.model),
+            "treebank": setting.corpus.bank.name,
+            "sentences": len(setting.corpus.bank),
+            "tokens": setting.alignment.n_tokens,
             "rows": rows,
             "times_faster_than": faster,
             "largest_difference_of_losses": difference,

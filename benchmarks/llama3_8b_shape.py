@@ -157,13 +157,13 @@ class Setting:
     def __init__(self, config: Config) -> None:
         self.config, self.device = config, torch.device(config.device)
         self.model, self.own_model = make_models(config)
-        found = fast_path(self.model)
-        if found is None:
+        fast = fast_path(self.model)
+        if fast is None:
             print(
                 "the bare layers do not agree with the bridge: everything goes through the bridge"
             )
-        self.has_layers = found is not None
-        self.own_layers: Any = self.own_model.model if found is None else found.body
+        self.has_layers = fast is not None
+        self.own_layers: Any = self.own_model.model if fast is None else fast.body
         self.collection: Collection | None = None
         bank = read_source(config.treebank, "upos").head(config.sentences, seed=0)
         self.corpus = readable(self.model, bank)
@@ -329,39 +329,40 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
-def check(here: Setting) -> dict[str, float]:
+def check(setting: Setting) -> dict[str, float]:
     """Largest differences of some neurons' moments from two passes in float64."""
-    layers = sorted({0, here.config.layers // 2, here.config.layers - 1})
-    units = np.linspace(0, here.config.d_mlp - 1, CHECKED).astype(int)
-    x, fires = _taken(here, layers, units)
-    plain, ours = here.plain(), here.collect()
-    wanted = here.codes >= 0
+    layers = sorted({0, setting.config.layers // 2, setting.config.layers - 1})
+    units = np.linspace(0, setting.config.d_mlp - 1, CHECKED).astype(int)
+    x, fires = _taken(setting, layers, units)
+    plain, collected = setting.plain(), setting.collect()
+    wanted = setting.codes >= 0
     # of all words together: the few words of a rare tag may be equal
-    sd = np.sqrt(ours.pooled()[1] / ours.n_words) + 1e-30
+    sd = np.sqrt(collected.pooled()[1] / collected.n_words) + 1e-30
     rows = np.array(layers)[:, None]
     near = sd[rows, units]
     worst = {"mean_in_sd": 0.0, "m2_relative": 0.0, "fired": 0.0}
-    for label in range(len(here.corpus.labels)):
-        mine = wanted & (here.codes == label)
+    for label in range(len(setting.corpus.labels)):
+        of_label = wanted & (setting.codes == label)
         at = (label, rows, units)
-        mean = x[mine].mean(0)
-        m2 = ((x[mine] - mean) ** 2).sum(0)
-        found = {
-            "mean_in_sd": np.abs(ours.mean[at] - mean) / near,
-            "m2_relative": np.abs(ours.m2[at] - m2) / np.maximum(m2, mine.sum() * near**2 / 100),
-            "fired": np.abs(ours.fired[at] - fires[mine].sum(0)),
+        mean = x[of_label].mean(0)
+        m2 = ((x[of_label] - mean) ** 2).sum(0)
+        measured = {
+            "mean_in_sd": np.abs(collected.mean[at] - mean) / near,
+            "m2_relative": np.abs(collected.m2[at] - m2)
+            / np.maximum(m2, of_label.sum() * near**2 / 100),
+            "fired": np.abs(collected.fired[at] - fires[of_label].sum(0)),
         }
-        worst = {name: max(worst[name], float(value.max())) for name, value in found.items()}
-    worst["plain_mean_in_sd"] = float((np.abs(ours.mean - plain.mean) / sd).max())
+        worst = {name: max(worst[name], float(value.max())) for name, value in measured.items()}
+    worst["plain_mean_in_sd"] = float((np.abs(collected.mean - plain.mean) / sd).max())
     return worst
 
 
 @torch.no_grad()
-def _taken(here: Setting, layers: list[int], units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _taken(setting: Setting, layers: list[int], units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Activations [word, layer, unit] of Hugging Face's own model, and whether the gate is positive."""
-    shape = (len(here.codes), len(layers), len(units))
+    shape = (len(setting.codes), len(layers), len(units))
     x, fires = np.zeros(shape), np.zeros(shape, bool)
-    chosen = torch.from_numpy(units).to(here.device)
+    chosen = torch.from_numpy(units).to(setting.device)
     words, at = np.zeros(0, int), torch.zeros(0, dtype=torch.int64)
 
     def rows(values: torch.Tensor) -> np.ndarray:
@@ -375,16 +376,16 @@ def _taken(here: Setting, layers: list[int], units: np.ndarray) -> tuple[np.ndar
 
     with ExitStack() as stack:
         for i, layer in enumerate(layers):
-            mlp = here.own_model.model.layers[layer].mlp
+            mlp = setting.own_model.model.layers[layer].mlp
             for handle in (
                 mlp.down_proj.register_forward_pre_hook(lambda _m, args, i=i: activation(i, args)),
                 mlp.gate_proj.register_forward_hook(lambda _m, _a, out, i=i: gate(i, out)),
             ):
                 stack.callback(handle.remove)
-        for batch in here.batches:
-            words, where = batch.locate(here.alignment, POSITION, here.codes >= 0)
-            at = torch.from_numpy(where).to(here.device)
-            here.own_model.model(batch.token_ids.to(here.device), use_cache=False)
+        for batch in setting.batches:
+            words, where = batch.locate(setting.alignment, POSITION, setting.codes >= 0)
+            at = torch.from_numpy(where).to(setting.device)
+            setting.own_model.model(batch.token_ids.to(setting.device), use_cache=False)
     return x, fires
 
 
@@ -395,14 +396,14 @@ def ratios_of(timings: dict[str, Timing], n_conditions: int) -> dict[str, dict[s
         *(("pass", "bare"), ("plan", "layers"), ("found", "layers"), ("plain", "layers")),
         *(("plain", "collect"), ("features", "layers"), ("opening", "layers"), ("own", "head")),
     ]
-    found = {
+    ratios = {
         f"{a} / {b}": compare(timings[a], timings[b], "wall") for a, b in pairs if b in timings
     }
     for clean in ("clean", "clean all"):
         if clean in timings:
             whole = compare(timings["battery"], timings[clean], "wall")
-            found[f"a lesion / {clean}"] = {k: v / n_conditions for k, v in whole.items()}
-    return found
+            ratios[f"a lesion / {clean}"] = {k: v / n_conditions for k, v in whole.items()}
+    return ratios
 
 
 def main(config: Config) -> None:
@@ -410,35 +411,35 @@ def main(config: Config) -> None:
     names = ("layers", "sentences", "lesion_sentences", "lesions", "k", "rounds", "slow_rounds")
     positive(config, *names)
     begin = time.monotonic()
-    here = Setting(config)
-    clock = Clock(here.device, begin + 60 * config.minutes)
-    worst = check(here)
+    setting = Setting(config)
+    clock = Clock(setting.device, begin + 60 * config.minutes)
+    worst = check(setting)
     print(f"moments of {CHECKED} neurons in three layers: largest differences {worst}")
     timings: dict[str, Timing] = {}
-    for group, ways in here.groups().items():
+    for group, ways in setting.groups().items():
         if timings and time.monotonic() > clock.until:
             print(f"{group}: not measured, {config.minutes:g} minutes were over")
             continue
         most = config.rounds if group == "moments" else config.slow_rounds
         timings |= clock.rounds(ways, most)
-        write(here, timings, clock, worst, time.monotonic() - begin)
-    report(here, timings, clock)
+        write(setting, timings, clock, worst, time.monotonic() - begin)
+    report(setting, timings, clock)
     if max(worst["mean_in_sd"], worst["m2_relative"], worst["plain_mean_in_sd"]) > SAME:
         raise SystemExit(f"error: the moments differ by more than {SAME:g}: {worst}")
 
 
-def n_tokens(here: Setting, way: str) -> int:
+def n_tokens(setting: Setting, way: str) -> int:
     """Tokens of one pass."""
     lesions = way in ("clean", "clean all", "battery")
-    return sum(batch.n_tokens for batch in (here.few_batches if lesions else here.batches))
+    return sum(batch.n_tokens for batch in (setting.few_batches if lesions else setting.batches))
 
 
 def write(
-    here: Setting, timings: dict[str, Timing], clock: Clock, worst: dict[str, float], took: float
+    setting: Setting, timings: dict[str, Timing], clock: Clock, worst: dict[str, float], took: float
 ) -> None:
-    config = here.config
-    like = torch.zeros(1, 1, dtype=getattr(torch, config.dtype), device=here.device)
-    gpu = torch.cuda.get_device_name(here.device) if here.device.type == "cuda" else None
+    config = setting.config
+    like = torch.zeros(1, 1, dtype=getattr(torch, config.dtype), device=setting.device)
+    gpu = torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else None
     make_folder(config.out.parent)
     write_json(
         config.out,
@@ -448,32 +449,32 @@ def write(
             "machine": {**machine(), "gpu": gpu},
             "versions": library_versions(),
             "reduction": type(moments_module.reduction_for(like)).__name__,
-            "treebank": here.corpus.bank.name,
-            "sentences": len(here.corpus.bank),
+            "treebank": setting.corpus.bank.name,
+            "sentences": len(setting.corpus.bank),
             "rows": {
                 name: {
                     "wall_seconds": min(t.wall),
                     "wall_seconds_slowest": max(t.wall),
                     "rounds": len(t.wall),
-                    "tokens": n_tokens(here, name),
+                    "tokens": n_tokens(setting, name),
                     "peak_gpu_gib": clock.peak.get(name),
                 }
                 for name, t in timings.items()
             },
-            "ratios": ratios_of(timings, len(here.conditions) + 1),
+            "ratios": ratios_of(timings, len(setting.conditions) + 1),
             "goals": GOALS,
-            "bare_layers_agree": here.has_layers,
+            "bare_layers_agree": setting.has_layers,
             "largest_differences": worst,
             "seconds_in_all": took,
         },
     )
 
 
-def report(here: Setting, timings: dict[str, Timing], clock: Clock) -> None:
-    config = here.config
+def report(setting: Setting, timings: dict[str, Timing], clock: Clock) -> None:
+    config = setting.config
     show(
         f"{config.layers} layers, d_model {config.d_model}, d_mlp {config.d_mlp}, {config.dtype}, on "
-        f"{config.device}; {len(here.corpus.bank):,} sentences of {here.corpus.bank.name}",
+        f"{config.device}; {len(setting.corpus.bank):,} sentences of {setting.corpus.bank.name}",
         ("way", "rounds", "wall s", "slowest", "tokens", "tokens/s", "peak GPU GiB"),
         [
             (
@@ -481,19 +482,19 @@ def report(here: Setting, timings: dict[str, Timing], clock: Clock) -> None:
                 str(len(t.wall)),
                 f"{min(t.wall):.3f}",
                 f"{max(t.wall):.3f}",
-                "" if name in UNREAD else f"{n_tokens(here, name):,}",
-                "" if name in UNREAD else f"{n_tokens(here, name) / min(t.wall):,.0f}",
+                "" if name in UNREAD else f"{n_tokens(setting, name):,}",
+                "" if name in UNREAD else f"{n_tokens(setting, name) / min(t.wall):,.0f}",
                 f"{clock.peak[name]:.1f}" if name in clock.peak else "",
             )
             for name, t in timings.items()
         ],
     )
-    for name, of in ratios_of(timings, len(here.conditions) + 1).items():
+    for name, of in ratios_of(timings, len(setting.conditions) + 1).items():
         ratio, goal = of["ratio"], GOALS.get(name)
         line = f"{name}: {ratio:.3f}" if goal is None else target(name, ratio, goal)
         spread = f"round by round {of['median']:.3f} ({of['lowest']:.3f} to {of['highest']:.3f})"
         print(f"{line}; {spread}")
-    print(f"a lesion: of {len(here.conditions)} and the intact model, each {config.k} neurons")
+    print(f"a lesion: of {len(setting.conditions)} and the intact model, each {config.k} neurons")
 
 
 if __name__ == "__main__":

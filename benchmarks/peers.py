@@ -59,7 +59,7 @@ class Peers:
         """Activations [word, column] and tags [word] by `run_with_cache`, one sentence at a time."""
         alignment, layers = self.corpus.alignment, range(self.model.cfg.n_layers)
         names = [hook_name(self.model, site, layer) for site in SITES for layer in layers]
-        kept, tags = [], []
+        activations, tags = [], []
         for row in rows:
             ids = torch.from_numpy(alignment.token_ids[row])[None]
             with torch.no_grad():
@@ -67,19 +67,19 @@ class Peers:
             start, end = alignment.row_start[row : row + 2]
             words = np.arange(start, end)[self.codes[start:end] >= 0]
             where = alignment.time(POSITION)[words]
-            kept.append(np.concatenate([cache[x][0].numpy()[where] for x in names], axis=1))
+            activations.append(np.concatenate([cache[x][0].numpy()[where] for x in names], axis=1))
             tags.append(self.codes[words])
-        return np.concatenate(kept), np.concatenate(tags)
+        return np.concatenate(activations), np.concatenate(tags)
 
     @torch.no_grad()
     def copied(self) -> tuple[np.ndarray, np.ndarray]:
         """Means and variances [tag, column] of rows that PyTorch's hooks copied to the host."""
-        layers, kept, tags = self._layers, [], []
+        layers, activations, tags = self._layers, [], []
         at = torch.zeros(0, dtype=torch.int64)
-        here: dict[int, np.ndarray] = {}
+        by_layer: dict[int, np.ndarray] = {}
 
         def look(place: int, x: torch.Tensor) -> None:
-            here[place] = x.flatten(0, 1)[at].float().cpu().numpy()
+            by_layer[place] = x.flatten(0, 1)[at].float().cpu().numpy()
 
         handles = [
             layer.mlp.down_proj.register_forward_pre_hook(lambda _m, args, i=i: look(i, args[0]))
@@ -94,13 +94,13 @@ class Peers:
                 words, where = batch.locate(self.corpus.alignment, POSITION, self.codes >= 0)
                 at = torch.from_numpy(where)
                 self.body(batch.token_ids, use_cache=False)
-                kept.append(np.concatenate([here[i] for i in sorted(here)], axis=1))
+                activations.append(np.concatenate([by_layer[i] for i in sorted(by_layer)], axis=1))
                 tags.append(self.codes[words])
         finally:
             for handle in handles:
                 handle.remove()
-        x, tag = np.concatenate(kept), np.concatenate(tags)
-        kept.clear()
+        x, tag = np.concatenate(activations), np.concatenate(tags)
+        activations.clear()
         hot = np.eye(len(self.corpus.labels), dtype=np.float32)[tag]
         size = hot.sum(0)[:, None]
         mean = hot.T @ x / size

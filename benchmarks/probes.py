@@ -129,48 +129,48 @@ def main(config: Config) -> None:
     """Checks that both ways agree, times them, prints and writes."""
     positive(config, "rounds")
     one_thread()
-    here = Setting(config)
-    right = {which: (here.naive(which), here.quick(which)) for which in here.sets}
+    setting = Setting(config)
+    right = {which: (setting.naive(which), setting.quick(which)) for which in setting.sets}
     difference = max(abs(a - b) for a, b in right.values())
     if not difference <= SAME:
         raise SystemExit(f"error: accuracies differ by {difference:.4f}, allowed {SAME:g}")
     ways: dict[str, Callable[[], object]] = {
-        "standardise": partial(standardise, here.train, here.fresh)
+        "standardise": partial(standardise, setting.train, setting.fresh)
     }
-    for which in here.sets:
+    for which in setting.sets:
         name = " ".join(map(str, which))
-        ways |= {f"naive {name}": partial(here.naive, which)}
-        ways |= {f"fit {name}": partial(here.quick, which)}
+        ways |= {f"naive {name}": partial(setting.naive, which)}
+        ways |= {f"fit {name}": partial(setting.quick, which)}
     rows = {name: timing.row() for name, timing in interleaved(ways, config.rounds).items()}
     lines, table = [], []
     for which, (naive_accuracy, accuracy) in right.items():
         name = " ".join(map(str, which))
         naive, quick = (rows[f"{way} {name}"]["cpu_seconds"] for way in ("naive", "fit"))
-        line = {"score": which[0], "k": which[1], "columns": len(here.columns[which])}
+        line = {"score": which[0], "k": which[1], "columns": len(setting.columns[which])}
         line |= {"naive_cpu_seconds": naive, "fit_cpu_seconds": quick, "ratio": naive / quick}
         line |= {"naive_accuracy": naive_accuracy, "accuracy": accuracy}
         lines.append(line)
         table.append(
             (
-                *(which[0], str(which[1]), str(len(here.columns[which]))),
+                *(which[0], str(which[1]), str(len(setting.columns[which]))),
                 *(f"{naive:.2f}", f"{quick:.2f}", f"{naive / quick:.1f}"),
                 *(f"{naive_accuracy:.4f}", f"{accuracy:.4f}"),
             )
         )
     show(
-        f"{model_name(here.model)}, {len(here.classes):,} training and {len(here.gold):,} fresh words; "
+        f"{model_name(setting.model)}, {len(setting.classes):,} training and {len(setting.gold):,} fresh words; "
         f"one thread, fastest of {config.rounds} rounds",
         ("score", "k", "columns", "naive CPU s", "fit CPU s", "ratio", "naive right", "right"),
         table,
     )
     once = rows["standardise"]["cpu_seconds"]
     totals = {}
-    for most in sorted({10, 20, max(here.ks)}):
+    for most in sorted({10, 20, max(setting.ks)}):
         some = [line for line in lines if line["k"] <= most]
         quick = sum(line["fit_cpu_seconds"] for line in some)
         totals[most] = sum(line["naive_cpu_seconds"] for line in some) / max(quick, 1e-9)
         print(f"naive / fit, all probes up to k = {most}: {totals[most]:.2f}")
-    print(f"standardising {here.train.shape[1]:,} units once: {once:.2f} s")
+    print(f"standardising {setting.train.shape[1]:,} units once: {once:.2f} s")
     print(f"same answers: accuracies differ by {difference:.4f} at most (allowed {SAME:g})")
     make_folder(config.out.parent)
     write_json(
@@ -180,7 +180,7 @@ def main(config: Config) -> None:
             "config": asdict(config),
             "machine": machine(),
             "versions": library_versions(),
-            "model": model_name(here.model),
+            "model": model_name(setting.model),
             "rows": rows,
             "probes": lines,
             "standardise_cpu_seconds": once,

@@ -226,8 +226,8 @@ def _course(
 def _examples(rng: np.random.Generator, keys: KeyNeurons) -> Examples:
     """Five top and five bottom sentences of 25 tokens for the first key neurons of every label."""
     first = dict.fromkeys(at for label in keys for at in keys[label].top(WITH_EXAMPLES))
-    found = {at: _neuron(rng, *at, keys) for at in first}
-    return Examples(found, keys.origin)
+    by_neuron = {at: _neuron(rng, *at, keys) for at in first}
+    return Examples(by_neuron, keys.origin)
 
 
 def _neuron(rng: np.random.Generator, layer: int, index: int, keys: KeyNeurons) -> NeuronExamples:

@@ -14,5 +14,5 @@ def readable(model: Model, bank: gl.Treebank) -> Corpus:
     corpus = prepare(model, bank, labels=bank.require_label("upos")[0])
     codes = corpus.read(POSITION)
     counts = np.bincount(codes[codes >= 0], minlength=len(corpus.labels))
-    kept = [label for label, n in zip(corpus.labels, counts, strict=True) if n >= 2]
-    return prepare(model, bank, labels=kept)
+    frequent = [label for label, n in zip(corpus.labels, counts, strict=True) if n >= 2]
+    return prepare(model, bank, labels=frequent)

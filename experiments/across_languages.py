@@ -95,9 +95,9 @@ def main(config: Config) -> pd.DataFrame:
         name = model_name(model)
         depth_bins(model.cfg.n_layers, config.bins)  # too many bins end it here
         models.append(describe(model))
-        found = {bank: choose(model, banks[bank], tags, config) for bank in banks}
-        agreements.append(named(pairwise_agreement(found), model=name))
-        for bank, c in found.items():
+        choices = {bank: choose(model, banks[bank], tags, config) for bank in banks}
+        agreements.append(named(pairwise_agreement(choices), model=name))
+        for bank, c in choices.items():
             depth = depth_profile(c.scores, c.whole.keys, config.bins)
             depths.append(named(depth, model=name, treebank=bank))
             counts = pd.DataFrame([c.scores.count], columns=pd.Index(tags))

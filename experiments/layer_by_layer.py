@@ -93,20 +93,20 @@ def main(config: Config) -> pd.DataFrame:
 
     rows, studies = [], []
     for layer in range(keys.n_layers):
-        here = keys.in_layer(layer)
-        probe = gl.probe(model, train, fresh, here, position=config.position, seed=config.seed)
+        in_layer = keys.in_layer(layer)
+        probe = gl.probe(model, train, fresh, in_layer, position=config.position, seed=config.seed)
         study = gl.lesion_study(
             model,
             few,
-            here,
+            in_layer,
             lexicon=lexicon,
             labels=listed(config.cut) or None,
             value=config.lesion,
             shams=config.shams,
             seed=config.seed,
         )
-        mine = selectivity[selectivity.layer == layer]
-        best = mine.loc[mine.best_score.abs().idxmax()]
+        of_layer = selectivity[selectivity.layer == layer]
+        best = of_layer.loc[of_layer.best_score.abs().idxmax()]
         rows.append(layer_row(layer, best, probe, study))
         studies.append(study)
         print(in_words(rows[-1]), flush=True)

@@ -78,8 +78,8 @@ def main(config: Config) -> pd.DataFrame:
     # the neurons to cut, chosen at the token before the word
     evidence = gl.collect(model, train, position="next").evidence()
     if SCORES[config.score].needs == "attribution":
-        found = gl.attribute(model, train, moments=evidence.moments)
-        evidence = replace(evidence, attribution=found)
+        attributions = gl.attribute(model, train, moments=evidence.moments)
+        evidence = replace(evidence, attribution=attributions)
     keys = gl.select(gl.score(evidence, config.score), config.k).only(listed(config.cut))
     assert keys.units is not None
     output = keys.units.mean_abs * output_norms(model)

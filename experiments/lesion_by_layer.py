@@ -109,12 +109,12 @@ def main(config: Config) -> pd.DataFrame:
     if config.score in SCORES and SCORES[config.score].needs == "attribution":
         made = gl.attribute(model, train, moments=evidence.moments, lexicon=lexicon)
         evidence = replace(evidence, attribution=made)
-    found = gl.select(gl.score(evidence, config.score), config.k)
+    chosen = gl.select(gl.score(evidence, config.score), config.k)
     labels = listed(config.cut) or None
-    battery, cut, _ = ready(model, fresh, found, lexicon, labels, None, config.seed, None, True)
+    battery, cut, _ = ready(model, fresh, chosen, lexicon, labels, None, config.seed, None, True)
     battery = replace(battery, codes=battery.studied)
 
-    keys = found.only(cut)
+    keys = chosen.only(cut)
     rng = np.random.default_rng(config.seed)
     assert keys.units is not None
     output = keys.units.mean_abs * output_norms(model)
@@ -125,9 +125,9 @@ def main(config: Config) -> pd.DataFrame:
         spans = label_directions(collected["resid_post"], cut, layer, config.shams, rng)
         conditions = lesions_of(layer, [keys, *shams], spans)
         outcomes = battery.run(conditions, what=f"layer {layer} of {keys.n_layers}")
-        here = keys.in_layer(layer)
-        lesions.append(lesions_of_layer(layer, outcomes, here, len(spans[0])))
-        rows.append(lesion_row(layer, outcomes, here, output, lesions[-1]))
+        in_layer = keys.in_layer(layer)
+        lesions.append(lesions_of_layer(layer, outcomes, in_layer, len(spans[0])))
+        rows.append(lesion_row(layer, outcomes, in_layer, output, lesions[-1]))
         print(in_words(rows[-1]), flush=True)
 
     layers = pd.DataFrame(rows)

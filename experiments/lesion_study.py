@@ -163,11 +163,11 @@ class Config:
             raise GrammarLensError(f"doses is {self.doses!r}, expected numbers by commas") from None
         values = [replace(main, value=x) for x in listed(self.values)]
         places = [replace(main, where=x) for x in listed(self.other_where)]
-        found = [main, *values, *doses, *places]
-        for ablation in found:
+        ablations = [main, *values, *doses, *places]
+        for ablation in ablations:
             require_one_of("value", ablation.value, VALUES)
             require_one_of("where", ablation.where, WHERE)
-        return found
+        return ablations
 
     @property
     def sources(self) -> dict[str, str]:
@@ -215,29 +215,29 @@ def main(config: Config) -> pd.DataFrame:
     record = opened(bench)
     evidence = gathered(bench)
     keys = {name: gl.select(gl.score(evidence, name), config.k) for name in listed(config.scores)}
-    found: dict[str, dict[str, Found]] = {score: {} for score in keys}
+    results: dict[str, dict[str, Found]] = {score: {} for score in keys}
     parts = [(score, part) for score in keys for part in config.parts]
     for number, (score, part) in enumerate(parts, 1):
-        told = f"part {number} of {len(parts)}: {score}, {part}"
+        description = f"part {number} of {len(parts)}: {score}, {part}"
         folder = config.out / score / part
         if (folder / RESULT).is_file():
-            print(f"{told} (done before)", flush=True)
+            print(f"{description} (done before)", flush=True)
         else:
-            print(told, flush=True)
+            print(description, flush=True)
             make_folder(folder)
             start = time.perf_counter()
             measure(bench, part, keys[score], evidence, folder)
             record["seconds"][f"{score}/{part}"] = round(time.perf_counter() - start, 1)
             write_json(config.out / "run.json", record)
         read = {CALIBRATION: read_calibration, REDUNDANCY: read_redundancy}.get(part, read_study)
-        found[score][part] = read(read_json(folder / RESULT))
+        results[score][part] = read(read_json(folder / RESULT))
 
-    tables = made_tables(found)
+    tables = made_tables(results)
     tables["key_neurons"] = pd.concat([k.to_frame().assign(by=by) for by, k in keys.items()])
     for name, table in tables.items():
         write_text(config.out / f"{name}.csv", table.to_csv(index=False))
-    write_text(config.out / "verdicts.md", verdict_table(found))
-    write_text(config.out / f"{NAME}.html", page_of_studies(NAME, found))
+    write_text(config.out / "verdicts.md", verdict_table(results))
+    write_text(config.out / f"{NAME}.html", page_of_studies(NAME, results))
     write_json(config.out / "run.json", {**record, "finished": True})
     print(f"{time.perf_counter() - begin:.0f} s; figures and numbers in {config.out}")
     return tables["studies"]
@@ -260,8 +260,8 @@ def loaded(config: Config) -> Bench:
             fresh[CHECK] = fresh_corpus(model, corpus.bank, train, config.check_sentences)[0]
         print(f"{source}: {len(corpus.bank):,} sentences ({dropped:,} stand in the training data)")
     for part, corpus in fresh.items():
-        there = {train.labels[i] for i in corpus.read("next") if i >= 0}
-        cut[part] = tuple(x for x in listed(config.cut) if x in there) or None
+        present = {train.labels[i] for i in corpus.read("next") if i >= 0}
+        cut[part] = tuple(x for x in listed(config.cut) if x in present) or None
         if config.cut and len(cut[part] or ()) < 2:
             raise GrammarLensError(
                 f"{corpus.bank.name} has words of {len(cut[part] or ())} of the values to cut, "
@@ -319,8 +319,8 @@ def gathered(bench: Bench) -> Evidence:
     if not attributions.is_file():
         print("attributing", flush=True)
         words = {"moments": evidence.moments, "lexicon": bench.lexicon}
-        found = gl.attribute(bench.model, bench.train, **words, **passes)
-        save_attributions(attributions, {"attribution": found})
+        effects = gl.attribute(bench.model, bench.train, **words, **passes)
+        save_attributions(attributions, {"attribution": effects})
     return replace(evidence, attribution=read_attributions(attributions)["attribution"])
 
 
@@ -383,9 +383,9 @@ def measure(bench: Bench, part: str, keys: KeyNeurons, evidence: Evidence, folde
         shutil.rmtree(folder / "battery", ignore_errors=True)
 
 
-def made_tables(found: Mapping[str, Mapping[str, Found]]) -> dict[str, pd.DataFrame]:
+def made_tables(results: Mapping[str, Mapping[str, Found]]) -> dict[str, pd.DataFrame]:
     """Every table of the results, with score and domain as the first columns."""
-    every = {(score, part): r for score, parts in found.items() for part, r in parts.items()}
+    every = {(score, part): r for score, parts in results.items() for part, r in parts.items()}
     studies = {key: r for key, r in every.items() if isinstance(r, LesionStudy)}
     whole = {key: study for key, study in studies.items() if key[1] == MAIN}
     doses = {key: s.doses for key, s in whole.items() if s.doses is not None}

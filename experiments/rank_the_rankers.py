@@ -141,8 +141,8 @@ def disjoint_samples(whole: Corpus, config: Config) -> Iterator[Corpus]:
     order = np.random.default_rng(0).permutation(n)
     sentence = whole.alignment.sentence
     for seed in range(config.seeds):
-        mine = np.isin(sentence, order[seed * size : (seed + 1) * size])
-        yield replace(whole, classes=np.where(mine, whole.classes, -1))
+        chosen = np.isin(sentence, order[seed * size : (seed + 1) * size])
+        yield replace(whole, classes=np.where(chosen, whole.classes, -1))
 
 
 def gather(
@@ -164,13 +164,15 @@ def gather(
     if position != "next":
         return evidence
     if "attribution" in needs:
-        found = gl.attribute(model, corpus, moments=evidence.moments, lexicon=lexicon, seed=seed)
-        evidence = replace(evidence, attribution=found)
+        attributions = gl.attribute(
+            model, corpus, moments=evidence.moments, lexicon=lexicon, seed=seed
+        )
+        evidence = replace(evidence, attribution=attributions)
     if "integrated_gradients" in needs:
-        found = gl.attribute(
+        attributions = gl.attribute(
             model, corpus, kind="integrated_gradients", max_words=config.integrated_words, seed=seed
         )
-        evidence = replace(evidence, integrated_gradients=found)
+        evidence = replace(evidence, integrated_gradients=attributions)
     return evidence
 
 

@@ -149,16 +149,16 @@ def main(config: Config) -> pd.DataFrame:
         samples.append(one_sample(model, train, fresh, moments, lexicon, part))
         print(in_words({"sample": number, **{x: samples[-1].numbers[x] for x in TOLD}}), flush=True)
 
-    found = pd.DataFrame([s.numbers for s in samples])
+    numbers = pd.DataFrame([s.numbers for s in samples])
     tables = {
-        "paper": beside_the_paper(found),
+        "paper": beside_the_paper(numbers),
         "claims": claims(
-            found,
+            numbers,
             enough=config.enough,
             kept_per_layer=config.top_per_layer,
             chosen_per_layer=config.per_layer,
         ),
-        "samples": found.rename_axis("sample").reset_index(),
+        "samples": numbers.rename_axis("sample").reset_index(),
         "layers": stacked({i: s.layers for i, s in enumerate(samples)}, "sample"),
         "curve": stacked({i: s.curve for i, s in enumerate(samples)}, "sample"),
         "key_neurons": stacked({i: s.keys.to_frame() for i, s in enumerate(samples)}, "sample"),
@@ -229,7 +229,7 @@ def one_sample(
         )
     scores, keys = chosen(attribution, moments, config)
     halves = [chosen(half, moments, config)[1] for half in attribution.halves or ()]
-    kept = scores.values.mean(0).sum(1)
+    per_layer = scores.values.mean(0).sum(1)
 
     # accuracy of each layer's key neurons, and of more and more neurons of the last layer
     words = {"position": config.position, "max_train_words": config.max_train_words}
@@ -258,10 +258,10 @@ def one_sample(
     numbers = {
         "words": float(attribution.count.sum()),
         "completeness": attribution.completeness,
-        **neuron_numbers(keys, halves, kept),
+        **neuron_numbers(keys, halves, per_layer),
         **accuracy_numbers(layers, curve, keys.n_units, config.enough),
     }
-    return Sample(keys, numbers, kept / kept.sum(), layers, curve.to_frame())
+    return Sample(keys, numbers, per_layer / per_layer.sum(), layers, curve.to_frame())
 
 
 def chosen(attribution: Attribution, moments: Moments, config: Config) -> tuple[Scores, KeyNeurons]:

@@ -43,9 +43,9 @@ def require_between(
 def require_layer(layer: int, n_layers: int, model: str = "the model") -> None:
     """Raises GrammarLensError for a layer that a model does not have."""
     if not 0 <= layer < n_layers:
-        there = counted(n_layers, "layer")
+        available = counted(n_layers, "layer")
         raise GrammarLensError(
-            f"layer {layer} does not exist: {model} has {there}, numbered from 0"
+            f"layer {layer} does not exist: {model} has {available}, numbered from 0"
         )
 
 
@@ -60,9 +60,9 @@ def require_neuron(
 ) -> None:
     """Raises GrammarLensError for a neuron, or another unit, that a model does not have."""
     if not (0 <= layer < n_layers and 0 <= index < n_units):
-        there = f"{counted(n_layers, 'layer')} of {counted(n_units, noun)}"
+        available = f"{counted(n_layers, 'layer')} of {counted(n_units, noun)}"
         raise GrammarLensError(
-            f"{noun} {layer}.{index} does not exist: {model} has {there}, numbered from 0"
+            f"{noun} {layer}.{index} does not exist: {model} has {available}, numbered from 0"
         )
 
 
@@ -79,8 +79,8 @@ def expected_one_of(given: object, known: Iterable[str]) -> str:
 def nearest(given: object, known: Iterable[str]) -> str | None:
     """The known name that `given` is most likely a misspelling of, whatever its case."""
     by_lower_case = {name.casefold(): name for name in known if name}
-    found = difflib.get_close_matches(str(given).casefold(), by_lower_case, 1)
-    return by_lower_case[found[0]] if found else None
+    matches = difflib.get_close_matches(str(given).casefold(), by_lower_case, 1)
+    return by_lower_case[matches[0]] if matches else None
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:

@@ -136,8 +136,8 @@ class _Speed(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The speed of late, as rich measures it."""
-        found = speed(task.speed * self.work.each, self.work.unit) if task.speed else ""
-        return Text(found, style="dim")
+        rate = speed(task.speed * self.work.each, self.work.unit) if task.speed else ""
+        return Text(rate, style="dim")
 
 
 class _Left(ProgressColumn):

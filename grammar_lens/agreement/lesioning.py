@@ -188,7 +188,7 @@ def agreement_study(
         sham = [[under(replicate[label]) for label in keys] for replicate in replicates]
 
     shape = (len(replicates), len(keys), len(intact.paradigms))
-    found = list(real.values())
+    damage = list(real.values())
     return AgreementStudy(
         labels=keys.labels,
         paradigms=intact.paradigms,
@@ -196,9 +196,9 @@ def agreement_study(
         dose=float(dose),
         intact=intact,
         lesioned=real,
-        accuracy=_accuracy(found),
-        change=_change(found, intact),
-        good_change=np.stack([s.by_paradigm(s.good - intact.good) for s in found]),
+        accuracy=_accuracy(damage),
+        change=_change(damage, intact),
+        good_change=np.stack([s.by_paradigm(s.good - intact.good) for s in damage]),
         sham_accuracy=np.array([_accuracy(row) for row in sham]).reshape(shape),
         sham_change=np.array([_change(row, intact) for row in sham]).reshape(shape),
     )

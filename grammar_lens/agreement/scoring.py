@@ -60,8 +60,8 @@ class PairScores(Shown):
         plural = np.array([pair.number == "plural" for pair in self.pairs])
         rows = []
         for name in self.paradigms:
-            mine = of == name
-            n, n_right = int(mine.sum()), int(self.right[mine].sum())
+            of_name = of == name
+            n, n_right = int(of_name.sum()), int(self.right[of_name].sum())
             low, high = proportion_confint(n_right, n, method="wilson")
             rows.append(
                 {
@@ -70,9 +70,9 @@ class PairScores(Shown):
                     "accuracy": n_right / n,
                     "low": low,
                     "high": high,
-                    "singular": _mean(self.right[mine & ~plural]),
-                    "plural": _mean(self.right[mine & plural]),
-                    "log_odds": self.log_odds[mine].mean(),
+                    "singular": _mean(self.right[of_name & ~plural]),
+                    "plural": _mean(self.right[of_name & plural]),
+                    "log_odds": self.log_odds[of_name].mean(),
                 }
             )
         return pd.DataFrame(rows)

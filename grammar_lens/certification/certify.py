@@ -61,16 +61,16 @@ def certify(
         for i, kind in enumerate(kinds)
     ]
     begin = time.monotonic()
-    found = []
+    worlds = []
     with (
         track("certifying", len(jobs), unit="worlds", show=show_progress) as step,
         closing(_results(jobs, min(processes, len(jobs)))) as results,
     ):
         for result in results:
-            found.append(result)
+            worlds.append(result)
             step(1)
-    found.sort(key=lambda w: (KINDS.index(w.kind), w.number))
-    return Certification(tuple(found), shams, seed, processes, time.monotonic() - begin)
+    worlds.sort(key=lambda w: (KINDS.index(w.kind), w.number))
+    return Certification(tuple(worlds), shams, seed, processes, time.monotonic() - begin)
 
 
 def _check(n_worlds: int, shams: int, seed: int, processes: int) -> None:

@@ -72,7 +72,7 @@ class Measure:
 
     def to_json(self) -> dict[str, Any]:
         """`bound` is on the side that matters: upper for what must be small, else lower."""
-        found: dict[str, Any] = {
+        data: dict[str, Any] = {
             "of": self.of,
             "rate": self.rate if self.count else None,
             "bound": self.upper if self.sense == "at most" else self.lower,
@@ -82,10 +82,10 @@ class Measure:
             "count": self.count,
         }
         if self.sense:
-            found |= {"required": f"{self.sense} {self.limit:g}", "passed": self.passed}
+            data |= {"required": f"{self.sense} {self.limit:g}", "passed": self.passed}
         if self.sense == "at most":
-            found["p_above_limit"] = self.excess_p
-        return found
+            data["p_above_limit"] = self.excess_p
+        return data
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ class Certification(Shown):
         return table
 
     def _in_one_line(self) -> str:
-        told = "passed" if self.passed else "FAILED"
+        outcome = "passed" if self.passed else "FAILED"
         return (
-            f"certification {told}: {len(self.worlds)} worlds, {self.shams} shams each, "
+            f"certification {outcome}: {len(self.worlds)} worlds, {self.shams} shams each, "
             f"{self.seconds:,.0f} s"
         )
 
@@ -182,11 +182,11 @@ def _required(worlds: Iterable[WorldResult]) -> list[Measure]:
     true = _of(worlds, "true")
     costs = [cost for w in true for cost in w.costs]
     full = sum(cost >= FULL_STRENGTH for cost in costs)
-    found = sum(w.n_found for w in true)
+    n_found = sum(w.n_found for w in true)
     measures = [
         Measure("full strength", "planted sets", full, len(costs), "at least", 1.0),
-        Measure("recall", "planted neurons", found, _sum(true, "n_planted"), "at least", 0.99),
-        Measure("precision", "chosen neurons", found, _sum(true, "n_chosen"), "at least", 0.99),
+        Measure("recall", "planted neurons", n_found, _sum(true, "n_planted"), "at least", 0.99),
+        Measure("precision", "chosen neurons", n_found, _sum(true, "n_chosen"), "at least", 0.99),
         _rate("power of p", "true worlds", true, lambda w: w.p <= ALPHA, "at least", 0.95),
     ]
     for kind in ("null", "decoy"):
@@ -220,8 +220,8 @@ def _reported(worlds: Iterable[WorldResult]) -> list[Measure]:
     for strength in sorted({w.strength for w in _of(worlds, "weak")}, reverse=True):
         some = [w for w in _of(worlds, "weak") if w.strength == strength]
         of = f"strength {strength:g}"
-        found, planted = _sum(some, "n_found"), _sum(some, "n_planted")
-        measures.append(Measure("recall", of, found, planted))
+        n_found, planted = _sum(some, "n_found"), _sum(some, "n_planted")
+        measures.append(Measure("recall", of, n_found, planted))
         measures.append(_rate("power of p", of, some, lambda w: w.p <= ALPHA))
     for even, where in ((True, "a code"), (False, "another tag")):
         some = [w for w in _of(worlds, "elsewhere") if (w.number % 2 == 0) == even]

@@ -165,8 +165,8 @@ def command(
 
         @functools.wraps(body)
         def called(**given: Any) -> None:
-            told = {p.name: given.pop(p.name) for p in shared}
-            console = Console(config_file=told.pop("config"), **told)
+            common = {p.name: given.pop(p.name) for p in shared}
+            console = Console(config_file=common.pop("config"), **common)
             with console.listening(), _ended(console, kept):
                 body(console, **given)
 

@@ -40,8 +40,8 @@ def some_of(known: tuple[str, ...]) -> Complete:
 def run_directories(ctx: Any, incomplete: str) -> list[str]:
     """Offers the run directories in and below the folder that is being typed, and this one."""
     typed = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
-    found = [str(path) for path in _runs(typed, DEPTH)]
-    return [path for path in found if path.startswith(incomplete)]
+    paths = [str(path) for path in _runs(typed, DEPTH)]
+    return [path for path in paths if path.startswith(incomplete)]
 
 
 def labels_of_run(ctx: Any, incomplete: str) -> list[str]:

@@ -43,17 +43,17 @@ def settings_of(path: Path, ctx: Any) -> dict[str, Any]:
     text = _read(path)
     options = {name: dict(_options(c)) for name, c in _commands(ctx).items()}
     anywhere = {name: option for taken in options.values() for name, option in taken.items()}
-    mine = options[ctx.command.name or ""]
+    accepted = options[ctx.command.name or ""]
     settings: dict[str, Any] = {}
     tables = []
     for key, value in _parsed(path, text).items():
         if isinstance(value, dict):
             tables.append((key, value))
             continue
-        name = _known(path, text, "", key, anywhere, mine)
+        name = _known(path, text, "", key, anywhere, accepted)
         checked = _typed(_where(path, text, "", key), name, value, anywhere[name][1])
-        if name in mine:
-            settings[mine[name][0]] = checked
+        if name in accepted:
+            settings[accepted[name][0]] = checked
     for table, entries in tables:
         if table not in options:
             _refuse(_where(path, text, table, ""), f"[{table}] is no command", table, options)
@@ -61,7 +61,7 @@ def settings_of(path: Path, ctx: Any) -> dict[str, Any]:
             name = _known(path, text, table, key, options[table], options[table])
             checked = _typed(_where(path, text, table, key), name, value, options[table][name][1])
             if table == ctx.command.name:
-                settings[mine[name][0]] = checked
+                settings[accepted[name][0]] = checked
     return settings
 
 

@@ -85,7 +85,7 @@ class Console:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        ours = Path(filename).is_relative_to(PACKAGE)
-        if (ours or self.verbose) and not is_other_process():
-            where = "" if ours else f"{filename}:{lineno}: {category.__name__}: "
+        in_package = Path(filename).is_relative_to(PACKAGE)
+        if (in_package or self.verbose) and not is_other_process():
+            where = "" if in_package else f"{filename}:{lineno}: {category.__name__}: "
             typer.echo(f"warning: {where}{message}", err=True)

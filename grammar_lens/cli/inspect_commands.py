@@ -42,7 +42,7 @@ def generate(
     from grammar_lens.generation.text_tables import side_by_side, tag_table, told
     from grammar_lens.runs.texts import with_and_without
 
-    found = with_and_without(
+    comparison = with_and_without(
         run,
         lesion,
         prompts=prompt,
@@ -54,8 +54,8 @@ def generate(
         samples=samples,
         **config_fields(settings),
     )
-    shown = (side_by_side(found), tag_table(found), told(found))
-    console.tell(*shown, data=found.to_dict)
+    shown = (side_by_side(comparison), tag_table(comparison), told(comparison))
+    console.tell(*shown, data=comparison.to_dict)
 
 
 @command(

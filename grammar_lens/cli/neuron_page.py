@@ -28,9 +28,9 @@ def neuron_page(view: NeuronView) -> RenderableType:
         parts += [Text(), _scores(position, view.methods[position], table)]
         if position in view.examples:
             parts += _examples(view.examples[position])
-    for found in list(view.examples.values())[:1]:
-        parts += [Text(), _tokens("promotes", found.promoted)]
-        parts += [_tokens("suppresses", found.suppressed)]
+    for examples in list(view.examples.values())[:1]:
+        parts += [Text(), _tokens("promotes", examples.promoted)]
+        parts += [_tokens("suppresses", examples.suppressed)]
         parts.append(Text("(logits per unit of activation, on the direct path)", style="dim"))
     return Group(*parts)
 
@@ -49,13 +49,13 @@ def neuron_data(view: NeuronView) -> dict[str, Any]:
     return {**plain, "positions": positions}
 
 
-def _scores(position: str, method: str, found: Any) -> Table:
+def _scores(position: str, method: str, scores: Any) -> Table:
     """A row per label, the largest score first."""
     table = Table(title=f"read at {position}", title_justify="left", box=None)
     for name in ("label", "words", method, "key rank", "Cohen's d", "mean", "sd", "fires"):
         table.add_column(name, justify="left" if name == "label" else "right")
-    order = found["score"].sort_values(ascending=False, kind="stable").index
-    for row in found.loc[order].to_dict("records"):
+    order = scores["score"].sort_values(ascending=False, kind="stable").index
+    for row in scores.loc[order].to_dict("records"):
         table.add_row(
             Text(_safe(str(row["label"]))),
             f"{row['count']:,}",
@@ -74,9 +74,9 @@ def _number(value: float, form: str) -> str:
     return "" if np.isnan(value) else format(value, form)
 
 
-def _examples(found: NeuronExamples) -> list[RenderableType]:
+def _examples(of_position: NeuronExamples) -> list[RenderableType]:
     parts: list[RenderableType] = []
-    for name, examples in (("most", found.top), ("least", found.bottom)):
+    for name, examples in (("most", of_position.top), ("least", of_position.bottom)):
         table = Table(title=f"{name} active at", title_justify="left", box=None, show_header=False)
         table.add_column(justify="right", no_wrap=True)
         table.add_column(no_wrap=True)
@@ -108,8 +108,8 @@ def _sentence(example: Example) -> Text:
 
 
 def _tokens(name: str, effects: tuple[Any, ...]) -> Text:
-    told = ", ".join(f"{_short(e.token)!r} {e.logit:+.2f}" for e in effects)
-    return Text(f"{name} {told}")
+    listed = ", ".join(f"{_short(e.token)!r} {e.logit:+.2f}" for e in effects)
+    return Text(f"{name} {listed}")
 
 
 def _short(token: str) -> str:

@@ -72,8 +72,8 @@ def plan(
     from grammar_lens.runs.forecast import forecast
 
     config = config_of(settings, show_progress=False)
-    found = forecast(config, console.note, meta=meta, memory_gib=memory_gib)
-    console.tell(*found.lines(), data=lambda: found)
+    expected = forecast(config, console.note, meta=meta, memory_gib=memory_gib)
+    console.tell(*expected.lines(), data=lambda: expected)
 
 
 @command(
@@ -104,8 +104,8 @@ def collect(
         from grammar_lens.passes.distributed import Shard
 
         path = collect_shard(config, Shard.parse(shard), console.note)
-        told = f"{path}: done; when all shards are, `grammar-lens merge {run}`"
-        console.tell(told, data=lambda: {"shard": path})
+        message = f"{path}: done; when all shards are, `grammar-lens merge {run}`"
+        console.tell(message, data=lambda: {"shard": path})
         return
     made = run_step("collect", config, None, console.note, resume=resume)
     _end(console, made, "collect")
@@ -134,16 +134,16 @@ def merge(console: Console, run: RunArgument) -> None:
 def score(console: Console, run: RunArgument, **settings: Any) -> None:
     """Scores every neuron for every label, from attributions too where the score needs them."""
     done = _step("score", run, console, settings)
-    found = {position: done.scores_at(position) for position in done.positions}
+    by_position = {position: done.scores_at(position) for position in done.positions}
     console.tell(
-        *map(repr, found.values()),
+        *map(repr, by_position.values()),
         data=lambda: {
             position: {
                 "score": scores.method,
                 "words": dict(zip(scores.labels, scores.count, strict=True)),
                 "strongest": scores.to_frame(top=10).to_dict("records"),
             }
-            for position, scores in found.items()
+            for position, scores in by_position.items()
         },
     )
 
@@ -182,7 +182,9 @@ def examples(console: Console, run: RunArgument, **settings: Any) -> None:
     done = _step("examples", run, console, settings)
     console.tell(
         *map(repr, done.examples.values()),
-        data=lambda: {p: found.to_frame().to_dict("records") for p, found in done.examples.items()},
+        data=lambda: {
+            p: examples_.to_frame().to_dict("records") for p, examples_ in done.examples.items()
+        },
     )
 
 
@@ -256,7 +258,7 @@ def _begin(console: Console, config: Any) -> None:
         from grammar_lens.cli.system_commands import versions_and_devices
 
         console.detail(
-            ", ".join(f"{name} {found}" for name, found in versions_and_devices().items())
+            ", ".join(f"{name} {version}" for name, version in versions_and_devices().items())
         )
         console.detail(", ".join(f"{name}={value!r}" for name, value in config.stored().items()))
 
@@ -273,8 +275,8 @@ def _end(console: Console, done: Any, step: str | None = None) -> None:
         if step in (None, name):
             # runs of earlier versions have no peaks
             peak = done.record.get("peak_memory_mib", {}).get(name, {})
-            told = [f", at most {mib:,} MiB ({where}) until then" for where, mib in peak.items()]
-            console.detail(f"{name}: {seconds:,.1f} s{''.join(told)}")
+            peaks = [f", at most {mib:,} MiB ({where}) until then" for where, mib in peak.items()]
+            console.detail(f"{name}: {seconds:,.1f} s{''.join(peaks)}")
 
 
 def _tell_parts(console: Console, done: Any, shown: str, parts: Sequence[str]) -> None:

@@ -28,11 +28,11 @@ def certify(
     """
     from grammar_lens import certification
 
-    found = certification.certify(
+    result = certification.certify(
         worlds, shams=shams, seed=seed, processes=processes, show_progress=console.shows_progress
     )
-    console.tell(found.table(), data=found.to_json)
-    if not found.passed:
+    console.tell(result.table(), data=result.to_json)
+    if not result.passed:
         raise typer.Exit(FAILED)
 
 
@@ -42,12 +42,12 @@ def info(console: Console) -> None:
     from grammar_lens.corpus.sources import load_treebank
 
     bank = load_treebank()
-    found = {
+    facts = {
         **versions_and_devices(),
         "embedded model": "reference-9m",
         "embedded treebank": repr(bank),
     }
-    console.tell(*(f"{name:18} {value}" for name, value in found.items()), data=lambda: found)
+    console.tell(*(f"{name:18} {value}" for name, value in facts.items()), data=lambda: facts)
 
 
 def versions_and_devices() -> dict[str, str]:

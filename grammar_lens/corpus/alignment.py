@@ -99,9 +99,9 @@ class Alignment:
     def readable_at(self, position: str, offset: int) -> Bool[np.ndarray, " word"]:
         """Readable words that have a token `offset` tokens from where they are read; BOS is none."""
         length = np.array([len(ids) for ids in self.token_ids], np.int64)
-        there = self.time(position) + offset
+        read_at = self.time(position) + offset
         begin = 1 if self.has_bos else 0
-        return self.readable(position) & (there >= begin) & (there < length[self.row])
+        return self.readable(position) & (read_at >= begin) & (read_at < length[self.row])
 
     def skipped(self, position: str) -> dict[str, int]:
         """Number of words skipped at `position`, by reason; reasons without words are left out."""
@@ -134,8 +134,8 @@ class Alignment:
     def _begin(self) -> Int[np.ndarray, " sentence"]:
         """Number of tokens in its row before each sentence, BOS not counted."""
         begin = np.full(int(self.sentence.max(initial=-1)) + 1, 2**62)
-        there = self.first >= 0
-        np.minimum.at(begin, self.sentence[there], self.first[there] - int(self.has_bos))
+        aligned = self.first >= 0
+        np.minimum.at(begin, self.sentence[aligned], self.first[aligned] - int(self.has_bos))
         # a row's first sentence begins with it, even if its first word has no token of its own
         begin[self.sentence[self.row_start[:-1][np.diff(self.row_start) > 0]]] = 0
         return begin
@@ -170,8 +170,8 @@ class TokenBatch:
         count = end - begin
         row = np.repeat(np.arange(len(count)), count)
         words = np.arange(len(row)) + np.repeat(begin - np.cumsum(count) + count, count)
-        kept = wanted[words]
-        words, row = words[kept], row[kept]
+        chosen = wanted[words]
+        words, row = words[chosen], row[chosen]
         place = row * self.token_ids.shape[1]
         # not `time`, which would go through all words of the corpus for every batch
         if _known(position) == "word":

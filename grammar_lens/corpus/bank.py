@@ -146,15 +146,15 @@ class Treebank:
                 f"no word of {self.name} has the label {name!r}: "
                 f"{expected_one_of(name, self.label_names())}"
             )
-        kept = tuple(sorted(value for value, n in counts.items() if n >= minimum))
+        frequent = tuple(sorted(value for value, n in counts.items() if n >= minimum))
         dropped = {value: n for value, n in sorted(counts.items()) if n < minimum}
-        if not kept:
-            found = ", ".join(f"{value} ({n})" for value, n in dropped.items())
+        if not frequent:
+            counted = ", ".join(f"{value} ({n})" for value, n in dropped.items())
             raise GrammarLensError(
-                f"no value of {name!r} has {minimum} words in {self.name}, found {found}: "
+                f"no value of {name!r} has {minimum} words in {self.name}, found {counted}: "
                 "use a larger treebank"
             )
-        return kept, dropped
+        return frequent, dropped
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, over texts, spans and labels in order; equal on every platform.
@@ -226,8 +226,8 @@ class Treebank:
 
     def _only(self, keep: list[bool]) -> "Treebank":
         sentences: list[Sentence] = []
-        for sentence, kept in zip(self.sentences, keep, strict=True):
-            if kept:
+        for sentence, is_kept in zip(self.sentences, keep, strict=True):
+            if is_kept:
                 sentences.append(sentence)
             elif sentences and _width(sentence.gap) > _width(sentences[-1].gap):
                 sentences[-1] = replace(sentences[-1], gap=sentence.gap)

@@ -258,18 +258,18 @@ def _text_and_spans(
     if given is None or text.strip() == given.strip():
         return text, spans, False, None
     given = given.strip()
-    found = find_in_order(forms, given)
-    for form in UNICODE_FORMS if found is None else ():
+    located = find_in_order(forms, given)
+    for form in UNICODE_FORMS if located is None else ():
         if unicodedata.is_normalized(form, given):
-            found = find_in_order([unicodedata.normalize(form, f) for f in forms], given)
-            if found is not None:
-                return given, found, True, form
-    if found is None:
+            located = find_in_order([unicodedata.normalize(form, f) for f in forms], given)
+            if located is not None:
+                return given, located, True, form
+    if located is None:
         block.fail(
             f"the words make {text!r}, but # text is {given!r}: correct the forms, SpaceAfter=No "
             "or # text"
         )
-    return given, found, True, None
+    return given, located, True, None
 
 
 def _words(

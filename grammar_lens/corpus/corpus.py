@@ -252,8 +252,8 @@ def relabelled(corpus: Corpus, label: str, min_words: int | None = None) -> Corp
 
 def _classes(bank: Treebank, label: str, labels: tuple[str, ...]) -> Int[np.ndarray, " word"]:
     number = {value: i for i, value in enumerate(labels)}
-    found = (w.label(label) for s in bank.sentences for w in s.words)
-    return np.array([number.get(v, -1) if v is not None else -1 for v in found], np.int64)
+    classes = (w.label(label) for s in bank.sentences for w in s.words)
+    return np.array([number.get(v, -1) if v is not None else -1 for v in classes], np.int64)
 
 
 def fit_lexicon(
@@ -281,13 +281,13 @@ def require_fresh(bank: Treebank, train: Treebank) -> tuple[Treebank, int]:
 
     Raises GrammarLensError when none is left, as when both are the same data.
     """
-    kept, dropped = bank.without(train)
-    if len(kept) == 0:
+    held_out, dropped = bank.without(train)
+    if len(held_out) == 0:
         raise GrammarLensError(
             f"every sentence of {bank.name} also stands in the training data {train.name}: fresh "
             "data (--fresh) must be other sentences than those the neurons are chosen on (--train)"
         )
-    return kept, dropped
+    return held_out, dropped
 
 
 def fresh_corpus(
@@ -307,10 +307,10 @@ def fresh_corpus(
                 f"({train.label}: {', '.join(train.labels)}): give the treebank instead"
             )
         return fewer(model, bank, max_sentences), 0
-    kept, dropped = require_fresh(bank, train.bank)
+    held_out, dropped = require_fresh(bank, train.bank)
     if max_sentences is not None:
-        kept = some_sentences(kept, max_sentences, train.context, seed=0)
-    made = aligned(model, kept, train.label, train.labels, train.context, train.window)
+        held_out = some_sentences(held_out, max_sentences, train.context, seed=0)
+    made = aligned(model, held_out, train.label, train.labels, train.context, train.window)
     return made, dropped
 
 

@@ -72,8 +72,8 @@ def load_treebank(
         )
     if source.startswith("UD_"):
         name = universal_dependencies.UDName.parse(source)
-        found, notes = universal_dependencies.fetch(name, base_url=ud_base_url)
-        return _read_split_or_all(name.repository, found, name.split, notes, skip=skip)
+        files, notes = universal_dependencies.fetch(name, base_url=ud_base_url)
+        return _read_split_or_all(name.repository, files, name.split, notes, skip=skip)
     raise GrammarLensError(f"no treebank at {source!r}: {FORMS}")
 
 
@@ -92,17 +92,17 @@ def _read_folder(folder: Path, split: str | None = None, *, skip: bool = False) 
 
 def _read_split_or_all(
     name: str,
-    found: Mapping[str, Path],
+    files: Mapping[str, Path],
     split: str | None,
     notes: tuple[str, ...] = (),
     *,
     skip: bool = False,
 ) -> Treebank:
     if split is None:
-        return _read_files(name, found, notes, skip=skip)
-    if split not in found:
-        raise GrammarLensError(f"{name} has no split {split!r}; its splits are {', '.join(found)}")
-    return _read_files(f"{name}:{split}", {"": found[split]}, notes, skip=skip)
+        return _read_files(name, files, notes, skip=skip)
+    if split not in files:
+        raise GrammarLensError(f"{name} has no split {split!r}; its splits are {', '.join(files)}")
+    return _read_files(f"{name}:{split}", {"": files[split]}, notes, skip=skip)
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
@@ -110,7 +110,7 @@ def _split_files(folder: Path) -> dict[str, Path]:
 
     Raises GrammarLensError if there is no .conllu file or if two have the same split name.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     paths = [path for path in sorted(folder.glob("*.conllu")) if path.is_file()]
     if not paths:
         raise GrammarLensError(
@@ -120,23 +120,23 @@ def _split_files(folder: Path) -> dict[str, Path]:
     for path in paths:
         match = re.search(r"-(train|dev|test)$", path.stem)
         split = match[1] if match else path.stem
-        if split in found:
+        if split in files:
             raise GrammarLensError(
-                f"{folder} has two files for the split {split!r}, {found[split].name} and "
+                f"{folder} has two files for the split {split!r}, {files[split].name} and "
                 f"{path.name}: keep one treebank per folder, or give the path of one file"
             )
-        found[split] = path
-    first = [split for split in SPLIT_ORDER if split in found]
-    return {split: found[split] for split in [*first, *(s for s in found if s not in first)]}
+        files[split] = path
+    first = [split for split in SPLIT_ORDER if split in files]
+    return {split: files[split] for split in [*first, *(s for s in files if s not in first)]}
 
 
 def _read_files(
-    name: str, found: Mapping[str, Path], notes: tuple[str, ...] = (), *, skip: bool = False
+    name: str, files: Mapping[str, Path], notes: tuple[str, ...] = (), *, skip: bool = False
 ) -> Treebank:
     """All files as one treebank; the split named "" is the treebank itself and no split."""
     sentences: list[Sentence] = []
     splits: dict[str, tuple[int, int]] = {}
-    for split, path in found.items():
+    for split, path in files.items():
         start = len(sentences)
         read, spacing = read_conllu(path, skip_bad_sentences=skip)
         sentences += read

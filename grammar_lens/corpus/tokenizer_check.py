@@ -27,12 +27,14 @@ def control_tokens(
         for i, token in zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
     }
     known = np.array(sorted(special), np.int64)
-    found = np.zeros(len(texts), bool)
+    is_control = np.zeros(len(texts), bool)
     for number, (text, ids, spans) in enumerate(zip(texts, token_ids, offsets, strict=True)):
         for place in np.flatnonzero(np.isin(ids, known)):
             begin, end = spans[place]
-            found[number] |= begin < end and text[begin:end].strip() == special[int(ids[place])]
-    return found
+            is_control[number] |= (
+                begin < end and text[begin:end].strip() == special[int(ids[place])]
+            )
+    return is_control
 
 
 def blank_tokens(tokenizer: Any) -> Int[np.ndarray, " blank"]:

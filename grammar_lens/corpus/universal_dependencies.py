@@ -192,11 +192,11 @@ class _BlobCheck:
     expected: str
 
     def __call__(self, fname: str, action: str | None, pooch: Any) -> str:
-        found = blob_id(Path(fname).read_bytes())
-        if found != self.expected:
+        actual = blob_id(Path(fname).read_bytes())
+        if actual != self.expected:
             os.remove(fname)
             raise GrammarLensError(
-                f"{fname} has git blob id {found}, expected {self.expected} of release {RELEASE}: "
+                f"{fname} has git blob id {actual}, expected {self.expected} of release {RELEASE}: "
                 "it was removed, run again to fetch it anew"
             )
         return fname

@@ -28,14 +28,14 @@ def align_windows(
     """
     limit = window if max_length is None else min(window, max_length)
     windows = _windows(texts, gaps, documents, tokenizer, limit)
-    found = align(
+    alignment = align(
         [_joined(texts, gaps, each) for each in windows],
         [_shifted(texts, spans, gaps, each) for each in windows],
         tokenizer,
         max_length=max_length,
     )
     sentence = np.repeat(np.arange(len(texts)), [len(words) for words in spans])
-    return replace(found, sentence=sentence)
+    return replace(alignment, sentence=sentence)
 
 
 def _windows(
@@ -96,9 +96,9 @@ def _shifted(
     window: range,
 ) -> list[Span | None]:
     """The spans of a window's words in its text."""
-    found: list[Span | None] = []
+    shifted: list[Span | None] = []
     start = 0
     for i in window:
-        found += [None if s is None else (s[0] + start, s[1] + start) for s in spans[i]]
+        shifted += [None if s is None else (s[0] + start, s[1] + start) for s in spans[i]]
         start += len(texts[i]) + len(gaps[i])
-    return found
+    return shifted

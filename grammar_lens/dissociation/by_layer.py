@@ -83,20 +83,20 @@ def lesions_of(
 
 
 def lesions_of_layer(
-    layer: int, outcomes: Outcomes, here: KeyNeurons, n_directions: int
+    layer: int, outcomes: Outcomes, keys: KeyNeurons, n_directions: int
 ) -> pd.DataFrame:
     """A row per lesion of a layer and label: rise of the tag loss (nats), and the shams' mean."""
-    labels = here.labels
-    found = changes(outcomes.only(Ablation()), labels)
-    units = {label: len(here[label]) for label in labels}
-    costs = dict(zip(labels, found.matrix(), strict=True))
-    shams = dict(zip(labels, _mean(found.sham_matrices()), strict=True))
+    labels = keys.labels
+    change = changes(outcomes.only(Ablation()), labels)
+    units = {label: len(keys[label]) for label in labels}
+    costs = dict(zip(labels, change.matrix(), strict=True))
+    shams = dict(zip(labels, _mean(change.sham_matrices()), strict=True))
     first = outcomes.row(SUBSPACE, 0)
     rest = [outcomes.row(WHOLE, 0), *range(first, len(outcomes.tag_loss))]
     rise = outcomes.tag_loss[rest] - outcomes.tag_loss[0]
-    whole, real, *random = found.means(rise[:, found.place])
+    whole, real, *random = change.means(rise[:, change.place])
     costs |= {WHOLE: whole, SUBSPACE: real}
-    units |= {WHOLE: here.n_units, SUBSPACE: n_directions}
+    units |= {WHOLE: keys.n_units, SUBSPACE: n_directions}
     nothing = np.full(len(labels), np.nan)
     shams |= {WHOLE: nothing, SUBSPACE: _mean(np.array(random).reshape(-1, len(labels)))}
     return pd.concat(
@@ -109,7 +109,7 @@ def lesions_of_layer(
                     "label": labels,
                     "tag_loss_change": costs[lesion],
                     "sham_mean": shams[lesion],
-                    "n_words": found.n_words,
+                    "n_words": change.n_words,
                 }
             )
             for lesion in costs
@@ -121,7 +121,7 @@ def lesions_of_layer(
 def lesion_row(
     layer: int,
     outcomes: Outcomes,
-    here: KeyNeurons,
+    keys: KeyNeurons,
     output: np.ndarray,
     lesions: pd.DataFrame,
 ) -> dict[str, Any]:
@@ -137,8 +137,8 @@ def lesion_row(
         "other": other.tag_loss_change.mean(),
         "sham_own": own.sham_mean.mean(),
         "sham_other": other.sham_mean.mean(),
-        "p": _p_of_layer(cut, here),
-        "output_ratio": least(output_ratio(cut, here, output)),
+        "p": _p_of_layer(cut, keys),
+        "output_ratio": least(output_ratio(cut, keys, output)),
         "whole": whole.tag_loss_change.mean(),
         "n_directions": int(spans.units.iloc[0]),
         "directions": spans.tag_loss_change.mean(),
@@ -153,12 +153,12 @@ def _mean(replicates: np.ndarray) -> np.ndarray:
     return np.full(replicates.shape[1:], np.nan)
 
 
-def _p_of_layer(outcomes: Outcomes, here: KeyNeurons) -> float | None:
+def _p_of_layer(outcomes: Outcomes, keys: KeyNeurons) -> float | None:
     """The p of S* over the labels with key neurons in the layer; None for fewer than three."""
-    there = [i for i, label in enumerate(here) if len(here[label])]
-    if len(there) < LEAST_LABELS:
+    present = [i for i, label in enumerate(keys) if len(keys[label])]
+    if len(present) < LEAST_LABELS:
         return None
-    found = changes(outcomes, here.labels)
-    square = np.ix_(there, there)
-    shams = np.array([diagonal_score(matrix[square]) for matrix in found.sham_matrices()])
-    return chance(diagonal_score(found.matrix()[square]), shams)
+    change = changes(outcomes, keys.labels)
+    square = np.ix_(present, present)
+    shams = np.array([diagonal_score(matrix[square]) for matrix in change.sham_matrices()])
+    return chance(diagonal_score(change.matrix()[square]), shams)

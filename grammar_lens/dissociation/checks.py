@@ -113,7 +113,7 @@ def find_again(
         model, fresh, keys, corpus, labels, max_sentences, seed, token_budget, show_progress
     )
 
-    def found(under: Neurons | None) -> Scores:
+    def scores_under(under: Neurons | None) -> Scores:
         with lesion(model, under or all_neurons(keys).top(0), value=value):
             made = attribute(
                 model,
@@ -127,17 +127,17 @@ def find_again(
             )
         return score(Evidence(moments, attribution=made), "attribution_contrast")
 
-    intact = found(None)
+    intact = scores_under(None)
     sets = {label: [keys[label]] for label in cut}
     again = [np.full(len(cut), np.nan)]
     for _ in range(1, rounds):
         shares = []
         for label in cut:
             k, gone = len(keys[label]), _joined(sets[label])
-            here = _best(found(gone), label, gone, k)
+            best = _best(scores_under(gone), label, gone, k)
             expected = set(_best(intact, label, gone, k))
-            shares.append(len(expected.intersection(here)) / max(len(here), 1))
-            sets[label].append(here)
+            shares.append(len(expected.intersection(best)) / max(len(best), 1))
+            sets[label].append(best)
         again.append(np.array(shares))
     conditions = [
         Condition(label, r + 1, _joined(sets[label][: r + 1]), Ablation(value))

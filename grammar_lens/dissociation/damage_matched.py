@@ -50,7 +50,7 @@ class DamageMatched(Shown):
         size = f" (of {self.size.mean():.0f} neurons, doing {low:.2f} of the damage or more)"
         if self.p_value is None:
             return f"{self.n_shams} damage-matched shams{size} cannot tell two tags apart."
-        told = significance(self.p_value, self.n_shams, "damage-matched shams", size)
+        sentence = significance(self.p_value, self.n_shams, "damage-matched shams", size)
         confirmed = [pair.confirmed for pair in self.crossed_pairs]
         pairs = describe_pairs(len(self.labels), confirmed, self.p_value)
         weak = (
@@ -58,7 +58,7 @@ class DamageMatched(Shown):
             if low < ENOUGH
             else ""
         )
-        return f"{told} Against them, {pairs[0].lower()}{pairs[1:]}{weak}"
+        return f"{sentence} Against them, {pairs[0].lower()}{pairs[1:]}{weak}"
 
     def __repr__(self) -> str:
         return f"DamageMatched: {self.verdict()}"

@@ -210,12 +210,12 @@ def _trend(
             word_slope += w * changes[dose].real[first.column, every]
     slope, p = np.zeros(len(first.labels)), np.ones(len(first.labels))
     for i in range(len(slope)):
-        mine = first.column == i
-        slope[i] = word_slope[mine].mean()
-        _, sentence = np.unique(first.sentence[mine], return_inverse=True)
-        residual = np.bincount(sentence, weights=word_slope[mine] - slope[i])
+        of_label = first.column == i
+        slope[i] = word_slope[of_label].mean()
+        _, sentence = np.unique(first.sentence[of_label], return_inverse=True)
+        residual = np.bincount(sentence, weights=word_slope[of_label] - slope[i])
         n = len(residual)
-        error = np.sqrt(n / (n - 1) * (residual**2).sum()) / mine.sum() if n > 1 else 0.0
+        error = np.sqrt(n / (n - 1) * (residual**2).sum()) / of_label.sum() if n > 1 else 0.0
         if error > 0:
             p[i] = float(stats.t.sf(slope[i] / error, n - 1))
     return slope, p

@@ -46,8 +46,8 @@ def grown_shams(
     for step in range(ROUNDS):
         conditions = [
             Condition(label, r, growing[label, r].top(size), ablation, "matched")
-            for (label, r), found in tried.items()
-            if (size := _next_size(found, target.get(label), len(sets[label]), growing[label, r]))
+            for (label, r), damages in tried.items()
+            if (size := _next_size(damages, target.get(label), len(sets[label]), growing[label, r]))
         ]
         if step == 0:
             conditions += [Condition(label, 0, sets[label], ablation) for label in sets]
@@ -59,13 +59,13 @@ def grown_shams(
             if condition.kind == "set":
                 target[condition.label] = rise
             else:
-                mine = tried[condition.label, condition.replicate]
-                mine[len(condition.neurons)] = rise
+                sizes = tried[condition.label, condition.replicate]
+                sizes[len(condition.neurons)] = rise
     return [
         Condition(
-            label, r, growing[label, r].top(_nearest(found, target[label])), ablation, "matched"
+            label, r, growing[label, r].top(_nearest(damages, target[label])), ablation, "matched"
         )
-        for (label, r), found in tried.items()
+        for (label, r), damages in tried.items()
     ]
 
 

@@ -184,9 +184,9 @@ class LesionStudy(Shown):
         for study in (self, *self.others):
             if study.ablation == wanted:
                 return study
-        there = "; ".join(str(study.ablation) for study in (self, *self.others))
+        measured = "; ".join(str(study.ablation) for study in (self, *self.others))
         raise NotMeasuredError(
-            f"no lesion of the ablation {wanted} was measured: there are {there}"
+            f"no lesion of the ablation {wanted} was measured: there are {measured}"
         )
 
     def verdict(self) -> str:
@@ -209,11 +209,11 @@ class LesionStudy(Shown):
     def _specificity(self) -> str:
         if self.specificity is None:
             return ""
-        told = f": specificity {self.specificity:.2f}"
+        text = f": specificity {self.specificity:.2f}"
         if self.specificity_interval is None:
-            return told
+            return text
         low, high = self.specificity_interval
-        return f"{told} (95 % interval {low:.2f} to {high:.2f})"
+        return f"{text} (95 % interval {low:.2f} to {high:.2f})"
 
     def conclusion(self) -> str:
         """Whether the lesions are selective, or what is lacking to say so: one sentence."""
@@ -233,70 +233,70 @@ class LesionStudy(Shown):
 
     def _shortcomings(self) -> list[str]:
         """Reasons why the damage cannot be called selective."""
-        found, p, interval = [], self.decisive_p, self.dominance_interval
+        reasons, p, interval = [], self.decisive_p, self.dominance_interval
         if len(self.labels) < LEAST_LABELS or not (self.n_shams or self.damage_matched):
-            told = why_no_p(len(self.labels), self.n_shams)
-            return [f"{told[0].lower()}{told[1:].rstrip('.')}"]
+            reason = why_no_p(len(self.labels), self.n_shams)
+            return [f"{reason[0].lower()}{reason[1:].rstrip('.')}"]
         if p is None and self.damage_matched is None:
-            found.append(
+            reasons.append(
                 f"the shams carry as little as {self.output_ratio.min():.2f} of the real sets' output "
                 "and no damage-matched shams were measured"
             )
         elif p is None:
-            found.append("the damage-matched shams do too little damage to compare")
+            reasons.append("the damage-matched shams do too little damage to compare")
         elif p > LEVEL:
             n = self.n_shams if self.damage_matched is None else self.damage_matched.n_shams
             few = f", and so few cannot go below {1 / (1 + n):.3f}" if n < LEAST_SHAMS else ""
-            found.append(f"p = {p:.3f} against {self._decisive_shams()}{few}")
+            reasons.append(f"p = {p:.3f} against {self._decisive_shams()}{few}")
         if interval is None:
-            found.append("the difference between own and other tags has no interval")
+            reasons.append("the difference between own and other tags has no interval")
         elif interval[0] <= 0:
-            found.append(
+            reasons.append(
                 f"own minus other tags is {interval[0]:+.3f} to {interval[1]:+.3f} nats, which "
                 "includes 0"
             )
-        return found
+        return reasons
 
     def _against_chance(self) -> list[str]:
-        told = [self.conclusion()]
+        sentences = [self.conclusion()]
         if self.p_value is None:
-            return told
+            return sentences
         if self.is_weakly_matched:
             damage = least(self.damage_ratio)
             done = "" if np.isnan(damage) else f" and do as little as {damage:.2f} of their damage"
-            told.append(
+            sentences.append(
                 f"The {self.n_shams} output-matched shams carry as little as "
                 f"{self.output_ratio.min():.2f} of the real sets' output{done}, so p = "
                 f"{self.p_value:.3f} against them is no evidence of selectivity."
             )
         pairs = [pair.confirmed for pair in self.crossed_pairs]
-        told.append(describe_pairs(len(self.labels), pairs, self.p_value))
+        sentences.append(describe_pairs(len(self.labels), pairs, self.p_value))
         if self.damage_matched:
-            told.append(self.damage_matched.verdict())
+            sentences.append(self.damage_matched.verdict())
         if self.first_order:
-            told.append(self.first_order.verdict())
-        return told
+            sentences.append(self.first_order.verdict())
+        return sentences
 
     def _of_further_lesions(self) -> list[str]:
-        told = [part.verdict() for part in (self.doses, self.sufficiency) if part]
+        sentences = [part.verdict() for part in (self.doses, self.sufficiency) if part]
         if len(self.ladder) > 1:
             values = ", ".join(study.value for study in self.ladder)
-            told.insert(
+            sentences.insert(
                 1 if self.doses else 0,
                 f"The own tag loss of {sum(self.sign_agreement)} of {len(self.labels)} tags changes "
                 f"in the same direction under every value ({values}).",
             )
-        return told
+        return sentences
 
     def _lacking(self) -> str:
         missing = [
             name
-            for name, there in (
+            for name, measured in (
                 ("the dose-response", self.doses),
                 ("other values of the lesion", len(self.ladder) > 1),
                 ("sufficiency", self.sufficiency),
             )
-            if not there
+            if not measured
         ]
         return f"Not measured: {', '.join(missing)}." if missing else ""
 

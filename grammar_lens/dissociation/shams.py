@@ -99,13 +99,13 @@ def _map_layer(
         # each replicate has taken at most n of them, so its nearest free ones are among these
         nearest = candidates[np.argsort(distance, kind="stable")[: N_NEAREST + n]]
         rank = (~taken[:, nearest]).cumsum(1)
-        there = np.minimum(rank[:, -1] if len(nearest) else 0, N_NEAREST)
-        if np.min(there, initial=N_NEAREST) == 0:
+        n_free = np.minimum(rank[:, -1] if len(nearest) else 0, N_NEAREST)
+        if np.min(n_free, initial=N_NEAREST) == 0:
             raise GrammarLensError(
                 f"layer {layer} has too few other neurons to match {len(chosen)} key neurons of "
                 f"{len(output)}: use a smaller k"
             )
-        picked = nearest[(rank == rng.integers(1, there + 1)[:, None]).argmax(1)]
+        picked = nearest[(rank == rng.integers(1, n_free + 1)[:, None]).argmax(1)]
         drawn[:, i] = picked
         taken[every, picked] = True
     return drawn
@@ -128,17 +128,19 @@ def growing_sham(
     """
     free = np.ones((n_layers, n_units), bool)
     free[union[:, 0], union[:, 1]] = False
-    there = np.bincount(real.layer, minlength=n_layers)
-    short = np.flatnonzero(free.sum(1) < there)
+    in_layer = np.bincount(real.layer, minlength=n_layers)
+    short = np.flatnonzero(free.sum(1) < in_layer)
     if len(short):
         raise GrammarLensError(
             f"layer {short[0]} has {free[short[0]].sum()} neurons that are key to no label, "
-            f"needs at least {there[short[0]]}: use a smaller k"
+            f"needs at least {in_layer[short[0]]}: use a smaller k"
         )
     layer, index = np.nonzero(free)
     # unit j of a layer comes at (j + 1/2) / share, the order of Webster's apportionment
     turn = np.concatenate([rng.permutation(n) for n in free.sum(1)]) + 0.5
-    due = np.divide(turn, there[layer], out=np.full(len(turn), np.inf), where=there[layer] > 0)
+    due = np.divide(
+        turn, in_layer[layer], out=np.full(len(turn), np.inf), where=in_layer[layer] > 0
+    )
     order = np.lexsort((rng.random(len(due)), due))
     layer, index = layer[order], index[order]
     name = f"{real.name} growing sham"

@@ -48,7 +48,7 @@ def dissociation(
     main = ablations[0]
     sampled = outcomes.sample()
     at_sample = {a: sampled.only(a) for a in ablations}
-    found = {a: changes(rows, labels) for a, rows in at_sample.items()}
+    by_ablation = {a: changes(rows, labels) for a, rows in at_sample.items()}
     whole = outcomes.only(main).real()
     everywhere = changes(whole, labels)
     dominance_interval, specificity_interval = effect_intervals(
@@ -56,7 +56,7 @@ def dissociation(
     )
     base = LesionStudy(
         **_of_ablation(
-            whole, everywhere, at_sample[main], found[main], keys, output, rng, n_bootstrap
+            whole, everywhere, at_sample[main], by_ablation[main], keys, output, rng, n_bootstrap
         ),
         ablation=main,
         k=keys.k,
@@ -82,9 +82,9 @@ def dissociation(
             n_sentences=base.n_sham_sentences,
             **_of_ablation(
                 at_sample[a].real(),
-                found[a],
+                by_ablation[a],
                 at_sample[a],
-                found[a],
+                by_ablation[a],
                 keys,
                 output,
                 rng,
@@ -100,12 +100,18 @@ def dissociation(
         identity_error=outcomes.identity_error(),
         others=others,
         damage_matched=damage_matched(
-            at_sample[main], matched, everywhere, found[main], base.auroc_fall, rng, n_bootstrap
+            at_sample[main],
+            matched,
+            everywhere,
+            by_ablation[main],
+            base.auroc_fall,
+            rng,
+            n_bootstrap,
         )
         if matched.conditions
         else None,
         sufficiency=sufficiency(rest, labels) if rest.conditions else None,
-        doses=response(found),
+        doses=response(by_ablation),
     )
 
 
@@ -113,7 +119,7 @@ def _of_ablation(
     whole: Outcomes,
     everywhere: Changes,
     sampled: Outcomes,
-    found: Changes,
+    change: Changes,
     keys: KeyNeurons,
     output: Float[np.ndarray, "layer unit"],
     rng: np.random.Generator,
@@ -121,7 +127,7 @@ def _of_ablation(
 ) -> dict:
     """The fields of a lesion study that differ from ablation to ablation.
 
-    `whole` and `everywhere` are the real lesions at all their words, `sampled` and `found` those and
+    `whole` and `everywhere` are the real lesions at all their words, `sampled` and `change` those and
     the shams at the sampled ones.
     """
     labels = keys.labels
@@ -129,7 +135,7 @@ def _of_ablation(
     real = [whole.row(label, 0) for label in labels]
     probed = [whole.probed.index(row) for row in real]
     falls, auroc = _auroc_falls(whole, probed, columns)
-    sham = found.sham_matrices()
+    sham = change.sham_matrices()
     nll = whole.nll[real][:, everywhere.place] - whole.nll[0, everywhere.place]
     return {
         "labels": labels,
@@ -141,9 +147,9 @@ def _of_ablation(
         "bias": _bias(whole, probed, columns),
         "accuracy": (whole.top_label == whole.label)[[0, *real]].mean(1),
         "n_words": everywhere.n_words,
-        "s_star": diagonal_score(found.matrix()),
+        "s_star": diagonal_score(change.matrix()),
         "s_star_sham": diagonal_scores(sham),
-        "crossed_pairs": crossed_pairs(everywhere, found, falls, rng, n_bootstrap),
+        "crossed_pairs": crossed_pairs(everywhere, change, falls, rng, n_bootstrap),
         "output_ratio": output_ratio(sampled, keys, output),
         "damage_ratio": damage_ratio(sampled, sampled, labels),
         "identity_error": sampled.identity_error(),

@@ -111,12 +111,12 @@ class Sufficiency(Shown):
 
 def sufficiency(rest: Outcomes, labels: tuple[str, ...]) -> Sufficiency:
     """The statistics of the lesions of everything but a set."""
-    found: Changes = changes(rest, labels)
+    change: Changes = changes(rest, labels)
     everything = np.full(len(labels), np.nan)
     if any(c.label == EVERYTHING for c in rest.conditions):
         row = rest.row(EVERYTHING, 0)
         for i, label in enumerate(labels):
-            mine = rest.label == rest.labels.index(label)
-            everything[i] = (rest.tag_loss[row] - rest.tag_loss[0])[mine].mean()
-    assert len(found.sham) == len(replicates(rest))
-    return Sufficiency(labels, found.matrix(), found.sham_matrices(), everything)
+            of_label = rest.label == rest.labels.index(label)
+            everything[i] = (rest.tag_loss[row] - rest.tag_loss[0])[of_label].mean()
+    assert len(change.sham) == len(replicates(rest))
+    return Sufficiency(labels, change.matrix(), change.sham_matrices(), everything)

@@ -33,14 +33,14 @@ def describe_pairs(n_labels: int, confirmed: list[bool], p: float) -> str:
     n_pairs = n_labels * (n_labels - 1) // 2
     if not confirmed:
         return f"None of {counted(n_pairs, 'pair')} of tags dissociates doubly."
-    told = (
+    text = (
         f"{len(confirmed)} of {counted(n_pairs, 'pair')} of tags "
         f"{'dissociates' if len(confirmed) == 1 else 'dissociate'} doubly, {sum(confirmed)} of them "
         "also by AUROC."
     )
     if p > 0.05:
-        told += " The matrix as a whole is not shown to be selective, so pairs may be accidents."
-    return told
+        text += " The matrix as a whole is not shown to be selective, so pairs may be accidents."
+    return text
 
 
 def why_no_p(n_labels: int, n_shams: int) -> str:

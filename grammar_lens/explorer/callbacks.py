@@ -111,8 +111,8 @@ def _connect_controls(app: Dash, session: ExploredRun) -> None:
         prevent_initial_call=True,
     )
     def add(_clicks: int, chosen: str, picked: str | None) -> str:
-        there = [x for x in (picked or "").replace(",", " ").split() if x != chosen]
-        return ", ".join([*there, chosen])
+        tags = [x for x in (picked or "").replace(",", " ").split() if x != chosen]
+        return ", ".join([*tags, chosen])
 
 
 def _connect_state(app: Dash, session: ExploredRun) -> None:
@@ -180,11 +180,11 @@ def _connect_views(app: Dash, session: ExploredRun) -> None:
             at = session.address(position, chosen or "")
         except GrammarLensError as error:
             return pieces.fault(str(error)), str(error), "", True
-        found = session.neuron(position, score, at)
-        rank = int(found.set_index("label").at[tag, "rank"])
+        neuron = session.neuron(position, score, at)
+        rank = int(neuron.set_index("label").at[tag, "rank"])
         known = session.examples(position, at)
         return (
-            pieces.neuron_scores(f"{at[0]}.{at[1]}", score, found, tag, known),
+            pieces.neuron_scores(f"{at[0]}.{at[1]}", score, neuron, tag, known),
             f"no. {rank:,} of {tag}",
             pieces.no_examples() if known is None else pieces.examples(known),
             known is not None,
@@ -224,14 +224,14 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
             return "", "", ""
         try:
             cut = cut_of(session, controls)
-            found = session.tags(prompt or "", cut.neurons, **cut.ablation)
+            tags = session.tags(prompt or "", cut.neurons, **cut.ablation)
         except GrammarLensError as error:
             return pieces.fault(str(error)), "", ""
         tag = controls["tag"]
         return (
-            pieces.headline(tag, cut.told, *found),
-            pieces.distribution(tag, *found),
-            pieces.likely(*found),
+            pieces.headline(tag, cut.told, *tags),
+            pieces.distribution(tag, *tags),
+            pieces.likely(*tags),
         )
 
     @app.callback(
@@ -264,8 +264,8 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
                 "temperature": float(temperature),
                 "seed": int(seed),
             }
-            found = session.text(prompt or "", cut.neurons, **cut.ablation, **settings)
-            return pieces.texts(cut.told, *found)
+            comparison = session.text(prompt or "", cut.neurons, **cut.ablation, **settings)
+            return pieces.texts(cut.told, *comparison)
 
         return _told(work)
 

@@ -104,7 +104,7 @@ class ExploredRun(Findings):
         """
         lexicon = self._vocabulary.get().lexicon
         with self._model_alone() as model:
-            found = examples_at(
+            examples = examples_at(
                 model,
                 self._session.train,
                 {position: [at]},
@@ -114,7 +114,7 @@ class ExploredRun(Findings):
                 token_budget=self.config.token_budget,
                 show_progress=False,
             )
-        self._read[position, at] = found[position][at]
+        self._read[position, at] = examples[position][at]
 
     @contextmanager
     def _model_alone(self) -> Iterator[Model]:

@@ -112,7 +112,7 @@ def _choice(
     """A radio group of buttons, and the store that has what is chosen (assets/explorer.js)."""
     buttons = [
         html.Button(
-            told,
+            shown,
             value=key,
             type="button",
             role="radio",
@@ -120,7 +120,7 @@ def _choice(
             **data(store=name),
             **aria(checked=str(key == value).lower()),
         )
-        for key, told in options.items()
+        for key, shown in options.items()
     ]
     return html.Div(
         [

@@ -35,10 +35,10 @@ def heatmap(scores: Scores, label: str, chosen: Address | None) -> Any:
 def profile(scores: Scores, label: str) -> Any:
     """Every layer's strength for each label, all but one faint; the band of chance is its own."""
     figure: Any = figures.layer_profile(scores)
-    mine = str(scores.labels.index(label))
+    column = str(scores.labels.index(label))
     highest = 0.0
     for trace in figure.data:
-        if trace.legendgroup == mine:
+        if trace.legendgroup == column:
             highest = max(highest, *trace.y)
         else:
             trace.opacity = 0.0 if trace.fill else FAINT
@@ -47,14 +47,14 @@ def profile(scores: Scores, label: str) -> Any:
     return _without_title(figure).update_layout(showlegend=False)
 
 
-def activations(found: NeuronExamples) -> Any:
+def activations(examples: NeuronExamples) -> Any:
     """One neuron's activation over the words of every label."""
-    return _without_title(figures.activations_by_label(found))
+    return _without_title(figures.activations_by_label(examples))
 
 
-def concordance(found: NeuronExamples) -> Any:
+def concordance(examples: NeuronExamples) -> Any:
     """The words at which one neuron is most and least active, in their sentences."""
-    return _without_title(figures.concordance(found))
+    return _without_title(figures.concordance(examples))
 
 
 def _without_title(figure: Any) -> Any:

@@ -53,13 +53,13 @@ def key_list(key: Neurons) -> list[Any]:
 
 
 def neuron_scores(
-    name: str, method: str, found: pd.DataFrame, tag: str, known: NeuronExamples | None
+    name: str, method: str, scores: pd.DataFrame, tag: str, known: NeuronExamples | None
 ) -> list[Any]:
     """One neuron's numbers for every label; the label in view stands out."""
-    digits, neutral = decimals(found.score), SCORES[method].neutral
-    most = float((found.score - neutral).abs().max()) or 1.0
-    activation = decimals([*found["mean"], *found["sd"]])
-    records: Any = found.itertuples()
+    digits, neutral = decimals(scores.score), SCORES[method].neutral
+    most = float((scores.score - neutral).abs().max()) or 1.0
+    activation = decimals([*scores["mean"], *scores["sd"]])
+    records: Any = scores.itertuples()
     rows = [
         [
             row.label,
@@ -76,10 +76,10 @@ def neuron_scores(
     if known is not None:
         heads.append("logits")
         of_label = dict(zip(known.labels, known.contrast, strict=True))
-        lifts = [float(of_label.get(label, np.nan)) for label in found.label]
+        lifts = [float(of_label.get(label, np.nan)) for label in scores.label]
         for row, lift in zip(rows, lifts, strict=True):
             row.append(number(lift, decimals(lifts), plus=True))
-    mark = found.label.tolist().index(tag)
+    mark = scores.label.tolist().index(tag)
     return [
         html.H3(f"Neuron {name}: {score_name(method)}"),
         html.Div(
@@ -102,19 +102,19 @@ def neuron_scores(
     ]
 
 
-def examples(found: NeuronExamples) -> list[Any]:
+def examples(of_neuron: NeuronExamples) -> list[Any]:
     """Words at which one neuron is most and least active, and the tokens that it promotes."""
-    about = f"over {int(found.count.sum()):,} training words"
+    about = f"over {int(of_neuron.count.sum()):,} training words"
     return [
         html.Figure(
-            [html.H3(f"When it is active, {about}"), _graph(pictures.activations(found))],
+            [html.H3(f"When it is active, {about}"), _graph(pictures.activations(of_neuron))],
             className="panel",
         ),
         html.Figure(
             [
                 html.H3("Where it is most and least active"),
                 html.Div(
-                    html.Div(_graph(pictures.concordance(found)), className="wide"),
+                    html.Div(_graph(pictures.concordance(of_neuron)), className="wide"),
                     className="scroll",
                     tabIndex=0,
                     role="region",
@@ -127,9 +127,9 @@ def examples(found: NeuronExamples) -> list[Any]:
             [
                 html.H3("What it writes, straight to the logits"),
                 html.H4("Tokens it promotes"),
-                _effects(found.promoted),
+                _effects(of_neuron.promoted),
                 html.H4("Tokens it suppresses"),
-                _effects(found.suppressed),
+                _effects(of_neuron.suppressed),
                 html.P("Numbers are logits per unit of its activation.", className="note"),
             ],
             className="panel",
@@ -247,11 +247,11 @@ def _pair(intact: float, lesioned: float) -> html.Td:
     return html.Td(className="pair", style=widths)
 
 
-def _signed(share: float, told: str) -> html.Td:
+def _signed(share: float, text: str) -> html.Td:
     """A number beside a bar from the middle, to the right for what is positive."""
     start = 50 + 50 * min(share, 0)
     place = {"--start": f"{start:.2f}%", "--end": f"{start + 50 * abs(share):.2f}%"}
-    return html.Td(told, className="number signed", style=place)
+    return html.Td(text, className="number signed", style=place)
 
 
 def _legend() -> html.P:

@@ -80,11 +80,11 @@ def next_word(
     table = vocabulary.on_device
     logits = logits.to(table.table.device)
     any_word = torch.zeros(1, dtype=torch.int64, device=logits.device)
-    found = split_losses(logits, any_word, any_word, table)
+    losses = split_losses(logits, any_word, any_word, table)
     return NextWord(
         labels=vocabulary.lexicon.labels,
-        probability=found.tag_probability[0].cpu().numpy(),
-        seen_mass=float(found.seen_mass[0]),
+        probability=losses.tag_probability[0].cpu().numpy(),
+        seen_mass=float(losses.seen_mass[0]),
         tokens=_likeliest(model, vocabulary.lexicon, logits[0]),
     )
 

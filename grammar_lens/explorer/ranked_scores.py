@@ -53,12 +53,12 @@ class Findings:
 
     def methods(self, position: str) -> tuple[str, ...]:
         """Scores that can be computed from what the run stored, its own first."""
-        found = self._of_position(position)
+        known = self._of_position(position)
         own = self._own[position]
         others = [
             m.name
             for m in SCORES.values()
-            if m.name != own and (m.needs == "moments" or getattr(found, m.needs) is not None)
+            if m.name != own and (m.needs == "moments" or getattr(known, m.needs) is not None)
         ]
         return (own, *others)
 
@@ -87,11 +87,11 @@ class Findings:
                 f"{', '.join(self.methods(position))}"
             )
         with self._ranking:
-            found = self._ranked.pop((position, method), None) or self._rank(position, method)
-            self._ranked[position, method] = found
+            ranked = self._ranked.pop((position, method), None) or self._rank(position, method)
+            self._ranked[position, method] = ranked
             while len(self._ranked) > KEPT:
                 self._ranked.popitem(last=False)
-        return found
+        return ranked
 
     def _rank(self, position: str, method: str) -> Ranked:
         if method == self._own[position]:
@@ -154,19 +154,19 @@ class Findings:
         them at which the neuron fires.
         """
         ranked, moments = self._at(position, method), self._evidence[position].moments
-        here = (slice(None), *at)
+        neuron = (slice(None), *at)
         strength = ranked.strength.reshape(len(moments.labels), -1)
-        mine = ranked.strength[here]
-        spread = moments.m2[here] / np.maximum(moments.count - 1, 1)
+        strengths = ranked.strength[neuron]
+        spread = moments.m2[neuron] / np.maximum(moments.count - 1, 1)
         return pd.DataFrame(
             {
                 "label": moments.labels,
-                "score": ranked.scores.values[here],
-                "cohens_d": ranked.scores.effect[here],
-                "rank": 1 + (strength > mine[:, None]).sum(1),
-                "mean": moments.mean[here],
+                "score": ranked.scores.values[neuron],
+                "cohens_d": ranked.scores.effect[neuron],
+                "rank": 1 + (strength > strengths[:, None]).sum(1),
+                "mean": moments.mean[neuron],
                 "sd": np.sqrt(spread),
-                "fires": moments.fired[here] / np.maximum(moments.count, 1),
+                "fires": moments.fired[neuron] / np.maximum(moments.count, 1),
                 "words": moments.count.astype(int),
             }
         )

@@ -176,28 +176,28 @@ def sufficiency(study: LesionStudy) -> go.Figure:
     return _by_label(figure, names, "neurons kept of")
 
 
-def calibration(found: Calibration) -> go.Figure:
+def calibration(result: Calibration) -> go.Figure:
     """Attributions against the true effects of single neurons, label by label.
 
     Left, the rank correlation over neurons drawn at random, with its bootstrap interval, to compare
     with 0; right, the share of the largest effects among the largest attributions, to compare with
     chance. Labels whose predictions do not vary have no point.
     """
-    names = [plain(x) for x in found.labels]
+    names = [plain(x) for x in result.labels]
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
     figure.add_scatter(
         row=1,
         col=1,
-        x=found.correlation,
+        x=result.correlation,
         y=names,
         error_x={
-            "array": found.high - found.correlation,
-            "arrayminus": found.correlation - found.low,
+            "array": result.high - result.correlation,
+            "arrayminus": result.correlation - result.low,
             "color": ACCENT,
             "thickness": 1.4,
             "width": 4,
         },
-        customdata=np.stack([found.low, found.high, found.slope], 1),
+        customdata=np.stack([result.low, result.high, result.slope], 1),
         mode="markers",
         marker={"size": 9, "color": ACCENT},
         name="rank correlation (bar: 95 % interval)",
@@ -209,16 +209,16 @@ def calibration(found: Calibration) -> go.Figure:
     figure.add_scatter(
         row=1,
         col=2,
-        x=found.recall,
+        x=result.recall,
         y=names,
         mode="markers",
         marker={"size": 9, "symbol": "diamond", "color": CONTRAST},
-        name=f"recall of the {found.k} largest effects",
-        hovertemplate=f"%{{x:.3f}}, by chance {found.chance:.3f}<extra></extra>",
+        name=f"recall of the {result.k} largest effects",
+        hovertemplate=f"%{{x:.3f}}, by chance {result.chance:.3f}<extra></extra>",
     )
     figure.add_vline(x=0, row=1, col=1, line={"color": SHAMS, "width": 1.2}, layer="below")  # pyright: ignore[reportArgumentType]
     figure.add_vline(
-        x=found.chance,
+        x=result.chance,
         row=1,  # pyright: ignore[reportArgumentType]
         col=2,  # pyright: ignore[reportArgumentType]
         line={"color": GREY, "width": 1.5, "dash": "dash"},
@@ -228,7 +228,7 @@ def calibration(found: Calibration) -> go.Figure:
     finish(
         figure,
         "Do attributions tell what a lesion does?",
-        f"{found.n_random} neurons drawn at random, cut one at a time",
+        f"{result.n_random} neurons drawn at random, cut one at a time",
         height=230 + 24 * max(len(names), 4),
     )
     figure.update_xaxes(row=1, col=1, title_text="Spearman's rho (0: no relation)")
@@ -239,30 +239,30 @@ def calibration(found: Calibration) -> go.Figure:
     )
 
 
-def redundancy(found: Redundancy) -> go.Figure:
+def redundancy(result: Redundancy) -> go.Figure:
     """Own tag loss (nats) after each round of cutting and finding neurons again, a line per label.
 
     Compare what later rounds add with what the first one cost; the thick line is the mean.
     """
-    sizes = [r.k for r in found.rounds]
-    again = np.stack([r.found_again for r in found.rounds])
+    sizes = [r.k for r in result.rounds]
+    again = np.stack([r.found_again for r in result.rounds])
     figure = go.Figure()
-    for i, label in enumerate(found.labels):
-        told = [
+    for i, label in enumerate(result.labels):
+        hover = [
             f"adds {gain:+.4f}" + ("" if np.isnan(part) else f", {part:.0%} stood next before")
-            for gain, part in zip(found.gain[:, i], again[:, i], strict=True)
+            for gain, part in zip(result.gain[:, i], again[:, i], strict=True)
         ]
         figure.add_scatter(
             x=[0, *sizes],
-            y=[0.0, *found.own[:, i]],
-            text=["intact", *told],
+            y=[0.0, *result.own[:, i]],
+            text=["intact", *hover],
             **line_style(i),
             name=plain(label),
             hovertemplate="%{x:,} neurons cut: %{y:+.4f} nats, %{text}",
         )
     figure.add_scatter(
         x=[0, *sizes],
-        y=[0.0, *found.own.mean(1)],
+        y=[0.0, *result.own.mean(1)],
         mode="lines+markers",
         line={"color": INK, "width": 4},
         name="<b>mean</b>",
@@ -271,7 +271,7 @@ def redundancy(found: Redundancy) -> go.Figure:
     finish(
         figure,
         "Do others stand by? Cut, find again, cut more",
-        f"{len(found.rounds)} rounds; a steep later step says that others had taken over",
+        f"{len(result.rounds)} rounds; a steep later step says that others had taken over",
         height=420,
     )
     figure.update_xaxes(title_text="neurons of the tag cut so far", rangemode="tozero")

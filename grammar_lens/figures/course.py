@@ -37,8 +37,8 @@ def time_course(course: CourseSummary, label: str | None = None) -> go.Figure:
     labels = course.labels if label is None else (label,)
     unknown = [x for x in labels if x not in course.labels]
     if unknown or not labels:
-        there = ", ".join(course.labels) or "none"
-        raise GrammarLensError(f"no time course of {label!r}: there are {there}")
+        known = ", ".join(course.labels) or "none"
+        raise GrammarLensError(f"no time course of {label!r}: there are {known}")
     units = f"{unit_name(course.origin.site)}s"
     figure = make_subplots(
         rows=1,

@@ -32,49 +32,49 @@ def dose_response(study: LesionStudy, label: str | None = None) -> go.Figure:
     1 are shaded: they are outside the trend test.
     Raises NotMeasuredError for a study of one dose, and GrammarLensError for a label that was not studied.
     """
-    found = study.doses
-    if found is None:
+    response = study.doses
+    if response is None:
         raise NotMeasuredError(
             f"this study has lesions of dose {study.dose:g} alone: measure several doses "
             "(lesion_study(..., others=[Ablation(dose=0.25), ...]), or --doses 1,0.25,0.5,0.75)"
         )
-    if label is not None and label not in found.labels:
-        raise GrammarLensError(f"no doses of {label!r}: there are {', '.join(found.labels)}")
-    figure = _all_labels(found) if label is None else _one_label(found, label)
-    ablation = str(Ablation(found.value, 1.0, found.where)).replace(", dose 1", "")
-    shams = f"; bands: {found.n_shams} shams" if found.n_shams else ""
+    if label is not None and label not in response.labels:
+        raise GrammarLensError(f"no doses of {label!r}: there are {', '.join(response.labels)}")
+    figure = _all_labels(response) if label is None else _one_label(response, label)
+    ablation = str(Ablation(response.value, 1.0, response.where)).replace(", dose 1", "")
+    shams = f"; bands: {response.n_shams} shams" if response.n_shams else ""
     finish(
         figure,
         f"The dose of the lesion and the loss{'' if label is None else f': {plain(label)}'}",
         about(study.origin, f"{ablation} lesion of {study.k} neurons, {plain(study.fresh)}{shams}"),
         height=640 if label is None else 420,
     )
-    _shade_outside(figure, found)
-    step = np.diff(found.dose).max()
-    figure.update_xaxes(range=[found.dose[0] - 0.06 * step, found.dose[-1] + 0.06 * step])
+    _shade_outside(figure, response)
+    step = np.diff(response.dose).max()
+    figure.update_xaxes(range=[response.dose[0] - 0.06 * step, response.dose[-1] + 0.06 * step])
     return figure.update_layout(
         hovermode="closest", legend={"y": 1, "yanchor": "top", "tracegroupgap": 0}
     )
 
 
-def _all_labels(found: DoseResponse) -> go.Figure:
+def _all_labels(response: DoseResponse) -> go.Figure:
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07)
-    for i, label in enumerate(found.labels):
+    for i, label in enumerate(response.labels):
         colour = COLOURS[i % len(COLOURS)]
-        _add_band(figure, found, i, colour, row=1)
+        _add_band(figure, response, i, colour, row=1)
         style = {
             **line_style(i),
             "name": plain(label),
             "legendgroup": str(i),
         }
-        _add_own(figure, found, i, style, row=1)
-        _add_others(figure, found, i, {**style, "showlegend": False}, row=2)
+        _add_own(figure, response, i, style, row=1)
+        _add_others(figure, response, i, {**style, "showlegend": False}, row=2)
     figure.update_yaxes(
         row=1, col=1, title_text="rise in tag loss (nats)<br>of the tag's own words"
     )
     figure.update_yaxes(row=2, col=1, title_text="of other tags' words<br>(mean over tags)")
     # one scale for both; plotly finds no range of axes that match under shaded spans
-    drawn = np.concatenate([found.own, found.other, found.sham_low, found.sham_high])
+    drawn = np.concatenate([response.own, response.other, response.sham_low, response.sham_high])
     low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
     room = 0.06 * (high - low) or 1.0
     figure.update_yaxes(zeroline=True, zerolinecolor=SHAMS, range=[low - room, high + room])
@@ -82,14 +82,14 @@ def _all_labels(found: DoseResponse) -> go.Figure:
     return figure
 
 
-def _one_label(found: DoseResponse, label: str) -> go.Figure:
+def _one_label(response: DoseResponse, label: str) -> go.Figure:
     figure = make_subplots(rows=1, cols=1)
-    i = found.labels.index(label)
-    _add_band(figure, found, i, SHAMS, row=1)
-    if np.isfinite(found.sham_own[i]).sum() > 1:
+    i = response.labels.index(label)
+    _add_band(figure, response, i, SHAMS, row=1)
+    if np.isfinite(response.sham_own[i]).sum() > 1:
         figure.add_scatter(
-            x=found.dose,
-            y=found.sham_own[i],
+            x=response.dose,
+            y=response.sham_own[i],
             mode="lines+markers",
             connectgaps=False,
             marker={"size": 5, "color": GREY},
@@ -103,57 +103,59 @@ def _one_label(found: DoseResponse, label: str) -> go.Figure:
         "line": {"color": CONTRAST, "width": 2, "dash": "dot"},
         "name": "other tags' words",
     }
-    _add_others(figure, found, i, other, row=1)
+    _add_others(figure, response, i, other, row=1)
     own = {
         "mode": "lines+markers",
         "marker": {"size": 8},
         "line": {"color": ACCENT, "width": 3},
         "name": f"words tagged {plain(label)}",
     }
-    _add_own(figure, found, i, own, row=1)
+    _add_own(figure, response, i, own, row=1)
     figure.update_yaxes(
         title_text="rise in tag loss (nats)", zeroline=True, zerolinecolor=SHAMS
     ).update_xaxes(title_text="dose (0: intact, 1: the full lesion)")
     return figure
 
 
-def _add_own(figure: go.Figure, found: DoseResponse, i: int, style: dict, *, row: int) -> None:
-    shams = np.stack([found.sham_own[i], found.sham_low[i], found.sham_high[i]], 1)
-    told = [
+def _add_own(figure: go.Figure, response: DoseResponse, i: int, style: dict, *, row: int) -> None:
+    shams = np.stack([response.sham_own[i], response.sham_low[i], response.sham_high[i]], 1)
+    hover = [
         "" if np.isnan(mean) else f"<br>shams {mean:+.4f} ({low:+.4f} to {high:+.4f})"
         for mean, low, high in shams
     ]
     figure.add_scatter(
         row=row,
         col=1,
-        x=found.dose,
-        y=found.own[i],
-        text=told,
+        x=response.dose,
+        y=response.own[i],
+        text=hover,
         hovertemplate="dose %{x:g}: %{y:+.4f} nats%{text}",
         **style,
     )
 
 
-def _add_others(figure: go.Figure, found: DoseResponse, i: int, style: dict, *, row: int) -> None:
+def _add_others(
+    figure: go.Figure, response: DoseResponse, i: int, style: dict, *, row: int
+) -> None:
     figure.add_scatter(
         row=row,
         col=1,
-        x=found.dose,
-        y=found.other[i],
+        x=response.dose,
+        y=response.other[i],
         hovertemplate="dose %{x:g}, other tags: %{y:+.4f} nats",
         **style,
     )
 
 
-def _add_band(figure: go.Figure, found: DoseResponse, i: int, colour: str, *, row: int) -> None:
+def _add_band(figure: go.Figure, response: DoseResponse, i: int, colour: str, *, row: int) -> None:
     """The shams from the lowest to the highest; a dose between others without shams has a bar."""
     x: list[float | None] = []
     y: list[float | None] = []
-    for run in _runs(np.isfinite(found.sham_low[i])):
-        dose = found.dose[run]
+    for run in _runs(np.isfinite(response.sham_low[i])):
+        dose = response.dose[run]
         x += [*dose, *dose[::-1], None]
-        y += [*found.sham_low[i, run], *found.sham_high[i, run][::-1], None]
-    if found.n_shams == 0 or not x:
+        y += [*response.sham_low[i, run], *response.sham_high[i, run][::-1], None]
+    if response.n_shams == 0 or not x:
         return
     figure.add_scatter(
         row=row,
@@ -168,7 +170,7 @@ def _add_band(figure: go.Figure, found: DoseResponse, i: int, colour: str, *, ro
         hoverinfo="skip",
         legendgroup=str(i),
         showlegend=False,
-        name=f"{plain(found.labels[i])}, shams",
+        name=f"{plain(response.labels[i])}, shams",
     )
 
 
@@ -178,10 +180,10 @@ def _runs(known: Bool[np.ndarray, " dose"]) -> list[np.ndarray]:
     return [run for run in np.split(at, np.flatnonzero(np.diff(at) > 1) + 1) if len(run)]
 
 
-def _shade_outside(figure: go.Figure, found: DoseResponse) -> None:
+def _shade_outside(figure: go.Figure, response: DoseResponse) -> None:
     """Marks the doses that enter no test."""
-    step = float(np.diff(found.dose).max())
-    low, high = float(found.dose[0]), float(found.dose[-1])
+    step = float(np.diff(response.dose).max())
+    low, high = float(response.dose[0]), float(response.dose[-1])
     for x0, x1 in ((low - 0.06 * step, 0.0), (1.0, high + 0.06 * step)):
         if (x0 < 0 and low < 0) or (x1 > 1 and high > 1):
             figure.add_vrect(
@@ -219,11 +221,13 @@ def value_ladder(study: LesionStudy) -> go.Figure:
     own = np.stack([np.diag(rung.matrix) for rung in rungs])
     agree, names = np.array(study.sign_agreement), [plain(x) for x in study.labels]
     figure = go.Figure()
-    for agrees, colour, told in (
+    for agrees, colour, legend in (
         (True, PALE, "same sign"),
         (False, "#e9a58b", "signs differ"),
     ):
-        _add_spans(figure, own[:, agree == agrees], np.array(names)[agree == agrees], colour, told)
+        _add_spans(
+            figure, own[:, agree == agrees], np.array(names)[agree == agrees], colour, legend
+        )
     for n, rung in enumerate(rungs):
         _add_rung(figure, rung, names, n)
     figure.add_vline(x=0, line={"color": SHAMS, "width": 1.2}, layer="below")
@@ -255,7 +259,7 @@ def _add_spans(
     own: Float[np.ndarray, "value label"],
     names: np.ndarray,
     colour: str,
-    told: str,
+    legend: str,
 ) -> None:
     """A line from the lowest to the highest value of each label."""
     if not own.shape[1]:
@@ -263,7 +267,7 @@ def _add_spans(
     x = [e for low, high in zip(own.min(0), own.max(0), strict=True) for e in (low, high, None)]
     y = [e for name in names.tolist() for e in (name, name, None)]
     figure.add_scatter(
-        x=x, y=y, mode="lines", line={"color": colour, "width": 5}, name=told, hoverinfo="skip"
+        x=x, y=y, mode="lines", line={"color": colour, "width": 5}, name=legend, hoverinfo="skip"
     )
 
 

@@ -269,22 +269,22 @@ def _add_counts(figure: go.Figure, keys: KeyNeurons) -> None:
 
 def overlap_matrix(keys: KeyNeurons) -> go.Figure:
     """Shared key neurons of every two labels as Jaccard overlap, with what chance would share."""
-    found = overlap(keys)
+    shared = overlap(keys)
     apart = ~np.eye(len(keys), dtype=bool)
-    jaccard = np.where(apart, found.jaccard, np.nan)
-    names = [plain(x) for x in found.labels]
+    jaccard = np.where(apart, shared.jaccard, np.nan)
+    names = [plain(x) for x in shared.labels]
     hover = [
         [
-            f"{a} and {b}<br>{found.shared[i, j]:.0f} shared, by chance {found.expected[i, j]:.2g}"
-            f"<br>Jaccard {found.jaccard[i, j]:.3f}"
+            f"{a} and {b}<br>{shared.shared[i, j]:.0f} shared, by chance {shared.expected[i, j]:.2g}"
+            f"<br>Jaccard {shared.jaccard[i, j]:.3f}"
             if i != j
-            else f"{a}: {found.shared[i, i]:.0f} neurons"
+            else f"{a}: {shared.shared[i, i]:.0f} neurons"
             for j, b in enumerate(names)
         ]
         for i, a in enumerate(names)
     ]
     text = [[f"{x:.2f}".lstrip("0") if x >= 0.005 else "" for x in row] for row in jaccard]
-    most = max(float(found.jaccard[apart].max(initial=0)), 0.01)
+    most = max(float(shared.jaccard[apart].max(initial=0)), 0.01)
     figure = matrix(
         jaccard, names, text, hover, SEQUENTIAL, (0.0, most), "Jaccard overlap (shared / union)"
     )

@@ -81,21 +81,21 @@ def _add_chance(
     )
 
 
-def activations_by_label(found: NeuronExamples) -> go.Figure:
+def activations_by_label(examples: NeuronExamples) -> go.Figure:
     """Box plots of one neuron's activation over the words of each label, highest median first.
 
     A box spans the middle half of the words with the median, its whiskers 90 % of them; dots are
     the lowest and the highest word. Labels without words have no row.
     Raises GrammarLensError where no label has any.
     """
-    there = np.flatnonzero((found.count > 0) & np.isfinite(found.quantiles).all(1))
-    if not len(there):
+    drawn = np.flatnonzero((examples.count > 0) & np.isfinite(examples.quantiles).all(1))
+    if not len(drawn):
         raise GrammarLensError(
-            f"no words of neuron {found.layer}.{found.index} were read: there is nothing to draw"
+            f"no words of neuron {examples.layer}.{examples.index} were read: there is nothing to draw"
         )
-    at = {q: found.quantiles[:, i] for i, q in enumerate(QUANTILES)}
-    order = there[np.argsort(-at[0.5][there], kind="stable")]
-    names = [plain(found.labels[i]) for i in order]
+    at = {q: examples.quantiles[:, i] for i, q in enumerate(QUANTILES)}
+    order = drawn[np.argsort(-at[0.5][drawn], kind="stable")]
+    names = [plain(examples.labels[i]) for i in order]
     low, left, first, median, third, right, high = (at[q][order] for q in QUANTILES)
     figure = go.Figure(
         go.Box(
@@ -123,7 +123,7 @@ def activations_by_label(found: NeuronExamples) -> go.Figure:
     figure.add_scatter(
         x=median,
         y=names,
-        customdata=np.stack([found.count[order], first, third, left, right, low, high], 1),
+        customdata=np.stack([examples.count[order], first, third, left, right, low, high], 1),
         mode="markers",
         marker={"symbol": "line-ns-open", "size": 14, "color": INK, "line": {"width": 2.6}},
         name="median",
@@ -136,8 +136,10 @@ def activations_by_label(found: NeuronExamples) -> go.Figure:
     )
     finish(
         figure,
-        f"When {called(found)} is active",
-        about(found.origin, f"{found.count.sum():,} words, read at “{found.origin.position}”"),
+        f"When {called(examples)} is active",
+        about(
+            examples.origin, f"{examples.count.sum():,} words, read at “{examples.origin.position}”"
+        ),
         height=_height(len(names), 190),
     )
     figure.add_vline(x=0, line={"color": SHAMS, "width": 1.2}, layer="below")
@@ -163,6 +165,6 @@ def _by_label(figure: go.Figure, names: list[str]) -> go.Figure:
     )
 
 
-def called(found: NeuronExamples) -> str:
+def called(examples: NeuronExamples) -> str:
     """The name of the neuron in figures."""
-    return f"{unit_name(found.origin.site)} {found.layer}.{found.index}"
+    return f"{unit_name(examples.origin.site)} {examples.layer}.{examples.index}"

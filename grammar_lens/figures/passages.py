@@ -38,7 +38,7 @@ class _Row:
     told: list[str]
 
 
-def concordance(found: NeuronExamples, *, width: int = 6) -> go.Figure:
+def concordance(of_neuron: NeuronExamples, *, width: int = 6) -> go.Figure:
     """The words at which one neuron is most and least active, in their sentences.
 
     A row is an example, with `width` tokens on either side of the one at which the neuron was read;
@@ -47,18 +47,20 @@ def concordance(found: NeuronExamples, *, width: int = 6) -> go.Figure:
     """
     require_at_least("width", width, 1, "token")
     # a single end may be missing where a neuron was hardly read
-    blocks = [block for block in (found.top, found.bottom) if block]
+    blocks = [block for block in (of_neuron.top, of_neuron.bottom) if block]
     if not blocks:
-        raise GrammarLensError(f"there are no examples of {called(found)}: read some words first")
+        raise GrammarLensError(
+            f"there are no examples of {called(of_neuron)}: read some words first"
+        )
     examples = [example for block in blocks for example in block]
-    gap = len(found.top) - 0.5 if len(blocks) == 2 else None
+    gap = len(of_neuron.top) - 0.5 if len(blocks) == 2 else None
     rows = [_row(example, width) for example in examples]
     place = [i + 0.6 * (gap is not None and i > gap) for i in range(len(rows))]
     values = np.array([row.values for row in rows], float)
     limit = half_width(values)
     figure = go.Figure()
     for block in ("most", "least"):
-        chosen = [i for i in range(len(rows)) if (i < len(found.top)) == (block == "most")]
+        chosen = [i for i in range(len(rows)) if (i < len(of_neuron.top)) == (block == "most")]
         if not chosen:
             continue
         figure.add_heatmap(
@@ -81,9 +83,10 @@ def concordance(found: NeuronExamples, *, width: int = 6) -> go.Figure:
         _mark_centre(figure, place[chosen[0]], place[chosen[-1]])
     finish(
         figure,
-        f"Where {called(found)} is most and least active",
+        f"Where {called(of_neuron)} is most and least active",
         about(
-            found.origin, f"read at “{found.origin.position}”, each word form once; bold: the word"
+            of_neuron.origin,
+            f"read at “{of_neuron.origin.position}”, each word form once; bold: the word",
         ),
         height=190 + round(28 * (place[-1] + 1)),
     )

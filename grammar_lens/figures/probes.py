@@ -157,12 +157,12 @@ def accuracy_against_k(
     """
     if frame.empty:
         raise GrammarLensError("the curve has no points: probe at least one k")
-    there = {c: t for c, t in _PANELS.items() if c == "accuracy" or frame[c].notna().any()}
+    panels = {c: t for c, t in _PANELS.items() if c == "accuracy" or frame[c].notna().any()}
     figure = make_subplots(
-        rows=1, cols=len(there), shared_yaxes=True, subplot_titles=list(there.values())
+        rows=1, cols=len(panels), shared_yaxes=True, subplot_titles=list(panels.values())
     )
     scores = list(dict.fromkeys(frame["score"]))
-    for column, name in enumerate(there, 1):
+    for column, name in enumerate(panels, 1):
         for i, score in enumerate(scores):
             _add_curve(figure, frame.loc[frame["score"] == score], score, i, name, column)
     for y, name in ((majority, "majority label"), (word_baseline, "the word alone")):

@@ -14,7 +14,7 @@ _BLUE, _RED = COLOURS[:2]
 
 def published_rule(
     layers: pd.DataFrame,
-    kept: Float[np.ndarray, "sample layer"],
+    selected: Float[np.ndarray, "sample layer"],
     curve: pd.DataFrame,
     *,
     model: str,
@@ -23,7 +23,7 @@ def published_rule(
 ) -> go.Figure:
     """Accuracy per layer, where the kept neurons stand, and accuracy against the number of neurons.
 
-    `layers` has the probes of every sample, layer and classifier, `kept` each layer's share of the
+    `layers` has the probes of every sample, layer and classifier, `selected` each layer's share of the
     neurons kept, `curve` the accuracy of more and more neurons of the last layer.
     """
     page = make_subplots(
@@ -57,9 +57,9 @@ def published_rule(
         marker={"symbol": "star", "size": 11, "color": COLOURS[2]},
         name="the paper's, on Llama-3-8B",
     )
-    share = pd.DataFrame(kept).melt(var_name="layer")
+    share = pd.DataFrame(selected).melt(var_name="layer")
     _add_line(page, 2, share["layer"], share["value"], "kept", _BLUE, "solid")
-    even = share["value"] * 0 + 1 / kept.shape[1]
+    even = share["value"] * 0 + 1 / selected.shape[1]
     _add_line(page, 2, share["layer"], even, "even", GREY, "dash")
     for colour, (name, points) in zip(COLOURS, curve.groupby("score"), strict=False):
         _add_line(page, 3, points["n_neurons"], points["accuracy"], str(name), colour, "solid")
@@ -74,7 +74,9 @@ def published_rule(
         margin={"t": 120},
         title={
             "text": f"The rule of arXiv 2511.06519 on {plain(model)}",
-            "subtitle": {"text": f"means of {len(kept)} disjoint samples, bars: 95 % t-intervals"},
+            "subtitle": {
+                "text": f"means of {len(selected)} disjoint samples, bars: 95 % t-intervals"
+            },
         },
         legend={"y": 1, "yanchor": "top"},
         legend2={"y": 0.6, "yanchor": "top"},
@@ -86,14 +88,14 @@ def _add_line(
     page: go.Figure, row: int, at: pd.Series, values: pd.Series, name: str, colour: str, dash: str
 ) -> None:
     """The mean over samples at every layer or size, with its interval."""
-    found = {x: mean_interval(group.to_numpy(float)) for x, group in values.groupby(at)}
+    intervals = {x: mean_interval(group.to_numpy(float)) for x, group in values.groupby(at)}
     page.add_scatter(
         row=row,
         col=1,
-        x=list(found),
-        y=[mean for mean, _, _ in found.values()],
+        x=list(intervals),
+        y=[mean for mean, _, _ in intervals.values()],
         error_y={
-            "array": [mean - low for mean, low, _ in found.values()],
+            "array": [mean - low for mean, low, _ in intervals.values()],
             "thickness": 1,
             "width": 2,
         },

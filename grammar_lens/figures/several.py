@@ -156,7 +156,7 @@ def own_damage(studies: Mapping[str, LesionStudy]) -> go.Figure:
     labels = sorted({label for s in studies.values() for label in s.labels})
     figure = go.Figure()
     for i, (name, study) in enumerate(studies.items()):
-        mine = [plain(x) for x in study.labels]
+        own_labels = [plain(x) for x in study.labels]
         shams = np.diag(study.sham_mean)
         for values, what, marker in (
             (np.diag(study.matrix), "its own key neurons", _marker(i)),
@@ -165,7 +165,7 @@ def own_damage(studies: Mapping[str, LesionStudy]) -> go.Figure:
             if what == "sham lesions" and not study.n_shams:
                 continue
             figure.add_scatter(
-                x=mine,
+                x=own_labels,
                 y=values,
                 name=plain(name),
                 legendgroup=str(i),
@@ -243,22 +243,22 @@ def agreement_matrix(
     expected: Float[np.ndarray, "run run"],
 ) -> go.Figure:
     """Key neurons that every two runs of one model share, the mean over labels; NaN where unknown."""
-    told = [plain(name) for name in names]
-    apart = np.where(np.eye(len(told), dtype=bool), np.nan, share)
+    ticks = [plain(name) for name in names]
+    apart = np.where(np.eye(len(ticks), dtype=bool), np.nan, share)
     hover = [
         [
             f"{a} and {b}<br>shared {number(share[i, j], 3)}, by chance {number(expected[i, j], 3)}"
-            for j, b in enumerate(told)
+            for j, b in enumerate(ticks)
         ]
-        for i, a in enumerate(told)
+        for i, a in enumerate(ticks)
     ]
     text = [["" if np.isnan(x) else number(x) for x in row] for row in apart]
-    figure = matrix(apart, told, text, hover, SEQUENTIAL, (0.0, 1.0), "shared / smaller set")
+    figure = matrix(apart, ticks, text, hover, SEQUENTIAL, (0.0, 1.0), "shared / smaller set")
     finish(
         figure,
         "Key neurons that runs share",
         "mean over the labels both have; point at a cell for chance",
-        height=230 + 42 * max(len(told), 3),
+        height=230 + 42 * max(len(ticks), 3),
     )
     return matrix_axes(figure, "run", "run")
 

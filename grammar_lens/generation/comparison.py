@@ -106,10 +106,10 @@ def compare_tags(
     counts, unread = [], 0
     for texts in (intact, lesioned):
         flat = [written for samples in texts for written in samples]
-        found, missing = count_tags(
+        counted, missing = count_tags(
             flat, tagger.tag([written.text for written in flat]), tagger.probe.labels
         )
-        counts.append(found)
+        counts.append(counted)
         unread += missing
     rng = np.random.default_rng(seed)
     return tag_shares(counts[0], counts[1], tagger.probe.labels, prompt, rng), unread

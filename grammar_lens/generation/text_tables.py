@@ -9,20 +9,20 @@ SHOWN = 3
 """Samples of a prompt that are shown."""
 
 
-def side_by_side(found: Comparison) -> Table:
+def side_by_side(comparison: Comparison) -> Table:
     """The texts with and without the lesion in two columns, the first few samples of each prompt."""
-    n = found.n_samples
+    n = comparison.n_samples
     title = f"the first {SHOWN} of {n} samples" if n > SHOWN else None
-    table = Table("intact", found.lesion_name, expand=True, show_lines=True, title=title)
-    for intact, lesioned in zip(found.intact, found.lesioned, strict=True):
+    table = Table("intact", comparison.lesion_name, expand=True, show_lines=True, title=title)
+    for intact, lesioned in zip(comparison.intact, comparison.lesioned, strict=True):
         for texts in zip(intact[:SHOWN], lesioned[:SHOWN], strict=True):
             table.add_row(*(Text(text) for text in texts))
     return table
 
 
-def tag_table(found: Comparison) -> Table:
+def tag_table(comparison: Comparison) -> Table:
     """Tag, share of the words intact and lesioned, difference, and its interval where there is one."""
-    tags = found.tags[(found.tags.n_intact > 0) | (found.tags.n_lesioned > 0)]
+    tags = comparison.tags[(comparison.tags.n_intact > 0) | (comparison.tags.n_lesioned > 0)]
     with_interval = bool(tags.low.notna().any())
     n_intact, n_lesioned = tags.n_intact.sum(), tags.n_lesioned.sum()
     table = Table(title="tags of the words written", title_justify="left")
@@ -33,16 +33,18 @@ def tag_table(found: Comparison) -> Table:
     for _, row in tags.iterrows():
         cells = [f"{row['intact']:.1%}", f"{row['lesioned']:.1%}", f"{row['difference']:+.1%}"]
         cells += [f"{row['low']:+.1%} to {row['high']:+.1%}"] * with_interval
-        table.add_row(Text(row["tag"], style="bold" if row["tag"] == found.label else ""), *cells)
+        table.add_row(
+            Text(row["tag"], style="bold" if row["tag"] == comparison.label else ""), *cells
+        )
     return table
 
 
-def told(found: Comparison) -> str:
+def told(comparison: Comparison) -> str:
     """The data that the table rests on."""
-    probe = found.probe
+    probe = comparison.probe
     interval = probe.accuracy_interval
     between = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
-    unread = f"; {found.unread} words could not be read" if found.unread else ""
+    unread = f"; {comparison.unread} words could not be read" if comparison.unread else ""
     return (
         f"tagged by the probe at 'word' on the intact model, accuracy {probe.accuracy:.3f}{between} "
         f"on {probe.fresh}{unread}"

@@ -52,14 +52,16 @@ def write_on(
                     f"a prompt of {coded.shape[1]} tokens and {tokens} more do not fit into the "
                     f"{context_length(model)} that {model_name(model)} reads: write fewer (--tokens)"
                 )
-            found = model.generate(
+            generated = model.generate(
                 coded.expand(samples, -1).to(device_of(model)),
                 max_new_tokens=tokens,
                 return_type="tokens",
                 verbose=False,
                 **options,
             )
-            written.append(tuple(_decoded(model, row, coded.shape[1]) for row in found.tolist()))
+            written.append(
+                tuple(_decoded(model, row, coded.shape[1]) for row in generated.tolist())
+            )
     return written
 
 

@@ -71,14 +71,14 @@ class Donors(Shown):
         if not within:
             return chosen
         for code in np.unique(label[label >= 0]):
-            mine = np.flatnonzero(self.label == code)
-            here = np.flatnonzero(label == code)
-            drawn = rng.integers(max(len(mine), 1), size=len(here))
-            if len(mine):
-                again = self.word[mine[drawn]] == word[here]
-                drawn[again] = (drawn[again] + 1) % len(mine)
-                fit = self.word[mine[drawn]] != word[here]
-                chosen[here[fit]] = mine[drawn[fit]]
+            candidates = np.flatnonzero(self.label == code)
+            receivers = np.flatnonzero(label == code)
+            drawn = rng.integers(max(len(candidates), 1), size=len(receivers))
+            if len(candidates):
+                again = self.word[candidates[drawn]] == word[receivers]
+                drawn[again] = (drawn[again] + 1) % len(candidates)
+                fit = self.word[candidates[drawn]] != word[receivers]
+                chosen[receivers[fit]] = candidates[drawn[fit]]
         return chosen
 
     def __repr__(self) -> str:
@@ -153,17 +153,17 @@ def _addresses(
     model: Model, sets: Sequence[Neurons | Directions]
 ) -> dict[tuple[str, int], Int[np.ndarray, "..."]]:
     """Every unit of the sets once, by site and layer; a set of directions needs all dimensions."""
-    found: dict[tuple[str, int], Bool[np.ndarray, "..."]] = {}
+    addresses: dict[tuple[str, int], Bool[np.ndarray, "..."]] = {}
     for units in sets:
         width = site_width(model, units.site)
         layers = [units.layer] if isinstance(units, Directions) else np.unique(units.layer).tolist()
         for layer in layers:
-            mask = found.setdefault((units.site, layer), np.zeros(width, bool))
+            mask = addresses.setdefault((units.site, layer), np.zeros(width, bool))
             if isinstance(units, Directions):
                 mask[:] = True
             else:
                 mask[units.index[units.layer == layer]] = True
-    return {at: np.flatnonzero(found[at]) for at in sorted(found)}
+    return {at: np.flatnonzero(addresses[at]) for at in sorted(addresses)}
 
 
 def _by_site(

@@ -132,11 +132,11 @@ class Outcomes(Shown):
         rows = len(self.conditions) + 1
 
         def put(
-            mine: Shaped[np.ndarray, "..."], others: Shaped[np.ndarray, "..."], empty: float | int
+            own: Shaped[np.ndarray, "..."], others: Shaped[np.ndarray, "..."], empty: float | int
         ) -> Shaped[np.ndarray, "..."]:
-            added = np.full((len(others) - 1, *mine.shape[1:]), empty, mine.dtype)
+            added = np.full((len(others) - 1, *own.shape[1:]), empty, own.dtype)
             added[:, at] = others[1:]
-            return np.concatenate([mine, added])
+            return np.concatenate([own, added])
 
         sampled = np.zeros(len(self.word), bool)
         sampled[at] = True

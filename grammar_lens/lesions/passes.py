@@ -151,18 +151,18 @@ class FastPasses:
         start = self._activations["resid_pre", entry][:, inner].repeat(n, 1, 1)
         for i, lesion in enumerate(lesions):
             block, donor = start[i * n_rows : (i + 1) * n_rows], donors[i]
-            mine = None if donor is None else donor[:, inner]
-            self._enter(lesion.edits[0], block, mine, (slice(None), inner))
+            own = None if donor is None else donor[:, inner]
+            self._enter(lesion.edits[0], block, own, (slice(None), inner))
         later = [self._later(lesion) for lesion in lesions]
         places = _stacked(row * width + time - self._first, n, n_rows * width).to(start.device)
         changes = {}
         for at, blocks in _by_place(later).items():
             if self._is_sparse(at):
-                mine = [None if d is None else d[row, time] for d in donors]
-                changes[at] = _change_places(blocks, len(which), mine)
+                own = [None if d is None else d[row, time] for d in donors]
+                changes[at] = _change_places(blocks, len(which), own)
             else:
-                mine = [None if d is None else d[:, inner] for d in donors]
-                changes[at] = _change(blocks, n_rows, 0, mine)
+                own = [None if d is None else d[:, inner] for d in donors]
+                changes[at] = _change(blocks, n_rows, 0, own)
         with self._fast.changed(changes):
             out = self._fast.run(start, entry, self._intact, places, n)
         return self._fast.logits(out)
@@ -236,11 +236,11 @@ Blocks = Sequence[tuple[int, Edit]]
 
 
 def _by_place(edits: Sequence[tuple[Edit, ...]]) -> dict[tuple[str, int], list[tuple[int, Edit]]]:
-    found: dict[tuple[str, int], list[tuple[int, Edit]]] = {}
-    for i, mine in enumerate(edits):
-        for edit in mine:
-            found.setdefault((edit.site, edit.layer), []).append((i, edit))
-    return dict(sorted(found.items(), key=lambda item: item[0][1]))
+    by_place: dict[tuple[str, int], list[tuple[int, Edit]]] = {}
+    for i, version in enumerate(edits):
+        for edit in version:
+            by_place.setdefault((edit.site, edit.layer), []).append((i, edit))
+    return dict(sorted(by_place.items(), key=lambda item: item[0][1]))
 
 
 def _change(
@@ -304,8 +304,8 @@ def _as_versions(
     row, time = where // width, where % width
     version = np.zeros(len(where), np.int64)
     for r in np.unique(row):
-        mine = np.flatnonzero(row == r)
-        version[mine] = np.arange(len(mine))
+        chosen = np.flatnonzero(row == r)
+        version[chosen] = np.arange(len(chosen))
     times = np.zeros((n_rows, int(version.max(initial=0)) + 1), np.int64)
     times[row, version] = time
     return row, version, times

@@ -218,12 +218,12 @@ def lesioned_labels(
                 )
         chosen = tuple(wanted)
     else:
-        there = [x for x in keys if n_words.get(x) and len(keys[x])]
-        usual = [x for x in LESION_TAGS if x in there]
+        present = [x for x in keys if n_words.get(x) and len(keys[x])]
+        usual = [x for x in LESION_TAGS if x in present]
         chosen = tuple(
             usual
             if corpus.label == "upos" and len(usual) > 1
-            else sorted(there, key=lambda x: -n_words[x])[: len(LESION_TAGS)]
+            else sorted(present, key=lambda x: -n_words[x])[: len(LESION_TAGS)]
         )
     if len(chosen) < 2:
         raise GrammarLensError(f"a lesion study compares two labels or more, got {list(chosen)}")

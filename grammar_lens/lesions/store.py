@@ -73,12 +73,12 @@ class Store:
         text = json.dumps({"key": self._key, "batches": sorted(self.finished)})
         write_text(self._folder / _DONE, text)
 
-    def add_up(self, mine: Bool[np.ndarray, " word"]) -> None:
-        """Gets what the other processes of a group have put; `mine` are the words put here."""
+    def add_up(self, own: Bool[np.ndarray, " word"]) -> None:
+        """Gets what the other processes of a group have put; `own` are the words put here."""
         for array in (*(getattr(self, name) for name in _FLOATS), self.top_label):
-            distributed.add_up(array, mine)
-        distributed.add_up(self.tag_probability, mine)
-        distributed.add_up(self.seen_mass[None], mine)
+            distributed.add_up(array, own)
+        distributed.add_up(self.tag_probability, own)
+        distributed.add_up(self.seen_mass[None], own)
 
     def copy_intact(self, row: int, words: Bool[np.ndarray, " word"]) -> None:
         """Gives a condition that changes nothing the losses of the intact model, at some words."""
@@ -91,17 +91,17 @@ class Store:
         """Whether the folder holds part of this very battery; notes what is finished."""
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            found = json.loads((folder / _DONE).read_text("utf-8"))
-            batches = {int(batch) for batch in found["batches"]}
-            mine = found["key"] == self._key and all(
+            stored = json.loads((folder / _DONE).read_text("utf-8"))
+            batches = {int(batch) for batch in stored["batches"]}
+            same = stored["key"] == self._key and all(
                 _is_whole(folder / f"{name}.npy", shape, dtype)
                 for name, (shape, dtype) in shapes.items()
             )
         except (OSError, ValueError, TypeError, KeyError):  # missing, or damaged
             return False
-        if mine:
+        if same:
             self.finished = batches
-        return mine
+        return same
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: Any, resumed: bool) -> Any:
         empty = np.nan if dtype == np.float64 else 0

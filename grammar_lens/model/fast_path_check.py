@@ -36,8 +36,8 @@ def fast_path(model: Model) -> FastPath | None:
     parts = _parts(model)
     known = getattr(model, _KNOWN, None)
     if known is None or known[0] != parts:
-        found = _rebuilt(model)
-        known = (parts, found if found is not None and _agrees(model, found) else None)
+        rebuilt = _rebuilt(model)
+        known = (parts, rebuilt if rebuilt is not None and _agrees(model, rebuilt) else None)
         setattr(model, _KNOWN, known)
     return known[1]
 

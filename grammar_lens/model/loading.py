@@ -218,9 +218,9 @@ def _check_folder(folder: Path, *, needs_tokenizer: bool, needs_weights: bool = 
         pickled = sorted(
             p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)
         )
-        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
+        contents = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
         raise GrammarLensError(
-            f"{folder} has {found}: grammar_lens reads safetensors only, because a pickle can run code. "
+            f"{folder} has {contents}: grammar_lens reads safetensors only, because a pickle can run code. "
             "Save it again with model.save_pretrained(folder, safe_serialization=True)"
         )
     if needs_tokenizer and not any(

@@ -107,17 +107,17 @@ def agreement(first: Choice, second: Choice) -> pd.DataFrame:
     `shared` neurons, `jaccard` and `coefficient` (shared / smaller set); `expected_coefficient` and
     `p_value` are of sets drawn at random within their layers. `correlation` is of the scores.
     """
-    found = reliability(first.keys, second.keys)
-    smaller = np.maximum(np.minimum(found.n_first, found.n_second), 1)
+    halves = reliability(first.keys, second.keys)
+    smaller = np.maximum(np.minimum(halves.n_first, halves.n_second), 1)
     columns = {
-        "shared": found.shared,
-        "jaccard": found.jaccard,
-        "coefficient": found.shared / smaller,
-        "expected_coefficient": found.expected / smaller,
-        "p_value": found.p_value,
+        "shared": halves.shared,
+        "jaccard": halves.jaccard,
+        "coefficient": halves.shared / smaller,
+        "expected_coefficient": halves.expected / smaller,
+        "p_value": halves.p_value,
         "correlation": score_correlation(first.scores, second.scores),
     }
-    return pd.DataFrame(columns, index=pd.Index(found.labels, name="label"))
+    return pd.DataFrame(columns, index=pd.Index(halves.labels, name="label"))
 
 
 def agreement_table(first: Choices, second: Choices) -> pd.DataFrame:
@@ -134,17 +134,17 @@ def agreement_table(first: Choices, second: Choices) -> pd.DataFrame:
         "sham": list(product(first.shams, second.shams)),
     }
     for name, pairs in beside.items():
-        found = [agreement(a, b) for a, b in pairs]
+        agreements = [agreement(a, b) for a, b in pairs]
         for column in ("coefficient", "correlation"):
-            table[f"{name}_{column}"] = np.mean([f[column] for f in found], axis=0)
+            table[f"{name}_{column}"] = np.mean([f[column] for f in agreements], axis=0)
     return table
 
 
-def pairwise_agreement(found: Mapping[str, Choices]) -> pd.DataFrame:
+def pairwise_agreement(choices: Mapping[str, Choices]) -> pd.DataFrame:
     """`agreement_table` of every two sets of words, a row per pair and tag."""
     tables = []
-    for first, second in combinations(found, 2):
-        table = agreement_table(found[first], found[second]).reset_index(names="tag")
+    for first, second in combinations(choices, 2):
+        table = agreement_table(choices[first], choices[second]).reset_index(names="tag")
         table.insert(0, "first", first)
         table.insert(1, "second", second)
         tables.append(table)

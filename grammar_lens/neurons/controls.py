@@ -49,27 +49,27 @@ class SelectionControls(Shown):
     """The rule of the choice in words."""
 
     def __repr__(self) -> str:
-        told = [f"SelectionControls of the top {self.k}"]
+        lines = [f"SelectionControls of the top {self.k}"]
         if self.sham is not None and len(self.sham):
-            told.append(
+            lines.append(
                 f"mean strength {self.sham['strength'].mean():.3g}, with exchanged labels "
                 f"{self.sham['sham_strength'].mean():.3g} ({self.n_replicates} exchanges)"
             )
         if self.reliability is not None and len(self.reliability):
-            told.append(
+            lines.append(
                 f"two halves share {self.reliability['share'].mean():.3f}, by chance "
                 f"{self.reliability['expected_share'].mean():.3f}"
             )
         if self.within_type is not None and len(self.within_type):
-            told.append(
+            lines.append(
                 f"effect {self.within_type['effect'].mean():.2f} sd, within word forms "
                 f"{self.within_type['within_type'].mean():.2f}"
             )
-        return "; ".join(told)
+        return "; ".join(lines)
 
     def _tables(self) -> list[pd.DataFrame]:
-        there = (self.sham, self.reliability, self.within_type)
-        return [table for table in there if table is not None]
+        tables = (self.sham, self.reliability, self.within_type)
+        return [table for table in tables if table is not None]
 
 
 _SHAM_COLUMNS = (
@@ -214,13 +214,13 @@ def with_effects(keys: KeyNeurons, scores: Scores, adjusted: Adjusted | None) ->
         table["layer"].to_numpy(np.int64),
         table["index"].to_numpy(np.int64),
     )
-    found = {name: values[where] for name, values in columns.items()}
-    return table.assign(**found, n_labels=keys.n_labels()[where[1:]])
+    effects = {name: values[where] for name, values in columns.items()}
+    return table.assign(**effects, n_labels=keys.n_labels()[where[1:]])
 
 
 def selection_summary(keys: KeyNeurons, controls: SelectionControls) -> dict[str, Any]:
     """The numbers of a choice and its controls for summary.json, averaged over labels."""
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "score": keys.method,
         "rule": keys.rule,
         "neurons": {label: len(keys[label]) for label in keys},
@@ -232,14 +232,14 @@ def selection_summary(keys: KeyNeurons, controls: SelectionControls) -> dict[str
     if controls.sham is not None:
         names = ("strength", "sham_strength", "by_fdr", "sham_by_fdr")
         names = (*names, "by_permutation", "sham_by_permutation")
-        found["sham_localiser"] = {name: float(controls.sham[name].mean()) for name in names}
+        summary["sham_localiser"] = {name: float(controls.sham[name].mean()) for name in names}
     if controls.reliability is not None:
         names = ("share", "expected_share")
-        found["reliability"] = {name: float(controls.reliability[name].mean()) for name in names}
+        summary["reliability"] = {name: float(controls.reliability[name].mean()) for name in names}
     if controls.within_type is not None:
         names = ("effect", "within_type", "guarded")
-        found["within_type"] = {name: float(controls.within_type[name].mean()) for name in names}
-    return found
+        summary["within_type"] = {name: float(controls.within_type[name].mean()) for name in names}
+    return summary
 
 
 def mean_interval(

@@ -59,14 +59,14 @@ def depth_table(keys: KeyNeurons, n_bins: int = 3, confidence: float = 0.95) -> 
     (hypergeometric). Neurons that were chosen layer by layer stand where they were made to.
     """
     bins = depth_bins(keys.n_layers, n_bins)
-    there = np.bincount(bins) * keys.n_units
+    in_bin = np.bincount(bins) * keys.n_units
     union = np.bincount(keys.union()[:, 0], minlength=keys.n_layers)
     rows = []
     for label, by_layer in zip((*keys, ALL), (*layer_counts(keys), union), strict=True):
         counts = np.bincount(bins, weights=by_layer).astype(int)
         n = int(counts.sum())
         for b in range(n_bins):
-            chance = stats.hypergeom(int(there.sum()), int(there[b]), n)
+            chance = stats.hypergeom(int(in_bin.sum()), int(in_bin[b]), n)
             low, high = chance.interval(confidence)
             rows.append(
                 {
@@ -76,7 +76,7 @@ def depth_table(keys: KeyNeurons, n_bins: int = 3, confidence: float = 0.95) -> 
                     "to_depth": (b + 1) / n_bins,
                     "neurons": int(counts[b]),
                     "share": counts[b] / n if n else np.nan,
-                    "expected_share": there[b] / there.sum(),
+                    "expected_share": in_bin[b] / in_bin.sum(),
                     "low": low / n if n else np.nan,
                     "high": high / n if n else np.nan,
                 }

@@ -124,8 +124,8 @@ class Examples(Shown):
         """A row per neuron, end and example: layer, index, end, rank, value, word, label, text."""
         rows = [
             {
-                "layer": found.layer,
-                "index": found.index,
+                "layer": of_neuron.layer,
+                "index": of_neuron.index,
                 "end": end,
                 "rank": rank,
                 "value": example.value,
@@ -133,8 +133,8 @@ class Examples(Shown):
                 "label": example.label,
                 "text": "".join(example.passage.tokens).strip(),
             }
-            for found in self.by_neuron.values()
-            for end, examples in (("top", found.top), ("bottom", found.bottom))
+            for of_neuron in self.by_neuron.values()
+            for end, examples in (("top", of_neuron.top), ("bottom", of_neuron.bottom))
             for rank, example in enumerate(examples, 1)
         ]
         columns = ["layer", "index", "end", "rank", "value", "word", "label", "text"]
@@ -151,10 +151,12 @@ def quantiles_by_label(
     values: Float[np.ndarray, "word neuron"], classes: Int[np.ndarray, " word"], n_labels: int
 ) -> Float[np.ndarray, "neuron label quantile"]:
     """The `QUANTILES` of every neuron over each label's words, NaN for a label without words."""
-    found = np.full((values.shape[1], n_labels, len(QUANTILES)), np.nan)
+    quantiles = np.full((values.shape[1], n_labels, len(QUANTILES)), np.nan)
     for label in np.unique(classes).tolist():
-        found[:, label] = np.quantile(values[classes == label].astype(float), QUANTILES, axis=0).T
-    return found
+        quantiles[:, label] = np.quantile(
+            values[classes == label].astype(float), QUANTILES, axis=0
+        ).T
+    return quantiles
 
 
 def strongest(

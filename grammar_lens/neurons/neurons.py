@@ -182,8 +182,8 @@ class KeyNeurons(Mapping[str, Neurons], Shown):
         address = _addresses(frame, n_layers, n_units, where)
         sets = {}
         for label in dict.fromkeys([*labels, *frame["label"]]):
-            mine = (frame["label"] == label).to_numpy(bool)
-            rows, (layer, index) = frame.loc[mine], address[mine].T
+            of_label = (frame["label"] == label).to_numpy(bool)
+            rows, (layer, index) = frame.loc[of_label], address[of_label].T
             has_q = "q" in rows and not rows["q"].isna().all()
             sets[label] = Neurons(
                 name=label,

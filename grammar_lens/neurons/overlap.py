@@ -38,11 +38,11 @@ class Overlap(Shown):
 
     def __repr__(self) -> str:
         apart = ~np.eye(len(self.labels), dtype=bool)
-        told = f"Overlap of the key neurons of {listed(self.labels)}"
+        text = f"Overlap of the key neurons of {listed(self.labels)}"
         if not apart.any():
-            return told
+            return text
         shared, expected = self.shared[apart].mean(), self.expected[apart].mean()
-        return f"{told}: two share {shared:.1f} in the mean, by chance {expected:.1f}"
+        return f"{text}: two share {shared:.1f} in the mean, by chance {expected:.1f}"
 
     def _title(self) -> str:
         return f"{self!r}; Jaccard overlap"
@@ -89,8 +89,8 @@ def overlap(keys: KeyNeurons) -> Overlap:
     chance = np.full((4, n, n), np.nan)
     for i in range(n):
         for j in range(i):
-            found = _by_chance(counts[i], counts[j], keys.n_units, shared[i, j])
-            chance[:, i, j] = chance[:, j, i] = found
+            by_chance = _by_chance(counts[i], counts[j], keys.n_units, shared[i, j])
+            chance[:, i, j] = chance[:, j, i] = by_chance
     return Overlap(
         keys.labels, shared, shared / np.maximum(union, 1), shared / np.maximum(smaller, 1), *chance
     )

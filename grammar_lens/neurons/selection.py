@@ -82,7 +82,7 @@ def select(
 
 
 def _check(
-    scores: Scores, k: int | None, rule: str, sign: str, there: int, per_layer: bool
+    scores: Scores, k: int | None, rule: str, sign: str, n_available: int, per_layer: bool
 ) -> None:
     require_one_of("rule", rule, RULES)
     require_one_of("sign", sign, SIGNS)
@@ -90,7 +90,7 @@ def _check(
         n_layers, n_units = scores.values.shape[1:]
         units = counted(n_units, "unit")
         layers = "each layer has" if per_layer else f"{counted(n_layers, 'layer')} of"
-        require_between("k", k, 1, there, f"{layers} {units}")
+        require_between("k", k, 1, n_available, f"{layers} {units}")
     if rule == "frequency" and scores.method != "frequency":
         raise GrammarLensError(
             f"the rule 'frequency' counts how often a neuron is among the largest attributions, and "

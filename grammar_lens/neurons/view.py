@@ -48,8 +48,8 @@ class NeuronView:
         """A row per position and label; `contrast` is the direct effect on the label's logits."""
         frames = []
         for position, table in self.tables.items():
-            found = self.examples.get(position)
-            contrast = np.nan if found is None else _by_label(found, table["label"])
+            examples = self.examples.get(position)
+            contrast = np.nan if examples is None else _by_label(examples, table["label"])
             frames.append(table.assign(contrast=contrast, position=position))
         frame = pd.concat(frames, ignore_index=True)
         return frame.reindex(columns=["position", "label", *COLUMNS, "contrast"])
@@ -58,13 +58,16 @@ class NeuronView:
         lines = [f"Neuron {self.name} of {self.model} on {self.treebank}"]
         for position, table in self.tables.items():
             lines.append(f"{position}: {self.methods[position]} {_strongest(table)}")
-            found = self.examples.get(position)
-            if found is not None:
-                lines += [f"  top     {_words(found.top)}", f"  bottom  {_words(found.bottom)}"]
-        for found in list(self.examples.values())[:1]:
+            examples = self.examples.get(position)
+            if examples is not None:
+                lines += [
+                    f"  top     {_words(examples.top)}",
+                    f"  bottom  {_words(examples.bottom)}",
+                ]
+        for examples in list(self.examples.values())[:1]:
             tokens = [
                 " ".join(repr(shortened(e.token)) for e in effects[:_SHOWN])
-                for effects in (found.promoted, found.suppressed)
+                for effects in (examples.promoted, examples.suppressed)
             ]
             lines.append(f"promotes {tokens[0]}; suppresses {tokens[1]}")
         return "\n".join(lines)
@@ -74,8 +77,8 @@ class NeuronView:
         return neuron_html(title, self.methods, self.tables, self.examples)
 
 
-def _by_label(found: NeuronExamples, labels: pd.Series) -> list[float]:
-    known = dict(zip(found.labels, found.contrast.tolist(), strict=True))
+def _by_label(examples: NeuronExamples, labels: pd.Series) -> list[float]:
+    known = dict(zip(examples.labels, examples.contrast.tolist(), strict=True))
     return [known.get(label, np.nan) for label in labels]
 
 
@@ -102,9 +105,9 @@ def parse_address(
     Raises GrammarLensError for anything else.
     """
     if isinstance(layer, str) and index is None:
-        found = _ADDRESS.fullmatch(layer)
-        if found:
-            return int(found[1]), int(found[2])
+        match = _ADDRESS.fullmatch(layer)
+        if match:
+            return int(match[1]), int(match[2])
     elif not isinstance(layer, str) and index is not None:
         return int(layer), int(index)
     given = repr(layer) if index is None else f"{layer!r}, {index!r}"

@@ -36,11 +36,11 @@ def neuron_html(
         parts.append(f"<h4>read at “{escape(position)}”</h4>{_scores(table, methods[position])}")
         if position in examples:
             parts.append(_examples(examples[position]))
-    for found in list(examples.values())[:1]:
+    for of_position in list(examples.values())[:1]:
         parts.append(
             "<small>Bold: the word. Framed: the token at which the neuron was read. Orange: above 0, "
-            f"blue: below.</small><p>promotes {_tokens(found.promoted)}<br>"
-            f"suppresses {_tokens(found.suppressed)}<br>"
+            f"blue: below.</small><p>promotes {_tokens(of_position.promoted)}<br>"
+            f"suppresses {_tokens(of_position.suppressed)}<br>"
             "<small>Logits per unit of activation, on the direct path.</small></p>"
         )
     return "".join([*parts, "</div>"])
@@ -86,11 +86,11 @@ def _bar(value: float, most: float) -> str:
     )
 
 
-def _examples(found: NeuronExamples) -> str:
-    every = [value for e in (*found.top, *found.bottom) for value in np.abs(e.values)]
+def _examples(of_position: NeuronExamples) -> str:
+    every = [value for e in (*of_position.top, *of_position.bottom) for value in np.abs(e.values)]
     most = max(every, default=0.0) or 1.0
     lines = []
-    for name, examples in (("most", found.top), ("least", found.bottom)):
+    for name, examples in (("most", of_position.top), ("least", of_position.bottom)):
         lines.append(f"<div><b>{name} active at</b></div>")
         lines += [_line(example, most) for example in examples]
     return "".join(lines)

@@ -49,8 +49,8 @@ def read_batches(
     Raises GrammarLensError when a single sentence does not fit.
     """
     keep_freed()
-    here = shard or distributed.world()
-    numbers = range(here.index, len(batches), here.of)
+    process = shard or distributed.world()
+    numbers = range(process.index, len(batches), process.of)
     done, budget = (0, None) if keeper is None else keeper.begin(about or {}, collectors)
     for i, number in enumerate(numbers):
         if i >= done:
@@ -59,7 +59,7 @@ def read_batches(
             if keeper is not None:
                 keeper.after(i + 1, budget, collectors, i + 1 == len(numbers))
         if progress:
-            together = batches[number : number + here.of] if shard is None else [batches[number]]
+            together = batches[number : number + process.of] if shard is None else [batches[number]]
             progress(sum(batch.n_tokens for batch in together))
     if shard is None:
         distributed.merge(collectors)

@@ -54,17 +54,17 @@ class Checkpoints:
         self, about: Mapping[str, object], collectors: Sequence[Collector]
     ) -> tuple[int, int | None]:
         """Loads what is kept; returns how many batches it covers and the token budget then."""
-        mine: dict[str, object] = json.loads(json.dumps(about))
-        self._about = mine
+        expected: dict[str, object] = json.loads(json.dumps(about))
+        self._about = expected
         self._last = time.monotonic()
         if not self.path.is_file():
             return 0, None
-        with open_checkpoint(self.path) as kept:
-            kept.require(mine)
-            kept.verify()
+        with open_checkpoint(self.path) as checkpoint:
+            checkpoint.require(expected)
+            checkpoint.verify()
             for i, collector in enumerate(collectors):
-                collector.load(list(kept.pieces(i)))
-            return kept.done, kept.budget
+                collector.load(list(checkpoint.pieces(i)))
+            return checkpoint.done, checkpoint.budget
 
     def after(
         self, done: int, budget: int | None, collectors: Sequence[Collector], last: bool
@@ -149,13 +149,13 @@ class Kept:
 
     def pieces(self, collector: int) -> Iterator[State]:
         """The state of one collector, by its number, piece by piece."""
-        mine: dict[int, list[str]] = {}
+        names: dict[int, list[str]] = {}
         for name in self._names:
             i, j, _ = name.split(".", 2)
             if int(i) == collector:
-                mine.setdefault(int(j), []).append(name)
-        for j in sorted(mine):
-            yield {name.split(".", 2)[2]: self._file.get_tensor(name) for name in mine[j]}
+                names.setdefault(int(j), []).append(name)
+        for j in sorted(names):
+            yield {name.split(".", 2)[2]: self._file.get_tensor(name) for name in names[j]}
 
 
 @contextmanager

@@ -83,11 +83,11 @@ def started() -> Iterator[Shard]:
 
 def local_device() -> torch.device:
     """The GPU of this process on its machine."""
-    rank, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if rank >= there:
+    rank, n_devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if rank >= n_devices:
         raise GrammarLensError(
-            f"process {rank} of this machine has no GPU of its own, as there are {there}: start "
-            f"{there} processes (torchrun --nproc-per-node {there})"
+            f"process {rank} of this machine has no GPU of its own, as there are {n_devices}: start "
+            f"{n_devices} processes (torchrun --nproc-per-node {n_devices})"
         )
     return torch.device("cuda", rank)
 
@@ -112,12 +112,12 @@ def merge(collectors: Sequence[Collector]) -> None:
 
     Piece by piece, and in the order of the processes, so that all get the same to the last bit.
     """
-    here = world()
-    if here.of == 1:
+    process = world()
+    if process.of == 1:
         return
     for collector in collectors:
         pieces = [
-            merged(collector.merge, (_of_process(piece, rank) for rank in range(here.of)))
+            merged(collector.merge, (_of_process(piece, rank) for rank in range(process.of)))
             for piece in collector.state()
         ]
         collector.load(pieces)
@@ -131,22 +131,22 @@ def merged(merge: Callable[[State, State], State], pieces: Iterator[State]) -> S
     return whole
 
 
-def add_up(array: np.ndarray, mine: np.ndarray) -> None:
-    """Fills an array [row, word] of which every process has the columns `mine`, in place."""
+def add_up(array: np.ndarray, own: np.ndarray) -> None:
+    """Fills an array [row, word] of which every process has the columns `own`, in place."""
     if world().of == 1:
         return
     kind = array.dtype
     for row in array:
         # in float64 every int16, float32 and NaN survives; what is not mine must add nothing
-        there = np.where(mine.reshape(-1, *[1] * (row.ndim - 1)), row, 0).astype(np.float64)
-        whole = torch.from_numpy(there)
+        values = np.where(own.reshape(-1, *[1] * (row.ndim - 1)), row, 0).astype(np.float64)
+        whole = torch.from_numpy(values)
         dist.all_reduce(whole)
         row[...] = whole.numpy().astype(kind)
 
 
 def _of_process(piece: State, rank: int) -> State:
     """One process's piece, sent to all."""
-    mine = world().index == rank
+    is_sender = world().index == rank
     got = {}
     for name in sorted(piece):
         own = piece[name]
@@ -154,7 +154,7 @@ def _of_process(piece: State, rank: int) -> State:
         if own.dim():
             dist.broadcast(shape, rank)
         sent = own.to(torch.uint8) if own.dtype == torch.bool else own.contiguous()
-        if not mine:
+        if not is_sender:
             sent = torch.empty(shape.tolist(), dtype=sent.dtype, device=sent.device)
         if sent.numel():
             dist.broadcast(sent, rank)

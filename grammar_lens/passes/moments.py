@@ -209,9 +209,9 @@ class MomentAccumulator:
         """
         reduce = reduction_for(seen.flat)
         batch = self._batch(seen, words, reduce)
-        found = reduce.moments(seen, batch, self._space)
-        self._waiting.append((layer, reduce, found))
-        return found.good
+        moments = reduce.moments(seen, batch, self._space)
+        self._waiting.append((layer, reduce, moments))
+        return moments.good
 
     def _batch(self, seen: Seen, words: Tensor, reduce: Any) -> Any:
         """The batch's words by class, kept for the layers to come."""
@@ -229,12 +229,12 @@ class MomentAccumulator:
 
     def commit(self) -> None:
         """Merges what has been added since the last commit."""
-        for layer, reduce, found in self._waiting:
+        for layer, reduce, moments in self._waiting:
             state = self._layers[layer]
-            if state["mean"].device != found.mean.device:
-                state = {name: t.to(found.mean.device) for name, t in state.items()}
+            if state["mean"].device != moments.mean.device:
+                state = {name: t.to(moments.mean.device) for name, t in state.items()}
                 self._layers[layer] = state
-            reduce.merge(found, state)
+            reduce.merge(moments, state)
         self.discard()
 
     def discard(self) -> None:

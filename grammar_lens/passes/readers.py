@@ -31,8 +31,8 @@ class Seen:
 
     def fires(self) -> Bool[Tensor, "word unit"]:
         """Whether each unit fires at each word."""
-        told = self.flat if self.gate is None else self.gate
-        return (told if self.where is None else told.index_select(0, self.where)) > 0
+        signal = self.flat if self.gate is None else self.gate
+        return (signal if self.where is None else signal.index_select(0, self.where)) > 0
 
 
 @runtime_checkable
@@ -89,9 +89,9 @@ class RowReader:
         self.read = piece["read"].cpu().numpy()
 
     def merge(self, first: State, second: State) -> State:
-        mine = second["read"].reshape(-1, *[1] * (second["values"].dim() - 1))
+        from_second = second["read"].reshape(-1, *[1] * (second["values"].dim() - 1))
         return {
-            "values": torch.where(mine, second["values"], first["values"]),
+            "values": torch.where(from_second, second["values"], first["values"]),
             "read": first["read"] | second["read"],
         }
 
@@ -115,10 +115,10 @@ class FeatureReader(RowReader):
 
     def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]:
         units, columns = self._units[layer]
-        kept = seen.values()[:, units.to(seen.flat.device)].float()
+        values = seen.values()[:, units.to(seen.flat.device)].float()
         self._rows = words.cpu().numpy()
-        self.values[np.ix_(self._rows, columns)] = kept.cpu().numpy()
-        return torch.isfinite(kept).all()
+        self.values[np.ix_(self._rows, columns)] = values.cpu().numpy()
+        return torch.isfinite(values).all()
 
 
 class SampleReader(RowReader):

@@ -24,7 +24,7 @@ class Reduction(Protocol):
 
     def moments(self, seen: Seen, batch: Any, space: "Workspace") -> "ClassMoments": ...
 
-    def merge(self, found: "ClassMoments", state: State) -> None: ...
+    def merge(self, moments: "ClassMoments", state: State) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -112,18 +112,18 @@ class Plain:
             good=m2.sum().isfinite(),
         )
 
-    def merge(self, found: ClassMoments, state: State) -> None:
+    def merge(self, moments: ClassMoments, state: State) -> None:
         """Merges into running float64 moments, in place; nothing is written before all is computed."""
-        ours, theirs = state["count"][found.present], found.count
+        ours, theirs = state["count"][moments.present], moments.count
         share = (theirs / (ours + theirs))[:, None]
-        gap = found.mean - state["mean"].index_select(0, found.present)
+        gap = moments.mean - state["mean"].index_select(0, moments.present)
         step = gap * share
-        m2 = gap.square_().mul_(ours[:, None] * share).add_(found.m2)
-        state["count"].index_add_(0, found.present, theirs)
-        state["mean"].index_add_(0, found.present, step)
-        state["m2"].index_add_(0, found.present, m2)
-        state["fired"].index_add_(0, found.present, found.fired.double())
-        state["sum_abs"].add_(found.sum_abs)
+        m2 = gap.square_().mul_(ours[:, None] * share).add_(moments.m2)
+        state["count"].index_add_(0, moments.present, theirs)
+        state["mean"].index_add_(0, moments.present, step)
+        state["m2"].index_add_(0, moments.present, m2)
+        state["fired"].index_add_(0, moments.present, moments.fired.double())
+        state["sum_abs"].add_(moments.sum_abs)
 
 
 PLAIN = Plain()

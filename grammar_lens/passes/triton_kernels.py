@@ -77,21 +77,21 @@ class Fused:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
         bad = torch.zeros((), dtype=torch.int32, device=device)
-        found = chunk_moments(seen.flat, seen.gate, batch, bad)
+        chunks = chunk_moments(seen.flat, seen.gate, batch, bad)
         n, sum_abs = len(batch.group), zeros(n_units)
         mean, m2, fired = zeros(n, n_units), zeros(n, n_units), zeros(n, n_units)
         rows = torch.arange(n, dtype=torch.int32, device=device)
         of_batch = replace(batch, group=rows)
-        merge_chunks(found, of_batch, zeros(n), mean, m2, fired, sum_abs)
+        merge_chunks(chunks, of_batch, zeros(n), mean, m2, fired, sum_abs)
         return ClassMoments(batch.group, batch.words, mean, m2, fired, sum_abs, bad == 0)
 
-    def merge(self, found: ClassMoments, state: State) -> None:
+    def merge(self, moments: ClassMoments, state: State) -> None:
         """A batch's moments into the running ones, in place: one chunk for every class."""
-        device, n = found.mean.device, len(found.present)
+        device, n = moments.mean.device, len(moments.present)
         steps = torch.arange(n + 1, dtype=torch.int32, device=device)
-        size = found.count.to(torch.int32)
-        chunks = Chunks(steps[:0], steps[:n], size, found.present, steps, found.count)
-        chunk = ChunkMoments(found.mean, found.m2, found.fired, found.sum_abs[None])
+        size = moments.count.to(torch.int32)
+        chunks = Chunks(steps[:0], steps[:n], size, moments.present, steps, moments.count)
+        chunk = ChunkMoments(moments.mean, moments.m2, moments.fired, moments.sum_abs[None])
         names = ("count", "mean", "m2", "fired", "sum_abs")
         merge_chunks(chunk, chunks, *(state[name] for name in names))
 
@@ -154,7 +154,7 @@ def chunk_moments(
                 f"got {tuple(gate.shape)}: hand over those of the same layer and batch"
             )
     shape = (len(chunks.start), flat.shape[1])
-    found = ChunkMoments(
+    moments = ChunkMoments(
         mean=torch.empty(shape, dtype=torch.float64, device=flat.device),
         m2=torch.empty(shape, dtype=torch.float32, device=flat.device),
         fired=torch.empty(shape, dtype=torch.int32, device=flat.device),
@@ -168,10 +168,10 @@ def chunk_moments(
             chunks.where,
             chunks.start,
             chunks.size,
-            found.mean,
-            found.m2,
-            found.fired,
-            found.sum_abs,
+            moments.mean,
+            moments.m2,
+            moments.fired,
+            moments.sum_abs,
             bad,
             shape[1],
             flat.stride(0),
@@ -180,11 +180,11 @@ def chunk_moments(
             UNITS=CHUNK_UNITS,
             num_warps=4,
         )
-    return found
+    return moments
 
 
 def merge_chunks(
-    found: ChunkMoments,
+    moments: ChunkMoments,
     chunks: Chunks,
     count: Float64[Tensor, " label"],
     mean: Float64[Tensor, "label unit"],
@@ -197,13 +197,13 @@ def merge_chunks(
     The running moments may be one layer of larger tensors; their units must lie side by side.
     A class without words in the batch is not touched.
     """
-    n_units = found.mean.shape[1]
+    n_units = moments.mean.shape[1]
     assert mean.stride(1) == m2.stride(1) == fired.stride(1) == 1, "units must lie side by side"
     with torch.cuda.device_of(mean):
         _merge_kernel[len(chunks.group), triton.cdiv(n_units, MERGE_UNITS)](
-            found.mean,
-            found.m2,
-            found.fired,
+            moments.mean,
+            moments.m2,
+            moments.fired,
             chunks.size,
             chunks.group,
             chunks.group_start,
@@ -222,7 +222,7 @@ def merge_chunks(
     # after the kernel, whose programs all read the old count; a class is in `group` once, so the
     # sum does not depend on the order
     count.index_add_(0, chunks.group, chunks.words)
-    sum_abs += found.sum_abs.sum(0, dtype=torch.float64)
+    sum_abs += moments.sum_abs.sum(0, dtype=torch.float64)
 
 
 def _check_readable(name: str, values: Tensor) -> None:

@@ -83,32 +83,32 @@ def _place(runs: comparing.Runs, position: str, shared: Sequence[comparing.Agree
             figures.depth_profiles(scores, keys),
             "Lines of strength and of key neurons over relative depth, one for each run.",
         ),
-        agreements=[_agreement(found, i) for i, found in enumerate(shared)],
+        agreements=[_agreement(agreement, i) for i, agreement in enumerate(shared)],
     )
 
 
 def _accuracy(probes: Any, position: str) -> Picture | None:
     if not probes:
         return None
-    told = ", ".join(f"{name} {p.accuracy:.3f}" for name, p in probes.items())
-    words = f"Dots of accuracy beside baselines, a row for each run: {told}."
+    text = ", ".join(f"{name} {p.accuracy:.3f}" for name, p in probes.items())
+    words = f"Dots of accuracy beside baselines, a row for each run: {text}."
     return picture(f"accuracies-{position}", figures.probe_accuracies(probes), words)
 
 
-def _agreement(found: comparing.Agreement, i: int) -> Picture:
+def _agreement(agreement: comparing.Agreement, i: int) -> Picture:
     words = (
         "Matrix of the share of key neurons that every two runs of the same model have in common: "
-        f"{', '.join(found.names)}."
+        f"{', '.join(agreement.names)}."
     )
-    figure = figures.agreement_matrix(found.names, found.share, found.expected)
-    return picture(f"agreement-{found.position}-{i}", figure, words)
+    figure = figures.agreement_matrix(agreement.names, agreement.share, agreement.expected)
+    return picture(f"agreement-{agreement.position}-{i}", figure, words)
 
 
 def _damage(studies: Any) -> Picture | None:
     if not studies:
         return None
-    told = ", ".join(f"{name} {s.diagonal_mean:+.3f}" for name, s in studies.items())
-    words = f"Dots of the rise in each label's own tag loss. Means in nats: {told}."
+    text = ", ".join(f"{name} {s.diagonal_mean:+.3f}" for name, s in studies.items())
+    words = f"Dots of the rise in each label's own tag loss. Means in nats: {text}."
     return picture("damage", figures.own_damage(studies), words)
 
 

@@ -53,7 +53,7 @@ def settings(runs: Runs) -> tuple[Table, list[tuple[str, str]]]:
 
 def cautions(runs: Runs) -> list[str]:
     """Reasons why the numbers cannot be compared directly."""
-    found = []
+    sentences = []
     for what, values, why in (
         (
             "label",
@@ -78,8 +78,8 @@ def cautions(runs: Runs) -> list[str]:
         ("context", _each(runs, "config", "context"), "predictions are better with more of it"),
     ):
         if len(set(values)) > 1:
-            found.append(f"The {what} differs ({', '.join(dict.fromkeys(values))}): {why}.")
-    return found
+            sentences.append(f"The {what} differs ({', '.join(dict.fromkeys(values))}): {why}.")
+    return sentences
 
 
 def _each(runs: Runs, part: str, name: str) -> list[str]:
@@ -212,9 +212,9 @@ def _agreement(position: str, group: Mapping[str, KeyNeurons]) -> Agreement:
             if common:
                 a, b = first.only(common), second.only(common)
                 share[i, j] = float(np.diag(cross_overlap(a, b)).mean())
-                found = reliability(a, b)
-                smaller = np.minimum(found.n_first, found.n_second)
-                expected[i, j] = float((found.expected / smaller).mean())
+                shares = reliability(a, b)
+                smaller = np.minimum(shares.n_first, shares.n_second)
+                expected[i, j] = float((shares.expected / smaller).mean())
     return Agreement(position, tuple(group), share, expected)
 
 

@@ -58,12 +58,12 @@ def _neuron_figures(keys: KeyNeurons, examples: Examples) -> Iterator[tuple[str,
     """Example figures of each label's first key neurons, each neuron once."""
     first = [at for label in keys for at in keys[label].top(DRAWN) if at in examples]
     for layer, index in dict.fromkeys(first):
-        found = examples[layer, index]
+        of_neuron = examples[layer, index]
         name = f"{examples.origin.position}-{layer}.{index}"
-        if np.isfinite(found.quantiles).all(1).any():
-            yield f"activations-{name}", figures.activations_by_label(found)
-        if found.top or found.bottom:
-            yield f"examples-{name}", figures.concordance(found)
+        if np.isfinite(of_neuron.quantiles).all(1).any():
+            yield f"activations-{name}", figures.activations_by_label(of_neuron)
+        if of_neuron.top or of_neuron.bottom:
+            yield f"examples-{name}", figures.concordance(of_neuron)
 
 
 def _lesion_figures(study: LesionStudy) -> Iterator[tuple[str, Any]]:

@@ -81,13 +81,13 @@ def sentences(text: str) -> list[str]:
 
     A point within a number ends no sentence.
     """
-    found: list[str] = []
+    texts: list[str] = []
     for sentence in re.split(r"(?<=[.?!]) (?=[A-Z0-9])", text):
-        if found[1:] and sentence.startswith(_POINTING_BACK):
-            found[-1] = f"{found[-1]} {sentence}"
+        if texts[1:] and sentence.startswith(_POINTING_BACK):
+            texts[-1] = f"{texts[-1]} {sentence}"
         else:
-            found.append(sentence)
-    return found
+            texts.append(sentence)
+    return texts
 
 
 _POINTING_BACK = ("It ", "That ", "These ", "So few ", "Against them", "The sets suffice")
@@ -95,50 +95,50 @@ _POINTING_BACK = ("It ", "That ", "These ", "So few ", "Against them", "The sets
 
 def missing(study: LesionStudy) -> list[Missing]:
     """Parts this study lacks, in the order in which the page would show them."""
-    found = []
+    texts = []
     if not study.n_shams:
         why = "without them nothing can be said about chance"
-        found.append(Missing("Sham lesions", why, "--shams 20"))
+        texts.append(Missing("Sham lesions", why, "--shams 20"))
     if study.n_shams and not study.damage_matched:
         why = "they tell selective damage from damage that is merely larger"
         if not study.is_weakly_matched:
             why += "; here the ordinary shams carry 0.9 of the output or more, so they may do"
-        found.append(Missing("Damage-matched shams", why, "--damage-matched 20"))
+        texts.append(Missing("Damage-matched shams", why, "--damage-matched 20"))
     if not study.doses:
         why = "an effect of the neurons should grow with the dose"
-        found.append(Missing("Doses", why, "--doses 1,0.25,0.5,0.75"))
+        texts.append(Missing("Doses", why, "--doses 1,0.25,0.5,0.75"))
     if len(study.ladder) < 2:
         why = "a finding should not hang on what the neurons are set to"
-        found.append(Missing("Other values", why, "--values mean,zero,resample"))
+        texts.append(Missing("Other values", why, "--values mean,zero,resample"))
     if not study.sufficiency:
         why = "whether the sets alone are enough to predict their tags"
-        found.append(Missing("Sufficiency", why, "--sufficiency"))
+        texts.append(Missing("Sufficiency", why, "--sufficiency"))
     if _lacks_further_shams(study):
         why = "doses, values and sufficiency have nothing to be compared with"
-        found.append(Missing("Shams of further lesions", why, "--other-shams 10"))
-    return found
+        texts.append(Missing("Shams of further lesions", why, "--other-shams 10"))
+    return texts
 
 
 def further(study: LesionStudy) -> list[str]:
     """Results beside those of the main lesions, one sentence each."""
-    found = []
+    texts = []
     if study.damage_matched:
-        found.append(
+        texts.append(
             f"Damage-matched shams: {study.damage_matched.n_shams} random sets a tag, grown until the loss "
             "over all words rises as much as under the real set."
         )
     if study.doses:
         doses = ", ".join(f"{x:g}" for x in study.doses.dose)
-        found.append(f"Doses {doses}: one-sided trend over sentences, Holm over tags.")
+        texts.append(f"Doses {doses}: one-sided trend over sentences, Holm over tags.")
     if study.ladder[1:]:
         values = ", ".join(rung.value.replace("_", " ") for rung in study.ladder)
-        found.append(f"Values: {values}.")
+        texts.append(f"Values: {values}.")
     if study.sufficiency:
         shams = (
             f", beside {study.sufficiency.n_shams} shams of it" if study.sufficiency.n_shams else ""
         )
-        found.append(f"Sufficiency: all neurons cut but one tag's set{shams}.")
-    return found
+        texts.append(f"Sufficiency: all neurons cut but one tag's set{shams}.")
+    return texts
 
 
 def _lacks_further_shams(study: LesionStudy) -> bool:
@@ -184,12 +184,12 @@ def _matrices(study: LesionStudy) -> list[Picture]:
         f"diagonal {study.diagonal_mean:.3f} nats, off it {study.off_diagonal_mean:.3f}."
     )
     raw = figures.lesion_matrix(study)
-    found = [picture("lesion-matrix", raw, words, choice="as measured")]
+    pictures = [picture("lesion-matrix", raw, words, choice="as measured")]
     if study.n_shams:
         less = figures.lesion_matrix(study, corrected=True)
         words = f"{words} Here the mean of the shams is subtracted."
-        found.append(picture("lesion-matrix", less, words, choice="minus the shams' mean"))
-    return found
+        pictures.append(picture("lesion-matrix", less, words, choice="minus the shams' mean"))
+    return pictures
 
 
 def _null(study: LesionStudy) -> Picture | None:
@@ -218,7 +218,7 @@ def _doses(study: LesionStudy) -> list[Picture]:
     if study.doses is None:
         return []
     whole = f"Lines of the tag loss against the dose, one for each tag. {study.doses.verdict()}"
-    found = [picture("doses", figures.dose_response(study), whole, choice="all tags")]
+    pictures = [picture("doses", figures.dose_response(study), whole, choice="all tags")]
     last = len(study.doses.dose) - 1
     for i, label in enumerate(study.doses.labels):
         words = (
@@ -227,8 +227,8 @@ def _doses(study: LesionStudy) -> list[Picture]:
             f"others {study.doses.other[i, last]:+.3f}."
         )
         figure = figures.dose_response(study, label)
-        found.append(picture("doses", figure, words, choice=label))
-    return found
+        pictures.append(picture("doses", figure, words, choice=label))
+    return pictures
 
 
 def _ladder(study: LesionStudy) -> Picture | None:

@@ -55,14 +55,14 @@ def neuron_pages(
     n_units = scores.values.shape[2]
     others = [s.layer * n_units + s.index for s in keys.top(TOP).values()]
     shown = [] if examples is None else [layer * n_units + index for layer, index in examples]
-    there = np.unique(np.concatenate([*lists, *others, np.array(shown, np.int64)]))
+    listed = np.unique(np.concatenate([*lists, *others, np.array(shown, np.int64)]))
     unit = unit_name(scores.origin.site)
     return NeuronPages(
         position=scores.origin.position,
         unit=unit,
         labels=scores.labels,
         n_listed=max(map(len, lists), default=0),
-        n_neurons=len(there),
+        n_neurons=len(listed),
         n_examples=len(shown),
         json=json_text(
             {
@@ -75,14 +75,14 @@ def neuron_pages(
                 "layers": scores.values.shape[1],
                 "units": n_units,
                 "listed": n,
-                "address": unsigned(np.diff(there, prepend=0)),
-                "scores": halves(_of(scores.values, there)),
-                "effects": halves(_of(scores.effect, there)),
-                "means": halves(_of(_means(scores, moments), there)),
-                "key": packed(np.packbits(_is_key(keys, scores.labels, there), axis=1), "u1"),
+                "address": unsigned(np.diff(listed, prepend=0)),
+                "scores": halves(_of(scores.values, listed)),
+                "effects": halves(_of(scores.effect, listed)),
+                "means": halves(_of(_means(scores, moments), listed)),
+                "key": packed(np.packbits(_is_key(keys, scores.labels, listed), axis=1), "u1"),
                 "lists": [
                     {
-                        "row": unsigned(np.searchsorted(there, at)),
+                        "row": unsigned(np.searchsorted(listed, at)),
                         "score": packed(scores.values[i].ravel()[at], "f4"),
                         "effect": packed(scores.effect[i].ravel()[at], "f4"),
                     }
@@ -97,15 +97,15 @@ def neuron_pages(
 def ranked(strength: Float[np.ndarray, " neuron"], n: int) -> Addresses:
     """The up to `n` strongest, best first, of equals the first; those not above 0 are none."""
     least = np.partition(strength, -n)[-n] if n < len(strength) else 0.0
-    there = np.flatnonzero((strength >= least) & (strength > 0))
-    return there[np.argsort(-strength[there], kind="stable")][:n]
+    candidates = np.flatnonzero((strength >= least) & (strength > 0))
+    return candidates[np.argsort(-strength[candidates], kind="stable")][:n]
 
 
 def _of(
-    values: Float[np.ndarray, "label layer unit"], there: Addresses
+    values: Float[np.ndarray, "label layer unit"], listed: Addresses
 ) -> Float[np.ndarray, "row label"]:
     """The values of some neurons for all labels."""
-    return values.reshape(len(values), -1)[:, there].T
+    return values.reshape(len(values), -1)[:, listed].T
 
 
 def _means(scores: Scores, moments: Moments) -> Float[np.ndarray, "label layer unit"]:
@@ -116,14 +116,14 @@ def _means(scores: Scores, moments: Moments) -> Float[np.ndarray, "label layer u
 
 
 def _is_key(
-    keys: KeyNeurons, labels: tuple[str, ...], there: Addresses
+    keys: KeyNeurons, labels: tuple[str, ...], listed: Addresses
 ) -> Bool[np.ndarray, "row label"]:
-    found = np.zeros((len(there), len(labels)), bool)
+    is_key = np.zeros((len(listed), len(labels)), bool)
     for i, label in enumerate(labels):
         if label in keys:
             chosen = keys[label].layer * keys.n_units + keys[label].index
-            found[:, i] = np.isin(there, chosen)
-    return found
+            is_key[:, i] = np.isin(listed, chosen)
+    return is_key
 
 
 def _plain_name(method: str) -> str:

@@ -82,11 +82,13 @@ def render(run: RunLike) -> str:
 
 def _contents(run: RunLike) -> dict[str, Any]:
     """Everything the template shows."""
-    found = results_of(run)
-    study, probe = run.study, _main_probe(found)
+    by_position = results_of(run)
+    study, probe = run.study, _main_probe(by_position)
     config = run.record.get("config", {})
-    label = found[0].scores.origin.label if found else str(config.get("label", "upos"))
-    model = found[0].scores.origin.model if found else str(config.get("model", "the model"))
+    label = by_position[0].scores.origin.label if by_position else str(config.get("label", "upos"))
+    model = (
+        by_position[0].scores.origin.model if by_position else str(config.get("model", "the model"))
+    )
     alignment = run.summary.get("alignment", run.record.get("alignment", {}))
     return {
         "version": __version__,
@@ -96,13 +98,13 @@ def _contents(run: RunLike) -> dict[str, Any]:
         "label": label,
         "label_name": LABEL_NAMES.get(label, label.removeprefix("feats:").lower()),
         "started": _day(run.record.get("started")),
-        "found": found,
-        "sections": [_section(run, results) for results in found],
+        "found": by_position,
+        "sections": [_section(run, results) for results in by_position],
         "pages": [
             neuron_pages(
                 r.scores, r.keys, run.evidence(r.position).moments, run.examples.get(r.position)
             )
-            for r in found
+            for r in by_position
         ],
         "perception": PERCEPTION,
         "course": run.course,
@@ -139,9 +141,9 @@ def model_line(about: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _main_probe(found: Sequence[ResultsLike]) -> ProbeResult | None:
+def _main_probe(results: Sequence[ResultsLike]) -> ProbeResult | None:
     """The probe at the word where there is one."""
-    probes = [r.probe for r in found if r.probe is not None]
+    probes = [r.probe for r in results if r.probe is not None]
     return next((p for p in probes if p.position == "word"), probes[0] if probes else None)
 
 

@@ -25,17 +25,17 @@ def examples_data(examples: Examples) -> dict[str, Any]:
     return {"steps": QUANTILES, "passages": passages, "neurons": neurons}
 
 
-def _neuron(found: NeuronExamples, places: dict[tuple[str, ...], int]) -> dict[str, Any]:
-    ends = (*found.top, *found.bottom)
+def _neuron(examples: NeuronExamples, places: dict[tuple[str, ...], int]) -> dict[str, Any]:
+    ends = (*examples.top, *examples.bottom)
     values = [e.values[_first(e) : _last(e)] for e in ends]
     return {
-        "labels": found.labels,
-        "count": unsigned(found.count),
-        "quantiles": halves(found.quantiles),
-        "contrast": halves(found.contrast),
-        "promoted": _effects(found.promoted),
-        "suppressed": _effects(found.suppressed),
-        "top": len(found.top),
+        "labels": examples.labels,
+        "count": unsigned(examples.count),
+        "quantiles": halves(examples.quantiles),
+        "contrast": halves(examples.contrast),
+        "promoted": _effects(examples.promoted),
+        "suppressed": _effects(examples.suppressed),
+        "top": len(examples.top),
         "examples": [_example(e, places) for e in ends],
         "values": halves(np.concatenate([*values, np.zeros(0)]).astype(float)),
     }

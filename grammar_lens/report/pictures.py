@@ -49,8 +49,8 @@ def heatmap_picture(scores: Scores, label: str, where: str) -> Picture:
     if drawn.customdata is not None:  # the address of each bin's strongest
         first = bin_width(values.shape[1]) * np.arange(drawn.z.shape[1])
         cells["customdata"] = {**unsigned(drawn.customdata - first), "width": int(first[1])}
-    found = picture(f"heatmap-{where}", figure, words, choice=label)
-    return replace(found, json=json_text(spec))
+    heatmap = picture(f"heatmap-{where}", figure, words, choice=label)
+    return replace(heatmap, json=json_text(spec))
 
 
 def profile_picture(scores: Scores, keys: KeyNeurons, where: str) -> Picture:
@@ -115,7 +115,7 @@ def course_pictures(course: CourseSummary | None, where: str) -> list[Picture]:
     """The time course of every label, if it was read at this position."""
     if course is None or course.origin.position != where:
         return []
-    found = []
+    pictures = []
     for i, label in enumerate(course.labels):
         strength = np.nan_to_num(course.strength[:, i])
         offset, layer = np.unravel_index(int(strength.argmax()), strength.shape)
@@ -126,8 +126,10 @@ def course_pictures(course: CourseSummary | None, where: str) -> list[Picture]:
         )
         figure: Any = figures.time_course(course, label)
         made = picture(f"course-{where}", figure, words, choice=label)
-        found.append(replace(made, json=json_text(single_precision(json.loads(figure.to_json())))))
-    return found
+        pictures.append(
+            replace(made, json=json_text(single_precision(json.loads(figure.to_json()))))
+        )
+    return pictures
 
 
 def accuracy_picture(probe: ProbeResult) -> Picture:

@@ -85,11 +85,11 @@ _EFFECTS = {
 
 def owners(keys: KeyNeurons) -> dict[tuple[int, int], list[str]]:
     """The labels that every key neuron is key to."""
-    found: dict[tuple[int, int], list[str]] = {}
+    owners: dict[tuple[int, int], list[str]] = {}
     for label in keys.labels:
         for address in keys[label]:
-            found.setdefault(address, []).append(label)
-    return found
+            owners.setdefault(address, []).append(label)
+    return owners
 
 
 def trust_table(keys: KeyNeurons, controls: SelectionControls | None) -> Table | None:
@@ -101,14 +101,14 @@ def trust_table(keys: KeyNeurons, controls: SelectionControls | None) -> Table |
         (controls.reliability, _HALVES, 3),
     ]
     rows: list[list[Cell]] = []
-    there = [(_by_label(t), names, digits) for t, names, digits in parts if t is not None]
+    tables = [(_by_label(t), names, digits) for t, names, digits in parts if t is not None]
     for label in keys.labels:
         row: list[Cell] = [(label, label), (f"{len(keys[label]):,}", len(keys[label]))]
-        for table, names, digits in there:
+        for table, names, digits in tables:
             row += [_cell(c, table.get(label, {}).get(c), digits) for c in names]
         rows.append(row)
     return Table(
-        ("Tag", "Key neurons", *(n for _, names, _ in there for n in names.values())), rows
+        ("Tag", "Key neurons", *(n for _, names, _ in tables for n in names.values())), rows
     )
 
 

@@ -25,21 +25,21 @@ _OF_STUDY: Mapping[str, Callable[[LesionStudy], Any]] = {
 _STYLE = "body{font-family:sans-serif;max-width:60rem;margin:2rem auto;line-height:1.5}"
 
 
-def verdict_table(found: Mapping[str, Mapping[str, Found]]) -> str:
+def verdict_table(results: Mapping[str, Mapping[str, Found]]) -> str:
     """The verdicts of the parts of every score, a column per score, as a table in Markdown."""
-    first, *_ = found.values()
-    lines = [["", *found], ["---"] * (len(found) + 1)]
+    first, *_ = results.values()
+    lines = [["", *results], ["---"] * (len(results) + 1)]
     for part, result in _studies_first(first):
         name = f"{result.fresh} ({part})" if isinstance(result, LesionStudy) else part
-        lines.append([name, *(parts[part].verdict() for parts in found.values())])
+        lines.append([name, *(parts[part].verdict() for parts in results.values())])
     rows = ("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
     return "# What the lesion studies say\n\n" + "\n".join(rows) + "\n"
 
 
-def page_of_studies(title: str, found: Mapping[str, Mapping[str, Found]]) -> str:
+def page_of_studies(title: str, results: Mapping[str, Mapping[str, Found]]) -> str:
     """A page of HTML with the verdicts and figures of every score; opens without a network."""
     body = Markup("")
-    for score, parts in found.items():
+    for score, parts in results.items():
         body += Markup("<h1>{}</h1>").format(score_name(score))
         for part, result in _studies_first(parts):
             if isinstance(result, LesionStudy):
@@ -65,10 +65,10 @@ def _drawn(result: Found) -> dict[str, Any]:
         return {"": figures.calibration(result)}
     if isinstance(result, Redundancy):
         return {"": figures.redundancy(result)}
-    found = {}
+    pictures = {}
     for name, draw in _OF_STUDY.items():
         try:
-            found[f"-{name}"] = draw(result)
+            pictures[f"-{name}"] = draw(result)
         except NotMeasuredError:
             continue
-    return found
+    return pictures

@@ -79,7 +79,7 @@ def _choice(scores: Scores, keys: KeyNeurons, alpha: float) -> str:
     known = SCORES.get(scores.method)
     what = scores.method if known is None else known.summary.replace("`", "")
     unit = "" if known is None else f" ({known.unit})"
-    there, chosen = keys.n_layers * keys.n_units, len(keys.union())
+    n_neurons, chosen = keys.n_layers * keys.n_units, len(keys.union())
     empty = [label for label in keys if not len(keys[label])]
     sizes = {len(keys[label]) for label in keys}
     spread = f" Tags have {min(sizes):,} to {max(sizes):,} of them." if len(sizes) > 1 else ""
@@ -89,8 +89,8 @@ def _choice(scores: Scores, keys: KeyNeurons, alpha: float) -> str:
     shared = f" Key to more than half of the tags: {n_shared:,}." if n_shared else ""
     return (
         f"Score: {what}{unit}. Key {units} of a tag are {rule_in_words(keys.rule, alpha)}. "
-        f"{chosen:,} distinct {units} are key to some tag, {share(chosen / max(there, 1))} of "
-        f"all {there:,}.{shared}{spread}{nothing}"
+        f"{chosen:,} distinct {units} are key to some tag, {share(chosen / max(n_neurons, 1))} of "
+        f"all {n_neurons:,}.{shared}{spread}{nothing}"
     )
 
 

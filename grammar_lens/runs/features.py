@@ -162,12 +162,12 @@ class _Pooled(FeatureReader):
         units, columns = self._units[layer]
         # units first: what is copied has the size of the chosen ones
         chosen = seen.flat[:, units.to(seen.flat.device)]
-        kept = Seen(chosen, where=seen.where).values().float()
+        values = Seen(chosen, where=seen.where).values().float()
         sentences, lengths = torch.unique_consecutive(words, return_counts=True)
-        pooled = torch.segment_reduce(kept, self._pooling, lengths=lengths)
+        pooled = torch.segment_reduce(values, self._pooling, lengths=lengths)
         self._rows = sentences.cpu().numpy()
         self.values[np.ix_(self._rows, columns)] = pooled.cpu().numpy()
-        return torch.isfinite(kept).all()
+        return torch.isfinite(values).all()
 
 
 def _sentences(X: Any) -> list[str]:
@@ -246,15 +246,15 @@ def _tokens(model: Model, texts: list[str]) -> Alignment:
 
     Raises GrammarLensError for a sentence that has none.
     """
-    found = align(texts, [[] for _ in texts], model.tokenizer)
+    alignment = align(texts, [[] for _ in texts], model.tokenizer)
     most = context_length(model)
-    longer = [i for i, ids in enumerate(found.token_ids) if len(ids) > most]
+    longer = [i for i, ids in enumerate(alignment.token_ids) if len(ids) > most]
     if longer:
         _warn(
             f"{len(longer)} of {len(texts)} sentences are longer than the context of {most} tokens, so "
             f"the rest of them is not read, as of sentence {longer[0]}"
         )
-    ids = tuple(ids[:most] for ids in found.token_ids)
+    ids = tuple(ids[:most] for ids in alignment.token_ids)
     special = getattr(model.tokenizer, "all_special_ids", [])
     places = [np.flatnonzero(~np.isin(row, special)) for row in ids]
     empty = [i for i, row in enumerate(places) if not len(row)]
@@ -263,9 +263,9 @@ def _tokens(model: Model, texts: list[str]) -> Alignment:
             f"sentence {empty[0]} has no tokens ({texts[empty[0]]!r}): leave it out"
         )
     row, place = np.repeat(np.arange(len(ids)), [len(p) for p in places]), np.concatenate(places)
-    reason = {position: np.zeros(len(row), np.int8) for position in found.reason}
+    reason = {position: np.zeros(len(row), np.int8) for position in alignment.reason}
     return replace(
-        found, token_ids=ids, sentence=row, row=row, first=place, last=place, reason=reason
+        alignment, token_ids=ids, sentence=row, row=row, first=place, last=place, reason=reason
     )
 
 

@@ -89,11 +89,11 @@ class Forecast:
         parameters = (
             f"{self.model['n_parameters']:,} parameters ({size(m.parameters)}, {self.dtype})"
         )
-        there = "" if self.free is None else f" of {size(self.free)} free"
+        available = "" if self.free is None else f" of {size(self.free)} free"
         host = f", {size(m.host_peak)} on the host" if self.on_gpu else ""
         return [
             f"plan: {parameters}, statistics {size(stored)}",
-            f"plan: expected peak {size(m.peak)}{there} {where} ({self.device}){host}",
+            f"plan: expected peak {size(m.peak)}{available} {where} ({self.device}){host}",
             *([f"plan: WARNING, this does not fit: {self.advice()}"] if self.fits is False else []),
         ]
 
@@ -106,14 +106,14 @@ class Forecast:
         if not self.remedies:
             return "use a device with more memory"
         free = self.free or 0
-        told = [f"{option} ({size(peak)})" for option, peak in self.remedies]
+        options = [f"{option} ({size(peak)})" for option, peak in self.remedies]
         enough = any(peak <= USABLE * free for _, peak in self.remedies)
-        return f"{'try' if enough else 'try several of'} {', '.join(told)}"
+        return f"{'try' if enough else 'try several of'} {', '.join(options)}"
 
     def lines(self) -> list[str]:
         """Everything, for the terminal."""
         m = self.memory
-        told = [
+        lines = [
             f"{self.model['name']}: {self.model['n_parameters']:,} parameters in {self.dtype}, "
             f"{self.model['n_layers']} layers of {self.model['d_mlp']} neurons, on {self.device}",
             "",
@@ -128,27 +128,27 @@ class Forecast:
                 "head": needs.head,
             }
             listed = ", ".join(f"{part} {size(n)}" for part, n in parts.items() if n)
-            told.append(f"{name + ' pass, at once':24}{size(needs.total):>12}  {listed}")
-        told.append(f"{'nulls, on the host':24}{size(m.host_after):>12}")
+            lines.append(f"{name + ' pass, at once':24}{size(needs.total):>12}  {listed}")
+        lines.append(f"{'nulls, on the host':24}{size(m.host_after):>12}")
         free = "not looked at" if self.free is None else f"{size(self.free)} free"
-        told.append(f"{'expected peak':24}{size(m.peak):>12}  {free}")
+        lines.append(f"{'expected peak':24}{size(m.peak):>12}  {free}")
         if self.on_gpu:
-            told.append(f"{'expected on the host':24}{size(m.host_peak):>12}")
+            lines.append(f"{'expected on the host':24}{size(m.host_peak):>12}")
         if self.fits is not None:
-            told += ["", "it fits" if self.fits else f"WARNING: it does not fit: {self.advice()}"]
-        told.append("")
+            lines += ["", "it fits" if self.fits else f"WARNING: it does not fit: {self.advice()}"]
+        lines.append("")
         for name, p in self.passes.items():
             also = f", {self.lesions:,} lesions" if name == "lesion" else ""
-            told.append(
+            lines.append(
                 f"{name:12} {p.batches:,} batches, {p.tokens:,} tokens ({p.padded:,} with padding){also}"
             )
-        told.append("")
+        lines.append("")
         for name, expected in self.times.items():
             kind = "measured" if expected.measured else "estimated"
-            told.append(f"{name:12} about {duration(expected.seconds)} ({kind}: {expected.how})")
+            lines.append(f"{name:12} about {duration(expected.seconds)} ({kind}: {expected.how})")
         if not self.times:
-            told.append("times: not measured, as there are no weights or no room for them")
-        return told
+            lines.append("times: not measured, as there are no weights or no room for them")
+        return lines
 
 
 def forecast(
@@ -171,10 +171,10 @@ def forecast(
         )
     session.check()
     free = int(memory_gib * 2**30) or None
-    found = of_session(session, free, whole=True)
-    if timed and not meta and found.fits is not False:
-        found = replace(found, times=_times(session, found))
-    return found
+    expected = of_session(session, free, whole=True)
+    if timed and not meta and expected.fits is not False:
+        expected = replace(expected, times=_times(session, expected))
+    return expected
 
 
 def of_session(session: Session, free: int | None = None, *, whole: bool = False) -> Forecast:
@@ -236,7 +236,7 @@ def sizes_for(session: Session) -> tuple[Sizes, list[TokenBatch]]:
                 controls=wanted.controls,
                 sampled=int(np.minimum(counts, wanted.sample).sum()),
             )
-    read = np.any([there >= 0 for there in codes.values()], axis=0)
+    read = np.any([position_codes >= 0 for position_codes in codes.values()], axis=0)
     rows = np.unique(alignment.row[read])
     batches = token_batches(alignment, budget, rows=rows)
     in_row = np.bincount(alignment.row[read], minlength=len(alignment.token_ids))
@@ -314,20 +314,20 @@ def _cut(c: Config, fresh: Corpus) -> list[str]:
         return list(c.lesion_labels)
     codes = fresh.read("next")
     counts = np.bincount(codes[codes >= 0], minlength=len(fresh.labels))
-    there = [x for x, n in zip(fresh.labels, counts, strict=True) if n]
-    usual = [x for x in LESION_TAGS if x in there]
+    present = [x for x, n in zip(fresh.labels, counts, strict=True) if n]
+    usual = [x for x in LESION_TAGS if x in present]
     if fresh.label == "upos" and len(usual) > 1:
         return usual
-    return there[: len(LESION_TAGS)]
+    return present[: len(LESION_TAGS)]
 
 
-def _times(session: Session, found: Forecast) -> dict[str, Expected]:
+def _times(session: Session, expected: Forecast) -> dict[str, Expected]:
     """Expected time of each pass, from a few of its batches."""
     times = {"collect": _collecting_time(session)}
-    if "attribution" in found.passes:
-        times["attribution"] = _attribution_time(session, found, times["collect"])
-    if "lesion" in found.passes:
-        times["lesion"] = _lesion_time(session, found)
+    if "attribution" in expected.passes:
+        times["attribution"] = _attribution_time(session, expected, times["collect"])
+    if "lesion" in expected.passes:
+        times["lesion"] = _lesion_time(session, expected)
     return times
 
 
@@ -354,7 +354,7 @@ def _collecting_time(session: Session) -> Expected:
     return Expected(seconds_in_all(timed, shapes), True, "3 of its batches, by length")
 
 
-def _attribution_time(session: Session, found: Forecast, collecting: Expected) -> Expected:
+def _attribution_time(session: Session, expected: Forecast, collecting: Expected) -> Expected:
     """From one batch of middle length, after an untimed one."""
     c, corpus, model = session.config, session.train, session.model
     needs = SCORES[c.score_at("next")].needs
@@ -366,7 +366,7 @@ def _attribution_time(session: Session, found: Forecast, collecting: Expected) -
         return Expected(factor * collecting.seconds, False, how)
     wanted = CollectSpec(("neuron",), ("next",), c.replicates, 0, False, c.seed, min_words=0)
     reading = SiteReaders(model, CollectPlan(corpus, "next", wanted), "neuron")
-    batches = _attributed(session, found.token_budget)
+    batches = _attributed(session, expected.token_budget)
     middle = batches[len(batches) // 2]
     clock = _Clock()
     attribute_own(
@@ -380,15 +380,15 @@ def _attribution_time(session: Session, found: Forecast, collecting: Expected) -
         progress=clock,
     )
     (seconds,) = clock.after_first
-    padded = found.passes["attribution"].padded
+    padded = expected.passes["attribution"].padded
     return Expected(seconds * padded / middle.token_ids.numel(), True, "1 of its batches")
 
 
-def _lesion_time(session: Session, found: Forecast) -> Expected:
+def _lesion_time(session: Session, expected: Forecast) -> Expected:
     """From a battery of random neurons on one batch, with and without its lesions."""
     c, fresh = session.config, session.lesioned
     codes = fresh.read("next")
-    batches = fresh.batches(max(1, found.token_budget // STACK))
+    batches = fresh.batches(max(1, expected.token_budget // STACK))
     middle = batches[len(batches) // 2]
     classes = np.where(np.isin(fresh.alignment.row, middle.rows), codes, -1)
     shared = np.isin(codes, [fresh.labels.index(x) for x in _cut(c, fresh)])
@@ -403,20 +403,20 @@ def _lesion_time(session: Session, found: Forecast) -> Expected:
             session.lexicon,
             conditions,
             shared=shared,
-            token_budget=found.token_budget,
+            token_budget=expected.token_budget,
         )
         return time.perf_counter() - begin
 
     seconds(conditions)
     without, with_them = seconds([]), seconds(conditions)
     each = max(0.0, with_them - without) / len(conditions) / middle.n_tokens
-    tokens = found.passes["lesion"].tokens
+    tokens = expected.passes["lesion"].tokens
     # the main lesions are measured on all sentences, everything else on some
     main = len(_cut(c, fresh))
     share = 1.0 if c.sham_sentences is None else min(1.0, c.sham_sentences / len(fresh.bank))
-    passes = main + share * (found.lesions - main)
+    passes = main + share * (expected.lesions - main)
     at_least = ", the least with damage-matched shams" if c.damage_matched != 0 else ""
-    how = f"{len(conditions)} random lesions of 1 batch, times {found.lesions:,}{at_least}"
+    how = f"{len(conditions)} random lesions of 1 batch, times {expected.lesions:,}{at_least}"
     return Expected(each * tokens * passes, True, how)
 
 

@@ -129,11 +129,11 @@ class ReadingSize:
         The sums of all replicates stand there twice in float64, then once beside scores of all units.
         """
         number = 8 * self.n_layers * self.n_units
-        kept = 3 * (self.n_classes + 3 * self.n_labels) + 2 * self.n_labels * self.controls
+        stored = 3 * (self.n_classes + 3 * self.n_labels) + 2 * self.n_labels * self.controls
         nulls = (3 + 2.5) * self.n_labels * n_nulls if self.replicates else 0
         sums = 2 * self.replicates * self.n_labels
         scratch = max(sums, sums // 2 + 12 * self.n_labels)
-        return int(number * (kept + nulls)), number * scratch
+        return int(number * (stored + nulls)), number * scratch
 
 
 @dataclass(frozen=True)
@@ -210,8 +210,8 @@ def memory_plan(sizes: Sizes) -> MemoryPlan:
         passes["attribution"] = attributing(sizes)
     if sizes.lesions:
         passes["lesion"] = lesioning(sizes)
-    kept, scratch = zip(*(r.afterwards(sizes.n_nulls) for r in readings), strict=True)
-    host_after = sum(kept) + max(scratch) + statistics["sample"]
+    stored, scratch = zip(*(r.afterwards(sizes.n_nulls) for r in readings), strict=True)
+    host_after = sum(stored) + max(scratch) + statistics["sample"]
     parameters = sizes.model.parameter_bytes
     n = sizes.n_devices
     peak = max(
@@ -281,13 +281,13 @@ def lesioning(sizes: Sizes) -> Needs:
     width = min(sizes.batch.width, budget)
     full = BatchSize(max(1, budget // width), width, 0)
     intact = max(budget // sizes.stack, width) * m.itemsize
-    kept = intact * ((m.n_layers + 1) * m.d_model + m.n_layers * m.d_mlp)
+    stored = intact * ((m.n_layers + 1) * m.d_model + m.n_layers * m.d_mlp)
     words = min(budget, -(-budget * sizes.batch.words // sizes.batch.tokens))
     chunk = max(HEAD_CHUNK[sizes.on_gpu], m.vocabulary)
     table = 8 * (some.n_labels + 1) * m.vocabulary
     return Needs(
         statistics=0,
-        activations=kept + forward(m, full),
+        activations=stored + forward(m, full),
         held=0,
         head=table + words * m.vocabulary * m.itemsize + 2 * 8 * chunk,
     )
@@ -330,8 +330,8 @@ def remedies(sizes: Sizes, dtype: str, free: int) -> list[tuple[str, int]]:
         n = sizes.n_devices * 2
         tried.append((f"--device-map auto on {n} GPUs", replace(sizes, n_devices=n)))
     now = memory_plan(sizes).peak
-    found = [(option, memory_plan(changed).peak) for option, changed in tried]
-    helpful = [(option, peak) for option, peak in found if peak <= 0.9 * now]
+    peaks = [(option, memory_plan(changed).peak) for option, changed in tried]
+    helpful = [(option, peak) for option, peak in peaks if peak <= 0.9 * now]
     fit = [x for x in helpful if x[1] <= USABLE * free]
     return fit + sorted((x for x in helpful if x not in fit), key=lambda x: x[1])
 

@@ -105,10 +105,10 @@ class Run(StoredRun):
         for p in positions:
             scores = self.scores_at(p)
             require_neuron(*at, *scores.values.shape[1:], model=scores.origin.model)
-        found = {} if read else self._stored_examples(at, positions)
-        missing = [p for p in positions if p not in found]
+        examples = {} if read else self._stored_examples(at, positions)
+        missing = [p for p in positions if p not in examples]
         if missing and read is not False:
-            found |= self._read_examples(at, missing)
+            examples |= self._read_examples(at, missing)
         o = self.scores_at(positions[0]).origin
         return NeuronView(
             model=o.model,
@@ -121,7 +121,7 @@ class Run(StoredRun):
                 p: scores_of(*at, s, self.moments.at(p)[o.site], self.keys_at(p))
                 for p, s in ((p, self.scores_at(p)) for p in positions)
             },
-            examples={p: found[p] for p in positions if p in found},
+            examples={p: examples[p] for p in positions if p in examples},
         )
 
     def _stored_examples(
@@ -135,14 +135,14 @@ class Run(StoredRun):
     ) -> dict[str, NeuronExamples]:
         """Examples of one neuron among the words of the step that stores them."""
         session = self._session
-        found = examples_at(
+        fresh = examples_at(
             session.model,
             session.train,
             {p: [at] for p in positions},
             lexicon=session.lexicon,
             **session.config.for_examples(),
         )
-        return {p: examples[at] for p, examples in found.items()}
+        return {p: examples[at] for p, examples in fresh.items()}
 
     def __repr__(self) -> str:
         done = ", ".join(step for step in STEPS if self.has(step)) or "nothing yet"
@@ -173,9 +173,9 @@ def run_html(run: StoredRun) -> str:
     steps = " ".join(f"{marks[run.has(step)]} {step}" for step in STEPS)
     rows = "".join(
         f"<tr><th style='{_CELL}' scope='row'>{escape(name)}</th>"
-        f"<td style='{_CELL}'><b>{escape(found)}</b></td>"
+        f"<td style='{_CELL}'><b>{escape(value)}</b></td>"
         f"<td style='{_CELL}'>{escape(compared)}</td></tr>"
-        for name, found, compared in _numbers(run.summary)
+        for name, value, compared in _numbers(run.summary)
     )
     report = run.path / STEPS["report"]
     where = f"report: <code>{escape(str(report))}</code>" if report.is_file() else "no report yet"
@@ -187,10 +187,10 @@ def run_html(run: StoredRun) -> str:
 
 def _numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, number and its baselines, of what the summary has."""
-    found = []
+    rows = []
     if "probe" in summary:
         probe = summary["probe"]
-        found.append(
+        rows.append(
             (
                 f"accuracy of {probe['n_neurons']} key neurons on fresh words",
                 _number(probe["accuracy"], ".3f"),
@@ -204,7 +204,7 @@ def _numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         labels = lesion["labels"]
         shams = [lesion["sham_mean"][i][i] for i in range(len(labels))]
         sham = None if None in shams else sum(shams) / len(shams)
-        found += [
+        rows += [
             (
                 "rise of a tag's own loss when its key neurons are cut",
                 f"{_number(lesion['diagonal_mean'], '+.3f')} nats",
@@ -218,7 +218,7 @@ def _numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
                 f"{lesion['n_shams']} shams",
             ),
         ]
-    return found
+    return rows
 
 
 def _number(value: float | None, form: str) -> str:

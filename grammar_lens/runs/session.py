@@ -71,8 +71,8 @@ class Session:
 
     def clear(self, step: str) -> None:
         """Removes what was kept of a step that is done, and what a kill has left half-written."""
-        kept = KEPT.get(step, step)
-        for path in (*self.unfinished.glob(f"{kept}*"), *self.unfinished.glob(".*")):
+        stored = KEPT.get(step, step)
+        for path in (*self.unfinished.glob(f"{stored}*"), *self.unfinished.glob(".*")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

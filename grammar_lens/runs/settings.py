@@ -346,8 +346,8 @@ class Config:
 
     def stored(self) -> dict[str, Any]:
         """The settings that run.json keeps and a resumed run must agree with."""
-        kept = {k: v for k, v in asdict(self).items() if k not in NOT_STORED}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+        values = {k: v for k, v in asdict(self).items() if k not in NOT_STORED}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def of(cls, run: Any, **changes: Any) -> "Config":
@@ -357,8 +357,8 @@ class Config:
     @classmethod
     def parse(cls, stored: Mapping[str, Any], **changes: Any) -> "Config":
         """Settings from what `stored` gave, some of them changed."""
-        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in renamed(stored).items()}
-        return cls(**{**kept, **changes})
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in renamed(stored).items()}
+        return cls(**{**values, **changes})
 
 
 OPTIONS: dict[str, tuple[Any, Option]] = {
@@ -379,12 +379,12 @@ def flag_of(name: str) -> str:
 
 def renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings by their present names: `lesion` and `dose` now lead `values` and `doses`."""
-    kept = dict(stored)
+    values = dict(stored)
     for old, new in RENAMED.items():
-        if old in kept:
-            first = kept.pop(old)
-            kept[new] = [first] if first == "none" else [first, *kept.get(new, ())]
-    return kept
+        if old in values:
+            first = values.pop(old)
+            values[new] = [first] if first == "none" else [first, *values.get(new, ())]
+    return values
 
 
 def check_settings(c: Config) -> None:

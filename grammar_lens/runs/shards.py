@@ -26,8 +26,8 @@ def merge_shards(path: Path, say: Say) -> StoredRun:
         about, stored = dict(first.about), json.loads(str(first.about["config"]))
     config = Config.parse(stored, out=path)
     for shard, number in zip(shards, range(len(shards)), strict=True):
-        with open_checkpoint(shard) as kept:
-            kept.require({**about, "share": str(Shard(number, len(shards)))})
+        with open_checkpoint(shard) as checkpoint:
+            checkpoint.require({**about, "share": str(Shard(number, len(shards)))})
     session = Session(config, say)
     session.check()
     run = open_run(config.out, config.stored(), resume=(path / "run.json").is_file())
@@ -58,19 +58,19 @@ def collect_shard(config: Config, shard: Shard, say: Say) -> Path:
 
 def found_shards(path: Path) -> list[Path]:
     """The files of all shards, in order. Raises GrammarLensError where one is missing, naming it."""
-    there = sorted((path / SHARDS).glob("collect.*of*.safetensors"))
-    if not there:
+    files = sorted((path / SHARDS).glob("collect.*of*.safetensors"))
+    if not files:
         raise GrammarLensError(
             f"{path} has no shards: make them with `grammar-lens collect {path} --shard 1/N` and so on"
         )
-    totals = {p.name.split(".")[1].partition("of")[2] for p in there}
+    totals = {p.name.split(".")[1].partition("of")[2] for p in files}
     if len(totals) > 1:
         raise GrammarLensError(
             f"{path / SHARDS} has shards of {' and '.join(sorted(totals))}: remove those of the other division"
         )
     n = int(totals.pop())
     wanted = [path / SHARDS / f"collect.{Shard(i, n)}.safetensors" for i in range(n)]
-    missing = [p.name for p in wanted if p not in there]
+    missing = [p.name for p in wanted if p not in files]
     if missing:
         raise GrammarLensError(
             f"{path / SHARDS} lacks {', '.join(missing)}: run those jobs (--shard), then merge again"

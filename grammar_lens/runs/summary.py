@@ -154,8 +154,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table.add_column("found")
     table.add_column("compared with")
 
-    def row(name: str, found: str, compared: str = "") -> None:
-        table.add_row(Text(name), Text(found), Text(compared))
+    def row(name: str, value: str, compared: str = "") -> None:
+        table.add_row(Text(name), Text(value), Text(compared))
 
     if "collect" in summary:
         aligned, collected = summary["alignment"], summary["collect"]
@@ -166,8 +166,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
             skipped or "none skipped",
         )
         row("collected", f"{collected['tokens']:,} tokens in {collected['seconds']:.1f} s")
-    for position, found in summary.get("selection", {}).items():
-        _selection_rows(row, position, found, _n_neurons(summary))
+    for position, selection in summary.get("selection", {}).items():
+        _selection_rows(row, position, selection, _n_neurons(summary))
     for key in ("probe", "probe_next"):
         if key in summary:
             _probe_rows(row, summary[key])
@@ -188,30 +188,32 @@ def _n_neurons(summary: dict[str, Any]) -> int | None:
     return layers * width if layers and width else None
 
 
-def _selection_rows(row: Any, position: str, found: dict[str, Any], there: int | None) -> None:
-    of = f" of {there:,}" if there else ""
+def _selection_rows(
+    row: Any, position: str, selection: dict[str, Any], n_neurons: int | None
+) -> None:
+    of = f" of {n_neurons:,}" if n_neurons else ""
     compared = []
-    if "reliability" in found:
-        halves = found["reliability"]
+    if "reliability" in selection:
+        halves = selection["reliability"]
         compared.append(
             f"halves agree {_number(halves['share'], 2)} (chance "
             f"{_number(halves['expected_share'], 2)})"
         )
-    if "sham_localiser" in found:
-        sham = found["sham_localiser"]
+    if "sham_localiser" in selection:
+        sham = selection["sham_localiser"]
         compared.append(
             f"exchanged labels reach {sham['sham_strength']:.2g} of {sham['strength']:.2g}"
         )
-    if "within_type" in found:
-        within = found["within_type"]
+    if "within_type" in selection:
+        within = selection["within_type"]
         compared.append(
             f"within word forms d {_number(within['within_type'], 2)} of "
             f"{_number(within['effect'], 2)}"
         )
     row(
         f"key neurons ({position})",
-        f"{found['distinct_neurons']:,} distinct{of}; {found['score'].replace('_', ' ')}, "
-        f"{found['rule']}",
+        f"{selection['distinct_neurons']:,} distinct{of}; {selection['score'].replace('_', ' ')}, "
+        f"{selection['rule']}",
         "; ".join(compared) or "no controls",
     )
 
@@ -310,8 +312,16 @@ def _further_rows(row: Any, lesion: dict[str, Any]) -> None:
         agree, of = lesion["sign_agreement"]
         means = ", ".join(f"{name} {mean:+.3f}" for name, mean in lesion["values"].items())
         row("values of the lesion", f"{agree} of {of} tags agree in sign", f"{means} nats")
-    if kept := lesion.get("sufficiency"):
-        against = "no shams" if kept["sham_own"] is None else f"a sham kept {kept['sham_own']:+.3f}"
-        p = "" if kept["p_value"] is None else f" (p = {kept['p_value']:.3f})"
-        cut = "" if kept["everything"] is None else f", all cut {kept['everything']:+.3f}"
-        row("only its own set kept", f"{kept['own']:+.3f} nats{p}", f"{against}{cut}")
+    if sufficiency := lesion.get("sufficiency"):
+        against = (
+            "no shams"
+            if sufficiency["sham_own"] is None
+            else f"a sham kept {sufficiency['sham_own']:+.3f}"
+        )
+        p = "" if sufficiency["p_value"] is None else f" (p = {sufficiency['p_value']:.3f})"
+        cut = (
+            ""
+            if sufficiency["everything"] is None
+            else f", all cut {sufficiency['everything']:+.3f}"
+        )
+        row("only its own set kept", f"{sufficiency['own']:+.3f} nats{p}", f"{against}{cut}")

@@ -68,14 +68,14 @@ class Collected(Shown):
         return next(iter(self.by_position))
 
     def __repr__(self) -> str:
-        sites = (e for there in self.by_position.values() for e in there.values())
+        sites = (e for by_site in self.by_position.values() for e in by_site.values())
         return "\n".join(repr(e.moments) for e in sites)
 
     def _title(self) -> str:
         return f"{self.n_tokens:,} tokens were read once"
 
     def _tables(self) -> list[pd.DataFrame]:
-        evidence = [e for there in self.by_position.values() for e in there.values()]
+        evidence = [e for by_site in self.by_position.values() for e in by_site.values()]
         return [pd.DataFrame({"": [repr(e) for e in evidence]})]
 
 

@@ -106,8 +106,8 @@ class Evidence(Shown):
 
     def null(self, method: str) -> Null | None:
         """The null of a score; None where no replicates were collected for it."""
-        mine = self.attribution.nulls if self.attribution is not None else {}
-        return self.nulls.get(method) or mine.get(method)
+        nulls = self.attribution.nulls if self.attribution is not None else {}
+        return self.nulls.get(method) or nulls.get(method)
 
     def split(self) -> "tuple[Evidence, Evidence] | None":
         """Evidence of two halves of the sentences, without labels too rare in one of them.
@@ -118,7 +118,7 @@ class Evidence(Shown):
             return None
         first, second = self.halves
         enough = np.minimum(first.count, second.count) >= MIN_HALF
-        labels = [x for x, kept in zip(self.moments.labels, enough, strict=True) if kept]
+        labels = [x for x, is_kept in zip(self.moments.labels, enough, strict=True) if is_kept]
         if len(labels) < 2:
             return None
         return self._half(0, labels), self._half(1, labels)
@@ -133,7 +133,7 @@ class Evidence(Shown):
 
     def __repr__(self) -> str:
         nulls = {**self.nulls, **(self.attribution.nulls if self.attribution else {})}
-        there = {
+        parts = {
             "two halves": self.halves,
             "a sample": self.sample,
             f"nulls of {', '.join(nulls)}": nulls or None,
@@ -142,7 +142,7 @@ class Evidence(Shown):
             "integrated gradients": self.integrated_gradients,
             "output contrasts": self.output_contrast,
         }
-        beside = ", ".join(name for name, part in there.items() if part is not None)
+        beside = ", ".join(name for name, part in parts.items() if part is not None)
         return f"Evidence: {self.moments!r}; with {beside or 'nothing else'}"
 
     def _tables(self) -> list[pd.DataFrame]:

@@ -243,22 +243,22 @@ class Replicates(Shown):
         mean, m2 = np.zeros_like(values), np.zeros_like(values)
         strength, shams = [], []
         for i in range(len(self.means)):
-            found = scorer(self._moments(i, total))
-            gap = found - mean
+            first = scorer(self._moments(i, total))
+            gap = first - mean
             mean += gap / (i + 1)
-            m2 += gap * (found - mean)
-            size = np.abs(found - neutral) if two_sided else found
+            m2 += gap * (first - mean)
+            size = np.abs(first - neutral) if two_sided else first
             strength.append(np.sqrt((size**2).mean(2)))
             if i < n_shams:
-                shams.append(found.astype(np.float32))
+                shams.append(first.astype(np.float32))
         sd = np.sqrt(m2 / (len(self.means) - 1))
         centre = _pooled(len(self.means), mean, sd, values)
         # scored again rather than kept: all replicates of a large model do not fit in memory
         again = (scorer(self._moments(i, total)) for i in range(len(self.means)))
         counted = self.observed.count >= MIN_WORDS
         maximum, steps = [], np.zeros((len(counted), N_STEPS), np.int64)
-        for found in again:
-            z = _standardised(found, *centre, self.observed.count, two_sided)
+        for first in again:
+            z = _standardised(first, *centre, self.observed.count, two_sided)
             maximum.append(z.max())
             for i in np.flatnonzero(counted):
                 steps[i] += np.bincount(_step(z[i], len(self.means)).ravel(), minlength=N_STEPS)

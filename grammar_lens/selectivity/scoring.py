@@ -89,10 +89,10 @@ def _require_evidence(evidence: Evidence, method: Method) -> None:
 
 def _require_sample(sample: Sample, moments: Moments) -> None:
     """Raises GrammarLensError for a sample read elsewhere, or without words of some label."""
-    here, there = (replace(x.origin, treebank="") for x in (moments, sample))
-    if here != there:
+    expected, actual = (replace(x.origin, treebank="") for x in (moments, sample))
+    if expected != actual:
         raise GrammarLensError(
-            f"the sample is of {there} and the moments are of {here}: collect both in one pass"
+            f"the sample is of {actual} and the moments are of {expected}: collect both in one pass"
         )
     sampled = np.bincount(sample.classes, minlength=len(sample.labels))
     none = [x for x, n in zip(sample.labels, sampled, strict=True) if n == 0]

@@ -96,13 +96,13 @@ def _planted_sets(
     if not plan.drawn:
         return _sets(plan.planted, built.planted)
     free = [built.background[i] for i in rng.permutation(len(built.background))]
-    found: dict[str, list[Address]] = {tag: [] for tag in TAGS}
+    sets: dict[str, list[Address]] = {tag: [] for tag in TAGS}
     for layer, tags in plan.drawn:
         address = next(a for a in free if a[0] == layer)
         free.remove(address)
         for c in tags:
-            found[TAGS[c]].append(address)
-    return {tag: tuple(sorted(addresses)) for tag, addresses in found.items()}
+            sets[TAGS[c]].append(address)
+    return {tag: tuple(sorted(addresses)) for tag, addresses in sets.items()}
 
 
 def _sets(

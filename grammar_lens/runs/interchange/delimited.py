@@ -98,17 +98,17 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _ours(path: Path, columns: Sequence[str]) -> list[str | None]:
     """Our name of each column, None for those not read."""
-    known = {theirs: ours for ours, names in NAMES.items() for theirs in names}
+    known = {synonym: usual_name for usual_name, names in NAMES.items() for synonym in names}
     names = [known.get(column.strip().lower()) for column in columns]
-    for ours, usual in NAMES.items():
-        same = [c for c, name in zip(columns, names, strict=True) if name == ours]
+    for usual_name, usual in NAMES.items():
+        same = [c for c, name in zip(columns, names, strict=True) if name == usual_name]
         if len(same) > 1:
             raise GrammarLensError(
-                f"{path}: the columns {' and '.join(map(repr, same))} both give the {ours}: leave one"
+                f"{path}: the columns {' and '.join(map(repr, same))} both give the {usual_name}: leave one"
             )
-        if not same and ours in ("layer", "index"):
+        if not same and usual_name in ("layer", "index"):
             raise GrammarLensError(
-                f"{path}:1: no column gives the {ours} ({' or '.join(usual)}): there are "
+                f"{path}:1: no column gives the {usual_name} ({' or '.join(usual)}): there are "
                 f"{', '.join(map(repr, columns)) or 'none'}"
             )
     return names

@@ -108,13 +108,15 @@ def _profile(scores: Scores, keys: KeyNeurons) -> pd.DataFrame:
 
 
 def _overlap(keys: KeyNeurons) -> pd.DataFrame:
-    found = overlap(keys)
+    shared = overlap(keys)
     pairs = np.array(list(combinations(range(len(keys)), 2)), np.int64).reshape(-1, 2)
     where = (pairs[:, 0], pairs[:, 1])
     names = ("shared", "jaccard", "coefficient")
-    columns = {n: getattr(found, n)[where] for n in (*names, *(f"expected_{n}" for n in names[1:]))}
-    columns |= {"expected": found.expected[where], "p": found.p_value[where]}
-    labels = np.array(found.labels, object)
+    columns = {
+        n: getattr(shared, n)[where] for n in (*names, *(f"expected_{n}" for n in names[1:]))
+    }
+    columns |= {"expected": shared.expected[where], "p": shared.p_value[where]}
+    labels = np.array(shared.labels, object)
     return pd.DataFrame({"first": labels[where[0]], "second": labels[where[1]], **columns})
 
 
@@ -216,10 +218,10 @@ def _ablation(study: LesionStudy) -> dict[str, str | float]:
 
 
 def _pairs(study: LesionStudy) -> Iterator[dict[str, object]]:
-    found = {"shams": study.crossed_pairs}
+    by_shams = {"shams": study.crossed_pairs}
     if study.damage_matched:
-        found["damage-matched shams"] = study.damage_matched.crossed_pairs
-    for against, pairs in found.items():
+        by_shams["damage-matched shams"] = study.damage_matched.crossed_pairs
+    for against, pairs in by_shams.items():
         for pair in pairs:
             yield {**_ablation(study), "against": against, **vars(pair)}
 
@@ -231,6 +233,6 @@ def _of_words(run: StoredRun) -> Iterator[Table]:
         yield _table("time_course", about, schema.TIME_COURSE, course.to_frame)
     examples = run.examples
     if examples:
-        frames = [found.to_frame().assign(position=p) for p, found in examples.items()]
+        frames = [of_position.to_frame().assign(position=p) for p, of_position in examples.items()]
         about = "Words at which key neurons are most and least active"
         yield _table("examples", about, schema.EXAMPLES, lambda: pd.concat(frames))

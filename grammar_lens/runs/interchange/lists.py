@@ -52,12 +52,12 @@ def read_lines(path: Path, text: str, options: Options) -> Listing:
 
 def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; of a name that stands twice, one list would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise GrammarLensError(f"{path}: {twice!r} stands twice: join its neurons in one list")
-    return found
+    return values
 
 
 def _neurons(path: Path, start: str, value: Any, options: Options) -> Iterator[Found]:

@@ -46,8 +46,8 @@ def read_neurons(
     """
     path = Path(path)
     options = options_of(like, one_based, first_layer)
-    found = _listing(path, options)
-    frame = _prepared(path, found, like, name, options)
+    listing = _listing(path, options)
+    frame = _prepared(path, listing, like, name, options)
     has_scores = "score" in frame
     if not has_scores:
         frame = frame.assign(score=_scores(frame, like))
@@ -56,9 +56,9 @@ def read_neurons(
         like,
         rule=_single(frame, "rule") or f"from {path.name}",
         method=(_single(frame, "method") or f"score in {path.name}") if has_scores else None,
-        where=found.where,
+        where=listing.where,
     )
-    return keys if found.ordered or "rank" in frame else _strongest_first(keys, like)
+    return keys if listing.ordered or "rank" in frame else _strongest_first(keys, like)
 
 
 def _listing(path: Path, options: Options) -> Listing:
@@ -99,21 +99,21 @@ def _text(path: Path, options: Options) -> Listing:
 
 
 def _prepared(
-    path: Path, found: Listing, like: Like, name: str | None, options: Options
+    path: Path, listing: Listing, like: Like, name: str | None, options: Options
 ) -> pd.DataFrame:
     """The rows of the position studied, with labels, counted from 0 and in rank order."""
-    frame = found.frame
+    frame = listing.frame
     if frame.empty:
         raise GrammarLensError(f"{path} has no neurons")
     if options.one_based:
         frame = frame.assign(layer=frame["layer"] - 1, index=frame["index"] - 1)
     position = like.origin.position
     if "position" in frame:
-        there = sorted({*map(str, frame["position"])})
+        positions = sorted({*map(str, frame["position"])})
         frame = frame.loc[frame["position"] == position]
         if frame.empty:
             raise GrammarLensError(
-                f"{path} has no neurons at {position!r}, only at {', '.join(map(repr, there))}: read it "
+                f"{path} has no neurons at {position!r}, only at {', '.join(map(repr, positions))}: read it "
                 "with scores of that position"
             )
     if "label" not in frame:
@@ -137,8 +137,8 @@ def _scores(frame: pd.DataFrame, like: Like) -> Float[np.ndarray, " row"]:
         layer = _within(frame["layer"], n_layers)
         index = _within(frame["index"], n_units)
         for label in {*frame["label"]} & {*like.labels}:
-            mine = (frame["label"] == label).to_numpy(bool)
-            scores[mine] = like[label][layer[mine], index[mine]]
+            of_label = (frame["label"] == label).to_numpy(bool)
+            scores[of_label] = like[label][layer[of_label], index[of_label]]
     return scores
 
 

@@ -62,20 +62,20 @@ def _earlier(folder: Path) -> list[Path]:
     """The files of an earlier export. Raises GrammarLensError where the folder holds anything else."""
     if not folder.exists():
         return []
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    ours = {DESCRIPTION}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    exported = {DESCRIPTION}
     try:
         package = json.loads((folder / DESCRIPTION).read_text("utf-8"))
         if MADE_BY in package:
-            ours |= {resource["path"] for resource in package["resources"]}
+            exported |= {resource["path"] for resource in package["resources"]}
     except (OSError, ValueError, TypeError, KeyError):
-        ours = set()
-    if there - ours:
+        exported = set()
+    if names - exported:
         raise GrammarLensError(
-            f"{folder} holds something else ({min(there - ours)}): export to a new folder, or to one "
+            f"{folder} holds something else ({min(names - exported)}): export to a new folder, or to one "
             "that holds an earlier export alone"
         )
-    return [folder / name for name in there]
+    return [folder / name for name in names]
 
 
 def _writer(table: Table, format: str) -> Callable[[Path], None]:

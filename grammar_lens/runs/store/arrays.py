@@ -31,20 +31,20 @@ def save_collected(path: Path, collected: Collected) -> None:
     about: dict[str, Any] = {}
     for position, sites in collected.by_position.items():
         for site in sites:
-            found = collected.evidence(site, position)
-            _put(f"{position}/{site}", found, arrays, about)
+            evidence = collected.evidence(site, position)
+            _put(f"{position}/{site}", evidence, arrays, about)
     save_tensors(path, arrays, {"collected": about, "n_tokens": collected.n_tokens})
 
 
-def _put(name: str, found: Evidence, arrays: Arrays, about: dict[str, Any]) -> None:
-    about[name] = {"moments": _split(f"{name}/moments", found.moments, arrays)}
-    for i, half in enumerate(found.halves or ()):
+def _put(name: str, evidence: Evidence, arrays: Arrays, about: dict[str, Any]) -> None:
+    about[name] = {"moments": _split(f"{name}/moments", evidence.moments, arrays)}
+    for i, half in enumerate(evidence.halves or ()):
         about[name][f"half{i}"] = _split(f"{name}/half{i}", half, arrays)
-    if found.sample is not None:
-        about[name]["sample"] = _split(f"{name}/sample", found.sample, arrays)
-    if found.adjusted is not None:
-        about[name]["adjusted"] = _split(f"{name}/adjusted", found.adjusted, arrays)
-    about[name]["nulls"] = _put_nulls(name, found.nulls, arrays)
+    if evidence.sample is not None:
+        about[name]["sample"] = _split(f"{name}/sample", evidence.sample, arrays)
+    if evidence.adjusted is not None:
+        about[name]["adjusted"] = _split(f"{name}/adjusted", evidence.adjusted, arrays)
+    about[name]["nulls"] = _put_nulls(name, evidence.nulls, arrays)
 
 
 def _put_nulls(name: str, nulls: Mapping[str, Null], arrays: Arrays) -> dict[str, Any]:
@@ -82,10 +82,10 @@ def save_attributions(path: Path, attributions: Mapping[str, Attribution]) -> No
     """Writes attributions by what they are for: "attribution" or "integrated_gradients"."""
     arrays: Arrays = {}
     about: dict[str, Any] = {}
-    for name, found in attributions.items():
-        about[name] = {"whole": _split(name, found, arrays)}
-        about[name]["nulls"] = _put_nulls(name, found.nulls, arrays)
-        for i, half in enumerate(found.halves or ()):
+    for name, attribution in attributions.items():
+        about[name] = {"whole": _split(name, attribution, arrays)}
+        about[name]["nulls"] = _put_nulls(name, attribution.nulls, arrays)
+        for i, half in enumerate(attribution.halves or ()):
             about[name][f"half{i}"] = _split(f"{name}/half{i}", half, arrays)
     save_tensors(path, arrays, {"attributions": about})
 
@@ -93,17 +93,17 @@ def save_attributions(path: Path, attributions: Mapping[str, Attribution]) -> No
 def read_attributions(path: Path) -> dict[str, Attribution]:
     """Read the files of `save_attributions`."""
     arrays, metadata = read_tensors(path)
-    found = {}
+    by_position = {}
     for name, about in metadata["attributions"].items():
         halves = [
             _join(Attribution, f"{name}/half{i}", about.get(f"half{i}"), arrays) for i in (0, 1)
         ]
-        found[name] = dataclasses.replace(
+        by_position[name] = dataclasses.replace(
             _join(Attribution, name, about["whole"], arrays),
             halves=None if None in halves else (halves[0], halves[1]),
             nulls=_nulls(name, about["nulls"], arrays),
         )
-    return found
+    return by_position
 
 
 def save_scores(path: Path, scores: Mapping[str, Scores]) -> None:

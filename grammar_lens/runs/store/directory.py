@@ -21,10 +21,10 @@ def refuse_directory(path: Path, *, resume: bool) -> None:
             )
     elif path.exists() and (not path.is_dir() or any(map(_is_foreign, path.iterdir()))):
         raise GrammarLensError(f"{path} exists and is no run directory: choose another --out")
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise GrammarLensError(
-            f"{path} cannot be made in {there}, no folder to write to: choose another --out"
+            f"{path} cannot be made in {existing}, no folder to write to: choose another --out"
         )
 
 

@@ -27,10 +27,10 @@ def save_examples(path: Path, examples: Mapping[str, Examples]) -> None:
     passages: dict[Passage, int] = {}
     positions = {
         position: {
-            "origin": asdict(found.origin),
-            "neurons": [_packed(neuron, passages) for neuron in found.by_neuron.values()],
+            "origin": asdict(of_position.origin),
+            "neurons": [_packed(neuron, passages) for neuron in of_position.by_neuron.values()],
         }
-        for position, found in examples.items()
+        for position, of_position in examples.items()
     }
     texts = [asdict(passage) for passage in passages]
     data = {"quantiles": QUANTILES, "positions": positions, "passages": texts}
@@ -39,22 +39,25 @@ def save_examples(path: Path, examples: Mapping[str, Examples]) -> None:
     write_text(path, text + "\n")
 
 
-def _packed(found: NeuronExamples, passages: dict[Passage, int]) -> dict[str, Any]:
+def _packed(examples: NeuronExamples, passages: dict[Passage, int]) -> dict[str, Any]:
     """One neuron with its passages by number."""
     return {
-        "layer": found.layer,
-        "index": found.index,
-        "labels": found.labels,
-        "count": found.count.tolist(),
-        "quantiles": _rounded(found.quantiles),
-        "contrast": _rounded(found.contrast),
+        "layer": examples.layer,
+        "index": examples.index,
+        "labels": examples.labels,
+        "count": examples.count.tolist(),
+        "quantiles": _rounded(examples.quantiles),
+        "contrast": _rounded(examples.contrast),
         **{
             name: [[effect.token, _rounded(effect.logit)] for effect in effects]
-            for name, effects in (("promoted", found.promoted), ("suppressed", found.suppressed))
+            for name, effects in (
+                ("promoted", examples.promoted),
+                ("suppressed", examples.suppressed),
+            )
         },
         **{
             name: [_packed_example(example, passages) for example in end]
-            for name, end in (("top", found.top), ("bottom", found.bottom))
+            for name, end in (("top", examples.top), ("bottom", examples.bottom))
         },
     }
 
@@ -89,12 +92,12 @@ def read_examples(path: Path) -> dict[str, Examples]:
             f"with `grammar-lens examples {path.parent}`"
         )
     passages = [Passage(tuple(p["tokens"]), p["source"]) for p in data["passages"]]
-    found = {}
+    by_position = {}
     for position, stored in data["positions"].items():
         origin = Origin(**stored["origin"])
         neurons = [_unpacked(packed, passages, origin) for packed in stored["neurons"]]
-        found[position] = Examples({(n.layer, n.index): n for n in neurons}, origin)
-    return found
+        by_position[position] = Examples({(n.layer, n.index): n for n in neurons}, origin)
+    return by_position
 
 
 def _unpacked(

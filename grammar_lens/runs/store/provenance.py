@@ -15,13 +15,13 @@ PACKAGES = ("grammar-lens", "torch", "transformer-lens", "transformers", "numpy"
 
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
+            versions[package] = "not installed as a package"
+    return versions
 
 
 def checkout_commit() -> str | None:

@@ -74,7 +74,7 @@ def _with_tables(result: Any) -> dict[str, Any]:
 def read_controls(path: Path) -> dict[str, SelectionControls]:
     """Read the file of `save_controls`."""
     tables = ("sham", "reliability", "within_type")
-    found = {}
+    controls = {}
     for position, data in read_json(path).items():
         frames = {
             name: None
@@ -82,8 +82,8 @@ def read_controls(path: Path) -> dict[str, SelectionControls]:
             else pd.DataFrame(data[name]).fillna(np.nan).infer_objects()
             for name in tables
         }
-        found[position] = SelectionControls(**{**data, **frames})
-    return found
+        controls[position] = SelectionControls(**{**data, **frames})
+    return controls
 
 
 def save_course(path: Path, course: CourseSummary) -> None:
@@ -259,9 +259,9 @@ def outcome_table(outcomes: Outcomes, forms: tuple[str, ...]) -> pd.DataFrame:
         return np.tile(values, n_rows)
 
     def per_row(names: list[str]) -> pd.Categorical:
-        there = sorted({"", *names})
-        codes = np.array([there.index(name) for name in ["", *names]])
-        return pd.Categorical.from_codes(np.repeat(codes, n_words), pd.Index(there))
+        categories = sorted({"", *names})
+        codes = np.array([categories.index(name) for name in ["", *names]])
+        return pd.Categorical.from_codes(np.repeat(codes, n_words), pd.Index(categories))
 
     table = pd.DataFrame(
         {

@@ -151,10 +151,10 @@ class StoredRun:
         `attributions` are by default those that the run has stored.
         """
         where = position or self.main_position
-        found = self.moments.evidence("neuron", where)
+        evidence = self.moments.evidence("neuron", where)
         if where != "next":  # attributions are of the word to come
-            return found
-        return replace(found, **(self.attributions if attributions is None else attributions))
+            return evidence
+        return replace(evidence, **(self.attributions if attributions is None else attributions))
 
     @cached_property
     def _scores(self) -> dict[str, Scores]:

@@ -193,15 +193,15 @@ class _Job:
         row = self.corpus.alignment.row
         sums, counts = [], []
         for half in (0, 1):
-            mine = np.where(plan.part == half, classes, -1)
-            batches = self._batches(np.unique(row[mine >= 0]))
+            of_half = np.where(plan.part == half, classes, -1)
+            batches = self._batches(np.unique(row[of_half >= 0]))
             n_tokens = sum(b.n_tokens for b in batches)
             with self._track("attributing", n_tokens) as step:
                 total, count = attribute_all(
                     self.model,
                     self.corpus.alignment,
                     batches,
-                    mine,
+                    of_half,
                     len(tables.labels),
                     tables,
                     values,
@@ -233,7 +233,7 @@ class _Job:
         reading = SiteReaders(self.model, plan, "neuron")
         n = len(self.corpus.labels)
         shape = (self.model.cfg.n_layers, self.model.cfg.d_mlp)
-        kept = TopShareReader(2 * n, *shape, device=device_of(self.model), **ranked)
+        top_shares = TopShareReader(2 * n, *shape, device=device_of(self.model), **ranked)
         top_share = ranked["share"]
         codes = np.where(plan.codes >= 0, plan.codes + n * plan.part, -1)
         rows = np.unique(self.corpus.alignment.row[plan.codes >= 0])
@@ -243,7 +243,7 @@ class _Job:
                 self.model,
                 self.corpus.alignment,
                 plan.codes,
-                [*_bare(reading.taps), (codes, kept)],
+                [*_bare(reading.taps), (codes, top_shares)],
                 steps=steps,
                 target=target,
                 joint=joint,
@@ -252,7 +252,7 @@ class _Job:
                 progress=step,
                 warn=warned,
             )
-        times = kept.frequency()
+        times = top_shares.frequency()
         halves = [
             _of_moments("integrated_gradients", "zero", m, times[i * n : (i + 1) * n], top_share)
             for i, m in enumerate(reading.halves)

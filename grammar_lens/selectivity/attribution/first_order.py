@@ -146,14 +146,16 @@ def attribute_all(
             slopes = job.slopes(words, hidden)
             label = torch.from_numpy(classes[words]).to(hidden.device)
             present = np.unique(classes[words])
-            here = torch.zeros(
+            totals = torch.zeros(
                 len(present), n_layers, width, dtype=torch.float64, device=sums.device
             )
             for i, c in enumerate(present.tolist()):
                 hidden.backward(slopes * (label == c)[:, None], retain_graph=i + 1 < len(present))
-                here[i] = now
-            require_finite([(layer, here[:, layer].isfinite().all()) for layer in range(n_layers)])
-            sums.add(present, here, np.bincount(classes[words], minlength=n_labels))
+                totals[i] = now
+            require_finite(
+                [(layer, totals[:, layer].isfinite().all()) for layer in range(n_layers)]
+            )
+            sums.add(present, totals, np.bincount(classes[words], minlength=n_labels))
 
         read_batches(batches, read, [sums], progress=progress, warn=warn)
     return sums.sums.cpu().numpy(), sums.count.numpy()
@@ -298,12 +300,12 @@ def _outside(batch: TokenBatch, has_bos: bool) -> Bool[Tensor, "row time"]:
 
 
 def _check_labels(classes: Int[np.ndarray, " all_words"], lexicon: Lexicon) -> None:
-    there = np.unique(classes[classes >= 0])
-    if len(there) and there[-1] >= len(lexicon.labels):
+    present = np.unique(classes[classes >= 0])
+    if len(present) and present[-1] >= len(lexicon.labels):
         raise GrammarLensError(
-            f"class {there[-1]} has no label in the lexicon, which has {len(lexicon.labels)}"
+            f"class {present[-1]} has no label in the lexicon, which has {len(lexicon.labels)}"
         )
-    unknown = there[lexicon.prior[there] == 0]
+    unknown = present[lexicon.prior[present] == 0]
     if len(unknown):
         raise GrammarLensError(
             f"label {lexicon.labels[unknown[0]]!r} has no word in the lexicon's data, so its loss "

@@ -59,10 +59,10 @@ def gold_log_probability(token: Int[Tensor, " word"]) -> Slope:
     """log p of each word's token; dF/dlogit_v = [v is the token] - p_v."""
 
     def slope(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        here = token[part, None]
-        gold = logits.gather(1, here)[:, 0] - torch.logsumexp(logits, 1)
+        tokens = token[part, None]
+        gold = logits.gather(1, tokens)[:, 0] - torch.logsumexp(logits, 1)
         p = _softmax_(logits).neg_()
-        return gold, p.scatter_add_(1, here, torch.ones_like(gold)[:, None])
+        return gold, p.scatter_add_(1, tokens, torch.ones_like(gold)[:, None])
 
     return slope
 
@@ -98,11 +98,11 @@ def choose(words: Int[np.ndarray, " word"], taps: Sequence[Tap]) -> list[Chosen]
     """Target of each tap for a batch's words, made once for all layers."""
     chosen = []
     for codes, reader in taps:
-        mine = np.flatnonzero(codes[words] >= 0)
-        if len(mine):
-            rows = None if len(mine) == len(words) else torch.from_numpy(mine)
-            here = torch.from_numpy(codes[words[mine]].astype(np.int64))
-            chosen.append(Chosen(reader, rows, here))
+        labelled = np.flatnonzero(codes[words] >= 0)
+        if len(labelled):
+            rows = None if len(labelled) == len(words) else torch.from_numpy(labelled)
+            chosen_codes = torch.from_numpy(codes[words[labelled]].astype(np.int64))
+            chosen.append(Chosen(reader, rows, chosen_codes))
     return chosen
 
 

@@ -93,12 +93,12 @@ def integrated_gradients(
             if reuse:
                 _check_reuse(path, recorded)
             first = False
-        found = []
+        sums = []
         for part in recorded.parts(steps + 1, token_budget):
             full = path.outputs(part.hidden[:, None], part.gold)[0][:, 0]
             for scaled in reused(path, part) if reuse else plain(path, part):
-                found.append(_hand_over(scaled, full, part.words, taps))
-        tally.add(found)
+                sums.append(_hand_over(scaled, full, part.words, taps))
+        tally.add(sums)
 
     budget = max(1, token_budget // (steps + 1))
     batches = token_batches(alignment, budget, rows=rows)
@@ -115,12 +115,12 @@ def _check_reuse(path: ScaledPath, recorded: Recorded) -> None:
     """
     half = ScaledPath(path.model, "log_probability", 1, path.joint)
     word = recorded.take(recorded.place.argmax()[None])
-    (ours, _), (expected, _) = next(reused(half, word)), next(plain(half, word))
+    (reused_values, _), (expected, _) = next(reused(half, word)), next(plain(half, word))
     precise = recorded.hidden.dtype in (torch.float32, torch.float64)
     relative, floor = (0.01, 1e-5) if precise else (0.3, 1e-2)
     require_finite([(layer, values.isfinite().all()) for layer, values in expected.items()])
     for layer, values in expected.items():
-        gap = float((ours[layer] - values).abs().max())
+        gap = float((reused_values[layer] - values).abs().max())
         # also where only the rerun gives NaN
         if not gap <= relative * float(values.abs().max()) + floor:
             raise GrammarLensError(
@@ -140,17 +140,17 @@ def _hand_over(
     taps: Sequence[Tap],
 ) -> _Miss:
     """Hands contributions to the readers; returns how well they add up."""
-    found, zero = scaled
+    by_layer, zero = scaled
     finite = []
     total = torch.zeros_like(zero)
     chosen = choose(words, taps)
-    for layer, contributions in found.items():
+    for layer, contributions in by_layer.items():
         finite += hand_over(layer, contributions, chosen)
         finite.append((layer, contributions.isfinite().all()))
         total += contributions.sum(1, dtype=torch.float64).to(zero.device)
     require_finite(finite)
     difference = full - zero
-    return list(found), (total - difference).abs(), difference.abs()
+    return list(by_layer), (total - difference).abs(), difference.abs()
 
 
 class _Tally:
@@ -160,8 +160,8 @@ class _Tally:
         self._sums = torch.zeros(n_layers, 2, dtype=torch.float64)
         self._waiting: list[_Miss] = []
 
-    def add(self, found: Sequence[_Miss]) -> None:
-        self._waiting += found
+    def add(self, misses: Sequence[_Miss]) -> None:
+        self._waiting += misses
 
     def commit(self) -> None:
         for layers, miss, difference in self._waiting:

@@ -138,12 +138,12 @@ def record(
     """Runs the sentences; the words are read at `flat` in the flattened batch."""
     model, device = path.model, device_of(path.model)
     where = torch.from_numpy(flat).to(device)
-    kept: dict[tuple[str, int], Tensor] = {}
+    recorded: dict[tuple[str, int], Tensor] = {}
 
     def keep(site: str, layer: int) -> tuple[str, Callable[..., None]]:
         def hook(activation: Tensor, **_: object) -> None:
             rows = activation.flatten(0, 1)
-            kept[site, layer] = rows.index_select(0, where.to(rows.device))
+            recorded[site, layer] = rows.index_select(0, where.to(rows.device))
 
         return hook_name(model, site, layer), hook
 
@@ -160,9 +160,9 @@ def record(
         place=where % ids.shape[1],
         gold=torch.from_numpy(first_token).to(device),
         hidden=hidden.flatten(0, 1).index_select(0, where.to(hidden.device)),
-        activation=[kept["neuron", layer] for layer in layers],
-        residual=[kept["resid_post", layer] for layer in layers],
-        start=kept["resid_pre", 0],
+        activation=[recorded["neuron", layer] for layer in layers],
+        residual=[recorded["resid_post", layer] for layer in layers],
+        start=recorded["resid_pre", 0],
         token_ids=ids,
         keys_values=keys_values,
     )
@@ -210,8 +210,8 @@ def _reused_jointly(path: ScaledPath, part: Recorded, onward: Continuation) -> S
         hidden = onward.norm(hidden)
     values, slopes = path.outputs(hidden, part.gold)
     gradients = torch.autograd.grad(hidden, after, slopes)
-    found = {layer: _to_neurons(path, part, layer, gradients[layer]) for layer in layers}
-    return found, values[:, -1]
+    by_layer = {layer: _to_neurons(path, part, layer, gradients[layer]) for layer in layers}
+    return by_layer, values[:, -1]
 
 
 def _to_neurons(
@@ -250,8 +250,8 @@ def plain(path: ScaledPath, part: Recorded) -> Iterator[Scaled]:
             hidden = rearrange(hidden, "(word version) d -> word version d", version=versions)
         values, slopes = path.outputs(hidden, part.gold)
         gradients = torch.autograd.grad(hidden, list(leaves.values()), slopes)
-        found = {
+        by_layer = {
             n: part.activation[n].float() * path.mean(gradient)
             for n, gradient in zip(together, gradients, strict=True)
         }
-        yield found, values[:, -1]
+        yield by_layer, values[:, -1]

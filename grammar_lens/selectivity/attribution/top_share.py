@@ -63,8 +63,8 @@ class TopShareReader:
         classes = torch.cat([words for _, words in parts[0]])
         self._waiting.clear()
         one_hot = torch.nn.functional.one_hot(classes, len(self._count)).T.float()
-        kept = self._kept(values).flatten(1).float()
-        self._count += (one_hot @ kept).reshape(self._count.shape)
+        top = self._kept(values).flatten(1).float()
+        self._count += (one_hot @ top).reshape(self._count.shape)
 
     def discard(self) -> None:
         """Forgets what has been added since the last commit."""
@@ -91,5 +91,5 @@ class TopShareReader:
         n = ranked.shape[-1]
         k = math.ceil(round(self._share * n, 6))  # .07 * 100 is a little more than 7
         order = ranked.argsort(dim=-1, descending=True, stable=True)[..., :k]
-        kept = torch.zeros_like(ranked, dtype=torch.bool).scatter_(-1, order, True)
-        return kept.reshape(values.shape)
+        top = torch.zeros_like(ranked, dtype=torch.bool).scatter_(-1, order, True)
+        return top.reshape(values.shape)
