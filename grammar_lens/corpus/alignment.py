@@ -130,6 +130,16 @@ class Alignment:
         words = [self.sentence[self.row_start[r] : self.row_start[r + 1]] for r in rows]
         return np.concatenate([*map(np.unique, words), np.zeros(0, np.int64)])
 
+    def as_tokens(self, rows: Int[np.ndarray, " row"]) -> "Alignment":
+        """The same rows of tokens with every token of some of them as a word, read at itself."""
+        lengths = [len(self.token_ids[row]) for row in rows]
+        row = np.repeat(rows, lengths)
+        place = np.concatenate([*(np.arange(n) for n in lengths), np.zeros(0, np.int64)])
+        reason = np.zeros(len(row), np.int8)
+        return Alignment(
+            self.token_ids, row, row, place, place, {"word": reason, "next": reason}, self.has_bos
+        )
+
     @cached_property
     def _begin(self) -> Int[np.ndarray, " sentence"]:
         """Number of tokens in its row before each sentence, BOS not counted."""

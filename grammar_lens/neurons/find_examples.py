@@ -23,7 +23,8 @@ from grammar_lens.neurons.examples import (
     strongest,
 )
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
-from grammar_lens.neurons.passages import Place, TokenActivations, places_of, read_tokens
+from grammar_lens.neurons.passages import Place, TokenActivations, TokenReading, places_of
+from grammar_lens.passes.shared import Reading, Request, read_one
 
 SITE = "neuron"
 N_TOKENS = 10
@@ -85,6 +86,25 @@ def examples_at(
     show_progress: bool = True,
 ) -> dict[str, Examples]:
     """As `examples_of`, of the neurons chosen at each of several positions, from one pass."""
+    reading = examples_reading(
+        model, corpus, neurons, lexicon=lexicon, max_words=max_words, each=each, seed=seed
+    )
+    return read_one(
+        model, reading, "examples", token_budget=token_budget, show_progress=show_progress
+    )
+
+
+def examples_reading(
+    model: Model,
+    corpus: Corpus,
+    neurons: Mapping[str, Chosen],
+    *,
+    lexicon: Lexicon,
+    max_words: int = EXAMPLE_WORDS,
+    each: int = EXAMPLES_EACH,
+    seed: int = SEED,
+) -> Reading[dict[str, Examples]]:
+    """`examples_at` as part of a pass that others share."""
     if max_words < 1 or each < 1:
         raise GrammarLensError(
             f"max_words is {max_words} and each {each}, expected 1 or more of both"
@@ -97,26 +117,22 @@ def examples_at(
     chosen = {p: addresses_of(model, some) for p, some in neurons.items()}
     every = np.unique(np.concatenate(list(chosen.values())), axis=0)
     if not len(every):
-        return {p: Examples({}, corpus.origin(p, SITE)) for p in chosen}
+        return Reading((), lambda: {p: Examples({}, corpus.origin(p, SITE)) for p in chosen})
     drawn = {p: _drawn(corpus, p, max_words, seed) for p in chosen}
     rows = np.unique(corpus.alignment.row[np.concatenate(list(drawn.values()))])
-    read = read_tokens(
-        model,
-        corpus,
-        rows,
-        every,
-        SITE,
-        token_budget=token_budget,
-        show_progress=show_progress,
-    )
-    effects = _effects(model, lexicon, every)
-    column = {tuple(address): i for i, address in enumerate(every.tolist())}
-    return {
-        p: _Words(model, corpus, p, words, read).examples(
-            {(layer, i): column[layer, i] for layer, i in chosen[p].tolist()}, effects, each
-        )
-        for p, words in drawn.items()
-    }
+    tokens = TokenReading(corpus, rows, every, SITE)
+
+    def finish() -> dict[str, Examples]:
+        read, effects = tokens.activations(), _effects(model, lexicon, every)
+        column = {tuple(address): i for i, address in enumerate(every.tolist())}
+        return {
+            p: _Words(model, corpus, p, words, read).examples(
+                {(layer, i): column[layer, i] for layer, i in chosen[p].tolist()}, effects, each
+            )
+            for p, words in drawn.items()
+        }
+
+    return Reading([Request(corpus, lambda: [tokens.tap])], finish)
 
 
 def _drawn(corpus: Corpus, position: str, max_words: int, seed: int) -> Int[np.ndarray, " word"]:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from grammar_lens.corpus.alignment import Alignment, token_batches
-from grammar_lens.corpus.corpus import Corpus, default_budget, warned
+from grammar_lens.corpus.alignment import Alignment
+from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.examples import Passage, token_ends, token_texts, tokens_within
 from grammar_lens.passes.readers import FeatureReader
-from grammar_lens.passes.stream import Tap, stream
-from grammar_lens.progress import track
+from grammar_lens.passes.stream import Tap
 
 
 @dataclass(frozen=True)
@@ -108,36 +107,31 @@ class TokenActivations:
         return self.values[start + place.tokens.start : start + place.tokens.stop]
 
 
-def read_tokens(
-    model: Model,
-    corpus: Corpus,
-    rows: Int[np.ndarray, " _"],
-    addresses: Int[np.ndarray, "neuron two"],
-    site: str,
-    *,
-    token_budget: int | None = None,
-    show_progress: bool = True,
-) -> TokenActivations:
-    """Activations of the addresses at every token of some rows of the alignment."""
-    alignment = _every_token(corpus.alignment, rows)
-    n, start = alignment.n_words, np.full(len(corpus.alignment.token_ids), -1)
-    start[rows] = alignment.token_start
-    reader = FeatureReader(n, addresses)
-    tap = Tap(site, "word", np.ones(n, bool), np.arange(n), reader, layers=reader.layers)
-    batches = token_batches(alignment, token_budget or default_budget(model))
-    each = corpus.alignment.words_per_token
-    with track("reading", n, unit="words", each=each, show=show_progress) as step:
-        stream(model, alignment, batches, [tap], progress=step, warn=warned)
-    return TokenActivations(start, reader.values)
+class TokenReading:
+    """Activations of the addresses at every token of some rows of a corpus, in a pass to come."""
 
+    def __init__(
+        self,
+        corpus: Corpus,
+        rows: Int[np.ndarray, " _"],
+        addresses: Int[np.ndarray, "neuron two"],
+        site: str,
+    ) -> None:
+        tokens = corpus.alignment.as_tokens(rows)
+        self._start = np.full(len(tokens.token_ids), -1)
+        self._start[rows] = tokens.row_start[rows]
+        self._reader = FeatureReader(tokens.n_words, addresses)
+        everything = np.ones(tokens.n_words, bool)
+        self.tap = Tap(
+            site,
+            "word",
+            everything,
+            np.arange(tokens.n_words),
+            self._reader,
+            layers=self._reader.layers,
+            alignment=tokens,
+        )
 
-def _every_token(alignment: Alignment, rows: Int[np.ndarray, " row"]) -> Alignment:
-    """Some rows as if every token were a word."""
-    token_ids = tuple(alignment.token_ids[row] for row in rows)
-    lengths = [len(ids) for ids in token_ids]
-    row = np.repeat(np.arange(len(rows)), lengths)
-    place = np.concatenate([np.arange(n) for n in lengths])
-    reason = np.zeros(len(row), np.int8)
-    return Alignment(
-        token_ids, row, row, place, place, {"word": reason, "next": reason}, alignment.has_bos
-    )
+    def activations(self) -> TokenActivations:
+        """Those that the pass has read."""
+        return TokenActivations(self._start, self._reader.values)

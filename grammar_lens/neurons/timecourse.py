@@ -8,18 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32, Int16
 
+from grammar_lens.corpus.alignment import Alignment
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, default_budget, prepare, warned
+from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, site_width
 from grammar_lens.neurons.neurons import KeyNeurons
-from grammar_lens.passes.moments import MomentAccumulator, Moments
-from grammar_lens.passes.stream import Tap, stream
-from grammar_lens.progress import track
+from grammar_lens.passes.moments import MomentAccumulator, Moments, pool
+from grammar_lens.passes.shared import Reading, Request, read_one
+from grammar_lens.passes.stream import Tap
+from grammar_lens.passes.sums import SumAccumulator, label_rows
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.registry import SCORES
 
@@ -141,35 +143,96 @@ def time_course(
 
     BOS is no token of the sentence; words without a token there are left out at that offset.
     """
+    corpus = prepare(model, bank, label=label, labels=labels)
+    reading = course_reading(model, corpus, offsets=offsets, position=position, site=site)
+    return read_one(
+        model, reading, "time course", token_budget=token_budget, show_progress=show_progress
+    )
+
+
+def course_reading(
+    model: Model,
+    corpus: Corpus,
+    *,
+    offsets: Sequence[int] = OFFSETS,
+    position: str = "word",
+    site: str = "neuron",
+) -> Reading[TimeCourse]:
+    """`time_course` as part of a pass that others share.
+
+    Every token is read once, whatever the number of offsets: class sums for all of them are one
+    product. The overall variance at an offset is that of its tokens, which moments by the set of
+    offsets that a token serves give exactly: the sets are few, and all but the ends are alike.
+    """
     if not offsets or len(set(offsets)) != len(offsets):
         raise GrammarLensError(
             f"offsets are {list(offsets)}, expected one or more different whole numbers"
         )
-    corpus = prepare(model, bank, label=label, labels=labels)
-    codes, alignment = corpus.read(position), corpus.alignment
-    shape = (model.cfg.n_layers, site_width(model, site))
-    readers = [MomentAccumulator(corpus.labels, *shape, device_of(model)) for _ in offsets]
+    rows = np.unique(corpus.alignment.row)
+    tokens = corpus.alignment.as_tokens(rows)
+    codes = _codes_of_tokens(corpus, tokens, offsets, position)
+    n_labels, shape = len(corpus.labels), (model.cfg.n_layers, site_width(model, site))
+    serves = codes < n_labels
+    served, group = np.unique(serves.T, axis=0, return_inverse=True)
+    wanted, group = serves.any(0), group.ravel()
+    device = device_of(model)
+    moments = MomentAccumulator([str(i) for i in range(len(served))], *shape, device)
+    sums = SumAccumulator(
+        label_rows(codes, n_labels + 1, device), len(offsets) * (n_labels + 1), *shape, device
+    )
+    numbers = np.arange(tokens.n_words)
     taps = [
-        Tap(
-            site,
-            position,
-            (codes >= 0) & alignment.readable_at(position, offset),
-            codes,
-            reader,
-            offset=offset,
-        )
-        for offset, reader in zip(offsets, readers, strict=True)
+        Tap(site, "word", wanted, of_token, reader, alignment=tokens)
+        for of_token, reader in ((group, moments), (numbers, sums))
     ]
-    batches = corpus.batches(token_budget or default_budget(model))
-    each = alignment.words_per_token
-    with track(
-        "time course", alignment.n_tokens, unit="words", each=each, show=show_progress
-    ) as step:
-        stream(model, alignment, batches, taps, progress=step, warn=warned)
-    moments = [reader.moments(corpus.origin(position, site)) for reader in readers]
-    counts = np.stack([m.count for m in moments])
-    values = np.stack([_correlation(m) for m in moments])
-    return TimeCourse(corpus.labels, tuple(offsets), counts, values, corpus.origin(position, site))
+
+    def finish() -> TimeCourse:
+        origin = corpus.origin(position, site)
+        by_set, n = moments.moments(origin), len(offsets)
+        total = sums.sums().reshape(n, n_labels + 1, *shape)[:, :n_labels]
+        count = np.stack([np.bincount(c, minlength=n_labels)[:n_labels] for c in codes]).astype(
+            float
+        )
+        values = np.stack(
+            [
+                _correlation(_at_offset(by_set, served[:, i], corpus.labels, count[i], total[i]))
+                for i in range(n)
+            ]
+        )
+        return TimeCourse(corpus.labels, tuple(offsets), count, values, origin)
+
+    return Reading([Request(corpus, lambda: taps)], finish)
+
+
+def _codes_of_tokens(
+    corpus: Corpus, tokens: Alignment, offsets: Sequence[int], position: str
+) -> Int16[np.ndarray, "offset token"]:
+    """The class of the word that each token serves at each offset; the number of labels for none."""
+    classes, alignment = corpus.read(position), corpus.alignment
+    codes = np.full((len(offsets), tokens.n_words), len(corpus.labels), np.int16)
+    start, time = tokens.row_start[alignment.row], alignment.time(position)
+    for i, offset in enumerate(offsets):
+        words = np.flatnonzero((classes >= 0) & alignment.readable_at(position, offset))
+        codes[i, start[words] + time[words] + offset] = classes[words]
+    return codes
+
+
+def _at_offset(
+    by_set: Moments,
+    serving: Bool[np.ndarray, " set"],
+    labels: tuple[str, ...],
+    count: Float[np.ndarray, " label"],
+    total: Float[np.ndarray, "label layer unit"],
+) -> Moments:
+    """Moments at one offset: its class means, and its overall squared deviations in the first `m2`."""
+    mean = total / np.maximum(count, 1)[:, None, None]
+    m2 = np.zeros_like(mean)
+    if serving.any():
+        _, overall = pool(by_set.count[serving], by_set.mean[serving], by_set.m2[serving])
+        _, between = pool(count, mean, m2)
+        m2[0] = np.maximum(overall - between, 0.0)
+    zeros = np.zeros_like(mean)
+    return Moments(labels, count, mean, m2, zeros, zeros[0], by_set.origin)
 
 
 def _correlation(moments: Moments) -> Float32[np.ndarray, "label layer unit"]:

@@ -38,6 +38,8 @@ class Tap:
     layers: Sequence[int] | None = None
     offset: int = 0
     """Tokens after the position, or before it, at which the words are read."""
+    alignment: Alignment | None = None
+    """Other words of the same rows of tokens, if the tap is not of the pass's own words."""
 
 
 @dataclass
@@ -108,7 +110,9 @@ def _read(
     state.gates.clear()
     state.finite.clear()
     for i, tap in enumerate(taps):
-        words, where = batch.locate(alignment, tap.position, tap.wanted, tap.offset)
+        words, where = batch.locate(
+            tap.alignment or alignment, tap.position, tap.wanted, tap.offset
+        )
         state.places[i] = _Place(
             torch.from_numpy(where).to(device), torch.from_numpy(tap.codes[words]).to(device)
         )

@@ -6,27 +6,19 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import (
-    Corpus,
-    default_budget,
-    fresh_corpus,
-    prepare,
-    sampled,
-    warned,
-)
+from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare, sampled
 from grammar_lens.defaults import MAX_TRAIN_WORDS, SEED
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, random_neurons
 from grammar_lens.neurons.same_model import require_same_model
 from grammar_lens.passes.readers import FeatureReader
-from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.passes.shared import Reading, Request, read_one
+from grammar_lens.passes.stream import Tap
 from grammar_lens.probing.curves import CLASSIFIERS, ProbeCurve, curve, per_layer, round_robin
 from grammar_lens.probing.evaluation import ProbeResult, evaluate
 from grammar_lens.probing.probe_words import Columns, ProbeWords
-from grammar_lens.progress import track
 
 
 def probe(
@@ -53,35 +45,57 @@ def probe(
     Raises GrammarLensError for key neurons of a model with other weights, unless `allow_other_model`.
     """
     require_same_model(model, keys, allow_other_model=allow_other_model)
-    rng = np.random.default_rng(seed)
     corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
     new, dropped = fresh_corpus(model, fresh, corpus)
-    chosen = keys.top(k).union() if k is not None else keys.union()
-    addresses, columns = _probe_columns(keys, chosen, n_random, rng)
-    train_words, fresh_words = _both(
-        model,
+    reading = probe_reading(
         corpus,
         new,
-        addresses,
-        position,
-        keys.origin.site,
-        max_train_words,
-        rng,
-        token_budget,
-        show_progress,
-    )
-    return evaluate(
-        train_words,
-        fresh_words,
-        columns,
-        corpus.labels,
-        k=k if k is not None else keys.k,
-        rng=rng,
+        keys,
+        position=position,
+        k=k,
+        n_random=n_random,
+        max_train_words=max_train_words,
+        seed=seed,
         dropped_duplicates=dropped + dropped_duplicates,
-        fresh_name=new.bank.name,
-        origin=corpus.origin(position, keys.origin.site),
-        addresses=addresses,
     )
+    return read_one(
+        model, reading, "reading", token_budget=token_budget, show_progress=show_progress
+    )
+
+
+def probe_reading(
+    corpus: Corpus,
+    fresh: Corpus,
+    keys: KeyNeurons,
+    *,
+    position: str = "word",
+    k: int | None = None,
+    n_random: int = 3,
+    max_train_words: int = MAX_TRAIN_WORDS,
+    seed: int = SEED,
+    dropped_duplicates: int = 0,
+) -> Reading[ProbeResult]:
+    """`probe` as part of passes that others share."""
+    rng = np.random.default_rng(seed)
+    chosen = keys.top(k).union() if k is not None else keys.union()
+    addresses, columns = _probe_columns(keys, chosen, n_random, rng)
+    site = keys.origin.site
+    words = TrainAndFresh(corpus, fresh, addresses, position, site, max_train_words, rng)
+
+    def finish() -> ProbeResult:
+        return evaluate(
+            *words.read(),
+            columns,
+            corpus.labels,
+            k=k if k is not None else keys.k,
+            rng=rng,
+            dropped_duplicates=dropped_duplicates,
+            fresh_name=fresh.bank.name,
+            origin=corpus.origin(position, site),
+            addresses=addresses,
+        )
+
+    return Reading(words.requests, finish)
 
 
 def _probe_columns(
@@ -126,9 +140,41 @@ def probe_curve(
     for keys in rankings.values():
         require_same_model(model, keys, allow_other_model=allow_other_model)
     first = _require_alike(rankings)
-    rng = np.random.default_rng(seed)
     corpus = prepare(model, train, label=first.origin.label, labels=first.labels)
     new, _ = fresh_corpus(model, fresh, corpus)
+    reading = curve_reading(
+        corpus,
+        new,
+        rankings,
+        ks=ks,
+        position=position,
+        same_number=same_number,
+        n_random=n_random,
+        control=control,
+        max_train_words=max_train_words,
+        seed=seed,
+    )
+    return read_one(
+        model, reading, "reading", token_budget=token_budget, show_progress=show_progress
+    )
+
+
+def curve_reading(
+    corpus: Corpus,
+    fresh: Corpus,
+    rankings: Mapping[str, KeyNeurons],
+    *,
+    ks: Sequence[int] = (1, 2, 5, 10, 20),
+    position: str = "word",
+    same_number: bool = False,
+    n_random: int = 2,
+    control: bool = True,
+    max_train_words: int = 20_000,
+    seed: int = SEED,
+) -> Reading[ProbeCurve]:
+    """`probe_curve` as part of passes that others share."""
+    first = _require_alike(rankings)
+    rng = np.random.default_rng(seed)
     sets = {name: [_chosen(keys, k, same_number) for k in ks] for name, keys in rankings.items()}
     draws = [
         [random_neurons(chosen, first.n_units, rng) for chosen in next(iter(sets.values()))]
@@ -136,27 +182,17 @@ def probe_curve(
     ]
     every = [chosen for ranking in (*sets.values(), *draws) for chosen in ranking]
     addresses, columns = _columns(every)
-    rows = iter([columns[i : i + len(ks)] for i in range(0, len(columns), len(ks))])
-    words = _both(
-        model,
-        corpus,
-        new,
-        addresses,
-        position,
-        first.origin.site,
-        max_train_words,
-        rng,
-        token_budget,
-        show_progress,
-    )
-    return curve(
-        *words,
-        {name: next(rows) for name in sets},
-        ks,
-        rng=rng,
-        random=[next(rows) for _ in draws],
-        control=control,
-    )
+    rows = [columns[i : i + len(ks)] for i in range(0, len(columns), len(ks))]
+    site = first.origin.site
+    words = TrainAndFresh(corpus, fresh, addresses, position, site, max_train_words, rng)
+
+    def finish() -> ProbeCurve:
+        by_ranking = dict(zip(sets, rows, strict=False))
+        return curve(
+            *words.read(), by_ranking, ks, rng=rng, random=rows[len(sets) :], control=control
+        )
+
+    return Reading(words.requests, finish)
 
 
 def probe_layers(
@@ -192,17 +228,13 @@ def probe_layers(
     sets = [keys.union()]
     sets += [random_neurons(sets[0], keys.n_units, rng) for _ in range(n_random)]
     addresses, columns = _columns(sets)
-    words = _both(
+    both = TrainAndFresh(corpus, new, addresses, position, keys.origin.site, max_train_words, rng)
+    words = read_one(
         model,
-        corpus,
-        new,
-        addresses,
-        position,
-        keys.origin.site,
-        max_train_words,
-        rng,
-        token_budget,
-        show_progress,
+        Reading(both.requests, both.read),
+        "reading",
+        token_budget=token_budget,
+        show_progress=show_progress,
     )
     by_layer = [
         {la: column[chosen[:, 0] == la] for la in range(keys.n_layers)}
@@ -255,25 +287,61 @@ def _columns(
     return addresses, np.split(where.ravel(), ends)
 
 
-def _both(
-    model: Model,
-    corpus: Corpus,
-    new: Corpus,
-    addresses: Int[np.ndarray, "column two"],
-    position: str,
-    site: str,
-    max_train_words: int,
-    rng: np.random.Generator,
-    token_budget: int | None,
-    show_progress: bool,
-) -> tuple[ProbeWords, ProbeWords]:
-    """Activations of the addresses at training words, sampled by sentence, and at fresh words."""
-    drawn = sampled(corpus, corpus.read(position), max_train_words, rng)
-    train, fresh = (
-        probe_words(model, c, codes, position, addresses, site, token_budget, show_progress)
-        for c, codes in ((corpus, drawn), (new, new.read(position)))
-    )
-    return train, fresh
+class WordReading:
+    """Activations of the addresses at every word of a corpus with a code, in a pass to come."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        codes: Int[np.ndarray, " word"],
+        position: str,
+        addresses: Int[np.ndarray, "column two"],
+        site: str,
+    ) -> None:
+        self._corpus, self._codes, self._position = corpus, codes, position
+        self._words = np.flatnonzero(codes >= 0)
+        row = np.full(len(codes), -1)
+        row[self._words] = np.arange(len(self._words))
+        self._reader = FeatureReader(len(self._words), addresses)
+        tap = Tap(site, position, codes >= 0, row, self._reader, layers=self._reader.layers)
+        self.request = Request(corpus, lambda: [tap])
+
+    def read(self) -> ProbeWords:
+        """The words, after the pass."""
+        types = self._corpus.word_types(self._position)
+        return ProbeWords(
+            self._reader.values,
+            self._codes[self._words],
+            tuple(types[i] for i in self._words),
+            self._corpus.alignment.sentence[self._words],
+        )
+
+
+class TrainAndFresh:
+    """Activations of the addresses at training words, drawn by sentence, and at held-out words."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        fresh: Corpus,
+        addresses: Int[np.ndarray, "column two"],
+        position: str,
+        site: str,
+        max_train_words: int,
+        rng: np.random.Generator,
+    ) -> None:
+        drawn = sampled(corpus, corpus.read(position), max_train_words, rng)
+        self._readings = [
+            WordReading(of, codes, position, addresses, site)
+            for of, codes in ((corpus, drawn), (fresh, fresh.read(position)))
+        ]
+        self.requests = [reading.request for reading in self._readings]
+
+    def read(self) -> tuple[ProbeWords, ProbeWords]:
+        """Training and held-out words, after the passes; what was read is kept no longer here."""
+        train, fresh = (reading.read() for reading in self._readings)
+        self._readings.clear()
+        return train, fresh
 
 
 def probe_words(
@@ -287,22 +355,11 @@ def probe_words(
     show_progress: bool,
 ) -> ProbeWords:
     """Activations of the addresses at every word with a code."""
-    words = np.flatnonzero(codes >= 0)
-    row = np.full(len(codes), -1)
-    row[words] = np.arange(len(words))
-    reader = FeatureReader(len(words), addresses)
-    tap = Tap(site, position, codes >= 0, row, reader, layers=reader.layers)
-    needed = np.unique(corpus.alignment.row[words])
-    budget = token_budget or default_budget(model)
-    batches = token_batches(corpus.alignment, budget, rows=needed)
-    n_tokens = sum(b.n_tokens for b in batches)
-    each = corpus.alignment.words_per_token
-    with track("reading", n_tokens, unit="words", each=each, show=show_progress) as step:
-        stream(model, corpus.alignment, batches, [tap], progress=step, warn=warned)
-    keys = corpus.word_types(position)
-    return ProbeWords(
-        reader.values,
-        codes[words],
-        tuple(keys[i] for i in words),
-        corpus.alignment.sentence[words],
+    words = WordReading(corpus, codes, position, addresses, site)
+    return read_one(
+        model,
+        Reading([words.request], words.read),
+        "reading",
+        token_budget=token_budget,
+        show_progress=show_progress,
     )
