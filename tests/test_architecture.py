@@ -26,7 +26,7 @@ LAYERS = (
 ARITHMETIC = ("passes", "selectivity", "neurons", "probing", "lesions", "dissociation")
 RUN_A_MODEL = {
     *("lesions.context", "lesions.donors", "lesions.effect_check", "lesions.passes"),
-    *("neurons.passages", "neurons.timecourse", "probing.probes"),
+    *("neurons.passages", "neurons.timecourse", "passes.shared", "probing.probes"),
     *("probing.layer_probes", "probing.layer_probing", "probing.tag_losses"),
     *("selectivity.collecting", "selectivity.collect_plan"),
     *(f"selectivity.attribution.{x}" for x in ("attribute", "first_order", "head", "integrated")),

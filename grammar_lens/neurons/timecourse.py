@@ -174,7 +174,7 @@ def course_reading(
     n_labels, shape = len(corpus.labels), (model.cfg.n_layers, site_width(model, site))
     serves = codes < n_labels
     served, group = np.unique(serves.T, axis=0, return_inverse=True)
-    wanted, group = serves.any(0), group.ravel()
+    wanted, group = np.any(serves, axis=0), group.ravel()
     device = device_of(model)
     moments = MomentAccumulator([str(i) for i in range(len(served))], *shape, device)
     sums = SumAccumulator(

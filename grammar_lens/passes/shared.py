@@ -30,7 +30,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reading(Generic[Result_co]):
-    """What one result needs read, corpus by corpus in that order, and the result once it has been."""
+    """One result: what has to be read for it, corpus by corpus in that order, and how it is finished."""
 
     requests: Sequence[Request]
     finish: Callable[[], Result_co]

@@ -1,7 +1,7 @@
 """The pipeline: all steps in order, or one at a time."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -9,10 +9,11 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes import distributed
 from grammar_lens.passes.distributed import Shard, agreed
 from grammar_lens.passes.memory import peak_memory
+from grammar_lens.passes.shared import read_together
 from grammar_lens.runs.forecast import of_session
-from grammar_lens.runs.session import Say, Session
+from grammar_lens.runs.session import READING, Say, Session
 from grammar_lens.runs.settings import Config, check_settings, check_top_k
-from grammar_lens.runs.steps import WORK, imported
+from grammar_lens.runs.steps import READINGS, WORK, Save, imported
 from grammar_lens.runs.store.directory import open_run, refuse_directory, update_record
 from grammar_lens.runs.store.stored import STEPS, StoredRun
 from grammar_lens.selectivity.registry import SCORES
@@ -35,14 +36,27 @@ def run_all(config: Config, *, resume: bool, say: Say) -> StoredRun:
         if here.is_main:
             for line in of_session(session).short():
                 say(line)
-        # told by one process: a fast one may have stored the next step while a slow one still looks
-        there = agreed([run.has(step) for step in WORK])
-        for step, done in zip(WORK, there, strict=True):
-            if done and step != "report":
-                _kept(step, session)
-            elif step not in config.left_out:
-                _do(step, session, run)
+        # decided by one process: a fast one may have stored the next step while a slow one looks
+        done = agreed([run.has(step) for step in STEPS])
+        for steps in _stages(dict(zip(STEPS, map(bool, done), strict=True)), session):
+            do(steps, session, run)
     return run
+
+
+def _stages(done: dict[str, bool], session: Session) -> Iterator[list[str]]:
+    """The steps that are still to do, in order; those that share passes stand together."""
+    together: list[str] = []
+    for step in STEPS:
+        if done[step] and step != "report":
+            _kept(step, session)
+        elif step not in session.config.left_out:
+            if step in READINGS:
+                together.append(step)
+                continue
+            if together:
+                yield together
+                together = []
+            yield [step]
 
 
 def run_step(
@@ -79,7 +93,7 @@ def run_step(
             session.record_sources(run)
             if step == "score":
                 _check_sample(config, run)
-        _do(step, session, run, anew=True)
+        do([step], session, run, anew=True)
     return run
 
 
@@ -117,22 +131,49 @@ def _kept(step: str, session: Session) -> None:
         session.clear(step)
 
 
-def _do(step: str, session: Session, run: StoredRun, *, anew: bool = False) -> None:
-    """Does a step in all processes and stores it in one.
+def do(steps: Sequence[str], session: Session, run: StoredRun, *, anew: bool = False) -> None:
+    """Does one step, or several that share passes, in all processes and stores them in one.
 
     A step done `anew` replaces settings and results of the directory, once it has results of its own.
     """
-    with timed(run, step):
-        save = WORK[step](session, run)
+    for step, compute in _computed(steps, session, run):
+        with timed(run, step):
+            save = compute()
+            distributed.barrier()
+            if distributed.world().is_main:
+                if anew:
+                    outdate(run, step)
+                    update_record(run, config=session.config.stored())
+                save()
         distributed.barrier()
-        if distributed.world().is_main:
-            if anew:
-                outdate(run, step)
-                update_record(run, config=session.config.stored())
-            save()
-    distributed.barrier()
-    run.reload(step)
-    session.say(f"{step}: {run.record['timings'][step]:,.1f} s")
+        run.reload(step)
+        session.say(f"{step}: {run.record['timings'][step]:,.1f} s")
+    if steps[0] in READINGS and distributed.world().is_main:
+        session.clear(READING)
+
+
+def _computed(
+    steps: Sequence[str], session: Session, run: StoredRun
+) -> Iterator[tuple[str, Callable[[], Save]]]:
+    """Each step with its computation, once the passes that the steps share are done."""
+    if steps[0] not in READINGS:
+        (step,) = steps
+        yield step, lambda: WORK[step](session, run)
+        return
+    with timed(run, READING):
+        readings = {step: READINGS[step](session, run) for step in steps}
+        c = session.config
+        read_together(
+            session.model,
+            list(readings.values()),
+            f"reading for {', '.join(steps)}",
+            token_budget=c.token_budget,
+            show_progress=c.show_progress,
+            keepers=session.keepers_of_reading(run, steps),
+        )
+    session.say(f"{READING}: {run.record['timings'][READING]:,.1f} s")
+    for step in steps:
+        yield step, readings.pop(step).finish
 
 
 def _check_sample(config: Config, run: StoredRun) -> None:

@@ -1,7 +1,9 @@
 """The model, the words, the key neurons and the donors of one run, each loaded when first needed."""
 
+import hashlib
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +30,7 @@ from grammar_lens.model.about import Model, describe, fingerprint, hook_name
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes import distributed
+from grammar_lens.passes.batches import Keeper
 from grammar_lens.passes.checkpoints import Checkpoints
 from grammar_lens.runs.settings import Config, check_settings, check_top_k
 from grammar_lens.runs.store.directory import update_record
@@ -42,6 +45,8 @@ def _silent(_text: str) -> None:
 
 KEPT = {"collect": "collect", "score": "attribution", "lesion": "lesions"}
 """Name of the folder that holds checkpoints of interrupted steps."""
+READING = "reading"
+"""Name of the passes that several steps share, in timings and among checkpoints."""
 
 
 class Session:
@@ -68,6 +73,24 @@ class Session:
         """Keeps this process's share of a step's pass."""
         name = f"{KEPT[step]}.{distributed.world()}.safetensors"
         return Checkpoints(self.unfinished / name, every=self.config.checkpoint_every)
+
+    def keepers_of_reading(self, run: StoredRun, steps: Sequence[str]) -> Callable[[int], Keeper]:
+        """Checkpoints of the passes that some steps share, by number.
+
+        The name holds what they depend on, so that other neurons or settings begin anew.
+        """
+        text = json.dumps([list(steps), self.config.stored()], sort_keys=True)
+        digest = hashlib.sha256(text.encode())
+        digest.update(run.require("select").read_bytes())
+        name = f"{READING}-{digest.hexdigest()[:12]}"
+
+        def keeper(number: int) -> Keeper:
+            file = f"{name}.{number}.{distributed.world()}.safetensors"
+            return Checkpoints(
+                self.unfinished / file, every=self.config.checkpoint_every, whole=True
+            )
+
+        return keeper
 
     def clear(self, step: str) -> None:
         """Removes what was kept of a step that is done, and what a kill has left half-written."""

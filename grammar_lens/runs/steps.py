@@ -1,6 +1,8 @@
 """The steps of a run: each reads stored results and returns a function that stores its own.
 
-Computing and storing are apart because in a process group all processes compute and one stores.
+Computing and storing are apart because in a process group all processes compute and one stores. A
+step that reads activations of chosen units says what it reads (`READINGS`), so that one pass over
+each corpus serves all such steps that are open.
 """
 
 import time
@@ -20,12 +22,13 @@ from grammar_lens.neurons.controls import (
     sham_keys,
     with_effects,
 )
-from grammar_lens.neurons.find_examples import examples_at
+from grammar_lens.neurons.find_examples import examples_reading
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.selection import select
-from grammar_lens.neurons.timecourse import time_course
+from grammar_lens.neurons.timecourse import course_reading
+from grammar_lens.passes.shared import Reading
 from grammar_lens.probing.curves import ProbeCurve
-from grammar_lens.probing.probes import probe, probe_curve
+from grammar_lens.probing.probes import curve_reading, probe_reading
 from grammar_lens.report.files import write_figures
 from grammar_lens.report.page import write_report
 from grammar_lens.runs.interchange.reading import read_neurons
@@ -205,43 +208,45 @@ def run_select(session: Session, run: StoredRun) -> Save:
     return save
 
 
-def run_examples(session: Session, run: StoredRun) -> Save:
+def read_examples(session: Session, run: StoredRun) -> Reading[Save]:
     """Words at which the first key neurons of every label are most and least active."""
     c = session.config
-    found = examples_at(
+    reading = examples_reading(
         session.model,
         session.train,
         {p: run.keys_at(p).top(c.example_neurons) for p in run.positions},
         lexicon=session.lexicon,
-        **c.for_examples(),
+        max_words=c.example_words,
+        each=c.examples_each,
+        seed=c.seed,
     )
-    return lambda: save_examples(run.path / STEPS["examples"], found)
+
+    def finish() -> Save:
+        examples = reading.finish()
+        return lambda: save_examples(run.path / STEPS["examples"], examples)
+
+    return Reading(reading.requests, finish)
 
 
-def run_course(session: Session, run: StoredRun) -> Save:
-    """Selectivity of all units and of the key neurons at tokens around fresh words."""
+def read_course(session: Session, run: StoredRun) -> Reading[Save]:
+    """Selectivity of all units and of the key neurons at tokens around held-out words."""
     position = run.positions[0]
     fresh, _ = session.fresh
-    c = session.config
-    course = time_course(
-        session.model,
-        fresh,
-        position=position,
-        token_budget=c.token_budget,
-        show_progress=c.show_progress,
-    )
-    summary = course.summary(run.keys_at(position))
-    return lambda: save_course(run.path / STEPS["course"], summary)
+    reading = course_reading(session.model, fresh, position=position)
+
+    def finish() -> Save:
+        summary = reading.finish().summary(run.keys_at(position))
+        return lambda: save_course(run.path / STEPS["course"], summary)
+
+    return Reading(reading.requests, finish)
 
 
-def run_probe(session: Session, run: StoredRun) -> Save:
+def read_probe(session: Session, run: StoredRun) -> Reading[Save]:
     """Accuracy of a probe on the key neurons for held-out words, with all baselines."""
     c = session.config
     fresh, dropped = session.fresh
-    probes = {}
-    for position in run.positions:
-        probes[position] = probe(
-            session.model,
+    probes = {
+        position: probe_reading(
             session.train,
             fresh,
             run.keys_at(position),
@@ -249,18 +254,25 @@ def run_probe(session: Session, run: StoredRun) -> Save:
             k=min(c.probe_k, _most(c, run.keys_at(position))),
             max_train_words=c.max_train_words,
             seed=c.seed,
-            token_budget=c.token_budget,
-            show_progress=c.show_progress,
             dropped_duplicates=dropped,
         )
+        for position in run.positions
+    }
     curves = {p: _curve(session, run, p, fresh) for p in run.positions}
 
-    def save() -> None:
-        save_curves(run.path / CURVES, curves)
-        save_fitted(run.path / FITTED, {p: r.fitted for p, r in probes.items() if r.fitted})
-        save_probes(run.path / STEPS["probe"], probes)
+    def finish() -> Save:
+        results = {p: reading.finish() for p, reading in probes.items()}
+        points = {p: reading.finish() for p, reading in curves.items()}
 
-    return save
+        def save() -> None:
+            save_curves(run.path / CURVES, points)
+            save_fitted(run.path / FITTED, {p: r.fitted for p, r in results.items() if r.fitted})
+            save_probes(run.path / STEPS["probe"], results)
+
+        return save
+
+    every = (*probes.values(), *curves.values())
+    return Reading([request for reading in every for request in reading.requests], finish)
 
 
 def _most(c: Config, keys: KeyNeurons) -> int:
@@ -268,15 +280,14 @@ def _most(c: Config, keys: KeyNeurons) -> int:
     return c.top_k if c.neurons_from is None else keys.k
 
 
-def _curve(session: Session, run: StoredRun, position: str, fresh: Corpus) -> ProbeCurve:
+def _curve(session: Session, run: StoredRun, position: str, fresh: Corpus) -> Reading[ProbeCurve]:
     """Accuracy against k of the key neurons, and of those found with exchanged labels."""
     c, scores, keys = session.config, run.scores_at(position), run.keys_at(position)
     rankings = {scores.method if c.neurons_from is None else keys.rule: keys}
     sham = sham_keys(scores, c.top_k, sign=c.sign) if c.neurons_from is None else None
     if sham is not None:
         rankings["exchanged labels"] = sham
-    return probe_curve(
-        session.model,
+    return curve_reading(
         session.train,
         fresh,
         rankings,
@@ -284,8 +295,6 @@ def _curve(session: Session, run: StoredRun, position: str, fresh: Corpus) -> Pr
         position=position,
         max_train_words=min(c.max_train_words, CURVE_WORDS),
         seed=c.seed,
-        token_budget=c.token_budget,
-        show_progress=False,
     )
 
 
@@ -345,12 +354,15 @@ WORK: Mapping[str, Callable[[Session, StoredRun], Save]] = {
     "collect": run_collect,
     "score": run_score,
     "select": run_select,
-    "examples": run_examples,
-    "course": run_course,
-    "probe": run_probe,
     "lesion": run_lesion,
     "report": run_report,
 }
+READINGS: Mapping[str, Callable[[Session, StoredRun], Reading[Save]]] = {
+    "examples": read_examples,
+    "course": read_course,
+    "probe": read_probe,
+}
+"""The steps that share passes."""
 
 
 def imported(file: str, run: StoredRun, position: str) -> KeyNeurons:

@@ -9,11 +9,12 @@ import torch
 
 from grammar_lens.model.about import Model
 from grammar_lens.model.forward import next_token_logits
+from grammar_lens.runs.pipeline import do
 from grammar_lens.runs.run import Run, load_run
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.settings import Config
-from grammar_lens.runs.steps import WORK
 from grammar_lens.runs.store.directory import open_run
+from grammar_lens.runs.store.stored import STEPS
 
 TOLERANCE = 1e-4
 
@@ -48,10 +49,9 @@ def made(model: Model, folder: Path) -> Run:
     session.check()
     run = open_run(config.out, config.stored(), resume=False, usual=Config().stored())
     session.record_sources(run)
-    for step, work in WORK.items():
+    for step in STEPS:
         if step != "report":
-            work(session, run)()
-            run.reload(step)
+            do([step], session, run)
     read = load_run(folder)
     read.model = model
     return read
