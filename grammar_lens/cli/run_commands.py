@@ -42,7 +42,7 @@ def run(console: Console, resume: ResumeOption = False, **settings: Any) -> None
 
     config = config_of(settings, show_progress=console.shows_progress)
     _begin(console, config)
-    done = run_all(config, resume=resume, say=console.note)
+    done = run_all(config, resume=resume, say=console.note, config_file=_file(console))
     _end(console, done)
     _show_summary(console, done)
 
@@ -107,7 +107,8 @@ def collect(
         message = f"{path}: done; when all shards are, `grammar-lens merge {run}`"
         console.tell(message, data=lambda: {"shard": path})
         return
-    made = run_step("collect", config, None, console.note, resume=resume)
+    read_from = _file(console)
+    made = run_step("collect", config, None, console.note, resume=resume, config_file=read_from)
     _end(console, made, "collect")
     _tell_parts(console, made, repr(made.moments), COLLECTED)
 
@@ -247,7 +248,7 @@ def _step(step: str, path: Path, console: Console, settings: dict[str, Any]) -> 
     changes = config_fields(settings)
     config = Config.of(stored, show_progress=console.shows_progress, **changes)
     _begin(console, config)
-    done = run_step(step, config, stored, console.note)
+    done = run_step(step, config, stored, console.note, config_file=_file(console))
     _end(console, done, step)
     return done
 
@@ -263,14 +264,13 @@ def _begin(console: Console, config: Any) -> None:
         console.detail(", ".join(f"{name}={value!r}" for name, value in config.stored().items()))
 
 
+def _file(console: Console) -> str | None:
+    """The file that settings were read from."""
+    return None if console.config_file is None else str(console.config_file)
+
+
 def _end(console: Console, done: Any, step: str | None = None) -> None:
-    """Notes in run.json where settings were read from; with --verbose also what a step, or all, took."""
-    from grammar_lens.cli.errors import is_other_process
-
-    if console.config_file is not None and not is_other_process():
-        from grammar_lens.runs.store.directory import update_record
-
-        update_record(done, config_file=str(console.config_file))
+    """With --verbose: what a step, or all, took."""
     for name, seconds in done.record["timings"].items():
         if step in (None, name):
             # runs of earlier versions have no peaks

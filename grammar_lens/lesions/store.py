@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,22 @@ from jaxtyping import Bool, Int
 
 from grammar_lens.corpus.alignment import Alignment
 from grammar_lens.corpus.lexicon import Lexicon, WordLosses
-from grammar_lens.files import write_text
+from grammar_lens.files import make_folder, write_file, write_text
 from grammar_lens.lesions.outcomes import Condition
 from grammar_lens.passes import distributed
 
 _FLOATS = ("nll", "tag_loss", "lexical_loss")
 _DONE = "done.json"
+WRITTEN_AT_ONCE = 1 << 20
+"""Numbers laid out on disk at once."""
 
 
 class Store:
     """The losses of every word under every condition, row 0 intact; NaN where not scored.
 
     With a `folder` the arrays are files mapped into memory: what is finished there under the same
-    `key` is kept, so an interrupted battery goes on where it stopped, and memory stays free.
+    `key` is kept, so an interrupted battery goes on where it stopped, and memory stays free. They
+    take all their room on the disk at once. Raises GrammarLensError where there is not enough.
     """
 
     def __init__(
@@ -89,7 +94,7 @@ class Store:
 
     def _resumes(self, folder: Path, shapes: dict[str, Any]) -> bool:
         """Whether the folder holds part of this very battery; notes what is finished."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         try:
             stored = json.loads((folder / _DONE).read_text("utf-8"))
             batches = {int(batch) for batch in stored["batches"]}
@@ -111,9 +116,25 @@ class Store:
         if resumed:
             return np.lib.format.open_memmap(path, mode="r+")
         (self._folder / _DONE).unlink(missing_ok=True)
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        array[:] = empty
-        return array
+        write_file(path, lambda part: _lay_out(part, shape, np.dtype(dtype), float(empty)))
+        return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _lay_out(path: Path, shape: tuple[int, ...], dtype: Any, empty: float) -> None:
+    """Writes a .npy file of one value, to the last byte and to the disk.
+
+    A mapped file with holes kills the process without a word (SIGBUS) when the disk is full; a write
+    raises OSError.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    left, some = math.prod(shape), np.full(WRITTEN_AT_ONCE, empty, dtype)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        while left > 0:
+            file.write(some[:left].data)
+            left -= len(some)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _is_whole(path: Path, shape: tuple[int, ...], dtype: Any) -> bool:

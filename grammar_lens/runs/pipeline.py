@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from grammar_lens.errors import GrammarLensError
@@ -14,25 +14,34 @@ from grammar_lens.runs.forecast import of_session
 from grammar_lens.runs.session import READING, Say, Session
 from grammar_lens.runs.settings import Config, check_settings, check_top_k
 from grammar_lens.runs.steps import READINGS, WORK, Save, imported
-from grammar_lens.runs.store.directory import open_run, refuse_directory, update_record
+from grammar_lens.runs.store.directory import (
+    open_run,
+    refuse_directory,
+    require_unchanged,
+    update_record,
+    writing,
+)
 from grammar_lens.runs.store.stored import STEPS, StoredRun
 from grammar_lens.selectivity.registry import SCORES
 
 
-def run_all(config: Config, *, resume: bool, say: Say) -> StoredRun:
+def run_all(config: Config, *, resume: bool, say: Say, config_file: str | None = None) -> StoredRun:
     """The whole road; steps whose results are there already are passed over.
 
     Everything that can be checked without a forward pass is checked before the directory is made.
-    In a process group all processes compute and the main one stores.
+    In a process group all processes compute and the main one stores. Raises GrammarLensError while
+    another process writes to the directory. `config_file`, which settings were read from, is noted.
     """
-    with distributed.started() as here:
+    with distributed.started() as here, ExitStack() as held:
         config, say = _of_process(config, say, here)
         if here.is_main:
             refuse_directory(config.out, resume=resume)
+            held.enter_context(writing(config.out))
         session = Session(config, say)
         session.check()
         run = _opened(session, resume, here)
         session.record_sources(run)
+        _note(run, config_file, here)
         if here.is_main:
             for line in of_session(session).short():
                 say(line)
@@ -60,22 +69,32 @@ def _stages(done: dict[str, bool], session: Session) -> Iterator[list[str]]:
 
 
 def run_step(
-    step: str, config: Config, run: StoredRun | None, say: Say, *, resume: bool = False
+    step: str,
+    config: Config,
+    run: StoredRun | None,
+    say: Say,
+    *,
+    resume: bool = False,
+    config_file: str | None = None,
 ) -> StoredRun:
     """One step, in a new directory when `run` is None; later steps' results are removed.
 
     They would no longer be of the results that the directory then has. With `resume` a directory
-    whose step was stopped is gone on with.
+    whose step was stopped is gone on with. Raises as `run_all` does.
     """
-    with distributed.started() as here:
+    with distributed.started() as here, ExitStack() as held:
         config, say = _of_process(config, say, here)
         session = Session(config, say)
         if step in config.left_out:
             option = "--values mean" if step == "lesion" else "--example-neurons 10"
             raise GrammarLensError(f"these settings leave out the step {step!r}: give {option}")
+        if run is not None and here.is_main:
+            held.enter_context(writing(run.path))
+            require_unchanged(run)
         if run is None:
             if here.is_main:
                 refuse_directory(config.out, resume=resume)
+                held.enter_context(writing(config.out))
             session.check()
             run = _opened(session, resume, here)
             session.record_sources(run)
@@ -94,7 +113,14 @@ def run_step(
             if step == "score":
                 _check_sample(config, run)
         do([step], session, run, anew=True)
+        _note(run, config_file, here)
     return run
+
+
+def _note(run: StoredRun, config_file: str | None, here: Shard) -> None:
+    """Notes in run.json the file that settings were read from."""
+    if config_file is not None and here.is_main:
+        update_record(run, config_file=config_file)
 
 
 def outdate(run: StoredRun, step: str) -> None:

@@ -12,7 +12,7 @@ from grammar_lens.runs.pipeline import outdate, timed
 from grammar_lens.runs.session import Say, Session
 from grammar_lens.runs.settings import Config
 from grammar_lens.runs.steps import collection, save_collection
-from grammar_lens.runs.store.directory import open_run
+from grammar_lens.runs.store.directory import LOCK, open_run, writing
 from grammar_lens.runs.store.stored import SHARDS, StoredRun
 
 
@@ -29,16 +29,17 @@ def merge_shards(path: Path, say: Say) -> StoredRun:
         with open_checkpoint(shard) as checkpoint:
             checkpoint.require({**about, "share": str(Shard(number, len(shards)))})
     session = Session(config, say)
-    session.check()
-    run = open_run(config.out, config.stored(), resume=(path / "run.json").is_file())
-    session.record_sources(run)
-    begin = time.perf_counter()
-    job = collection(session)
-    load_shards(shards, [tap.reader for tap in job.taps])
-    outdate(run, "collect")
-    with timed(run, "collect"):
-        save_collection(session, run, job, time.perf_counter() - begin)()
-    run.reload("collect")
+    with writing(path):
+        session.check()
+        run = open_run(config.out, config.stored(), resume=(path / "run.json").is_file())
+        session.record_sources(run)
+        begin = time.perf_counter()
+        job = collection(session)
+        load_shards(shards, [tap.reader for tap in job.taps])
+        outdate(run, "collect")
+        with timed(run, "collect"):
+            save_collection(session, run, job, time.perf_counter() - begin)()
+        run.reload("collect")
     return run
 
 
@@ -48,11 +49,13 @@ def collect_shard(config: Config, shard: Shard, say: Say) -> Path:
     The same call goes on with a share that was stopped.
     """
     session = Session(config, say)
-    session.check()
     path = config.out / SHARDS / f"collect.{shard}.safetensors"
-    keeper = Checkpoints(path, every=config.checkpoint_every, whole=True)
-    job = collection(session)
-    job.read(config.show_progress, keeper, shard, {"config": json.dumps(to_json(config.stored()))})
+    with writing(path.parent, f".{shard}{LOCK}"):  # each job has its own file
+        session.check()
+        keeper = Checkpoints(path, every=config.checkpoint_every, whole=True)
+        job = collection(session)
+        about = {"config": json.dumps(to_json(config.stored()))}
+        job.read(config.show_progress, keeper, shard, about)
     return path
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -291,12 +292,15 @@ DAMAGE = [
 def test_a_damaged_folder_starts_afresh(
     asked: Asked, batches: list[int], damage: Callable[[Path], None]
 ):
-    want = asked.run()
+    asked.run()
     n = len(batches)
-    assert asked.folder is not None
-    damage(asked.folder)
+    folder, asked.folder = asked.folder, None
+    want = asked.run()  # in memory: what is damaged cannot change it
+    assert folder is not None
+    asked.folder = folder
+    damage(folder)
     assert_equal(asked.run(), want)
-    assert len(batches) == 2 * n
+    assert len(batches) == 3 * n
 
 
 CHILD = """
@@ -306,7 +310,7 @@ sys.path.insert(0, {tests!r})
 import numpy as np
 import conftest
 from lesion_bench import conditions, draw
-from grammar_lens.lesions import run_battery
+from grammar_lens.lesions.battery import run_battery
 from grammar_lens.model.loading import load_model
 from grammar_lens.corpus.corpus import fit_lexicon, prepare
 from grammar_lens.lesions.outcomes import Condition
@@ -360,3 +364,43 @@ def test_killed_at_any_moment(tmp_path: Path):
     last.communicate()
     assert last.returncode == 0
     np.testing.assert_array_equal(np.load(tmp_path / "killed.npy"), np.load(tmp_path / "whole.npy"))
+
+
+FULL = """
+import sys
+from pathlib import Path
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.store import Store
+
+folder, rows = Path(sys.argv[1]), int(sys.argv[2])
+try:
+    store = Store(rows, 1000, 4, [0], folder=folder, key="k")
+    for row in range(rows):
+        store.nll[row] = store.lexical_loss[row] = store.tag_loss[row] = row
+    store.finish(0)
+except GrammarLensError as error:
+    sys.exit(f"refused: {error}")
+print("stored", Store(rows, 1000, 4, [0], folder=folder, key="k").finished)
+"""
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(10, True), (100, False)])
+def test_a_full_disk_is_told_before_anything_is_lesioned(tmp_path: Path, rows: int, fits: bool):
+    """A disk of 1.4 MB; the losses of 100 lesions take 2.6 MB, and used to end with SIGBUS."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=1400k tmpfs {disk}"
+    try:
+        subprocess.run([*alone, mount], check=True, capture_output=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("cannot mount a small disk here")
+    work = shlex.join([sys.executable, "-c", FULL, str(disk / "run" / "unfinished"), str(rows)])
+    command = [*alone, f"{mount} && {work}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    if fits:
+        assert (done.returncode, done.stdout) == (0, "stored {0}\n")
+    else:
+        assert done.returncode == 1
+        assert "refused: cannot write" in done.stderr
+        assert "No space left" in done.stderr

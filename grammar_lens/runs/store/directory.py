@@ -1,15 +1,21 @@
 """Run directories: find, create and resume them, and keep their records."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import make_folder, write_json
 from grammar_lens.runs.store.provenance import checkout_commit, library_versions
 from grammar_lens.runs.store.stored import SHARDS, StoredRun
+
+LOCK = ".lock"
+"""The file that a writing process locks; it stays."""
 
 
 def refuse_directory(path: Path, *, resume: bool) -> None:
@@ -28,9 +34,50 @@ def refuse_directory(path: Path, *, resume: bool) -> None:
         )
 
 
+@contextmanager
+def writing(path: Path, name: str = LOCK) -> Iterator[None]:
+    """While open, no other process can write to the directory; it is made if there is none.
+
+    The lock is the operating system's, on a file of this `name`, so it ends with its holder, however
+    that ends. A directory
+    in which nothing was written is removed again. Raises GrammarLensError at once if another
+    process holds it.
+    """
+    made = [p for p in (path, *path.absolute().parents) if not p.exists()]
+    make_folder(path)
+    lock = FileLock(path / name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise GrammarLensError(
+            f"another process is writing to {path}: wait until it is done, or choose another directory"
+        ) from None
+    except OSError as error:
+        raise GrammarLensError(f"cannot write to {path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        if made and [p.name for p in path.iterdir()] == [name]:
+            (path / name).unlink(missing_ok=True)
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+        lock.release()
+
+
+def require_unchanged(run: StoredRun) -> None:
+    """Raises GrammarLensError where another process has changed the run since it was opened."""
+    if StoredRun(run.path).record != run.record:
+        raise GrammarLensError(
+            f"another process has just changed {run.path}: run the same command again"
+        )
+
+
 def _is_foreign(path: Path) -> bool:
     """Whether a file is neither a job array's nor what a killed process has left half-written."""
-    return path.name != SHARDS and not (path.name.startswith(".") and path.suffix == ".tmp")
+    return path.name not in (SHARDS, LOCK) and not (
+        path.name.startswith(".") and path.suffix == ".tmp"
+    )
 
 
 def open_run(
