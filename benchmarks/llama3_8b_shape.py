@@ -165,7 +165,7 @@ class Setting:
         self.has_layers = fast is not None
         self.own_layers: Any = self.own_model.model if fast is None else fast.body
         self.collection: Collection | None = None
-        bank = read_source(config.treebank, "upos").head(config.sentences, seed=0)
+        bank = read_source(config.treebank, "upos").sample(config.sentences, seed=0)
         self.corpus = readable(self.model, bank)
         self.alignment, self.codes = self.corpus.alignment, self.corpus.read(POSITION)
         self.batches = self._batches(self.codes)

@@ -61,7 +61,7 @@ for dose in (-1.0, 0.0, 0.5, 1.0, 2.0):
 
 # %% A small lesion study: what does each lesion cost (nats), and whom? Shams are the yardstick
 # Three shams say little (p cannot go below 1/4): take 20 or more when it matters.
-fresh = bank["test"].head(60, seed=0)
+fresh = bank["test"].sample(60, seed=0)
 tags = ("NOUN", "VERB", "PRON", "DET")
 study = gl.lesion_study(
     model, fresh, keys, lexicon=bank["train"], labels=tags, shams=3, show_progress=False

@@ -130,7 +130,7 @@ def read_banks(config: Config) -> dict[str, Treebank]:
             "names: en=UD_English-EWT:dev,fr=UD_French-Sequoia:dev"
         )
     return {
-        name: read_source(source, "upos").head(config.max_sentences, seed=config.seed)
+        name: read_source(source, "upos").sample(config.max_sentences, seed=config.seed)
         for name, _, source in given
     }
 

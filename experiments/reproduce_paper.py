@@ -134,7 +134,7 @@ def main(config: Config) -> pd.DataFrame:
     experiment = Experiment(NAME, config)
     model = gl.load_model(config.model, device=config.device or None)
     depth_bins(model.cfg.n_layers, len(THIRDS))  # too few layers end it here
-    bank = read_source(config.train, "upos").head(config.max_sentences, seed=config.seed)
+    bank = read_source(config.train, "upos").sample(config.max_sentences, seed=config.seed)
     corpus = prepare(model, bank, labels=listed(config.tags))
     new, dropped = fresh_corpus(
         model, read_source(config.fresh, "upos"), corpus, config.max_sentences

@@ -3,12 +3,12 @@
 Names load when they are first used, so `import grammar_lens` is quick and brings in no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
     from grammar_lens import figures
     from grammar_lens.corpus.bank import Treebank
     from grammar_lens.corpus.corpus import fit_lexicon
@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from grammar_lens.errors import GrammarLensError, NotMeasuredError
     from grammar_lens.lesions.context import lesion
     from grammar_lens.lesions.directions import Directions
+    from grammar_lens.lesions.next_word import next_word
     from grammar_lens.lesions.outcomes import Ablation
     from grammar_lens.lesions.prepared import donors
+    from grammar_lens.lesions.read_text import read_text
     from grammar_lens.model.loading import load_model
     from grammar_lens.model.untrained import untrained_twin
     from grammar_lens.model.weights import output_contrast
     from grammar_lens.neurons.examples import Examples
     from grammar_lens.neurons.find_examples import examples_of
     from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
+    from grammar_lens.neurons.own_text import activations
     from grammar_lens.neurons.selection import select
+    from grammar_lens.neurons.sets import neuron_set
     from grammar_lens.neurons.subspaces import key_subspaces
     from grammar_lens.neurons.timecourse import TimeCourse, time_course
     from grammar_lens.neurons.view import NeuronView
@@ -49,6 +53,10 @@ if TYPE_CHECKING:
     from grammar_lens.selectivity.scoring import score
 
 _HOME = {
+    "neuron_set": "neurons.sets",
+    "activations": "neurons.own_text",
+    "read_text": "lesions.read_text",
+    "next_word": "lesions.next_word",
     "Attribution": "selectivity.evidence",
     "Directions": "lesions.directions",
     "Evidence": "selectivity.evidence",
@@ -118,11 +126,11 @@ _SUBMODULES = (
 
 def __getattr__(name: str) -> object:
     if name in _HOME:
-        return getattr(import_module(f"grammar_lens.{_HOME[name]}"), name)
+        return getattr(_import_module(f"grammar_lens.{_HOME[name]}"), name)
     if name in _SUBMODULES:
-        return import_module(f"grammar_lens.{name}")
+        return _import_module(f"grammar_lens.{name}")
     raise AttributeError(f"module 'grammar_lens' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *_SUBMODULES})
+    return sorted({"__version__", *_HOME, *_SUBMODULES})

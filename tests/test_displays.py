@@ -39,9 +39,13 @@ from grammar_lens.display import listed, page
 from grammar_lens.generation.comparison import Comparison
 from grammar_lens.lesions.directions import directions
 from grammar_lens.lesions.donors import Donors
+from grammar_lens.lesions.next_word import NextWord
+from grammar_lens.lesions.read_text import TextReading
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.examples import Examples
+from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.neurons.overlap import Reliability, overlap
+from grammar_lens.neurons.own_text import TextActivations
 from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.subspaces import Subspaces
 from grammar_lens.neurons.timecourse import TimeCourse
@@ -123,6 +127,13 @@ def of_lesions(labels: tuple[str, ...], model: str) -> Iterator[object]:
     # a set of the label itself: "OTHER" stands first in a battery
     yield battery(np.zeros((2, len(labels), len(labels))), labels, n_sentences=3)
     here = {("neuron", 0): np.arange(3)}
+    twice = np.full((2, len(labels)), 0.1)
+    cut = ("m", f"a {labels[0]}", labels[0], 3, "mean", (0.0, 1.0), labels, twice)
+    yield NextWord(*cut, np.ones(2), (labels[0], "run"), (labels[0], None), twice[:, :2])
+    shown = (model, ("the", labels[0]), labels[0], 3, "mean", 1.0, labels)
+    yield TextReading(*shown, np.ones((2, 2)), np.full((2, 2, len(labels)), 0.1))
+    some = Neurons.at("0.1, 2.3")
+    yield TextActivations(model, ("the", labels[0]), some, np.ones((2, 2), np.float32))
     yield Donors(np.arange(5), np.zeros(5, int), 4, here, {("neuron", 0): np.zeros((5, 3))})
     yield build_lexicon(np.array([0, 1, 1]), np.array([0, 1, 2]), labels, 5)
 

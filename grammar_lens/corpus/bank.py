@@ -174,7 +174,18 @@ class Treebank:
             digest.update(("\n".join(parts) + "\n\n").encode("ascii"))
         return digest.hexdigest()
 
-    def head(self, n_sentences: int, *, seed: int) -> "Treebank":
+    def head(self, n_sentences: int) -> "Treebank":
+        """The first `n_sentences`; the whole if there are fewer.
+
+        Raises GrammarLensError if `n_sentences` is below 1.
+        """
+        if n_sentences < 1:
+            raise GrammarLensError(f"expected 1 sentence or more, got {n_sentences}")
+        if n_sentences >= len(self):
+            return self
+        return self._only([i < n_sentences for i in range(len(self))])
+
+    def sample(self, n_sentences: int, *, seed: int) -> "Treebank":
         """A random subset of `n_sentences` in corpus order; the whole if there are fewer.
 
         Raises GrammarLensError if `n_sentences` is below 1.
@@ -188,10 +199,10 @@ class Treebank:
         keep[chosen] = True
         return self._only(keep.tolist())
 
-    def head_of_documents(self, n_sentences: int, *, seed: int) -> "Treebank":
+    def sample_documents(self, n_sentences: int, *, seed: int) -> "Treebank":
         """`n_sentences` in corpus order, in whole documents drawn at random, the last cut at its end.
 
-        So sentences keep those before them, which `head` would take away. Of a single document
+        So sentences keep those before them, which `sample` would take away. Of a single document
         these are its first sentences, whatever the seed.
         Raises GrammarLensError if `n_sentences` is below 1.
         """

@@ -325,8 +325,8 @@ def fewer(model: Model, corpus: Corpus, max_sentences: int | None) -> Corpus:
 def some_sentences(bank: Treebank, most: int, context: str, *, seed: int) -> Treebank:
     """At most so many sentences at random; of whole documents if they are read in their documents."""
     if context == "document":
-        return bank.head_of_documents(most, seed=seed)
-    return bank.head(most, seed=seed)
+        return bank.sample_documents(most, seed=seed)
+    return bank.sample(most, seed=seed)
 
 
 def sampled(

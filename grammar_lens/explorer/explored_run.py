@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-from grammar_lens.corpus.lexicon import DeviceLexicon
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.explorer.background import Background
-from grammar_lens.explorer.prompts import NextWord, Vocabulary, encode, next_word
-from grammar_lens.explorer.ranked_scores import Address, Findings
+from grammar_lens.explorer.ranked_scores import Findings
 from grammar_lens.generation.writing import Written, write_on
 from grammar_lens.lesions.context import lesion
-from grammar_lens.model.about import Model, device_of, fingerprint, vocabulary_size
+from grammar_lens.lesions.next_word import Prediction, Vocabulary, encode, predict
+from grammar_lens.model.about import Model, fingerprint
+from grammar_lens.neurons.address import Address
 from grammar_lens.neurons.examples import NeuronExamples
 from grammar_lens.neurons.find_examples import examples_at
 from grammar_lens.neurons.neurons import Neurons
@@ -61,9 +61,7 @@ class ExploredRun(Findings):
         known = self.run.record.get("treebank", {}).get("train")
         if known is not None and known["fingerprint"] != bank.fingerprint():
             raise GrammarLensError("it has changed since the run was made")
-        lexicon = self._session.lexicon
-        table = DeviceLexicon.of(lexicon, vocabulary_size(model), device_of(model))
-        return Vocabulary(lexicon, table)
+        return Vocabulary.of(model, self._session.lexicon)
 
     @property
     def is_settled(self) -> bool:
@@ -125,7 +123,7 @@ class ExploredRun(Findings):
 
     def tags(
         self, prompt: str, neurons: Neurons, *, value: str = "mean", dose: float = 1.0
-    ) -> tuple[NextWord, NextWord]:
+    ) -> tuple[Prediction, Prediction]:
         """The model's predictions after a prompt, intact and lesioned.
 
         Raises GrammarLensError for a prompt that is empty or too long, and while anything is missing.
@@ -133,9 +131,9 @@ class ExploredRun(Findings):
         vocabulary = self._vocabulary.get()
         with self._model_alone() as model:
             ids = encode(model, prompt)
-            intact = next_word(model, vocabulary, ids)
+            intact = predict(model, vocabulary, ids)
             with lesion(model, neurons, value=value, dose=dose):
-                lesioned = next_word(model, vocabulary, ids)
+                lesioned = predict(model, vocabulary, ids)
         return intact, lesioned
 
     def text(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from grammar_lens import figures
-from grammar_lens.explorer.ranked_scores import Address
+from grammar_lens.neurons.address import Address
 from grammar_lens.neurons.examples import NeuronExamples
 from grammar_lens.selectivity.result import Scores
 

@@ -8,10 +8,10 @@ import pandas as pd
 from dash import dcc, html
 
 from grammar_lens.explorer import pictures
-from grammar_lens.explorer.prompts import NextWord
 from grammar_lens.figures.passages import visible
 from grammar_lens.figures.style import decimals, number, score_name
 from grammar_lens.generation.writing import Written
+from grammar_lens.lesions.next_word import Prediction
 from grammar_lens.neurons.examples import NeuronExamples, TokenEffect
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.selectivity.registry import SCORES
@@ -144,7 +144,7 @@ def no_examples() -> html.P:
     )
 
 
-def headline(tag: str, lesion: str, intact: NextWord, lesioned: NextWord) -> list[Any]:
+def headline(tag: str, lesion: str, intact: Prediction, lesioned: Prediction) -> list[Any]:
     """The effect of the lesion on the tag in view, in one sentence."""
     if tag not in intact.labels:
         return [f"The lexicon knows no {tag}."]
@@ -159,7 +159,7 @@ def headline(tag: str, lesion: str, intact: NextWord, lesioned: NextWord) -> lis
     ]
 
 
-def distribution(tag: str, intact: NextWord, lesioned: NextWord) -> list[Any]:
+def distribution(tag: str, intact: Prediction, lesioned: Prediction) -> list[Any]:
     """P(label | prompt) with and without the lesion as paired bars."""
     most = max(intact.probability.max(), lesioned.probability.max())
     rows = []
@@ -187,7 +187,7 @@ def distribution(tag: str, intact: NextWord, lesioned: NextWord) -> list[Any]:
     ]
 
 
-def likely(intact: NextWord, lesioned: NextWord) -> list[Any]:
+def likely(intact: Prediction, lesioned: Prediction) -> list[Any]:
     """The likeliest next tokens before and after."""
     rows = [
         [x for t in both for x in (visible(t.text), t.label or "new", f"{t.probability:.1%}")]

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, require_neuron
+from grammar_lens.neurons.address import Address, parse_address
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.runs.run import Run
@@ -19,8 +20,6 @@ from grammar_lens.selectivity.scoring import score
 
 KEPT = 4
 """Scores that are kept at a time: those of a large model take hundreds of megabytes."""
-Address = tuple[int, int]
-"""A neuron's layer and index."""
 
 
 @dataclass(frozen=True)
@@ -121,31 +120,16 @@ class Findings:
 
         Raises GrammarLensError for anything else, and for neurons that do not exist.
         """
-        words = text.replace(",", " ").replace(";", " ").split()
-        if not words:
+        if not text.replace(",", " ").replace(";", " ").split():
             raise GrammarLensError("No neuron is picked: write some as layer.index, such as 0.12")
-        at = list(dict.fromkeys(self.address(position, word) for word in words))
-        layer, index = np.array(at).T
-        return Neurons(
-            name="picked" if len(at) > 1 else words[0],
-            site="neuron",
-            layer=layer,
-            index=index,
-            score=np.zeros(len(at)),
-            mean=self.scores(position, method).units.mean[layer, index],
-        )
+        return self.keys(position, method).pick(text)
 
     def address(self, position: str, text: str) -> Address:
         """A neuron's layer and index from "layer.index". Raises GrammarLensError if there is none such."""
         n_layers, n_units = self._of_position(position).moments.mean.shape[1:]
-        layer, dot, index = text.strip().partition(".")
-        known = dot and layer.isascii() and layer.isdigit() and index.isascii() and index.isdigit()
-        if not known or int(layer) >= n_layers or int(index) >= n_units:
-            raise GrammarLensError(
-                f"{text.strip()!r} is no neuron: expected layer.index, with layers 0 to "
-                f"{n_layers - 1} of neurons 0 to {n_units - 1}"
-            )
-        return int(layer), int(index)
+        at = parse_address(text)
+        require_neuron(*at, n_layers, n_units)
+        return at
 
     def neuron(self, position: str, method: str, at: Address) -> pd.DataFrame:
         """A row per label: score, cohens_d, rank (1 is its strongest neuron), mean, sd, fires, words.

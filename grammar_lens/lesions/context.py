@@ -17,16 +17,17 @@ from grammar_lens.lesions.edits import Edit, edits_of
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.about import Model, hook_name
 from grammar_lens.model.forward import hooked, watch_tokens
-from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.neurons.address import Addresses
+from grammar_lens.neurons.neurons import Neurons, as_neurons
 from grammar_lens.neurons.same_model import require_same_model
 
 
 @contextlib.contextmanager
 def lesion(
     model: Model,
-    units: Neurons | Directions,
+    units: Neurons | Directions | Addresses,
     *,
-    value: str = "mean",
+    value: str | None = None,
     dose: float = 1.0,
     donors: Donors | None = None,
     seed: int = SEED,
@@ -34,10 +35,12 @@ def lesion(
 ) -> Iterator[Model]:
     """While open, the units of `model` are lesioned; afterwards nothing of the lesion remains.
 
+    `units` are a set such as `keys["VERB"]`, or addresses: "7.336", ["7.336", (6, 12)].
     A unit's activation a becomes (1 - dose) a + dose v at every token except BOS and padding, with
     v = 0 ("zero"), the unit's mean over words at the study's position ("mean"), or what all the units
-    do at one other word, drawn anew for every token with `seed` ("resample", from `donors`). A dose of 0 or an
-    empty set changes nothing at all; a negative dose amplifies what sets the unit apart from v.
+    do at one other word, drawn anew for every token with `seed` ("resample", from `donors`). By
+    default it is the mean, and 0 for neurons whose means are not known, such as addresses alone. A dose
+    of 0 or an empty set changes nothing at all; a negative dose amplifies what sets the unit apart from v.
     Works under generation and nests. Yields the model. While it is open the model belongs to the thread
     that opened it: other threads can open no lesion of it, and running it there is an error.
     Raises GrammarLensError for an unknown value, a mean lesion of neurons whose mean is not known, units
@@ -52,6 +55,8 @@ def lesion(
             "a lesion of value 'resample_within' must know each word's label: run it over a "
             "treebank (gl.lesion_study), or use value='resample'"
         )
+    units = units_of(units)
+    value = value or default_value(units)
     edits = edits_of(model, units, Ablation(value, float(dose)), donors)
     if not edits:
         yield model
@@ -60,6 +65,16 @@ def lesion(
     hooks = [(hook_name(model, e.site, e.layer), _cut(e, seen)) for e in edits]
     with _owned(model), watch_tokens(model, seen.look), hooked(model, hooks):
         yield model
+
+
+def units_of(units: Neurons | Directions | Addresses) -> Neurons | Directions:
+    """Units that a lesion edits; addresses become neurons whose means are not known."""
+    return units if isinstance(units, Directions) else as_neurons(units)
+
+
+def default_value(units: Neurons | Directions) -> str:
+    """The value that a lesion puts in when none is named."""
+    return "zero" if isinstance(units, Neurons) and units.mean is None else "mean"
 
 
 _CHANGING_OWNER = threading.Lock()

@@ -174,7 +174,7 @@ def materials(
         return corpus, fit_lexicon(model, train)
     if isinstance(fresh, Corpus):
         return fewer(model, fresh, max_sentences), lexicon
-    bank = fresh if max_sentences is None else fresh.head(max_sentences, seed=0)
+    bank = fresh if max_sentences is None else fresh.sample(max_sentences, seed=0)
     return aligned(model, bank, keys.origin.label, lexicon.labels), lexicon
 
 

@@ -14,6 +14,7 @@ from grammar_lens.defaults import EXAMPLE_WORDS, EXAMPLES_EACH, SEED
 from grammar_lens.errors import GrammarLensError, require_neuron
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.model.weights import neuron_contrast, token_effects
+from grammar_lens.neurons.address import Addresses, parse_addresses
 from grammar_lens.neurons.examples import (
     Example,
     Examples,
@@ -32,7 +33,7 @@ N_TOKENS = 10
 _BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
 """The character that SentencePiece writes for a blank."""
 _Ends = tuple[list[int], list[int]]
-Chosen = KeyNeurons | Neurons | Int[np.ndarray, "neuron two"] | Sequence[tuple[int, int]]
+Chosen = KeyNeurons | Neurons | Addresses
 
 
 def examples_of(
@@ -158,7 +159,7 @@ def addresses_of(model: Model, neurons: Chosen) -> Int[np.ndarray, "distinct two
     elif isinstance(neurons, Neurons):
         site, addresses = neurons.site, np.stack([neurons.layer, neurons.index], 1)
     else:
-        addresses = np.asarray(neurons, np.int64).reshape(-1, 2)
+        addresses = parse_addresses(neurons)
     if site != SITE:
         raise GrammarLensError(f"units of {site!r} were given, expected neurons (site {SITE!r})")
     n_layers, n_neurons = model.cfg.n_layers, model.cfg.d_mlp

@@ -5,11 +5,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import Shown, listed
-from grammar_lens.errors import GrammarLensError, counted, expected_one_of, require_layer
+from grammar_lens.errors import (
+    GrammarLensError,
+    counted,
+    expected_one_of,
+    require_layer,
+    require_neuron,
+)
+from grammar_lens.neurons.address import Addresses, parse_addresses, parse_pair
 from grammar_lens.passes.moments import UnitStatistics
 from grammar_lens.selectivity.result import Scores
 
@@ -58,18 +65,94 @@ class Neurons(Shown):
             q=None if self.q is None else self.q[rows],
         )
 
-    def without(self, others: "Neurons") -> "Neurons":
+    def without(self, others: "Neurons | Addresses") -> "Neurons":
+        """Those that are not among `others`: neurons, "7.336", (7, 336), or a list of addresses.
+
+        Raises GrammarLensError for what is no address, and for units of another site.
+        """
+        others = self._same_site(others)
+        return self.take(np.flatnonzero(~self._is_in(others)))
+
+    def __sub__(self, others: "Neurons | Addresses") -> "Neurons":
         """Those that are not among `others`."""
-        gone = set(others)
-        return self.take(np.array([i for i, at in enumerate(self) if at not in gone], np.int64))
+        others = self._same_site(others)
+        return replace(self.without(others), name=f"{self.name} - {others.name}")
+
+    def __and__(self, others: "Neurons | Addresses") -> "Neurons":
+        """Those that are among `others` too, in this set's order and with its scores."""
+        others = self._same_site(others)
+        shared = self.take(np.flatnonzero(self._is_in(others)))
+        return replace(shared, name=f"{self.name} & {others.name}")
+
+    def __or__(self, others: "Neurons | Addresses") -> "Neurons":
+        """This set, then those of `others` that it lacks, each with the score of its own set.
+
+        Raises GrammarLensError where one set knows its means and the other does not.
+        """
+        others = self._same_site(others)
+        if len(self) and len(others) and (self.mean is None) != (others.mean is None):
+            raise GrammarLensError(
+                f"the mean activations of {self.name!r} are {_known(self.mean)} and those of "
+                f"{others.name!r} {_known(others.mean)}, so a lesion could not treat them alike: take "
+                "the latter from key neurons, keys.pick('7.336'), or measure means with "
+                "gl.neuron_set(model, '7.336', bank=treebank)"
+            )
+        name = f"{self.name} | {others.name}"
+        more = others.take(np.flatnonzero(~others._is_in(self)))
+        if not len(self) or not len(more):
+            return replace(self if len(self) else more, name=name)
+        return Neurons(
+            name=name,
+            site=self.site,
+            layer=np.concatenate([self.layer, more.layer]),
+            index=np.concatenate([self.index, more.index]),
+            score=np.concatenate([self.score, more.score]),
+            mean=_joined(self.mean, more.mean),
+            q=_joined(self.q, more.q),
+            weights=self.weights or more.weights,
+        )
+
+    def _is_in(self, others: "Neurons") -> Bool[np.ndarray, " neuron"]:
+        known = set(others)
+        return np.array([at in known for at in self], bool)
+
+    def _same_site(self, others: "Neurons | Addresses") -> "Neurons":
+        found = as_neurons(others, site=self.site)
+        if found.site != self.site:
+            raise GrammarLensError(
+                f"{self.name!r} has units of {self.site!r} and {found.name!r} of {found.site!r}: sets "
+                "of one site can be combined"
+            )
+        if self.weights and found.weights and self.weights != found.weights:
+            raise GrammarLensError(
+                f"{self.name!r} and {found.name!r} were chosen in models of different weights: sets of "
+                "one model can be combined"
+            )
+        return found
+
+    def __contains__(self, address: object) -> bool:
+        """Whether a unit, "7.336" or (7, 336), is in the set."""
+        return parse_pair(address) in list(self)
+
+    @classmethod
+    def at(
+        cls, addresses: Addresses, *, name: str | None = None, site: str = "neuron"
+    ) -> "Neurons":
+        """A set from addresses alone, "7.336", (7, 336) or a list of these: no means, scores 0.
+
+        Raises GrammarLensError for what is no address; whether units exist is known with a model.
+        """
+        layer, index = parse_addresses(addresses).T
+        return cls(name or _named(layer, index), site, layer, index, np.zeros(len(layer)))
 
     def to_frame(self) -> pd.DataFrame:
         """A row per neuron, in rank order."""
         return pd.DataFrame({"layer": self.layer, "index": self.index, "score": self.score})
 
     def __repr__(self) -> str:
+        scored = bool(np.any(self.score))  # addresses alone have none
         first = ", ".join(
-            f"{la}.{i} ({s:+.3f})"
+            f"{la}.{i} ({s:+.3f})" if scored else f"{la}.{i}"
             for (la, i), s in zip(list(self)[:5], self.score[:5], strict=True)
         )
         more = ", ..." if len(self) > 5 else ""
@@ -133,6 +216,24 @@ class KeyNeurons(Mapping[str, Neurons], Shown):
         """Every neuron that stands in at least one set, once, sorted by (layer, index)."""
         rows = [np.stack([s.layer, s.index], 1) for s in self.sets.values()]
         return np.unique(np.concatenate([*rows, np.zeros((0, 2), np.int64)]), axis=0)
+
+    def pick(self, addresses: Addresses, *, name: str | None = None) -> Neurons:
+        """Any units, key or not, "7.336", (7, 336) or a list of these, with their means; scores are 0.
+
+        Raises GrammarLensError for what is no address, and for units that do not exist.
+        """
+        layer, index = parse_addresses(addresses).T
+        for at in zip(layer.tolist(), index.tolist(), strict=True):
+            require_neuron(*at, self.n_layers, self.n_units, model=self.origin.model)
+        return Neurons(
+            name=name or _named(layer, index),
+            site=self.origin.site,
+            layer=layer,
+            index=index,
+            score=np.zeros(len(layer)),
+            mean=None if self.units is None else self.units.mean[layer, index],
+            weights=self.origin.weights,
+        )
 
     def n_labels(self) -> Int[np.ndarray, "layer unit"]:
         """Number of labels each unit is key to."""
@@ -211,6 +312,38 @@ class KeyNeurons(Mapping[str, Neurons], Shown):
         ]
         sizes = [len(s) for s in self.sets.values()]
         return [pd.DataFrame({"label": self.labels, "neurons": sizes, "first": first})]
+
+
+def as_neurons(given: "Neurons | KeyNeurons | Addresses", *, site: str = "neuron") -> Neurons:
+    """The set itself, or a set of the units at some addresses, whose means are not known.
+
+    Raises GrammarLensError for the key neurons of several labels, and for what is no address.
+    """
+    if isinstance(given, Neurons):
+        return given
+    if isinstance(given, KeyNeurons):
+        raise GrammarLensError(
+            f"the key neurons of {counted(len(given), 'label')} were given, expected one set: "
+            "keys['VERB'], or keys['VERB'] | keys['NOUN']"
+        )
+    return Neurons.at(given, site=site)
+
+
+def _named(layer: Int[np.ndarray, " neuron"], index: Int[np.ndarray, " neuron"]) -> str:
+    """The addresses of a few neurons, or how many there are."""
+    if len(layer) > 3:
+        return counted(len(layer), "neuron")
+    return ", ".join(f"{la}.{i}" for la, i in zip(layer.tolist(), index.tolist(), strict=True))
+
+
+def _known(mean: object) -> str:
+    return "not known" if mean is None else "known"
+
+
+def _joined(
+    first: Float[np.ndarray, " first"] | None, more: Float[np.ndarray, " more"] | None
+) -> Float[np.ndarray, " both"] | None:
+    return None if first is None or more is None else np.concatenate([first, more])
 
 
 def _sizes(like: Scores | KeyNeurons) -> tuple[int, int]:

@@ -1,20 +1,17 @@
 """One neuron: a table of its scores at every position, and its examples."""
 
-import re
 from dataclasses import dataclass
-from typing import SupportsIndex
 
 import numpy as np
 import pandas as pd
 
-from grammar_lens.errors import GrammarLensError, require_neuron
+from grammar_lens.errors import require_neuron
 from grammar_lens.neurons.examples import Example, NeuronExamples
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.view_html import neuron_html, shortened
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity.result import Scores
 
-_ADDRESS = re.compile(r"\s*(\d+)\s*[.:,]\s*(\d+)\s*")
 COLUMNS = ("score", "rank", "cohens_d", "mean", "sd", "fires", "count")
 _SHOWN = 3
 """Labels, words and tokens that a line of text names."""
@@ -95,25 +92,6 @@ def _strongest(table: pd.DataFrame) -> str:
 
 def _words(examples: tuple[Example, ...]) -> str:
     return ", ".join(f"{shortened(e.word)} {e.label} {e.value:+.3g}" for e in examples[:_SHOWN])
-
-
-def parse_address(
-    layer: SupportsIndex | str, index: SupportsIndex | None = None
-) -> tuple[int, int]:
-    """Layer and index, given as two numbers or as "layer.index".
-
-    Raises GrammarLensError for anything else.
-    """
-    if isinstance(layer, str) and index is None:
-        match = _ADDRESS.fullmatch(layer)
-        if match:
-            return int(match[1]), int(match[2])
-    elif not isinstance(layer, str) and index is not None:
-        return int(layer), int(index)
-    given = repr(layer) if index is None else f"{layer!r}, {index!r}"
-    raise GrammarLensError(
-        f"no neuron's address: {given}; give layer and index (5, 123) or '5.123'"
-    )
 
 
 def scores_of(

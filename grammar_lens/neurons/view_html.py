@@ -1,10 +1,11 @@
 """One neuron as HTML for a notebook; texts are escaped, and no information is in colour alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from grammar_lens.neurons.examples import Example, NeuronExamples, TokenEffect
 
@@ -117,6 +118,29 @@ def _line(example: Example, most: float) -> str:
         f"<div title='{escape(example.passage.source)}'><code>{_number(example.value, '+.3g')}</code> "
         f"{escape(example.label)} <span dir='auto'>{cut[0]}{''.join(shown)}{cut[1]}</span></div>"
     )
+
+
+def coloured_text(
+    title: str,
+    tokens: Sequence[str],
+    values: Float[np.ndarray, " token"],
+    notes: Sequence[str],
+) -> str:
+    """A text whose tokens have the colours of their values; each shows its note when pointed at.
+
+    Colours are as deep as the value is large beside the largest; NaN has none.
+    """
+    most = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    spans = []
+    for token, value, note in zip(tokens, values.tolist(), notes, strict=True):
+        depth = 0.0 if np.isnan(value) else min(abs(value) / most, 1) * 0.55
+        style = f"background:rgba({HIGH if value > 0 else LOW},{depth:.2f});"
+        style += "unicode-bidi:isolate;white-space:pre-wrap"
+        spans.append(
+            f"<span style='{style}' title='{escape(note, quote=True)}'>{escape(token)}</span>"
+        )
+    head = f"<b>{escape(title)}</b> <small>largest {most:.3g}</small><br>" if title else ""
+    return f"<div style='{_BOX}' dir='auto'>{head}{''.join(spans)}</div>"
 
 
 def _tokens(effects: tuple[TokenEffect, ...]) -> str:

@@ -129,6 +129,22 @@ class Moments(Shown):
             fired=self.fired[rows],
         )
 
+    def to_frame(self) -> pd.DataFrame:
+        """A row per label, layer and unit: words of the label, mean, sd, and fires (share of words)."""
+        n_labels, n_layers, n_units = self.mean.shape
+        sd = np.sqrt(self.m2 / np.maximum(self.count - 1, 1)[:, None, None])
+        return pd.DataFrame(
+            {
+                "label": np.repeat(np.array(self.labels, object), n_layers * n_units),
+                "layer": np.tile(np.repeat(np.arange(n_layers), n_units), n_labels),
+                "index": np.tile(np.arange(n_units), n_labels * n_layers),
+                "words": np.repeat(self.count.astype(np.int64), n_layers * n_units),
+                "mean": self.mean.ravel(),
+                "sd": sd.ravel(),
+                "fires": self.firing_rate().ravel(),
+            }
+        )
+
     def firing_rate(self) -> Float[np.ndarray, "label layer unit"]:
         """Share of each label's words at which a unit fires."""
         return self.fired / np.maximum(self.count, 1)[:, None, None]

@@ -11,11 +11,17 @@ from typing import Any, SupportsIndex
 from grammar_lens.errors import GrammarLensError, require_neuron
 from grammar_lens.generation.writing import write_on
 from grammar_lens.lesions.context import lesion
+from grammar_lens.lesions.donors import Donors
+from grammar_lens.lesions.next_word import N_TOKENS, Doses, NextWord, next_word
+from grammar_lens.lesions.read_text import TextReading, read_text
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
+from grammar_lens.neurons.address import Addresses, parse_address
 from grammar_lens.neurons.examples import NeuronExamples
 from grammar_lens.neurons.find_examples import examples_at
-from grammar_lens.neurons.view import NeuronView, parse_address, scores_of
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.neurons.own_text import TextActivations, activations
+from grammar_lens.neurons.view import NeuronView, scores_of
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.store.stored import STEPS, StoredRun
 
@@ -24,8 +30,8 @@ class Run(StoredRun):
     """The results of a run directory, and its model to work with.
 
     Everything is loaded when it is first asked for. `at(position)` gives everything of one position;
-    `scores`, `keys` are those of the lesion study ("next" when it was read), `probe` the one at the
-    word when it was read.
+    `scores`, `keys` and `probe` are those of the lesion study ("next" when it was read);
+    `scores_at(position)`, `keys_at` and `probe_at` are those of either.
     """
 
     @cached_property
@@ -50,7 +56,7 @@ class Run(StoredRun):
     @contextmanager
     def lesion(
         self,
-        label: str,
+        which: str | Neurons | Addresses,
         *,
         dose: float = 1.0,
         value: str = "mean",
@@ -58,30 +64,106 @@ class Run(StoredRun):
         position: str | None = None,
         allow_other_model: bool = False,
     ) -> Iterator[Model]:
-        """While open, the label's key neurons are lesioned in `model`, which is yielded.
+        """While open, some neurons are lesioned in `model`, which is yielded.
 
-        The first `k` of them, by default all, at the position of the lesion study unless another is
-        named; dose and value are those of `gl.lesion`. Raises GrammarLensError for a label without any,
-        and where `model` was set to one with other weights, unless `allow_other_model`.
+        They are a label's key neurons, a set such as `run.keys["VERB"] | run.keys["NOUN"]`, or
+        addresses ("7.336"): the first `k` of them, by default all, with their means at the position
+        of the lesion study unless another is named; dose and value are those of `gl.lesion`.
+        Raises GrammarLensError for a label without key neurons, for neurons that do not exist, and
+        where `model` was set to one with other weights, unless `allow_other_model`.
         """
-        key = (self.keys if position is None else self.at(position).keys)[label]
-        key = key if k is None else key.top(k)
-        if not len(key):
-            raise GrammarLensError(
-                f"{label!r} has no key neurons in {self.path}: there is nothing to cut"
-            )
-        given = None
-        if value == "resample":
-            at = position or self.main_position
-            given = self._session.donors(key, at)
+        chosen = self._chosen(which, k, position)
+        given = self._donors(chosen, value, position)
         options: dict[str, Any] = {"value": value, "dose": dose, "donors": given}
-        with lesion(self.model, key, allow_other_model=allow_other_model, **options) as model:
+        with lesion(self.model, chosen, allow_other_model=allow_other_model, **options) as model:
             yield model
 
+    def _chosen(
+        self, which: str | Neurons | Addresses, k: int | None = None, position: str | None = None
+    ) -> Neurons:
+        """The neurons that a caller names by label, set or address."""
+        keys = self.keys if position is None else self.at(position).keys
+        if isinstance(which, Neurons):
+            found = which
+        elif isinstance(which, str) and (which in keys or not any(map(str.isdigit, which))):
+            found = keys[which]
+            if not len(found):
+                raise GrammarLensError(
+                    f"{which!r} has no key neurons in {self.path}: there is nothing to cut"
+                )
+        else:
+            found = keys.pick(which)
+        return found if k is None else found.top(k)
+
+    def _donors(self, chosen: Neurons, value: str, position: str | None) -> Donors | None:
+        if value != "resample":
+            return None
+        return self._session.donors(chosen, position or self.main_position)
+
+    def next_word(
+        self,
+        prompt: str,
+        lesion: str | Neurons | Addresses | None = None,
+        *,
+        doses: Doses = (1.0,),
+        value: str = "mean",
+        k: int | None = None,
+        n_tokens: int = N_TOKENS,
+    ) -> NextWord:
+        """P(label) of the word after a prompt and the likeliest tokens, intact and at each dose of a lesion.
+
+        The labels are those of the run, counted on its training words; `lesion` names neurons as
+        `lesion` does. Raises GrammarLensError as `gl.next_word` does.
+        """
+        chosen = None if lesion is None else self._chosen(lesion, k)
+        return next_word(
+            self.model,
+            prompt,
+            chosen,
+            doses=doses,
+            value=value,
+            donors=None if chosen is None else self._donors(chosen, value, None),
+            lexicon=self._session.lexicon,
+            n_tokens=n_tokens,
+        )
+
+    def read_text(
+        self,
+        text: str,
+        lesion: str | Neurons | Addresses | None = None,
+        *,
+        dose: float = 1.0,
+        value: str = "mean",
+        k: int | None = None,
+    ) -> TextReading:
+        """The loss of every token of a text and P(label) of the word after it, intact and lesioned.
+
+        As `gl.read_text`, with the labels and the training words of the run.
+        """
+        chosen = None if lesion is None else self._chosen(lesion, k)
+        return read_text(
+            self.model,
+            text,
+            chosen,
+            dose=dose,
+            value=value,
+            donors=None if chosen is None else self._donors(chosen, value, None),
+            lexicon=self._session.lexicon,
+        )
+
+    def activations(self, text: str, neurons: str | Neurons | Addresses) -> TextActivations:
+        """Activations of some neurons at every token of a text: of a label's, a set's, or "7.336"."""
+        return activations(self.model, text, self._chosen(neurons))
+
     def generate(
-        self, prompt: str, lesion: str | None = None, *, dose: float = 1.0, tokens: int = 40
+        self,
+        prompt: str,
+        lesion: str | Neurons | Addresses | None = None,
+        *,
+        dose: float = 1.0,
+        tokens: int = 40,
     ) -> str:
-        """The prompt and the likeliest `tokens` after it, with the lesion of a label if one is named."""
+        """The prompt and the likeliest `tokens` after it, with the lesion of some neurons if named."""
         cut = nullcontext(self.model) if lesion is None else self.lesion(lesion, dose=dose)
         with cut as model:
             return write_on(model, [prompt], tokens=tokens)[0][0].text

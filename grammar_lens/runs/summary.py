@@ -42,7 +42,8 @@ def summarise(run: StoredRun) -> dict[str, Any]:
             if (controls := run.controls_at(p)) is not None
         }
     if run.has("probe"):
-        summary["probe"] = _probe_summary(run.probe)
+        where = "word" if "word" in run.positions else run.main_position
+        summary["probe"] = _probe_summary(run.probe_at(where))
         if len(run.positions) > 1:
             summary["probe_next"] = _probe_summary(run.probe_at("next"))
     if run.study is not None:

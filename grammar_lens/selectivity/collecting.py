@@ -45,6 +45,17 @@ class Collected(Shown):
             raise GrammarLensError(f"site {site!r} was not collected: there is {', '.join(sites)}")
         return sites[site]
 
+    def to_frame(self) -> pd.DataFrame:
+        """The rows of `Moments.to_frame` of every position and site, which are the first columns."""
+        return pd.concat(
+            [
+                evidence.moments.to_frame().assign(position=position, site=site)
+                for position, sites in self.by_position.items()
+                for site, evidence in sites.items()
+            ],
+            ignore_index=True,
+        ).pipe(lambda table: table[["position", "site", *table.columns.drop(["position", "site"])]])
+
     def __getitem__(self, site: str) -> Moments:
         return self.evidence(site).moments
 

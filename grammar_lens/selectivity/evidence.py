@@ -77,6 +77,23 @@ class Attribution(Shown):
             f"{int(self.count.sum()):,} words of {o.treebank}, {len(self.labels)} values of {o.label}"
         )
 
+    def to_frame(self, top: int | None = None) -> pd.DataFrame:
+        """A row per label and unit, the largest size first: words, mean, and frequency if measured.
+
+        `top` takes the first of each label.
+        """
+        n_units = self.mean.shape[2]
+        frames = []
+        for i, label in enumerate(self.labels):
+            mean = self.mean[i].ravel()
+            order = np.argsort(-np.abs(mean), kind="stable")[:top]
+            columns = {"label": label, "layer": order // n_units, "index": order % n_units}
+            columns |= {"words": int(self.count[i]), "mean": mean[order]}
+            if self.frequency is not None:
+                columns["frequency"] = self.frequency[i].ravel()[order]
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True)
+
     def _tables(self) -> list[pd.DataFrame]:
         flat = self.mean.reshape(len(self.labels), -1)
         largest = flat.argmax(1)

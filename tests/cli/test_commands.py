@@ -139,7 +139,8 @@ def test_a_stored_run_gives_back_what_was_found(made: Path) -> None:
         np.testing.assert_allclose(present(run.keys[label].mean), present(chosen[label].mean))
     assert run.study is not None
     assert run.study.n_shams == 3
-    assert run.probe.position == "word"
+    assert run.probe.position == run.keys.origin.position == "next"
+    assert run.probe_at("word").position == "word"
     table = run.lesions
     assert set(table["replicate"]) == {0, 1, 2, 3}
     base = table[table.lesion == ""].set_index("word")

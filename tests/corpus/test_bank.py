@@ -413,17 +413,21 @@ def test_a_fingerprint_stays_what_it_was(dogs: Treebank) -> None:
 
 def test_a_head_is_a_seeded_subset_in_corpus_order() -> None:
     whole = bank(*"abcdefghij", splits={"train": (0, 6), "test": (6, 10)})
-    part = whole.head(4, seed=1)
+    assert whole.head(4).sentences == whole.sentences[:4]
+    assert whole.head(10) is whole
+    with pytest.raises(GrammarLensError, match="1 sentence or more"):
+        whole.head(0)
+    part = whole.sample(4, seed=1)
     texts = [s.text for s in part]
     assert len(texts) == 4
     assert texts == sorted(texts)
-    assert part == whole.head(4, seed=1)
-    assert len({tuple(s.text for s in whole.head(4, seed=seed)) for seed in range(9)}) > 1
+    assert part == whole.sample(4, seed=1)
+    assert len({tuple(s.text for s in whole.sample(4, seed=seed)) for seed in range(9)}) > 1
     assert [s.text for s in part["train"]] + [s.text for s in part["test"]] == texts
     assert all(s.text < "g" for s in part["train"])
-    assert whole.head(10, seed=1) is whole
+    assert whole.sample(10, seed=1) is whole
     with pytest.raises(GrammarLensError, match="expected 1 sentence or more, got 0"):
-        whole.head(0, seed=1)
+        whole.sample(0, seed=1)
 
 
 def told(lengths: str) -> Treebank:
@@ -438,16 +442,16 @@ def told(lengths: str) -> Treebank:
     return Treebank("told", tuple(sentences), {"train": (0, 3), "test": (3, len(sentences))})
 
 
-def test_a_head_of_documents_keeps_what_stands_before() -> None:
+def test_a_sample_documents_keeps_what_stands_before() -> None:
     whole = told("23421")
     seen = set()
     for seed in range(40):
-        part = whole.head_of_documents(6, seed=seed)
+        part = whole.sample_documents(6, seed=seed)
         texts = [s.text for s in part]
         seen.add(tuple(texts))
         assert len(texts) == 6
         assert texts == sorted(texts)
-        assert part == whole.head_of_documents(6, seed=seed)
+        assert part == whole.sample_documents(6, seed=seed)
         assert [s.text for s in part["train"]] + [s.text for s in part["test"]] == texts
         sizes = {d: sum(s.document == d for s in part) for d in "abcde"}
         assert all(f"{d}{i + 1}" in texts for d, n in sizes.items() for i in range(n)), (
@@ -456,17 +460,17 @@ def test_a_head_of_documents_keeps_what_stands_before() -> None:
         cut = [d for d, n in sizes.items() if 0 < n < sum(s.document == d for s in whole)]
         assert len(cut) <= 1
     assert len(seen) > 5
-    assert whole.head_of_documents(12, seed=1) is whole
+    assert whole.sample_documents(12, seed=1) is whole
     one = told("9")
-    assert [s.text for s in one.head_of_documents(2, seed=3)] == ["a1", "a2"]
+    assert [s.text for s in one.sample_documents(2, seed=3)] == ["a1", "a2"]
     with pytest.raises(GrammarLensError, match="expected 1 sentence or more, got 0"):
-        whole.head_of_documents(0, seed=1)
+        whole.sample_documents(0, seed=1)
 
 
 def test_every_document_is_as_likely_in_a_head() -> None:
     """1,500 draws of one document of three: each 500 times, sd 18; three of them within 5 sd."""
     whole = told("222")
-    drawn = [whole.head_of_documents(2, seed=seed).sentences[0].text for seed in range(1500)]
+    drawn = [whole.sample_documents(2, seed=seed).sentences[0].text for seed in range(1500)]
     assert all(abs(drawn.count(text) - 500) < 90 for text in ("a1", "b1", "c1"))
 
 
@@ -482,7 +486,7 @@ def test_sentences_do_not_run_into_each_other_where_one_is_dropped() -> None:
 def test_every_sentence_is_as_likely_in_a_head() -> None:
     """4,000 draws of 2 of 5: each sentence 1,600 times, sd 31; five of them within 5 sd."""
     whole = bank(*"abcde")
-    drawn = [s.text for seed in range(4000) for s in whole.head(2, seed=seed)]
+    drawn = [s.text for seed in range(4000) for s in whole.sample(2, seed=seed)]
     assert all(abs(drawn.count(text) - 1600) < 155 for text in "abcde")
 
 

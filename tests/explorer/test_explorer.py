@@ -306,7 +306,7 @@ class TestTags:
             if len(calls) == 2:
                 raise GrammarLensError("on purpose")
 
-        monkeypatch.setattr(session_module, "next_word", fails)
+        monkeypatch.setattr(session_module, "predict", fails)
         with pytest.raises(GrammarLensError, match="on purpose"):
             session.tags(PROMPT, session.run.keys["VERB"])
         assert not torch.equal(calls[1], before)

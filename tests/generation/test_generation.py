@@ -205,7 +205,7 @@ class TestTagger:
 
     @pytest.mark.slow
     def test_the_embedded_model_is_tagged_well(self, reference: Model, bank: Any) -> None:
-        train = gl.load_treebank()["train"].head(150, seed=0)
+        train = gl.load_treebank()["train"].sample(150, seed=0)
         corpus = prepare(reference, train, min_words=20)
         keys = gl.select(gl.score(gl.collect(reference, corpus, position="word")["neuron"]), k=10)
         result = gl.probe(reference, corpus, bank, keys, n_random=0, show_progress=False)

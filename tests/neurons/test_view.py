@@ -19,9 +19,10 @@ from IPython.core.interactiveshell import InteractiveShell
 import grammar_lens as gl
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.neurons.address import parse_address
 from grammar_lens.neurons.examples import Example, NeuronExamples, Passage, TokenEffect
 from grammar_lens.neurons.selection import select
-from grammar_lens.neurons.view import NeuronView, parse_address, scores_of
+from grammar_lens.neurons.view import NeuronView, scores_of
 from grammar_lens.neurons.view_html import AROUND, MOST_SIGNS
 from grammar_lens.passes.moments import Moments
 from grammar_lens.runs.pipeline import run_all
@@ -501,6 +502,7 @@ def test_keys_complete(complete: Callable[..., list[str]], run: Run, bank: gl.Tr
     assert keys('thing["', run.keys) == set(LABELS)
     assert keys('thing["V', run.keys) == {"VERB"}
     assert keys('thing["', run.scores) == set(LABELS)
+    assert keys('thing.keys["', run) == keys('thing.scores["', run) == set(LABELS)
     assert keys('thing["', bank) == {"train", "test"}
     one = replace(run.moments, by_position={"word": run.moments.by_position["word"]})
     assert keys('thing["', one) == {"neuron"}

@@ -183,7 +183,7 @@ def test_a_run_gives_its_key_neurons(reference: Model, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def conjoined() -> tuple[list[str], np.ndarray]:
     """Sentences, and whether each has a coordinating conjunction."""
-    test = gl.load_treebank()["test"].head(240, seed=0)
+    test = gl.load_treebank()["test"].sample(240, seed=0)
     has = [any(w.labels["upos"] == "CCONJ" for w in s.words) for s in test]
     return [s.text for s in test], np.array(has)
 
@@ -191,7 +191,7 @@ def conjoined() -> tuple[list[str], np.ndarray]:
 @pytest.fixture(scope="module")
 def conjunctions(reference: Model) -> KeyNeurons:
     """The neurons that answer to conjunctions and to adjectives, from other sentences."""
-    train = gl.load_treebank()["train"].head(500, seed=0)
+    train = gl.load_treebank()["train"].sample(500, seed=0)
     moments = gl.collect(reference, train, position="word", show_progress=False)
     return gl.select(gl.score(moments["neuron"]), k=3).only(["CCONJ", "ADJ"])
 

@@ -206,7 +206,7 @@ class TestIntegratedGradients:
 
     def test_the_reference_model(self, reference: Model) -> None:
         """Eight layers and grouped keys: both ways, and completeness of the upper layers."""
-        words = words_of(load_treebank()["test"].head(2, seed=1), reference)
+        words = words_of(load_treebank()["test"].sample(2, seed=1), reference)
         there = np.flatnonzero(words.classes >= 0)[::4]
         words = replace(
             words,

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
+from grammar_lens.display import Shown
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.errors import NotMeasuredError
 from grammar_lens.files import read_json
@@ -51,9 +52,9 @@ STEPS = {
 """The steps in their order, each with the file that it writes last."""
 _OF_STEP = {
     "collect": ("moments", "attributions"),
-    "score": ("attributions", "_scores", "_keys"),
-    "select": ("_keys", "_controls", "_examples"),
-    "examples": ("_examples",),
+    "score": ("attributions", "_scores", "scores", "_keys", "keys"),
+    "select": ("_keys", "keys", "_controls", "examples"),
+    "examples": ("examples",),
     "probe": ("_probes",),
     "lesion": ("_study",),
 }
@@ -64,6 +65,33 @@ SHARDS = "shards"
 CONTROLS = "controls.json"
 CURVES = "probe_curve.csv"
 FITTED = "probe.safetensors"
+
+
+Part = TypeVar("Part", bound=Shown)
+
+
+class Tables(dict[str, Part], Shown):
+    """Results by name that are shown, and put into one table, together."""
+
+    def __init__(self, by: str, parts: Mapping[str, Part]) -> None:
+        super().__init__(parts)
+        self.by = by
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows of every result, with its name as the first column."""
+        frames = {name: part.to_frame() for name, part in self.items()}  # pyright: ignore[reportAttributeAccessIssue]
+        named = [frame.assign(**{self.by: name}) for name, frame in frames.items()]
+        if not named:
+            return pd.DataFrame({self.by: []})
+        table = pd.concat(named, ignore_index=True)
+        table.insert(0, self.by, table.pop(self.by))
+        return table
+
+    def _title(self) -> str:
+        return "; ".join(map(repr, self.values())) or "none"
+
+    def _tables(self) -> list[pd.DataFrame]:
+        return [self.to_frame()] if self else []
 
 
 @dataclass(frozen=True)
@@ -138,10 +166,10 @@ class StoredRun:
         return read_evidence(self.require("collect"))
 
     @cached_property
-    def attributions(self) -> dict[str, Attribution]:
+    def attributions(self) -> Tables[Attribution]:
         """Attributions by name ("attribution", "integrated_gradients"); those the scores needed."""
         path = self.path / ATTRIBUTIONS
-        return read_attributions(path) if path.is_file() else {}
+        return Tables("attribution", read_attributions(path) if path.is_file() else {})
 
     def evidence(
         self, position: str | None = None, attributions: Mapping[str, Attribution] | None = None
@@ -195,14 +223,11 @@ class StoredRun:
             )
         return probes[position]
 
-    @property
-    def examples(self) -> dict[str, Examples]:
-        """Examples of the first key neurons by position; empty if not done."""
-        return self._examples
-
     @cached_property
-    def _examples(self) -> dict[str, Examples]:
-        return read_examples(self.path / STEPS["examples"]) if self.has("examples") else {}
+    def examples(self) -> Tables[Examples]:
+        """Examples of the first key neurons by position; empty if not done."""
+        path = self.path / STEPS["examples"]
+        return Tables("position", read_examples(path) if path.is_file() else {})
 
     @property
     def curves(self) -> dict[str, pd.DataFrame]:
@@ -247,17 +272,21 @@ class StoredRun:
         """The probe at one position."""
         return self._probes[position]
 
-    @property
+    # IPython completes `run.keys["` where `keys` is no property
+    @cached_property
     def scores(self) -> Scores:
+        """The scores at the position of the lesion study; `scores_at` has those of the other."""
         return self._scores[self.main_position]
 
-    @property
+    @cached_property
     def keys(self) -> KeyNeurons:
+        """The key neurons at the position of the lesion study; `keys_at` has those of the other."""
         return self._keys[self.main_position]
 
     @property
     def probe(self) -> ProbeResult:
-        return self._probes.get("word") or self._probes[self.main_position]
+        """The probe at the position of the lesion study, as `keys` are; `probe_at` has the other."""
+        return self._probes[self.main_position]
 
     @property
     def study(self) -> LesionStudy | None:
