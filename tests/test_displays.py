@@ -225,6 +225,7 @@ def html_of(result: Any) -> str:
 
 
 ALLOWED = {"p", "table", "thead", "tbody", "tr", "th", "td", "small", "div", "style"}
+ALLOWED |= {"span", "b", "br"}  # coloured text
 
 
 def test_a_result_says_what_it_is_in_a_few_lines() -> None:

@@ -1,7 +1,7 @@
 """Scores of a stored run, by any method its stored data allow; no model is needed."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
@@ -122,7 +122,8 @@ class Findings:
         """
         if not text.replace(",", " ").replace(";", " ").split():
             raise GrammarLensError("No neuron is picked: write some as layer.index, such as 0.12")
-        return self.keys(position, method).pick(text)
+        found = self.keys(position, method).pick(text)
+        return replace(found, name="picked") if len(found) > 1 else found
 
     def address(self, position: str, text: str) -> Address:
         """A neuron's layer and index from "layer.index". Raises GrammarLensError if there is none such."""

@@ -87,13 +87,14 @@ class Run(StoredRun):
             found = which
         elif isinstance(which, str) and (which in keys or not any(map(str.isdigit, which))):
             found = keys[which]
-            if not len(found):
-                raise GrammarLensError(
-                    f"{which!r} has no key neurons in {self.path}: there is nothing to cut"
-                )
         else:
             found = keys.pick(which)
-        return found if k is None else found.top(k)
+        found = found if k is None else found.top(k)
+        if not len(found) and isinstance(which, str):
+            raise GrammarLensError(
+                f"{which!r} has no key neurons in {self.path}: there is nothing to cut"
+            )
+        return found
 
     def _donors(self, chosen: Neurons, value: str, position: str | None) -> Donors | None:
         if value != "resample":

@@ -173,7 +173,7 @@ class TestNeurons:
         "text", ["7", "7.", ".3", "a.b", "8.0", "0.896", "-1.2", "1.2.3", "\u00b2.1", "<b>"]
     )
     def test_what_is_no_neuron(self, session: ExploredRun, text: str) -> None:
-        with pytest.raises(GrammarLensError, match=r"expected layer\.index, with layers 0 to 7 of"):
+        with pytest.raises(GrammarLensError, match=r"no neuron's address|does not exist"):
             session.picked("word", "correlation", text)
 
     def test_none_picked(self, session: ExploredRun) -> None:
@@ -763,7 +763,7 @@ def test_browser_position_score_and_k_by_keyboard(opened: Any) -> None:
     expect(opened, "#headline").to_contain_text("3 VERB neurons")
     chosen = opened.get_by_label("Neuron chosen")
     chosen.fill("9.9")
-    expect(opened, "#chosen-note").to_contain_text("'9.9' is no neuron")
+    expect(opened, "#chosen-note").to_contain_text("neuron 9.9 does not exist")
 
 
 @pytest.mark.browser

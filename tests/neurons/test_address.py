@@ -84,7 +84,7 @@ def test_algebra_of_sets(keys: KeyNeurons) -> None:
 def test_means_are_not_lost_in_a_union(keys: KeyNeurons) -> None:
     first = keys[LABELS[0]]
     with pytest.raises(GrammarLensError, match=r"keys\.pick"):
-        first | "0.39"
+        _ = first | "0.39"
     assert (first | []).mean is first.mean
     assert (Neurons.at("0.1") | "0.2").mean is None
 
