@@ -34,6 +34,7 @@ SHAM_SENTENCES = 200
 """Sentences at which real and sham lesions are compared."""
 OTHER_SHAMS = 0
 """Shams of further values and doses, and of sufficiency."""
+ATTRIBUTION_WORDS = 50_000
 MAX_TRAIN_WORDS = 50_000
 LAYER_WORDS = 20_000
 """Words that probes of layers are fitted on, and as many that they are judged on, at most."""

@@ -34,6 +34,7 @@ from grammar_lens.runs.memory_plan import (
 from grammar_lens.runs.session import Say, Session
 from grammar_lens.runs.settings import Config
 from grammar_lens.runs.steps import collection, other_ablations, wanted_of
+from grammar_lens.selectivity.attribution.attribute import drawn_words
 from grammar_lens.selectivity.attribution.first_order import attribute_own
 from grammar_lens.selectivity.collect_plan import CollectPlan, CollectSpec, SiteReaders
 from grammar_lens.selectivity.registry import SCORES
@@ -291,8 +292,9 @@ def _pass_size(batches: Sequence[TokenBatch]) -> PassSize:
 
 
 def _attributed(session: Session, budget: int) -> list[TokenBatch]:
-    alignment = session.train.alignment
-    rows = np.unique(alignment.row[session.train.read("next") >= 0])
+    c, alignment = session.config, session.train.alignment
+    words = drawn_words(session.train, c.attribution_words, c.seed)
+    rows = np.unique(alignment.row[words.read("next") >= 0])
     return token_batches(alignment, budget, rows=rows)
 
 

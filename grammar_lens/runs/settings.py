@@ -148,8 +148,12 @@ class Config:
     ] = "own"
     attribution_words: Annotated[
         int,
-        Option(CHOICE, "Training words that integrated gradients are made of, at most.", least=1),
-    ] = 20_000
+        Option(
+            CHOICE,
+            "Training words that attributions are made of, at most; whole sentences are drawn.",
+            least=1,
+        ),
+    ] = defaults.ATTRIBUTION_WORDS
     replicates: Annotated[
         int, Option(CHOICE, "Exchanges of tags between sentences, for nulls; 0: none.", least=0)
     ] = 100

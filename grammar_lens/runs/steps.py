@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.dissociation.study import lesion_study
@@ -158,13 +159,23 @@ def _attribute(
     if needs not in ("attribution", "integrated_gradients"):
         return None
     kind = c.attribution if needs == "attribution" else needs
-    made = {"kind": kind, "seed": c.seed}
-    made |= (
-        {"replicates": c.replicates} if needs == "attribution" else {"words": c.attribution_words}
-    )
+    made = {"kind": kind, "seed": c.seed, "words": c.attribution_words}
+    if needs == "attribution":
+        made["replicates"] = c.replicates
     if needs in run.attributions and run.record.get("attributions", {}).get(needs) == made:
         return None
-    settings = {"seed": c.seed, "token_budget": c.token_budget, "show_progress": c.show_progress}
+    settings: dict[str, Any] = {
+        "max_words": c.attribution_words,
+        "seed": c.seed,
+        "token_budget": c.token_budget,
+        "show_progress": c.show_progress,
+    }
+    readable = int((session.train.read("next") >= 0).sum())
+    if readable > c.attribution_words:
+        session.say(
+            f"score: attributions of at most {c.attribution_words:,} of {readable:,} words, drawn by "
+            f"sentence with seed {c.seed} (--attribution-words)"
+        )
     if needs == "attribution":
         found = attribute(
             session.model,
@@ -177,9 +188,7 @@ def _attribute(
             **settings,
         )
     else:
-        found = attribute(
-            session.model, session.train, kind=kind, max_words=c.attribution_words, **settings
-        )
+        found = attribute(session.model, session.train, kind=kind, **settings)
     return made, found
 
 

@@ -82,10 +82,7 @@ def attribute(
     corpus = prepare(model, bank, label=label, labels=labels)
     tables = fit_lexicon(model, corpus) if lexicon is None else lexicon
     if max_words is not None:
-        rng = np.random.default_rng([seed, 3])
-        few = sampled(corpus, corpus.read("next"), max_words, rng)
-        # words of sentences that were not drawn have no class, so nothing reads them
-        corpus = replace(corpus, classes=np.where(few >= 0, corpus.classes, -1))
+        corpus = drawn_words(corpus, max_words, seed)
     budget = token_budget or default_budget(model)
     job = _Job(model, corpus, budget, show_progress)
     if kind == "integrated_gradients":
@@ -101,6 +98,12 @@ def attribute(
     if kind == "own":
         return job.own(reference, values, tables, replicates, seed, keeper)
     return job.all(reference, values, tables, seed)
+
+
+def drawn_words(corpus: Corpus, max_words: int, seed: int) -> Corpus:
+    """The corpus with at most so many words at `next`, in whole sentences; no others have a class."""
+    few = sampled(corpus, corpus.read("next"), max_words, np.random.default_rng([seed, 3]))
+    return replace(corpus, classes=np.where(few >= 0, corpus.classes, -1))
 
 
 class _Job:
