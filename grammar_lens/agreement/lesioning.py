@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from statsmodels.stats.multitest import multipletests
 
 from grammar_lens.agreement.pairs import MinimalPair
 from grammar_lens.agreement.scoring import PairScores, Prepared
@@ -15,6 +14,7 @@ from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.context import lesion
 from grammar_lens.lesions.donors import Donors
+from grammar_lens.lesions.holm import holm
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.progress import track
@@ -63,7 +63,7 @@ class AgreementStudy(Shown):
         p = self.p_value
         if not self.n_shams:
             return p
-        return np.asarray(multipletests(p.ravel(), method="holm")[1], np.float64).reshape(p.shape)
+        return holm(p.ravel()).reshape(p.shape)
 
     @property
     def p_family(self) -> Float[np.ndarray, "label paradigm"]:

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from grammar_lens.display import Shown
 from grammar_lens.dissociation.changes import Changes
 from grammar_lens.dissociation.matrices import LEAST_SHAMS, chance
+from grammar_lens.lesions.holm import holm
 from grammar_lens.lesions.outcomes import Ablation
 
 
@@ -55,7 +55,7 @@ class DoseResponse(Shown):
     @property
     def rising(self) -> Bool[np.ndarray, " label"]:
         """Labels whose slope is above 0 at 5 %, after Holm over the labels."""
-        return np.asarray(multipletests(self.slope_p, alpha=0.05, method="holm")[0], bool)
+        return holm(self.slope_p) <= 0.05
 
     @property
     def sham_p(self) -> float | None:

@@ -6,7 +6,6 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from grammar_lens.dissociation.changes import Changes
 from grammar_lens.dissociation.matrices import (
@@ -18,6 +17,7 @@ from grammar_lens.dissociation.matrices import (
     shares,
 )
 from grammar_lens.dissociation.resampling import Resampling
+from grammar_lens.lesions.holm import holm
 
 LUCKY = 0.2
 """Expected number of lesions, over all labels, that lead at their label by chance."""
@@ -62,19 +62,19 @@ def crossed_pairs(
         return ()
     pairs = list(combinations(range(len(labels)), 2))
     p = _bootstrap_p(changes, sample, rng, n_bootstrap)[np.triu_indices(len(labels), 1)]
-    holm = np.asarray(multipletests(p, alpha=0.05, method="holm")[1])
+    corrected = holm(p)
     by_auroc = margins(auroc_falls)
     return tuple(
         CrossedPair(
             labels[i],
             labels[j],
-            float(holm[n]),
+            float(corrected[n]),
             float(min(lead[i], lead[j])),
             threshold,
             bool(by_auroc[i, j] > 0),
         )
         for n, (i, j) in enumerate(pairs)
-        if holm[n] <= 0.05 and passes[i, j]
+        if corrected[n] <= 0.05 and passes[i, j]
     )
 
 

@@ -1,6 +1,5 @@
 """Further lesions of one study: other doses and values, damage-matched shams, and sufficiency."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -58,14 +57,6 @@ def whole_battery() -> Outcomes:
 def without_lexical_changes(outcomes: Outcomes) -> Outcomes:
     lexical_loss = np.repeat(outcomes.lexical_loss[:1], len(outcomes.nll), 0)
     return replace(outcomes, lexical_loss=lexical_loss, nll=outcomes.tag_loss + lexical_loss)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_collection() -> Iterator[None]:
-    """statsmodels collects garbage at every turn of Holm, which here takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gc.collect", lambda *_: 0)
-        yield
 
 
 @pytest.fixture(scope="module")

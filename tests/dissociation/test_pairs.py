@@ -247,13 +247,12 @@ def test_false_pairs_and_power(n_labels: int, n_shams: int) -> None:
 
 
 @pytest.mark.slow
-def test_real_sets_drawn_as_shams_are_rarely_significant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_sets_drawn_as_shams_are_rarely_significant() -> None:
     """200 studies whose real sets are a replicate of the shams: p and pairs keep to 5 %.
 
     Every neuron has a pattern of damage of its own, and key sets overlap. Criterion: no more than
     the one-sided binomial bound of 5 % on 200 studies at 5 %.
     """
-    monkeypatch.setattr("gc.collect", lambda *_: 0)  # statsmodels calls it at every turn
     labels = LABELS[:5]
     significant = crossed = 0
     for seed in range(200):
