@@ -1,7 +1,7 @@
 """Streaming moments: per label and unit the count, mean and squared deviations of an activation.
 
 `Moments` is the float64 result on the host, `MomentAccumulator` the running state on the device.
-Both merge by the formula of Chan, Golub & LeVeque (1983) and by nothing else, so streaming,
+Both merge by `chan` and by nothing else, so streaming,
 resuming and sharding give the same numbers.
 """
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.passes.chan import chan
 from grammar_lens.passes.readers import Seen, State
 from grammar_lens.passes.reduction import PLAIN, Reduction, Workspace
 
@@ -75,15 +76,14 @@ class Moments(Shown):
             raise GrammarLensError(
                 f"moments of different origins cannot be merged: {self.origin} and {other.origin}"
             )
-        ours, theirs = self.count[:, None, None], other.count[:, None, None]
-        total = np.maximum(ours + theirs, 1)
-        gap = other.mean - self.mean
+        counts = (self.count[:, None, None], other.count[:, None, None])
+        step, spread = chan(*counts, other.mean - self.mean)
         n, m = self.n_words, other.n_words
         return Moments(
             labels=self.labels,
             count=self.count + other.count,
-            mean=self.mean + gap * (theirs / total),
-            m2=self.m2 + other.m2 + gap**2 * (ours * theirs / total),
+            mean=self.mean + step,
+            m2=self.m2 + other.m2 + spread,
             fired=self.fired + other.fired,
             mean_abs=self.mean_abs + (other.mean_abs - self.mean_abs) * (m / max(n + m, 1)),
             origin=self.origin,
@@ -272,13 +272,12 @@ class MomentAccumulator:
 
     def merge(self, first: State, second: State) -> State:
         """One layer's moments over the words of both."""
-        ours, theirs = first["count"][:, None], second["count"][:, None]
-        share = theirs / (ours + theirs).clamp(min=1)
-        gap = torch.where(theirs > 0, second["mean"] - first["mean"], 0.0)
+        n, m = first["count"][:, None], second["count"][:, None]
+        step, spread = chan(n, m, torch.where(m > 0, second["mean"] - first["mean"], 0.0))
         return {
             "count": first["count"] + second["count"],
-            "mean": first["mean"] + gap * share,
-            "m2": first["m2"] + second["m2"] + gap**2 * (ours * share),
+            "mean": first["mean"] + step,
+            "m2": first["m2"] + second["m2"] + spread,
             "fired": first["fired"] + second["fired"],
             "sum_abs": first["sum_abs"] + second["sum_abs"],
         }

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from grammar_lens.passes.chan import chan
 from grammar_lens.passes.readers import Seen, State
 
 
@@ -114,14 +115,12 @@ class Plain:
 
     def merge(self, moments: ClassMoments, state: State) -> None:
         """Merges into running float64 moments, in place; nothing is written before all is computed."""
-        ours, theirs = state["count"][moments.present], moments.count
-        share = (theirs / (ours + theirs))[:, None]
+        n = state["count"][moments.present]
         gap = moments.mean - state["mean"].index_select(0, moments.present)
-        step = gap * share
-        m2 = gap.square_().mul_(ours[:, None] * share).add_(moments.m2)
-        state["count"].index_add_(0, moments.present, theirs)
+        step, spread = chan(n[:, None], moments.count[:, None], gap)
+        state["count"].index_add_(0, moments.present, moments.count)
         state["mean"].index_add_(0, moments.present, step)
-        state["m2"].index_add_(0, moments.present, m2)
+        state["m2"].index_add_(0, moments.present, spread.add_(moments.m2))
         state["fired"].index_add_(0, moments.present, moments.fired.double())
         state["sum_abs"].add_(moments.sum_abs)
 

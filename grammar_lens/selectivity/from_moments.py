@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import special
 
+from grammar_lens.passes.chan import chan
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.result import ScoreValues
@@ -141,17 +142,15 @@ def _rest(
 ) -> tuple[Float[np.ndarray, "label unit"], Float[np.ndarray, "label unit"]]:
     """Mean and squared deviations of all words but each label's; without `m2`, those of the means.
 
-    The labels before and the labels after are merged (Chan 1983) from either end, so every label
+    The labels before and the labels after are merged from either end, so every label
     takes two merges more and nothing is subtracted: the difference between the whole and the label
     would lose a small variance in the rounding of large ones.
     """
     own = np.zeros_like(mean) if m2 is None else m2
     before = _running(count, mean, own)
     after = [x[::-1] for x in _running(count[::-1], mean[::-1], own[::-1])]
-    n = before[0] + after[0]
-    gap = after[1] - before[1]
-    rest = before[1] + gap * (after[0] / n)
-    return rest, before[2] + after[2] + gap**2 * (before[0] * after[0] / n)
+    step, spread = chan(before[0], after[0], after[1] - before[1])
+    return before[1] + step, before[2] + after[2] + spread
 
 
 def _running(
@@ -167,10 +166,9 @@ def _running(
     n = np.cumsum(count) - count
     means, squares = np.zeros_like(mean), np.zeros_like(mean)
     for i in range(len(count) - 1):
-        gap = mean[i] - means[i]
-        share = count[i] / (n[i] + count[i])
-        means[i + 1] = means[i] + gap * share
-        squares[i + 1] = squares[i] + m2[i] + gap**2 * (n[i] * share)
+        step, spread = chan(n[i : i + 1], count[i : i + 1], mean[i] - means[i])
+        means[i + 1] = means[i] + step
+        squares[i + 1] = squares[i] + m2[i] + spread
     return n[:, None], means, squares
 
 

@@ -102,7 +102,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded treebank, unless another is named, has a few hundred sentences."""
+    """The embedded treebank, unless another is named, has a few hundred sentences, and a lesion
+    study reads ten of them."""
+    lesion_study = gl.lesion_study
+
+    def study(*given: Any, **options: Any) -> Any:
+        return lesion_study(*given, **{**options, "max_sentences": 10})
 
     def load(*named: Any, **options: Any) -> gl.Treebank:
         whole = load_treebank(*named, **options)
@@ -118,6 +123,7 @@ def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
         return gl.Treebank(whole.name, (*train, *test), splits)
 
     monkeypatch.setattr(gl, "load_treebank", load)
+    monkeypatch.setattr(gl, "lesion_study", study)
 
 
 def run(*arguments: str, folder: Path, **environment: str) -> str:
