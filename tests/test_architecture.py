@@ -12,17 +12,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from layers import LAYERS
 
 import grammar_lens
 
 PACKAGE = Path(grammar_lens.__file__).parent
-LAYERS = (
-    *("defaults", "errors", "files", "progress", "display"),
-    *("model", "corpus", "passes", "selectivity", "neurons", "probing", "lesions"),
-    *("agreement", "dissociation", "certification"),
-    *("figures", "report", "generation", "runs", "explorer", "cli"),
-)
-"""The rooms of the package from the ground up: each imports only what stands before it."""
 ARITHMETIC = ("passes", "selectivity", "neurons", "probing", "lesions", "dissociation")
 RUN_A_MODEL = {
     *("lesions.context", "lesions.donors", "lesions.effect_check", "lesions.passes"),

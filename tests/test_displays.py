@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from made_batteries import battery, neurons, own_keys
-from test_figures import (
+from made_figures import (
     HOSTILE,
     LABELS,
     made_calibration,

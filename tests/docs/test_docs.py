@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from test_architecture import LAYERS
+from layers import LAYERS
 
 import grammar_lens as gl
 from grammar_lens.corpus.sources import load_treebank

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_architecture import LAYERS
+from layers import LAYERS
 
 README = Path(__file__).parents[2] / "README.md"
 NUMBER = re.compile(r"[-+]?\d+\.\d+")

@@ -4,336 +4,41 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
-from traces import layout_of, traces_of
+from made_figures import (
+    HOSTILE,
+    LABELS,
+    PLAIN_HOSTILE,
+    every_figure,
+    made_calibration,
+    made_controls,
+    made_course,
+    made_curve,
+    made_extended,
+    made_moments,
+    made_null,
+    made_probe,
+    made_redundancy,
+    made_study,
+    origin,
+)
+from traces import layout_of, traces_by_name, traces_of
 from typed import present
 
 from grammar_lens import figures
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.dissociation.calibration import Calibration, calibration
-from grammar_lens.dissociation.damage_matched import DamageMatched
-from grammar_lens.dissociation.dose_response import DoseResponse
-from grammar_lens.dissociation.matrices import diagonal_score
-from grammar_lens.dissociation.pairs import CrossedPair
-from grammar_lens.dissociation.redundancy import Redundancy, Round, redundancy
 from grammar_lens.dissociation.result import LesionStudy
-from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.style import SCORE_NAMES, STYLE, decimals, number
-from grammar_lens.lesions.outcomes import Ablation
-from grammar_lens.neurons.controls import SelectionControls, sham_localiser
-from grammar_lens.neurons.examples import QUANTILES, Example, NeuronExamples, Passage, TokenEffect
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.overlap import layer_counts, layer_strength, overlap
 from grammar_lens.neurons.selection import select
-from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments
-from grammar_lens.probing.evaluation import ProbeResult
-from grammar_lens.selectivity.evidence import Evidence
-from grammar_lens.selectivity.permutation_null import Null, Replicates
 from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.result import Scores
 from grammar_lens.selectivity.scoring import score
-
-LABELS = ("NOUN", "VERB", "ADJ")
-HOSTILE = "<script>alert(1)</script> & %{x}"
-PLAIN_HOSTILE = "&lt;script&gt;alert(1)&lt;/script&gt; &amp; %{x}"
-
-
-def origin(model: str, position: str) -> Origin:
-    return Origin(model, "made:train", "upos", position, "neuron")
-
-
-def made_moments(
-    labels: tuple[str, ...] = LABELS,
-    *,
-    model: str = "m",
-    position: str = "word",
-    shape: tuple[int, int] = (3, 40),
-) -> Moments:
-    """Noise; neuron 1.17 is 2 sd higher for the second label."""
-    rng = np.random.default_rng(0)
-    count = np.array([100.0 + 10 * i for i in range(len(labels))])
-    mean = rng.normal(0, 0.1, (len(labels), *shape))
-    mean[1, 1, 17] += 2
-    m2 = count[:, None, None] * rng.uniform(0.9, 1.1, mean.shape)
-    fired = np.zeros_like(mean)
-    return Moments(labels, count, mean, m2, fired, np.abs(mean).mean(0), origin(model, position))
-
-
-def made_probe(
-    labels: tuple[str, ...] = LABELS, *, model: str = "m", position: str = "word"
-) -> ProbeResult:
-    """A probe that is right for 90 and 80 of 100 words of two labels; the third has no words."""
-    confusion = np.array([[90, 8, 2], [15, 80, 5], [0, 0, 0]])
-    table = pd.DataFrame(
-        {
-            "precision": [0.857, 0.909, 0.0],
-            "recall": [0.9, 0.8, 0.0],
-            "f1": [0.878, 0.851, 0.0],
-            "n_words": [100, 100, 0],
-        },
-        index=pd.Index(list(labels), name="label"),
-    )
-    return ProbeResult(
-        labels=labels,
-        k=6,
-        n_neurons=18,
-        n_train_words=330,
-        n_fresh_words=200,
-        accuracy=0.85,
-        random_accuracy=0.6,
-        random_accuracies=(0.58, 0.62),
-        layer=2,
-        layer_accuracy=0.8,
-        majority_accuracy=0.4,
-        word_baseline_accuracy=0.75,
-        control_accuracy=0.3,
-        unseen_accuracy=0.5,
-        n_unseen_words=20,
-        macro_f1=0.8645,
-        per_label=table,
-        confusion=confusion,
-        dropped_duplicates=3,
-        fresh="made:test",
-        origin=origin(model, position),
-    )
-
-
-def made_study(
-    labels: tuple[str, ...] = LABELS, *, model: str = "m", n_shams: int = 20
-) -> LesionStudy:
-    """Damage of 0.4 nats on the diagonal; the first two labels are a confirmed crossed pair."""
-    rng = np.random.default_rng(0)
-    matrix = 0.4 * np.eye(3) + rng.normal(0.02, 0.01, (3, 3))
-    sham = rng.normal(0.01, 0.01, (n_shams, 3, 3))
-    pairs = (
-        CrossedPair(labels[0], labels[1], 0.001, 1.5, 0.9, True),
-        CrossedPair(labels[1], labels[2], 0.02, 1.1, 0.9, False),
-    )
-    return LesionStudy(
-        labels=labels,
-        ablation=Ablation("mean", 1.0),
-        k=6,
-        matrix=matrix,
-        nll_matrix=1.2 * matrix,
-        sham=sham,
-        auroc=np.full(3, 0.9),
-        auroc_fall=matrix / 10,
-        bias=matrix / 100,
-        accuracy=np.array([0.6, 0.5, 0.55, 0.52]),
-        n_words=np.array([2000, 1500, 800]),
-        s_star=diagonal_score(matrix),
-        s_star_sham=np.array([diagonal_score(m) for m in sham]),
-        crossed_pairs=pairs if n_shams else (),
-        output_ratio=np.array([0.95, 0.93, 0.97]),
-        damage_ratio=np.array([0.9, 0.8, 0.7]),
-        base_tag_loss=1.4,
-        base_nll=4.1,
-        tag_entropy=2.5,
-        seen_mass=0.9,
-        identity_error=1e-14,
-        skipped={"first of its sentence": 77},
-        fresh="made:test",
-        outcomes=None,
-        origin=origin(model, "next"),
-    )
-
-
-def made_extended(labels: tuple[str, ...] = LABELS, *, model: str = "m") -> LesionStudy:
-    """A study with everything: the third label's loss falls under "resample".
-
-    Doses -1 to 1.5, of which 0.25 has no shams; shams that do .95 of the damage; sets that save half
-    of what cutting everything costs.
-    """
-    base = made_study(labels, model=model)
-    rng = np.random.default_rng(3)
-    n = len(labels)
-    turned = base.matrix * np.array([1, 1, -1])[:, None]
-    zero = replace(base, ablation=Ablation("zero"), matrix=base.matrix * 2)
-    resample = replace(
-        base,
-        ablation=Ablation("resample"),
-        matrix=turned,
-        sham=base.sham[:0],
-        s_star_sham=base.s_star_sham[:0],
-        crossed_pairs=(),
-    )
-    return replace(
-        base,
-        others=(zero, resample),
-        damage_matched=DamageMatched(
-            labels=labels,
-            sham=rng.normal(0.15, 0.02, (20, n, n)),
-            damage_ratio=np.array([0.95, 1.02, np.nan]),
-            size=np.full((20, n), 31),
-            s_star=base.s_star,
-            s_star_sham=rng.normal(0, 0.2, 20),
-            crossed_pairs=(CrossedPair(labels[0], labels[2], 0.004, 1.2, 0.3, False),),
-        ),
-        sufficiency=Sufficiency(
-            labels=labels,
-            kept=np.full((n, n), 2.0),
-            sham=rng.normal(3.5, 0.1, (19, n, n)),
-            everything=np.array([4.0, 4.0, np.nan]),
-        ),
-        doses=made_doses(labels, base),
-    )
-
-
-def made_doses(labels: tuple[str, ...], base: LesionStudy) -> DoseResponse:
-    """Own losses in proportion to the dose, others a tenth; the third label does not rise."""
-    dose = np.array([-1.0, 0.0, 0.25, 0.5, 1.0, 1.5])
-    slope = np.array([0.4, 0.3, 0.0])
-    sham = np.where(dose == 0.25, np.nan, 0.02 * dose) * np.ones((len(labels), 1))
-    return DoseResponse(
-        labels=labels,
-        value="mean",
-        where="every",
-        dose=dose,
-        own=slope[:, None] * dose,
-        other=0.1 * slope[:, None] * dose,
-        sham_own=sham,
-        sham_low=sham - 0.01 * (dose != 0),
-        sham_high=sham + 0.01 * (dose != 0),
-        slope=slope,
-        slope_p=np.array([1e-6, 1e-4, 0.5]),
-        sham_slope=np.full((base.n_shams, len(labels)), 0.02),
-    )
-
-
-def made_calibration(labels: tuple[str, ...] = LABELS) -> Calibration:
-    """Attributions that tell everything of the first label, nothing of the others."""
-    rng = np.random.default_rng(4)
-    measured = rng.normal(size=(len(labels), 60))
-    predicted = rng.normal(size=measured.shape)
-    predicted[0] = measured[0]
-    every = np.ones(60, bool)
-    return calibration(labels, predicted, measured, every, k=6, rng=rng, n_bootstrap=50)
-
-
-def made_redundancy(labels: tuple[str, ...] = LABELS) -> Redundancy:
-    """A second round that adds a tenth of the first."""
-    own = np.array([0.5, 0.4, 0.3])
-    none = np.full(len(labels), np.nan)
-    return redundancy(
-        labels, [Round(6, own, none), Round(12, 1.1 * own, np.full(len(labels), 0.5))]
-    )
-
-
-def made_null(scores: Scores, moments: Moments, n: int = 30) -> Null:
-    """A null of class means that hold noise alone."""
-    rng = np.random.default_rng(7)
-    means = rng.normal(0, 0.1, (n, *moments.mean.shape)).astype(np.float32)
-    compute = SCORES[scores.method].compute
-    return Replicates(moments, means, 12, 3).null(
-        scores.method, lambda m: compute(Evidence(m))[0], two_sided=True
-    )
-
-
-def made_controls(labels: tuple[str, ...] = LABELS, null: Null | None = None) -> SelectionControls:
-    """Halves that share 6, 7, 8 of 10; a third of the effect left, and a label without forms."""
-    n = np.minimum(np.arange(len(labels)), 3)
-    size = np.full(len(labels), 10.0)
-    halves = {"n_first": size, "n_second": size, "shared": 6.0 + n, "jaccard": (6 + n) / (14 - n)}
-    halves |= {"expected": 0.2 + 0 * n, "p_value": np.where(n == 1, 0.4, 0.0001)}
-    halves |= {"share": (6 + n) / 10, "expected_share": 0.02 + 0 * n}
-    none = n == 2
-    within = {
-        "effect": 1.5 + 0.1 * n,
-        "within_type": np.where(none, np.nan, 0.5),
-        "within_type_retained": np.where(none, np.nan, 1 / 3),
-        "guarded": 1.2 + 0.0 * n,
-        "guarded_retained": 0.84 + 0.0 * n,
-        "ambiguous_forms": np.where(none, 0, 40),
-        "words": np.where(none, 0, 300),
-        "standard_error": np.where(none, np.nan, 0.07),
-    }
-    return SelectionControls(
-        k=6,
-        n_replicates=0 if null is None else null.n_replicates,
-        left_out_words=0 if null is None else null.n_left_out_words,
-        left_out_sentences=0 if null is None else null.n_left_out_sentences,
-        sham=None if null is None else sham_localiser(null, 6),
-        reliability=pd.DataFrame({"label": list(labels), **halves}),
-        within_type=pd.DataFrame({"label": list(labels), **within}),
-    )
-
-
-def made_course(
-    labels: tuple[str, ...] = LABELS, *, model: str = "m", position: str = "word"
-) -> CourseSummary:
-    """Strongest at the word in layer 2; no key neurons in layer 0."""
-    rng = np.random.default_rng(1)
-    offsets, n_layers = (-1, 0, 1), 3
-    shape = (len(offsets), len(labels), n_layers)
-    strength = rng.uniform(0.02, 0.05, shape)
-    strength[1, :, 2] = 0.3
-    key = rng.normal(0, 0.1, shape)
-    key[:, :, 0] = np.nan
-    count = np.array([[90.0, 80.0, 70.0], [100.0, 95.0, 85.0], [60.0, 50.0, 40.0]])
-    return CourseSummary(
-        labels, offsets, count[:, : len(labels)], strength, key, origin(model, position)
-    )
-
-
-def made_curve() -> pd.DataFrame:
-    """Two rankings and random neurons at k = 1, 5 and 20; no word is unseen."""
-    rows = [
-        {
-            "score": score,
-            "k": k,
-            "n_neurons": 3.0 * k,
-            "accuracy": base + 0.02 * i,
-            "control_accuracy": 0.3 + 0.01 * i,
-            "random_accuracy": 0.5 + 0.02 * i,
-            "unseen_accuracy": np.nan,
-            "ambiguous_accuracy": base - 0.1 + 0.02 * i,
-            "macro_f1": base - 0.05,
-        }
-        for score, base in (("correlation", 0.7), ("exchanged labels", 0.6), ("random", 0.5))
-        for i, k in enumerate((1, 5, 20))
-    ]
-    return pd.DataFrame(rows)
-
-
-def made_example(
-    tokens: tuple[str, ...], token: int, value: float, *, word: str = "w", label: str = "NOUN"
-) -> Example:
-    """A neuron that is `value` at one token, where the word itself stands, and a tenth elsewhere."""
-    values = np.where(np.arange(len(tokens)) == token, value, value / 10)
-    span = (max(token, 0), max(token, 0) + 1)
-    return Example(Passage(tokens, "made:7"), token, span, word, label, value, values)
-
-
-def made_examples(labels: tuple[str, ...] = LABELS, *, model: str = "m") -> NeuronExamples:
-    """Neuron 1.17: the second label is the highest and the third has no words; two ends of two."""
-    centre = np.array([0.0, 2.0, 1.0])[:, None]
-    quantiles = centre + np.linspace(-1, 1, len(QUANTILES))
-    quantiles[2] = np.nan
-    tokens = ("The", " dog", " bark", "s", " .")
-    return NeuronExamples(
-        layer=1,
-        index=17,
-        labels=labels,
-        count=np.array([100, 50, 0]),
-        quantiles=quantiles,
-        top=(
-            made_example(tokens, 1, 4.0, label=labels[0]),
-            made_example(tokens, 3, 3.0, label=labels[1]),
-        ),
-        bottom=(
-            made_example(tokens, -1, -2.0, label=labels[0]),
-            made_example(tokens, 4, -1.0, label=labels[1]),
-        ),
-        contrast=np.array([0.1, -0.1, np.nan]),
-        promoted=(TokenEffect(" cat", 0.4),),
-        suppressed=(TokenEffect(" runs", -0.3),),
-        origin=origin(model, "word"),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -511,14 +216,10 @@ def test_time_course_refuses_an_unknown_label() -> None:
         figures.time_course(made_course(), "X")
 
 
-def traces(figure: go.Figure) -> dict[str, Any]:
-    return {t.name: t for t in traces_of(figure)}
-
-
 def test_grammar_or_vocabulary_draws_all_three_effects() -> None:
     table = made_controls().within_type
     assert table is not None
-    drawn = traces(figures.grammar_or_vocabulary(table))
+    drawn = traces_by_name(figures.grammar_or_vocabulary(table))
     plain, guarded = drawn["all words"], drawn["at equal frequency and place"]
     within = drawn["within word forms (± standard error)"]
     np.testing.assert_array_equal(plain.x, table["effect"])
@@ -535,7 +236,7 @@ def test_grammar_or_vocabulary_at_next_and_of_one_label(keys: KeyNeurons) -> Non
     table = made_controls().within_type
     assert table is not None
     there = replace(keys, origin=origin("m", "next"))
-    drawn = traces(figures.grammar_or_vocabulary(table.head(1), there))
+    drawn = traces_by_name(figures.grammar_or_vocabulary(table.head(1), there))
     assert list(drawn["after the same word (± standard error)"].x) == [0.5]
     with pytest.raises(GrammarLensError, match="the table has no labels"):
         figures.grammar_or_vocabulary(table.head(0))
@@ -546,7 +247,7 @@ def test_selection_controls_draw_true_and_exchanged(scores: Scores, keys: KeyNeu
     assert controls.sham is not None
     assert controls.reliability is not None
     figure = figures.selection_controls(controls, keys)
-    drawn = traces(figure)
+    drawn = traces_by_name(figure)
     real, sham = drawn["true labels"], drawn["exchanged labels (mean; bar to the largest)"]
     np.testing.assert_array_equal(real.x, controls.sham["strength"])
     np.testing.assert_array_equal(real.customdata[:, 0], controls.sham["by_fdr"])
@@ -565,7 +266,7 @@ def test_selection_controls_draw_true_and_exchanged(scores: Scores, keys: KeyNeu
 
 def test_selection_controls_show_what_there_is() -> None:
     alone = figures.selection_controls(made_controls())
-    assert set(traces(alone)) == {"difference", "chance", "two halves"}
+    assert set(traces_by_name(alone)) == {"difference", "chance", "two halves"}
     nothing = replace(made_controls(), reliability=None)
     with pytest.raises(GrammarLensError, match="neither a sham localiser nor a reliability"):
         figures.selection_controls(nothing)
@@ -758,7 +459,7 @@ def test_doses_outside_the_test_are_shaded_and_only_those() -> None:
 def test_dose_response_of_one_label_has_its_shams_mean() -> None:
     study = made_extended()
     assert study.doses is not None
-    drawn = traces(figures.dose_response(study, "VERB"))
+    drawn = traces_by_name(figures.dose_response(study, "VERB"))
     np.testing.assert_array_equal(drawn["words tagged VERB"].y, study.doses.own[1])
     np.testing.assert_array_equal(drawn["other tags' words"].y, study.doses.other[1])
     np.testing.assert_array_equal(drawn["shams: own words, mean"].y, study.doses.sham_own[1])
@@ -767,7 +468,7 @@ def test_dose_response_of_one_label_has_its_shams_mean() -> None:
     shamless = replace(
         study.doses, sham_own=unknown, sham_low=unknown, sham_high=unknown, sham_slope=none
     )
-    bare = traces(figures.dose_response(replace(study, doses=shamless), "VERB"))
+    bare = traces_by_name(figures.dose_response(replace(study, doses=shamless), "VERB"))
     assert set(bare) == {"words tagged VERB", "other tags' words"}
 
 
@@ -775,7 +476,7 @@ def test_value_ladder_parts_those_whose_signs_differ() -> None:
     study = made_extended()
     assert study.sign_agreement == (True, True, False)
     figure = figures.value_ladder(study)
-    drawn = traces(figure)
+    drawn = traces_by_name(figure)
     for rung in study.ladder:
         np.testing.assert_array_equal(drawn[rung.value].x, np.diag(rung.matrix))
         assert list(drawn[rung.value].y) == list(LABELS)
@@ -788,14 +489,14 @@ def test_value_ladder_parts_those_whose_signs_differ() -> None:
     assert layout_of(figure).title.text.endswith("2 of 3 tags")
     assert "nats" in layout_of(figure).xaxis.title.text
     alike = replace(study, others=study.others[:1])
-    assert "signs differ" not in traces(figures.value_ladder(alike))
+    assert "signs differ" not in traces_by_name(figures.value_ladder(alike))
 
 
 def test_damage_matched_shows_both_nulls_and_the_damage() -> None:
     study = made_extended()
     assert study.damage_matched is not None
     figure = figures.damage_matched(study)
-    drawn = traces(figure)
+    drawn = traces_by_name(figure)
     np.testing.assert_array_equal(drawn["20 ordinary"].x, study.s_star_sham)
     np.testing.assert_array_equal(drawn["20 damage-matched"].x, study.damage_matched.s_star_sham)
     np.testing.assert_array_equal(drawn["ordinary shams"].x, study.damage_ratio)
@@ -808,7 +509,7 @@ def test_damage_matched_shows_both_nulls_and_the_damage() -> None:
     assert "shams of 31 neurons" in layout_of(figure).title.subtitle.text
     unknown = replace(study, sham=study.sham[:0], s_star_sham=study.s_star_sham[:0])
     unknown = replace(unknown, damage_ratio=np.full(3, np.nan))
-    alone = traces(figures.damage_matched(unknown))
+    alone = traces_by_name(figures.damage_matched(unknown))
     assert not {"20 ordinary", "ordinary shams"} & set(alone)
 
 
@@ -817,7 +518,7 @@ def test_sufficiency_stands_between_all_cut_and_intact() -> None:
     rest = study.sufficiency
     assert rest is not None
     figure = figures.sufficiency(study)
-    drawn = traces(figure)
+    drawn = traces_by_name(figure)
     np.testing.assert_array_equal(drawn["its own set kept"].x, np.diag(rest.kept))
     np.testing.assert_array_equal(drawn["all cut"].x, rest.everything)
     shams = drawn["a sham kept (mean; bar: range)"]
@@ -826,7 +527,7 @@ def test_sufficiency_stands_between_all_cut_and_intact() -> None:
     assert layout_of(figure).title.text.endswith("p = 0.050")
     bare = replace(rest, sham=rest.sham[:0], everything=np.full(3, np.nan))
     alone = figures.sufficiency(replace(study, sufficiency=bare))
-    assert set(traces(alone)) == {"its own set kept"}
+    assert set(traces_by_name(alone)) == {"its own set kept"}
     assert "no shams to compare with" in layout_of(alone).title.subtitle.text
 
 
@@ -879,12 +580,12 @@ def test_calibration_shows_intervals_and_chance() -> None:
 def test_redundancy_starts_from_the_intact_model() -> None:
     found = made_redundancy()
     figure = figures.redundancy(found)
-    verb = traces(figure)["VERB"]
+    verb = traces_by_name(figure)["VERB"]
     assert list(verb.x) == [0, 6, 12]
     assert list(verb.y) == [0, *found.own[:, 1]]
     assert verb.text[1] == "adds +0.4000"
     assert verb.text[2] == "adds +0.0400, 50% stood next before"
-    np.testing.assert_allclose(traces(figure)["<b>mean</b>"].y, [0, 0.4, 0.44])
+    np.testing.assert_allclose(traces_by_name(figure)["<b>mean</b>"].y, [0, 0.4, 0.44])
 
 
 def test_probe_accuracy_has_every_baseline() -> None:
@@ -911,44 +612,6 @@ def test_confusion_rows_sum_to_one_and_empty_rows_stay_empty() -> None:
     assert np.isnan(drawn.z[2]).all()  # ADJ has no fresh words
     assert "NOUN called VERB<br>8 of 100 words" in drawn.hovertext[0][1]
     assert list(drawn.text[2]) == ["", "", ""]
-
-
-def every_figure(labels: tuple[str, ...], model: str) -> list[go.Figure]:
-    scores = score(made_moments(labels, model=model))
-    keys = select(scores, k=6)
-    study, probe = made_study(labels, model=model), made_probe(labels, model=model)
-    controls = made_controls(labels, made_null(scores, made_moments(labels, model=model)))
-    assert controls.within_type is not None
-    curve = made_curve().replace("correlation", labels[0])
-    course = made_course(labels, model=model)
-    whole = made_extended(labels, model=model)
-    nulled = replace(scores, null=made_null(scores, made_moments(labels, model=model)))
-    found = made_examples(labels, model=model)
-    return [
-        figures.neuron_scores(scores, (1, 17)),
-        figures.neuron_scores(nulled, (1, 17)),
-        figures.activations_by_label(found),
-        figures.concordance(found),
-        figures.loss_split(whole),
-        figures.dose_response(whole),
-        figures.dose_response(whole, labels[0]),
-        figures.value_ladder(whole),
-        figures.damage_matched(whole),
-        figures.sufficiency(whole),
-        figures.bias_and_auroc(whole),
-        figures.time_course(course),
-        figures.time_course(course, labels[1]),
-        figures.selection_controls(controls, keys),
-        figures.grammar_or_vocabulary(controls.within_type, keys),
-        figures.accuracy_against_k(curve, majority=0.2, word_baseline=0.8, origin=probe.origin),
-        figures.layer_neuron_heatmap(scores, labels[0]),
-        figures.layer_profile(scores, keys),
-        figures.overlap_matrix(keys),
-        figures.lesion_matrix(study),
-        figures.lesion_null(study),
-        figures.probe_accuracy(probe),
-        figures.confusion(probe),
-    ]
 
 
 def strings(value: object) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_figures import (
+from made_figures import (
     HOSTILE,
     LABELS,
     PLAIN_HOSTILE,
@@ -13,9 +13,8 @@ from test_figures import (
     made_moments,
     made_null,
     made_study,
-    traces,
 )
-from traces import layout_of, traces_of
+from traces import layout_of, traces_by_name, traces_of
 
 from grammar_lens import figures
 from grammar_lens.errors import GrammarLensError
@@ -39,7 +38,7 @@ def test_scores_of_a_neuron_with_ranks_and_chance(scores: Scores) -> None:
     assert bars.customdata[0, 1] == 1 + (strength > strength[40 + 17]).sum()
     assert layout_of(figure).title.text == "Neuron 1.17: correlation r"
     null = made_null(scores, made_moments())
-    chance = traces(figures.neuron_scores(replace(scores, null=null), (1, 17)))[
+    chance = traces_by_name(figures.neuron_scores(replace(scores, null=null), (1, 17)))[
         "exchanged labels (mean ± 1.96 sd)"
     ]
     np.testing.assert_array_equal(chance.x, null.mean[:, 1, 17])
@@ -62,7 +61,7 @@ def test_a_neuron_that_does_not_exist_is_refused(scores: Scores, address: tuple[
 def test_activations_are_the_quantiles_highest_median_first() -> None:
     found = made_examples()
     figure = figures.activations_by_label(found)
-    drawn = traces(figure)
+    drawn = traces_by_name(figure)
     box, median = drawn["words"], drawn["median"]
     assert list(box.y) == list(median.y) == ["VERB", "NOUN"]  # ADJ has no words
     rows = found.quantiles[[1, 0]]
@@ -143,7 +142,7 @@ def test_visible_leaves_letters_of_every_script() -> None:
 def test_the_split_of_the_loss_adds_up() -> None:
     study = made_study()
     figure = figures.loss_split(study)
-    drawn = traces(figure)
+    drawn = traces_by_name(figure)
     tag, word = drawn["which tag comes"], drawn["which word of the tag"]
     np.testing.assert_array_equal(tag.x, np.diag(study.matrix))
     np.testing.assert_allclose(tag.x + word.x, np.diag(study.nll_matrix))

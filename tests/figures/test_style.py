@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from test_figures import (
-    LABELS,
-    every_figure,
-    made_calibration,
-    made_examples,
-    made_redundancy,
-)
+from made_figures import LABELS, every_figure, made_calibration, made_examples, made_redundancy
 from traces import layout_of, traces_of
 
 from grammar_lens import figures

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from architectures import CONFIGS, GROUPED, IDS, SHAPE
 from rounding import model_error
 from torch import Tensor, nn
 
@@ -17,36 +18,6 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.model import about, forward, loading, weights
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import REFERENCE_MODEL, load_model
-
-SHAPE: dict[str, Any] = {
-    "vocab_size": 400,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
-GROUPED: dict[str, Any] = {**SHAPE, "num_key_value_heads": 2}
-GPT2 = {
-    "vocab_size": 400,
-    "n_embd": 32,
-    "n_inner": 48,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 64,
-}
-GEMMA2 = {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 0.5}
-CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", GROUPED),
-    "llama tied": ("LlamaConfig", {**GROUPED, "tie_word_embeddings": True}),
-    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": 4}),
-    "qwen2": ("Qwen2Config", GROUPED),
-    "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 8}),
-    "gemma": ("GemmaConfig", {**GROUPED, "head_dim": 8}),
-    "gemma2": ("Gemma2Config", {**GROUPED, **GEMMA2, "sliding_window": 4}),
-    "gpt2": ("GPT2Config", GPT2),
-    "pythia": ("GPTNeoXConfig", SHAPE),
-}
 
 # Where a plain PyTorch hook finds each site: the module and whether its input or its output.
 LLAMA = {
@@ -148,9 +119,6 @@ def folder(tiny_hf: Callable[[], Any], tiny_tokenizer: Any, tmp_path: Path) -> P
     tiny_hf().save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     return tmp_path
-
-
-IDS = torch.randint(3, 400, (3, 9), generator=torch.Generator().manual_seed(1))
 
 
 # What the sites hold ------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_figures import LABELS, made_moments
+from made_figures import LABELS, made_moments
 
 import grammar_lens as gl
 from grammar_lens.errors import GrammarLensError

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_overlap import keys_of, scores_of
-from test_scoring import ORIGIN, moments_of
+from made_keys import keys_of, scores_of
+from made_scores import ORIGIN, moments_of
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.choice_agreement import (

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from made_keys import keys_of, scores_of
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
-from test_overlap import keys_of, scores_of
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.depth import (

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_keys import N_LAYERS, N_UNITS, ORIGIN, keys_of, scores_of
 from scipy import stats
 
-from grammar_lens.corpus.origin import Origin
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.neurons.overlap import (
     layer_counts,
     layer_strength,
@@ -19,28 +18,8 @@ from grammar_lens.neurons.overlap import (
     shared_by_chance,
 )
 from grammar_lens.neurons.selection import select
-from grammar_lens.passes.moments import UnitStatistics
-from grammar_lens.selectivity.result import Scores
-
-ORIGIN = Origin("a-model", "a-bank", "upos", "next", "neuron")
-N_LAYERS, N_UNITS = 3, 6
 
 addresses = st.sets(st.tuples(st.integers(0, N_LAYERS - 1), st.integers(0, N_UNITS - 1)))
-
-
-def keys_of(sets: dict[str, set[tuple[int, int]]]) -> KeyNeurons:
-    neurons = {}
-    for name, chosen in sets.items():
-        rows = np.array(sorted(chosen), np.int64).reshape(-1, 2)
-        neurons[name] = Neurons(name, "neuron", rows[:, 0], rows[:, 1], np.ones(len(rows)))
-    return KeyNeurons(neurons, "correlation", "by hand", N_UNITS, N_LAYERS, None, ORIGIN)
-
-
-def scores_of(values: np.ndarray) -> Scores:
-    nothing = np.zeros(values.shape[1:])
-    labels = tuple("ABCDEFG"[: len(values)])
-    units = UnitStatistics(nothing, nothing, nothing)
-    return Scores("correlation", labels, np.ones(len(values)), values, values, None, units, ORIGIN)
 
 
 def count_by_chance(a: set, b: set, n_draws: int = 4000) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from test_page import MadeRun, made_examples, made_run
+from made_runs import MadeRun, made_examples, made_run
 from watched_pages import on_page
 
 import grammar_lens as gl

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_figures import HOSTILE, LABELS
-from test_page import MadeRun, Page, made_run
+from made_figures import HOSTILE, LABELS
+from made_runs import MadeRun, Page, made_run
 from typer.testing import CliRunner
 from watched_pages import on_page
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_figures import LABELS, made_moments
-from test_page import MadeRun, Page, made_examples, made_run
+from made_figures import LABELS, made_moments
+from made_runs import MadeRun, Page, made_examples, made_run
 
 from grammar_lens.neurons.examples import Example, Passage
 from grammar_lens.neurons.selection import select

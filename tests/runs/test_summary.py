@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_figures import LABELS, made_extended, made_study
 from rich.console import Console
-from test_figures import LABELS, made_extended, made_study
 from typed import present
 
 from grammar_lens.files import to_json

@@ -2,115 +2,27 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from made_attributions import Words, own, words_of
 from rounding import model_error
 from torch import Tensor
-from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from grammar_lens.corpus.alignment import Alignment, TokenBatch, align, token_batches
+from grammar_lens.corpus.alignment import TokenBatch
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.lexicon import Lexicon, build_lexicon
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.context import lesion
-from grammar_lens.model.about import Model, vocabulary_size
+from grammar_lens.model.about import Model
 from grammar_lens.model.forward import hooked, watch_tokens
-from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes.moments import MomentAccumulator
-from grammar_lens.passes.readers import Seen, State
 from grammar_lens.selectivity.attribution import first_order
 from grammar_lens.selectivity.attribution.first_order import attribute_all, attribute_own
-
-
-@dataclass(frozen=True)
-class Words:
-    """A treebank as attribution takes it."""
-
-    alignment: Alignment
-    classes: np.ndarray
-    lexicon: Lexicon
-
-    def batches(self, budget: int = 4096) -> list[TokenBatch]:
-        return token_batches(self.alignment, budget)
-
-    @property
-    def n(self) -> int:
-        return len(self.lexicon.labels)
-
-
-def words_of(bank: Treebank, model: Model) -> Words:
-    found = align(
-        [s.text for s in bank], [[w.span for w in s.words] for s in bank], model.tokenizer
-    )
-    tags = [str(w.label("upos")) for s in bank for w in s.words]
-    labels = tuple(sorted(set(tags)))
-    classes = np.array([labels.index(tag) for tag in tags])
-    usable = found.aligned("next")
-    first = found.first_token[usable]
-    lexicon = build_lexicon(first, classes[usable], labels, vocabulary_size(model))
-    return Words(found, np.where(found.scorable(), classes, -1), lexicon)
-
-
-class Kept:
-    """A reader that keeps everything, in the precision it comes in; codes are word numbers."""
-
-    def __init__(self, n_words: int, n_layers: int, n_units: int) -> None:
-        self.values = np.full((n_words, n_layers, n_units), np.nan)
-        self.fires = np.zeros((n_words, n_layers, n_units), bool)
-        self.commits = 0
-        self._waiting: list[tuple[int, Tensor, Tensor, Tensor]] = []
-
-    def add(self, layer: int, seen: Seen, words: Tensor) -> Tensor:
-        values = seen.values()
-        self._waiting.append((layer, values, seen.fires(), words))
-        return torch.isfinite(values).all()
-
-    def commit(self) -> None:
-        self.commits += 1
-        for layer, values, fires, words in self._waiting:
-            assert np.isnan(self.values[words, layer]).all(), "a word was handed over twice"
-            self.values[words, layer] = values.double().numpy()
-            self.fires[words, layer] = fires.numpy()
-        self._waiting.clear()
-
-    def discard(self) -> None:
-        self._waiting.clear()
-
-    def state(self) -> list[State]:
-        return []
-
-    def load(self, pieces: Sequence[State]) -> None:
-        raise AssertionError("nothing is kept here")
-
-    def merge(self, first: State, second: State) -> State:
-        raise AssertionError("nothing is kept here")
-
-
-def own(
-    model: Model,
-    words: Words,
-    batches: Sequence[TokenBatch] | None = None,
-    reference: np.ndarray | None = None,
-    **options: Any,
-) -> np.ndarray:
-    """Contributions [all_words layer unit], NaN for words that are not scored."""
-    n = words.alignment.n_words
-    kept = Kept(n, model.cfg.n_layers, model.cfg.d_mlp)
-    chosen = words.batches() if batches is None else batches
-    taps = [(np.arange(n), kept)]
-    attribute_own(
-        model, words.alignment, chosen, words.classes, words.lexicon, reference, taps, **options
-    )
-    there = ~np.isnan(kept.values)
-    np.testing.assert_array_equal(kept.fires[there], kept.values[there] > 0)
-    return kept.values
 
 
 def everything(
@@ -147,63 +59,6 @@ def slope(model: Model, words: Words, layer: int, unit: int, to: float, dose: fl
     with lesion(model, one, dose=-dose):
         down = tag_losses(model, words)
     return (up - down) / (2 * dose)
-
-
-@pytest.fixture
-def exact(
-    tiny_hf: Callable[[], Any], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> Model:
-    """The tiny model in float64 throughout: the norms and the softmax would round to float32.
-
-    So that differences of losses are right to 1e-13 and a dose can be small.
-    """
-
-    def norm(self: Any, x: Tensor) -> Tensor:
-        return (
-            self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        )
-
-    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
-    monkeypatch.setattr(
-        AttentionBridge, "_masked_softmax", lambda _self, scores, **_: torch.softmax(scores, -1)
-    )
-    return load_model(tiny_hf(), tokenizer=tiny_tokenizer, dtype=torch.float64)
-
-
-@pytest.fixture
-def planted(
-    make_tiny: Callable[[], Model], bank: Treebank
-) -> Callable[[float], tuple[Model, Words, int]]:
-    """A model whose neuron (1, 17) alone raises the logit of one noun's first token.
-
-    It does so through a dimension that nothing else writes to or reads. Only that token's words,
-    and their label, are left to score.
-    """
-
-    def make(strength: float) -> tuple[Model, Words, int]:
-        model = make_tiny()
-        words = words_of(bank, model)
-        label = words.lexicon.labels.index("NOUN")
-        first = words.alignment.first_token
-        tokens, counts = np.unique(first[words.classes == label], return_counts=True)
-        token = int(tokens[counts.argmax()])
-        body = model.original_model.base_model
-        with torch.no_grad():
-            body.embed_tokens.weight[:, 0] = 0
-            head = model.original_model.get_output_embeddings().original_component.weight
-            head[:, 0] = 0
-            head[token, 0] = 1
-            for layer in body.layers:
-                layer.self_attn.o_proj.weight[0] = 0
-                layer.mlp.down_proj.weight[0] = 0
-            mlp = body.layers[1].mlp
-            # silu(x) x is never negative
-            mlp.up_proj.weight[17] = mlp.gate_proj.weight[17]
-            mlp.down_proj.weight[:, 17] = 0
-            mlp.down_proj.weight[0, 17] = strength
-        return model, replace(words, classes=np.where(first == token, words.classes, -1)), label
-
-    return make
 
 
 @pytest.fixture(scope="module")

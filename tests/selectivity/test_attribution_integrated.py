@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_attributions import Kept, Words, words_of
 from rounding import model_error
-from test_attribution_first_order import Kept, Words, exact, own, planted, words_of  # noqa: F401
 from torch import Tensor
 
 from grammar_lens.corpus.alignment import TokenBatch
@@ -89,7 +89,7 @@ class TestIntegratedGradients:
     @pytest.mark.parametrize("target", ["probability", "log_probability"])
     def test_one_step_is_the_slope_at_half(
         self,
-        exact: Model,  # noqa: F811
+        exact: Model,
         few: Words,
         joint: bool,
         reuse: bool,
@@ -120,7 +120,7 @@ class TestIntegratedGradients:
     @pytest.mark.parametrize("joint", [False, True])
     def test_it_adds_up_to_the_difference_of_outputs(
         self,
-        exact: Model,  # noqa: F811
+        exact: Model,
         few: Words,
         joint: bool,
     ) -> None:
@@ -178,7 +178,7 @@ class TestIntegratedGradients:
     @pytest.mark.parametrize("joint", [False, True])
     def test_a_planted_neuron_is_found(
         self,
-        planted: Callable[[float], tuple[Model, Words, int]],  # noqa: F811
+        planted: Callable[[float], tuple[Model, Words, int]],
         strength: float,
         found: bool,
         joint: bool,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from architectures import CONFIGS, IDS
+from made_scores import LABELS, ORIGIN, PLANTED, moments_of, planted
 from scipy import stats
-from test_loading import CONFIGS, IDS
-from test_scoring import LABELS, ORIGIN, PLANTED, moments_of, planted
 from torch import Tensor, nn
 
 from grammar_lens.corpus.lexicon import build_lexicon

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_scores import LABELS, ORIGIN, PLANTED, moments_of, planted
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from test_scoring import LABELS, ORIGIN, PLANTED, moments_of, planted
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.selectivity import elastic_net, from_sample

@@ -10,6 +10,10 @@ def traces_of(figure: go.Figure) -> tuple[Any, ...]:
     return tuple(figure["data"])
 
 
+def traces_by_name(figure: go.Figure) -> dict[str, Any]:
+    return {trace.name: trace for trace in traces_of(figure)}
+
+
 def layout_of(figure: go.Figure) -> Any:
     return figure["layout"]
 
