@@ -23,6 +23,7 @@ from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments
 from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.probing.layer_results import LayerProbe, LayerProbes
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.permutation_null import Null, Replicates
 from grammar_lens.selectivity.registry import SCORES
@@ -273,6 +274,58 @@ def made_course(
     )
 
 
+def made_layers(
+    labels: tuple[str, ...] = LABELS, *, model: str = "m", n_layers: int = 3
+) -> LayerProbes:
+    """Accuracy rises to layer 1 at the word and to the last before it; the twin falls from the start."""
+    layers = np.arange(-1, n_layers)
+    depth = np.linspace(0, 1, len(layers))
+
+    def probe(position: str, accuracy: np.ndarray, own: float | None) -> LayerProbe:
+        return LayerProbe(
+            labels=labels,
+            layers=layers,
+            accuracy=accuracy,
+            low=accuracy - 0.02,
+            high=accuracy + 0.02,
+            control_accuracy=0.6 - 0.1 * depth,
+            cross_entropy=2.5 - accuracy,
+            raw_cross_entropy=3.5 - accuracy,
+            shrinkage=np.full(len(layers), 0.1),
+            majority_accuracy=0.2,
+            word_baseline_accuracy=0.7 if position == "word" else 0.3,
+            word_cross_entropy=2.1,
+            model_cross_entropy=own,
+            n_train_words=900,
+            n_fresh_words=800,
+            n_fresh_sentences=70,
+            origin=origin(model, position),
+        )
+
+    at_word = 0.8 + 0.1 * depth
+    at_word[2] = 0.95
+    trained = {"word": probe("word", at_word, None), "next": probe("next", 0.3 + 0.2 * depth, 1.9)}
+    twin = f"{model}, untrained"
+    untrained = {
+        p: replace(t, accuracy=0.5 - 0.2 * depth, origin=replace(t.origin, model=twin))
+        for p, t in trained.items()
+    }
+    return LayerProbes(trained, untrained)
+
+
+def made_layer_table(n_layers: int = 3) -> pd.DataFrame:
+    """Layers of 10, 11 ... key neurons and dimensions more selective than neurons."""
+    table = pd.DataFrame({"layer": np.arange(-1, n_layers)})
+    for position, probe in made_layers(n_layers=n_layers).trained.items():
+        table[f"resid_accuracy_{position}"] = probe.accuracy
+        table[f"untrained_accuracy_{position}"] = 0.5
+    table["resid_information_next"] = probe.information
+    for i, name in enumerate(("n_key_neurons", "rms_neuron", "rms_resid")):
+        start = (10, 0.03, 0.05)[i]
+        table[name] = [np.nan, *(start + j * (1, 0.01, 0.01)[i] for j in range(n_layers))]
+    return table
+
+
 def made_curve() -> pd.DataFrame:
     """Two rankings and random neurons at k = 1, 5 and 20; no word is unseen."""
     rows = [
@@ -352,6 +405,7 @@ def every_figure(labels: tuple[str, ...], model: str) -> list[go.Figure]:
         figures.damage_matched(whole),
         figures.sufficiency(whole),
         figures.bias_and_auroc(whole),
+        figures.layer_by_layer(made_layers(labels, model=model), made_layer_table()),
         figures.time_course(course),
         figures.time_course(course, labels[1]),
         figures.selection_controls(controls, keys),

@@ -14,6 +14,8 @@ from made_figures import (
     made_course,
     made_curve,
     made_extended,
+    made_layer_table,
+    made_layers,
     made_moments,
     made_null,
     made_probe,
@@ -34,6 +36,7 @@ from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments
 from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.probing.layer_results import LayerProbes
 from grammar_lens.selectivity.contrasts import Adjusted
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.result import Scores
@@ -62,6 +65,9 @@ class MadeRun:
     course: CourseSummary | None = None
     curves: dict[str, pd.DataFrame] = field(default_factory=dict)
     examples: dict[str, Examples] = field(default_factory=dict)
+    layers: LayerProbes | None = None
+    layer_table: pd.DataFrame | None = None
+    residual: Scores | None = None
     path: Path = Path("runs/made")
 
     @property
@@ -73,6 +79,9 @@ class MadeRun:
 
     def at(self, position: str) -> Results:
         return self.results[position]
+
+    def residual_scores(self, position: str) -> Scores | None:
+        return self.residual if position == "word" else None
 
     def evidence(self, position: str) -> Evidence:
         found = self.results[position]
@@ -117,11 +126,20 @@ def made_run(labels: tuple[str, ...] = LABELS, model: str = "m", **changes: Any)
         *(RECORD, SUMMARY, results, made_extended(labels, model=model)),
         course=made_course(labels, model=model),
         curves={"word": made_curve()},
+        layers=made_layers(labels, model=model),
+        layer_table=made_layer_table(),
+        residual=made_residual(labels, model),
         examples={p: made_examples(r.keys) for p, r in results.items()},
     )
     for name, value in changes.items():
         setattr(run, name, value)
     return run
+
+
+def made_residual(labels: tuple[str, ...], model: str) -> Scores:
+    """Scores of the residual stream, in which dimension 1.17 tells the second label."""
+    scores = score(made_moments(labels, model=model))
+    return replace(scores, origin=replace(scores.origin, site="resid_post"))
 
 
 WORDS = (" The", " old", " dog", " sleeps", ".")

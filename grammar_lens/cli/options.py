@@ -28,7 +28,8 @@ def parameter(name: str, *, as_the_run: bool) -> inspect.Parameter:
     known = tuple(filter(None, (*option.choices, option.every, *option.complete)))
     complete = run_directories if kind is Path else (some_of if several else one_of)(known)
     # a switch that is off by default has no opposite, unless a run may have it on
-    opposite = f"/--no-{flag_of(name)[2:]}" if as_the_run and kind is bool else ""
+    has_opposite = kind is bool and (as_the_run or DEFAULTS[name])
+    opposite = f"/--no-{flag_of(name)[2:]}" if has_opposite else ""
     metavar = f"<{kind.__name__},...>" if several else "" if kind is bool else None
     default = None if as_the_run else _shown(name)
     annotation = Annotated[

@@ -15,7 +15,7 @@ from grammar_lens.cli.options import (
     config_of,
     in_panels,
 )
-from grammar_lens.runs.settings import EXAMPLES, LESIONS, OPTIONS, PROBE, WORDS, Config
+from grammar_lens.runs.settings import EXAMPLES, LESIONS, OPTIONS, WORDS, Config
 
 WHOLE = tuple(name for name in OPTIONS if name != "neurons_from")
 PASS = ("device", "dtype", "token_budget", "device_map", "checkpoint_every")
@@ -37,7 +37,8 @@ DEVICE = ("device", "device_map")
     ),
 )
 def run(console: Console, resume: ResumeOption = False, **settings: Any) -> None:
-    """The whole study: collect, score, select, examples, course, probe, lesion, report."""
+    """The whole study: collect, score, select, examples, course, layers, probe, lesion,
+    report."""
     from grammar_lens.runs.pipeline import run_all
 
     config = config_of(settings, show_progress=console.shows_progress)
@@ -202,7 +203,19 @@ def course(console: Console, run: RunArgument, **settings: Any) -> None:
 
 @command(
     panel=STEPS,
-    settings=(*in_panels(PROBE), "seed", *DEVICE),
+    settings=("layer_words", "untrained", "seed", *DEVICE),
+    of_a_run=True,
+    examples=("grammar-lens layers runs/demo --no-untrained",),
+)
+def layers(console: Console, run: RunArgument, **settings: Any) -> None:
+    """Probes the residual stream of every layer, and that of an untrained twin."""
+    done = _step("layers", run, console, settings)
+    _tell_parts(console, done, repr(done.layers), ("layers",))
+
+
+@command(
+    panel=STEPS,
+    settings=("probe_k", "max_train_words", "seed", *DEVICE),
     of_a_run=True,
     examples=("grammar-lens probe runs/demo --probe-k 20",),
 )

@@ -9,6 +9,7 @@ from grammar_lens.figures.neurons import layer_neuron_heatmap, layer_profile, ov
 from grammar_lens.figures.one_neuron import activations_by_label, neuron_scores
 from grammar_lens.figures.passages import concordance
 from grammar_lens.figures.probes import accuracy_against_k, confusion, probe_accuracy
+from grammar_lens.figures.residual import layer_by_layer
 from grammar_lens.figures.several import (
     agreement_matrix,
     depth_profiles,
@@ -30,6 +31,7 @@ __all__ = [
     "depth_profiles",
     "dose_response",
     "grammar_or_vocabulary",
+    "layer_by_layer",
     "layer_neuron_heatmap",
     "layer_profile",
     "lesion_matrices",

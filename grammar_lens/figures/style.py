@@ -122,7 +122,7 @@ def strength_name(scores: Scores) -> str:
 
 def unit_name(site: str) -> str:
     """The name of one unit of a site."""
-    return "neuron" if site == "neuron" else "unit"
+    return "neuron" if site == "neuron" else "dimension" if "resid" in site else "unit"
 
 
 def number(value: float | int, digits: int = 2, *, plus: bool = False) -> str:

@@ -1,21 +1,25 @@
 """An untrained twin of a model: the same architecture and tokenizer, with random weights."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.model.about import Model, embedding, model_name, torch_module
+from grammar_lens.model.about import Model, device_of, embedding, model_name, torch_module
 from grammar_lens.model.loading import wrap
 
 
-def untrained_twin(model: Model, seed: int = SEED) -> Model:
+def untrained_twin(
+    model: Model, seed: int = SEED, device: str | torch.device | None = None
+) -> Model:
     """A model of the same configuration with the weights that its training would start from.
 
-    They are drawn by the architecture's own initialiser on the model's device, in its dtype; another
-    kind of device draws others. Nothing is downloaded. What such a model's activations tell of words
-    takes no training (Zhang & Bowman 2018).
+    They are drawn by the architecture's own initialiser in the model's dtype, on the `device`, by
+    default the model's own; another kind of device draws others. Nothing is downloaded. What such a
+    model's activations tell of words takes no training (Zhang & Bowman 2018).
     Raises GrammarLensError for a model that is spread over several devices, and for a
     HookedTransformer.
     """
@@ -25,15 +29,36 @@ def untrained_twin(model: Model, seed: int = SEED) -> Model:
     weight = next(embedding(model).parameters())
     own = model.original_model
     config = copy.deepcopy(own.config)
-    gpus = [weight.device] if weight.device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), torch.device(weight.device):
+    device = weight.device if device is None else torch.device(device)
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.device(device):
         torch.manual_seed(seed)
         drawn = AutoModelForCausalLM.from_config(
             config, dtype=weight.dtype, attn_implementation="eager", trust_remote_code=False
         )
-    twin = wrap(drawn, model.tokenizer, weight.device)
+    twin = wrap(drawn, model.tokenizer, device)
     twin.grammar_lens_name = f"{model_name(model)}, untrained"
     return twin
+
+
+@contextmanager
+def twin_in_place(model: Model, seed: int = SEED) -> Iterator[Model]:
+    """The untrained twin, while open; a model on a GPU waits on the host meanwhile.
+
+    So the GPU needs room for one of them only. Raises as `untrained_twin`.
+    """
+    require_twin(model)
+    module, device = torch_module(model), device_of(model)
+    if device.type == "cpu":
+        yield untrained_twin(model, seed)
+        return
+    try:
+        module.to("cpu")
+        twin = untrained_twin(model, seed, device)
+        yield twin
+        torch_module(twin).to("meta")  # whoever still holds it holds no memory
+    finally:
+        module.to(device)
 
 
 def require_twin(model: Model) -> None:

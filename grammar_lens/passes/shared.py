@@ -46,7 +46,7 @@ def read_together(
     keepers: Keepers | None = None,
     about: Mapping[str, object] | None = None,
 ) -> None:
-    """Makes one pass over every corpus that the readings name, in the order in which they name them.
+    """Makes one pass over every corpus that the readings name, each in the order of every reading.
 
     Sentences without a word that anybody wants are not read. `what` names the work while it lasts.
     With `keepers` a pass that was stopped can be resumed, if it is still of what `about` and the taps
@@ -61,10 +61,22 @@ def read_together(
                 break
         else:
             corpora.append((request.corpus, [request]))
+    # a corpus that some reading names second may need a pass before it
+    corpora.sort(key=lambda found: max(_place(readings, request) for request in found[1]))
     for number, (corpus, requests) in enumerate(corpora):
         taps = [tap for request in requests for tap in request.taps()]
         keeper = None if keepers is None else keepers(number)
         _read(model, corpus, taps, what, budget, show_progress, keeper, about or {})
+
+
+def _place(readings: Sequence[Reading[object]], request: Request) -> int:
+    """The number of corpora that a request's own reading names before it."""
+    for reading in readings:
+        for i, own in enumerate(reading.requests):
+            if own is request:
+                before = {id(r.corpus.alignment) for r in reading.requests[:i]}
+                return len(before - {id(request.corpus.alignment)})
+    raise AssertionError("a request is of some reading")
 
 
 def read_one(

@@ -1,27 +1,18 @@
 """Probes on the residual stream of every layer, by passes of their own."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-
-from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import (
-    Corpus,
-    default_budget,
-    fit_lexicon,
-    fresh_corpus,
-    prepare,
-    warned,
-)
+from grammar_lens.corpus.corpus import Corpus, fit_lexicon, fresh_corpus, prepare
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.defaults import LAYER_WORDS, POSITIONS, SEED
 from grammar_lens.model.about import Model
-from grammar_lens.model.untrained import require_twin, untrained_twin
-from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.model.untrained import require_twin, twin_in_place
+from grammar_lens.passes.shared import Reading, Request, read_one
+from grammar_lens.passes.stream import Tap
 from grammar_lens.probing.layer_probing import LayerProbing
 from grammar_lens.probing.layer_results import LayerProbe, LayerProbes
-from grammar_lens.progress import track
 
 
 def layer_probes(
@@ -57,27 +48,55 @@ def layer_probes(
     if "next" in positions and lexicon is None:
         lexicon = fit_lexicon(model, corpus)
 
-    def read(which: Model, own: Lexicon | None) -> dict[str, LayerProbe]:
-        probing = LayerProbing(
-            which, corpus, new, positions, max_words=max_words, lexicon=own, seed=seed
-        )
-        _stream(which, corpus, probing.train_taps, token_budget, show_progress)
+    shared: dict[str, Any] = {"max_words": max_words, "seed": seed}
+    passes: dict[str, Any] = {"token_budget": token_budget, "show_progress": show_progress}
+    reading = layer_reading(model, corpus, new, positions, lexicon=lexicon, **shared)
+    trained = read_one(model, reading, "layers", **passes)
+    if not untrained:
+        return LayerProbes(trained, {})
+    return LayerProbes(trained, untrained_probes(model, corpus, new, positions, **shared, **passes))
+
+
+def layer_reading(
+    model: Model,
+    train: Corpus,
+    fresh: Corpus,
+    positions: Sequence[str],
+    *,
+    max_words: int = LAYER_WORDS,
+    lexicon: Lexicon | None = None,
+    seed: int = SEED,
+) -> Reading[dict[str, LayerProbe]]:
+    """The model's part of `layer_probes`, by position, in passes that others share.
+
+    Without a `lexicon` the model's own prediction is not looked at.
+    """
+    probing = LayerProbing(
+        model, train, fresh, positions, max_words=max_words, lexicon=lexicon, seed=seed
+    )
+
+    def fresh_taps() -> list[Tap]:
         probing.fit()
-        _stream(which, new, probing.fresh_taps, token_budget, show_progress)
-        return probing.result()
+        return probing.fresh_taps
 
-    trained = read(model, lexicon)
-    return LayerProbes(trained, read(untrained_twin(model, seed), None) if untrained else {})
+    requests = [Request(train, lambda: probing.train_taps), Request(fresh, fresh_taps)]
+    return Reading(requests, probing.result)
 
 
-def _stream(
-    model: Model, corpus: Corpus, taps: Sequence[Tap], token_budget: int | None, show: bool
-) -> None:
-    """Reads the sentences that the taps want."""
-    alignment = corpus.alignment
-    rows = np.unique(alignment.row[np.any([tap.wanted for tap in taps], axis=0)])
-    batches = token_batches(alignment, token_budget or default_budget(model), rows=rows)
-    n_tokens = sum(batch.n_tokens for batch in batches)
-    each = alignment.words_per_token
-    with track("layers", n_tokens, unit="words", each=each, show=show) as step:
-        stream(model, alignment, batches, taps, progress=step, warn=warned)
+def untrained_probes(
+    model: Model,
+    train: Corpus,
+    fresh: Corpus,
+    positions: Sequence[str],
+    *,
+    max_words: int = LAYER_WORDS,
+    seed: int = SEED,
+    token_budget: int | None = None,
+    show_progress: bool = True,
+) -> dict[str, LayerProbe]:
+    """The same probes on the model's untrained twin, which is read twice, by position."""
+    with twin_in_place(model, seed) as twin:
+        reading = layer_reading(twin, train, fresh, positions, max_words=max_words, seed=seed)
+        return read_one(
+            twin, reading, "untrained", token_budget=token_budget, show_progress=show_progress
+        )

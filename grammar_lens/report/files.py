@@ -14,6 +14,7 @@ from grammar_lens.files import write_text
 from grammar_lens.neurons.examples import Examples
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
+from grammar_lens.selectivity.result import Scores
 
 DRAWN = 3
 """Key neurons of each label whose examples are drawn to files."""
@@ -48,10 +49,23 @@ def _all_figures(run: RunLike) -> Iterator[tuple[str, Any]]:
             yield f"confusion-{where}", figures.confusion(probe)
         if where in run.examples:
             yield from _neuron_figures(results.keys, run.examples[where])
+    if run.layers is not None:
+        yield "layer-by-layer", figures.layer_by_layer(run.layers, run.layer_table)
+    for position in run.positions:
+        yield from _residual_heatmaps(run.residual_scores(position), position)
     if run.course is not None and run.course.labels:
         yield f"time-course-{run.course.origin.position}", figures.time_course(run.course)
     if run.study is not None:
         yield from _lesion_figures(run.study)
+
+
+def _residual_heatmaps(scores: Scores | None, where: str) -> Iterator[tuple[str, Any]]:
+    """Every dimension of the residual stream, for each label; nothing where it was not read."""
+    if scores is None:
+        return
+    for i, label in enumerate(scores.labels):
+        figure = figures.layer_neuron_heatmap(scores, label, bins=scores.values.shape[2])
+        yield f"residual-heatmap-{where}-{i + 1:02d}-{_slug(label)}", figure
 
 
 def _neuron_figures(keys: KeyNeurons, examples: Examples) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.report import pictures
 from grammar_lens.report import result_tables as tables
 from grammar_lens.report.html import fill
+from grammar_lens.report.layers import layer_section
 from grammar_lens.report.lesions import Bar, lesion_contents
 from grammar_lens.report.neurons import neuron_pages
 from grammar_lens.report.pictures import Picture
@@ -108,6 +109,7 @@ def _contents(run: RunLike) -> dict[str, Any]:
         ],
         "perception": PERCEPTION,
         "course": run.course,
+        "layers": layer_section(run),
         "probe": probe,
         "probe_bars": _probe_bars(probe) if probe else [],
         "alignment": alignment,

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from grammar_lens import figures
 from grammar_lens.figures.neurons import bin_width
-from grammar_lens.figures.style import decimals, number, score_name
+from grammar_lens.figures.style import decimals, number, score_name, unit_name
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.overlap import layer_strength
@@ -34,13 +34,14 @@ class Picture:
 
 
 def heatmap_picture(scores: Scores, label: str, where: str) -> Picture:
-    """Every neuron's score for one label, rounded to 1/32,766 of the largest but for the strongest."""
+    """Every unit's score for one label, rounded to 1/32,766 of the largest but for the strongest."""
+    site, unit = scores.origin.site, unit_name(scores.origin.site)
     values, strength = scores[label], scores.strength_of(label)
     layer, index = np.unravel_index(int(strength.argmax()), values.shape)
     value = number(values[layer, index], decimals(values), plus=True)
     words = (
-        f"Heatmap of the {score_name(scores.method)} of every neuron with {label}. The "
-        f"strongest is neuron {layer}.{index} at {value}."
+        f"Heatmap of the {score_name(scores.method)} of every {unit} with {label}. The "
+        f"strongest is {unit} {layer}.{index} at {value}."
     )
     figure: Any = figures.layer_neuron_heatmap(scores, label)
     spec = json.loads(figure.to_json())
@@ -49,7 +50,8 @@ def heatmap_picture(scores: Scores, label: str, where: str) -> Picture:
     if drawn.customdata is not None:  # the address of each bin's strongest
         first = bin_width(values.shape[1]) * np.arange(drawn.z.shape[1])
         cells["customdata"] = {**unsigned(drawn.customdata - first), "width": int(first[1])}
-    heatmap = picture(f"heatmap-{where}", figure, words, choice=label)
+    kind = "heatmap" if site == "neuron" else "resid"
+    heatmap = picture(f"{kind}-{where}", figure, words, choice=label)
     return replace(heatmap, json=json_text(spec))
 
 

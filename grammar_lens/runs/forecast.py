@@ -22,6 +22,7 @@ from grammar_lens.passes.stream import stream
 from grammar_lens.runs.memory_plan import (
     USABLE,
     BatchSize,
+    LayerSize,
     MemoryPlan,
     ModelSize,
     ReadingSize,
@@ -127,6 +128,7 @@ class Forecast:
                 "activations": needs.activations,
                 "kept until a batch ends": needs.held,
                 "head": needs.head,
+                "untrained twin": needs.twin,
             }
             listed = ", ".join(f"{part} {size(n)}" for part, n in parts.items() if n)
             lines.append(f"{name + ' pass, at once':24}{size(needs.total):>12}  {listed}")
@@ -264,10 +266,27 @@ def sizes_for(session: Session) -> tuple[Sizes, list[TokenBatch]]:
         n_nulls=sum(SCORES[x].class_means_suffice for x in dict.fromkeys(wanted.nulls or ())),
         attribution=at_next in ("attribution", "integrated_gradients"),
         attributed_replicates=c.replicates if own else 0,
+        layers=_layer_size(session),
         lesions=c.value != "none",
         n_devices=len(_devices(model)),
     )
     return sizes, batches
+
+
+def _layer_size(session: Session) -> LayerSize | None:
+    """Sizes of the probes on whole layers; None where there are none."""
+    c, corpus = session.config, session.train
+    if c.layer_words == 0:
+        return None
+    words = max(int((corpus.read(position) >= 0).sum()) for position in c.positions)
+    return LayerSize(
+        n_positions=len(c.positions),
+        n_layers=int(session.model.cfg.n_layers) + 1,
+        n_units=int(session.model.cfg.d_model),
+        n_labels=len(corpus.labels),
+        n_words=min(words, c.layer_words),
+        twin=c.untrained and len(_devices(session.model)) == 1,
+    )
 
 
 def _devices(model: object) -> list[torch.device]:

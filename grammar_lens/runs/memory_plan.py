@@ -137,6 +137,38 @@ class ReadingSize:
 
 
 @dataclass(frozen=True)
+class LayerSize:
+    """Sizes of the probes on whole layers, at so many positions, the embedding counted as a layer.
+
+    `n_words` are those that are fitted on; as many are tested on. `twin` says whether an untrained
+    twin is read too: on a CPU beside the model, on a GPU in its place.
+    """
+
+    n_positions: int
+    n_layers: int
+    n_units: int
+    n_labels: int
+    n_words: int
+    twin: bool
+
+    @property
+    def sums(self) -> int:
+        """Squares and products within classes; means and counts of labels and of control labels."""
+        means = 2 * self.n_labels * 8 * (self.n_units + 1)
+        return self.n_positions * self.n_layers * (4 * self.n_units**2 + means)
+
+    @property
+    def fit(self) -> int:
+        """A layer's sums in float64, its control task's, correlations, and a factor of these."""
+        return 6 * 8 * self.n_units**2
+
+    @property
+    def posteriors(self) -> int:
+        """On the host: of every word, layer and class, also of the control task."""
+        return self.n_positions * self.n_words * (self.n_layers * 2 * self.n_labels * 4 + 1)
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Everything that decides how much memory a run needs."""
 
@@ -153,6 +185,7 @@ class Sizes:
     n_nulls: int = 1
     attribution: bool = True
     attributed_replicates: int = 0
+    layers: LayerSize | None = None
     lesions: bool = True
     n_devices: int = 1
     """Devices that one copy of the model is spread over."""
@@ -162,17 +195,19 @@ class Sizes:
 class Needs:
     """Bytes that one pass needs on its device beside the parameters.
 
-    `held` waits until a batch ends; `head` is for the logits.
+    `held` waits until a batch ends; `head` is for the logits; `twin` are the parameters of a second
+    model beside the first.
     """
 
     statistics: int
     activations: int
     held: int
     head: int = 0
+    twin: int = 0
 
     @property
     def total(self) -> int:
-        return self.statistics + self.activations + self.held + self.head
+        return self.statistics + self.activations + self.held + self.head + self.twin
 
 
 @dataclass(frozen=True)
@@ -208,6 +243,8 @@ def memory_plan(sizes: Sizes) -> MemoryPlan:
     passes = {"collect": collecting(sizes)}
     if sizes.attribution:
         passes["attribution"] = attributing(sizes)
+    if sizes.layers is not None:
+        passes["layers"] = probing_layers(sizes, sizes.layers)
     if sizes.lesions:
         passes["lesion"] = lesioning(sizes)
     stored, scratch = zip(*(r.afterwards(sizes.n_nulls) for r in readings), strict=True)
@@ -215,21 +252,23 @@ def memory_plan(sizes: Sizes) -> MemoryPlan:
     parameters = sizes.model.parameter_bytes
     n = sizes.n_devices
     peak = max(
-        -(-(parameters + p.statistics + p.held) // n) + p.activations + p.head
+        -(-(parameters + p.twin + p.statistics + p.held) // n) + p.activations + p.head
         for p in passes.values()
     )
     if not sizes.on_gpu:
         # the statistics are still there while the nulls are made of them
         collected = passes["collect"].statistics + passes["collect"].held
         peak = max(peak + statistics["sample"], parameters + collected + host_after)
-    host_tables = statistics["tables"]
+    host = host_after + statistics["tables"]
+    if sizes.layers is not None:
+        host = max(host, sizes.layers.posteriors + sizes.layers.twin * parameters)
     return MemoryPlan(
         parameters=parameters,
         statistics=statistics,
         passes=passes,
         host_after=host_after,
         peak=peak,
-        host_peak=host_after + host_tables if sizes.on_gpu else peak,
+        host_peak=host if sizes.on_gpu else peak,
     )
 
 
@@ -271,6 +310,22 @@ def attributing(sizes: Sizes) -> Needs:
         activations=graph + max(back, forward(m, batch)),
         held=reading.held(batch, sizes.fused),
         head=shares + chunk * (2 * m.itemsize + 3 * 8),
+    )
+
+
+def probing_layers(sizes: Sizes, layers: LayerSize) -> Needs:
+    """The passes of probes on whole layers, and the fits between them."""
+    m, batch = sizes.model, sizes.batch
+    rows = 4 * batch.words * (3 * m.d_model + 2 * layers.n_labels)
+    read = batch.tokens * m.itemsize * 2 * m.d_model + rows
+    chunk = max(HEAD_CHUNK[sizes.on_gpu], m.vocabulary)
+    table = 8 * (layers.n_labels + 1) * m.vocabulary
+    return Needs(
+        statistics=layers.sums + (0 if sizes.on_gpu else layers.posteriors),
+        activations=max(read, forward(m, batch), layers.fit),
+        held=0,
+        head=table + chunk * (m.itemsize + 2 * 8),
+        twin=0 if sizes.on_gpu or not layers.twin else m.parameter_bytes,
     )
 
 
@@ -322,6 +377,11 @@ def remedies(sizes: Sizes, dtype: str, free: int) -> list[tuple[str, int]]:
     at_next = {name: r for name, r in sizes.readings.items() if name.startswith("next ")}
     if at_next and len(at_next) < len(sizes.readings):
         tried.append(("--position next", replace(sizes, readings=at_next)))
+    if sizes.layers is not None:
+        tried.append(("--layer-words 0", replace(sizes, layers=None)))
+        if sizes.layers.twin:
+            alone = replace(sizes.layers, twin=False)
+            tried.append(("--no-untrained", replace(sizes, layers=alone)))
     if dtype == "float32":
         m = sizes.model
         half = replace(m, parameter_bytes=m.parameter_bytes // 2, itemsize=2)

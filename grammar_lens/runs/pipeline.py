@@ -24,6 +24,13 @@ from grammar_lens.runs.store.directory import (
 from grammar_lens.runs.store.stored import STEPS, StoredRun
 from grammar_lens.selectivity.registry import SCORES
 
+_TO_DO = {
+    "examples": "--example-neurons 10",
+    "layers": "--layer-words 20000",
+    "lesion": "--values mean",
+}
+"""Options that bring in the steps that settings can leave out."""
+
 
 def run_all(config: Config, *, resume: bool, say: Say, config_file: str | None = None) -> StoredRun:
     """The whole road; steps whose results are there already are passed over.
@@ -86,8 +93,9 @@ def run_step(
         config, say = _of_process(config, say, here)
         session = Session(config, say)
         if step in config.left_out:
-            option = "--values mean" if step == "lesion" else "--example-neurons 10"
-            raise GrammarLensError(f"these settings leave out the step {step!r}: give {option}")
+            raise GrammarLensError(
+                f"these settings leave out the step {step!r}: give {_TO_DO[step]}"
+            )
         if run is not None and here.is_main:
             held.enter_context(writing(run.path))
             require_unchanged(run)
@@ -127,9 +135,11 @@ def outdate(run: StoredRun, step: str) -> None:
     """Removes the results that are no longer those of the directory when a step is done anew."""
     names = list(STEPS)
     # these read the key neurons and not each other
-    alone = ("examples", "course", "probe", "lesion")
+    alone = ("examples", "course", "layers", "probe", "lesion")
     for later in [step, "report"] if step in alone else names[names.index(step) :]:
-        (run.path / STEPS[later]).unlink(missing_ok=True)
+        # probes of whole layers are of the words alone, whichever neurons are chosen
+        if not (later == "layers" and step in ("score", "select")):
+            (run.path / STEPS[later]).unlink(missing_ok=True)
 
 
 def _of_process(config: Config, say: Say, here: Shard) -> tuple[Config, Say]:

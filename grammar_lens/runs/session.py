@@ -28,6 +28,7 @@ from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.prepared import donors
 from grammar_lens.model.about import Model, describe, fingerprint, hook_name
 from grammar_lens.model.loading import load_model
+from grammar_lens.model.untrained import require_twin
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes import distributed
 from grammar_lens.passes.batches import Keeper
@@ -161,6 +162,17 @@ class Session:
             "(--max-fresh-sentences)"
         )
         return fresh_corpus(self.model, few, self.train)[0]
+
+    @cached_property
+    def has_twin(self) -> bool:
+        """Whether an untrained twin of the model is to be read; says so where there can be none."""
+        if self.config.untrained:
+            try:
+                require_twin(self.model)
+            except GrammarLensError as error:
+                self.say(f"layers: no untrained twin, as {error}")
+                return False
+        return self.config.untrained
 
     def donors(self, units: Neurons, position: str, *, seed: int | None = None) -> Donors:
         """Activations of some neurons at other training words, for a lesion that resamples them.

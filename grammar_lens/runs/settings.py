@@ -98,7 +98,7 @@ class Config:
             tuple(defaults.SITES),
             flag="site",
         ),
-    ] = ("neuron",)
+    ] = ("neuron", "resid_post")
     min_words: Annotated[
         int | None,
         Option(
@@ -193,6 +193,19 @@ class Config:
     max_train_words: Annotated[
         int, Option(PROBE, "Words the probe is fitted on, at most.", least=1)
     ] = defaults.MAX_TRAIN_WORDS
+    layer_words: Annotated[
+        int,
+        Option(
+            PROBE,
+            "Words that the probes of whole layers are fitted on, and as many they are tested on, at "
+            "most; 0: no such probes.",
+            least=0,
+        ),
+    ] = defaults.LAYER_WORDS
+    untrained: Annotated[
+        bool,
+        Option(PROBE, "Probe the layers of an untrained twin too, with random weights: the floor."),
+    ] = True
     values: Annotated[
         tuple[str, ...],
         Option(
@@ -335,7 +348,11 @@ class Config:
     @property
     def left_out(self) -> tuple[str, ...]:
         """Steps that `run` does not do with these settings."""
-        without = {"examples": self.example_neurons == 0, "lesion": self.value == "none"}
+        without = {
+            "examples": self.example_neurons == 0,
+            "layers": self.layer_words == 0,
+            "lesion": self.value == "none",
+        }
         return tuple(step for step, left in without.items() if left)
 
     def for_examples(self) -> dict[str, Any]:

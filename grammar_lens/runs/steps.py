@@ -14,7 +14,7 @@ from typing import Any
 from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.files import write_file, write_json
+from grammar_lens.files import write_file, write_json, write_text
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.weights import output_contrast
 from grammar_lens.neurons.controls import (
@@ -29,6 +29,8 @@ from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import course_reading
 from grammar_lens.passes.shared import Reading
 from grammar_lens.probing.curves import ProbeCurve
+from grammar_lens.probing.layer_probes import layer_reading, untrained_probes
+from grammar_lens.probing.layer_results import LayerProbes
 from grammar_lens.probing.probes import curve_reading, probe_reading
 from grammar_lens.report.files import write_figures
 from grammar_lens.report.page import write_report
@@ -49,10 +51,19 @@ from grammar_lens.runs.store.results import (
     save_course,
     save_curves,
     save_keys,
+    save_layers,
     save_probes,
     save_study,
 )
-from grammar_lens.runs.store.stored import ATTRIBUTIONS, CONTROLS, CURVES, FITTED, STEPS, StoredRun
+from grammar_lens.runs.store.stored import (
+    ATTRIBUTIONS,
+    CONTROLS,
+    CURVES,
+    FITTED,
+    LAYERS,
+    STEPS,
+    StoredRun,
+)
 from grammar_lens.runs.summary import summarise
 from grammar_lens.selectivity.attribution.attribute import attribute
 from grammar_lens.selectivity.collect_plan import CollectSpec
@@ -250,6 +261,33 @@ def read_course(session: Session, run: StoredRun) -> Reading[Save]:
     return Reading(reading.requests, finish)
 
 
+def read_layers(session: Session, run: StoredRun) -> Reading[Save]:
+    """Accuracy of a probe on the residual stream of every layer, and of an untrained twin's."""
+    c = session.config
+    fresh, _ = session.fresh
+    shared: dict[str, Any] = {"max_words": c.layer_words, "seed": c.seed}
+    reading = layer_reading(
+        session.model, session.train, fresh, run.positions, lexicon=session.lexicon, **shared
+    )
+
+    def finish() -> Save:
+        trained, untrained = reading.finish(), {}
+        if session.has_twin:
+            untrained = untrained_probes(
+                session.model,
+                session.train,
+                fresh,
+                run.positions,
+                token_budget=c.token_budget,
+                show_progress=c.show_progress,
+                **shared,
+            )
+        probes = LayerProbes(trained, untrained)
+        return lambda: save_layers(run.path / STEPS["layers"], probes)
+
+    return Reading(reading.requests, finish)
+
+
 def read_probe(session: Session, run: StoredRun) -> Reading[Save]:
     """Accuracy of a probe on the key neurons for held-out words, with all baselines."""
     c = session.config
@@ -353,6 +391,9 @@ def run_report(session: Session, run: StoredRun) -> Save:
 
     def save() -> None:
         write_json(run.path / "summary.json", summarise(run))
+        if run.layer_table is not None:
+            text = run.layer_table.to_csv(index=False, lineterminator="\n")
+            write_text(run.path / LAYERS, text)
         write_figures(run, run.path / "figures")
         write_file(run.path / STEPS["report"], lambda path: write_report(run, path))
 
@@ -369,6 +410,7 @@ WORK: Mapping[str, Callable[[Session, StoredRun], Save]] = {
 READINGS: Mapping[str, Callable[[Session, StoredRun], Reading[Save]]] = {
     "examples": read_examples,
     "course": read_course,
+    "layers": read_layers,
     "probe": read_probe,
 }
 """The steps that share passes."""

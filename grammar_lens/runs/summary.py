@@ -14,6 +14,7 @@ from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.neurons.controls import selection_summary
+from grammar_lens.probing.layer_table import layer_rows
 from grammar_lens.runs.store.stored import StoredRun
 from grammar_lens.selectivity.collecting import Collected
 
@@ -46,6 +47,8 @@ def summarise(run: StoredRun) -> dict[str, Any]:
         summary["probe"] = _probe_summary(run.probe_at(where))
         if len(run.positions) > 1:
             summary["probe_next"] = _probe_summary(run.probe_at("next"))
+    if run.layer_table is not None:
+        summary["layers"] = layer_rows(run.layer_table)
     if run.study is not None:
         summary["lesion"] = lesion_summary(run.study)
     return summary
@@ -172,6 +175,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     for key in ("probe", "probe_next"):
         if key in summary:
             _probe_rows(row, summary[key])
+    _layer_rows(row, summary.get("layers", []))
     if "lesion" in summary:
         _lesion_rows(row, summary["lesion"])
     return table
@@ -235,6 +239,33 @@ def _probe_rows(row: Any, probe: dict[str, Any]) -> None:
         f"{probe['word_baseline_accuracy']:.3f}, majority {probe['majority_accuracy']:.3f}, "
         f"control task {probe['control_accuracy']:.3f}",
     )
+
+
+def _layer_rows(row: Any, layers: Sequence[dict[str, Any]]) -> None:
+    """The best layer at each position, and the untrained twin's there."""
+    for position in ("word", "next"):
+        name = f"resid_accuracy_{position}"
+        known = [x for x in layers if x.get(name) is not None]
+        if not known:
+            continue
+        best = max(known, key=lambda x: x[name])
+        compared = [f"embedding {_number(known[0][name], 3)}"]
+        floor = [x[f"untrained_accuracy_{position}"] for x in known if _has(x, position)]
+        if floor:
+            compared.append(f"untrained at best {_number(max(floor), 3)}")
+        if position == "next" and best["resid_information_next"] is not None:
+            compared.append(
+                f"{best['resid_information_next']:.0%} of what the model predicts beyond the word before"
+            )
+        row(
+            f"whole layers at '{position}'",
+            f"{best[name]:.3f} at best, layer {best['layer']}",
+            ", ".join(compared),
+        )
+
+
+def _has(row: dict[str, Any], position: str) -> bool:
+    return row.get(f"untrained_accuracy_{position}") is not None
 
 
 def _lesion_rows(row: Any, lesion: dict[str, Any]) -> None:

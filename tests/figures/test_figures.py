@@ -673,11 +673,12 @@ def test_no_figure_offers_to_upload_its_data() -> None:
     assert "sendChartToCloud" in STYLE.to_plotly_json()["layout"]["modebar"]["remove"]
 
 
-def test_other_sites_have_units_not_neurons() -> None:
+@pytest.mark.parametrize(("site", "unit"), [("resid_post", "dimension"), ("mlp_out", "unit")])
+def test_other_sites_have_units_not_neurons(site: str, unit: str) -> None:
     moments: Moments = made_moments()
-    there = replace(moments, origin=Origin("m", "t", "upos", "next", "resid_post"))
+    there = replace(moments, origin=Origin("m", "t", "upos", "next", site))
     figure = figures.layer_neuron_heatmap(score(there, "welch_t"), "VERB")
-    assert layout_of(figure).xaxis.title.text == "unit within its layer"
+    assert layout_of(figure).xaxis.title.text == f"{unit} within its layer"
     assert traces_of(figure)[0].colorbar.title.text == "Welch's t"
 
 

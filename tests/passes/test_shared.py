@@ -119,6 +119,25 @@ def test_taps_may_depend_on_the_pass_before(tiny: Model, corpus: Corpus, fresh: 
     assert order[0] != 0
 
 
+def test_a_corpus_that_some_reading_needs_first_is_read_first(
+    tiny: Model, corpus: Corpus, fresh: Corpus
+) -> None:
+    """The first reading names the held-out words alone, the second the training words before them."""
+    order: list[str] = []
+
+    def asked(name: str) -> list:
+        order.append(name)
+        return []
+
+    early = Reading([Request(fresh, lambda: asked("early"))], lambda: None)
+    late = Reading(
+        [Request(corpus, lambda: asked("train")), Request(fresh, lambda: asked("late"))],
+        lambda: None,
+    )
+    read_together(tiny, [early, late], "reading", show_progress=False)
+    assert order == ["train", "early", "late"]
+
+
 def test_a_stopped_pass_is_resumed(
     tiny: Model, corpus: Corpus, fresh: Corpus, tmp_path: Path, passes: list[int]
 ) -> None:

@@ -17,6 +17,7 @@ from made_figures import (
     made_controls,
     made_curve,
     made_extended,
+    made_layers,
     made_moments,
     made_probe,
     made_study,
@@ -32,6 +33,7 @@ from grammar_lens.cli.app import app
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.figures.style import number
 from grammar_lens.neurons.selection import select
+from grammar_lens.probing.layer_results import LayerProbes
 from grammar_lens.report.files import write_figures
 from grammar_lens.report.lesions import COMMAND, missing
 from grammar_lens.report.lesions import sentences as sentences_of
@@ -112,6 +114,7 @@ def test_figures_of_the_page_are_those_of_the_results(made: MadeRun, page: Page)
         *("data-doses-1", "data-doses-2", "data-doses-3", "data-doses-4"),
         *("data-damage-matched", "data-values", "data-sufficiency", "data-bias"),
         "data-loss-split",
+        *("data-layers", "data-resid-word-1", "data-resid-word-2", "data-resid-word-3"),
     }
     expected = json_of(figures.layer_neuron_heatmap(made.at("next").scores, "VERB"))
     drawn = data["data-heatmap-next-2"]
@@ -296,8 +299,37 @@ def test_time_course_and_curve_stand_where_they_were_read(made: MadeRun, page: P
     assert "highest is 0.740 at k = 20 by correlation" in str(described["data-curve-word"])
 
 
+def test_layers_are_told_drawn_and_listed(made: MadeRun, page: Page) -> None:
+    data = page.data()
+    assert made.layers is not None
+    assert data["data-layers"] == json_of(figures.layer_by_layer(made.layers, made.layer_table))
+    assert (
+        "The tag of a word just read is told best by layer 1: accuracy 0.950 (95 % interval 0.930 to "
+        "0.970); the word form alone 0.700 and an untrained twin of the model 0.500 at most, the "
+        "embedding."
+    ) in page.text
+    assert "told best by layer 2: accuracy 0.500" in page.text
+    assert "There the probe has 50 % of what the model's own prediction knows" in page.text
+    assert " embedding 0.800 0.500 0.300 0.500 \N{MINUS SIGN}0.50 \N{EN DASH}" in page.text
+    assert " 2 0.900 0.500 0.500 0.500 0.50 12 0.050 0.070" in page.text
+    assert {"data-resid-word-1", "data-resid-word-3"} <= set(data)
+    assert "data-resid-next-1" not in data
+    described = {a["id"]: a["data-description"] for a, _ in page.scripts if "data-description" in a}
+    assert "The strongest is dimension 1.17" in str(described["data-resid-word-2"])
+
+
+def test_layers_without_twin_or_prediction_are_told_without(tmp_path: Path) -> None:
+    whole = made_layers()
+    run = made_run(layers=LayerProbes({"word": whole["word"]}, {}), layer_table=None)
+    text = Page(report(run, tmp_path)).text
+    assert "the word form alone 0.700." in text
+    assert "untrained twin of the model" not in text
+
+
 def test_a_run_without_the_newer_results_has_a_page(tmp_path: Path) -> None:
-    run = made_run(course=None, curves={}, study=made_study())
+    run = made_run(
+        course=None, curves={}, layers=None, layer_table=None, residual=None, study=made_study()
+    )
     for position, r in run.results.items():
         probe = made_probe(position=position)
         run.results[position] = replace(
@@ -311,8 +343,9 @@ def test_a_run_without_the_newer_results_has_a_page(tmp_path: Path) -> None:
     page = Page(report(run, tmp_path))
     assert "Not measured: this run has no controls of its choice" in page.text
     assert "right for 85.0 % of 200 fresh words. Selectivity" in page.text
+    assert "Whole layers have not been probed yet" in page.text
     kinds = {name.split("-")[1] for name in page.data()}
-    assert kinds.isdisjoint({"course", "curve", "controls", "vocabulary"})
+    assert kinds.isdisjoint({"course", "curve", "controls", "vocabulary", "layers", "resid"})
     columns = [a for t, a in page.tags if t == "table" and a.get("id") == "keys-word"]
     assert columns
     assert "d within forms" not in page.text
@@ -351,7 +384,7 @@ def test_markup_from_outside_does_nothing(tmp_path: Path) -> None:
     assert "alert(1)</script>" not in html
     assert "img" not in {tag for tag, _ in page.tags}
     assert f"Which neurons of {HOSTILE}<!-- carry" in page.text
-    assert len(page.data()) == 34
+    assert len(page.data()) == 38
     chosen = [a for tag, a in page.tags if tag == "div" and "heatmap" in str(a.get("id"))]
     assert HOSTILE in str(chosen[0]["aria-label"])
 
@@ -393,8 +426,11 @@ def test_page_is_accessible_by_structure(page: Page) -> None:
 
 
 def test_steps_not_yet_run_are_named(tmp_path: Path) -> None:
-    nothing = Page(report(made_run(results={}, study=None, summary={}, record={}), tmp_path))
+    without: dict[str, Any] = {"layers": None, "layer_table": None, "residual": None}
+    run = made_run(results={}, study=None, summary={}, record={}, **without)
+    nothing = Page(report(run, tmp_path))
     for part in (
+        "Whole layers have not been probed yet",
         "Nothing can be said yet",
         "The probe has not been run yet",
         "The lesion study has not been run yet",
@@ -612,7 +648,7 @@ def opened(browser: Any, hostile: Path) -> Iterator[Any]:
 
 @pytest.mark.browser
 def test_browser_draws_all_figures_and_hostile_names(opened: Any) -> None:
-    assert opened.locator(".plot").count() == 24
+    assert opened.locator(".plot").count() == 26
     assert opened.locator(".plot .main-svg .xy, .plot .main-svg .subplot").count() >= 24
     assert HOSTILE in opened.locator("h1").inner_text()
     # the label stands in the matrix as it was written

@@ -13,14 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from typed import present
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.loading import load_shape, locate
 from grammar_lens.passes.memory import free_memory
+from grammar_lens.probing.layer_probing import LayerProbing
 from grammar_lens.runs.forecast import duration, forecast, of_session, size, sizes_for
 from grammar_lens.runs.memory_plan import (
     HEAD_CHUNK,
     BatchSize,
+    LayerSize,
     ModelSize,
     ReadingSize,
     Sizes,
@@ -121,6 +124,19 @@ def test_statistics_are_counted_exactly(settings: Mapping[str, Any]) -> None:
     assert plan.parameters == 9_179_392 * 4
 
 
+@pytest.mark.parametrize("positions", [("word",), ("word", "next")])
+def test_sums_of_layers_are_counted_exactly(positions: tuple[str, ...]) -> None:
+    session = bench_of(positions=positions, layer_words=500, fresh="embedded:train")
+    layers = sizes_for(session)[0].layers
+    assert layers is not None
+    probing = LayerProbing(session.model, session.train, session.fresh[0], positions)
+    pieces = [piece for tap in probing.train_taps for piece in tap.reader.state()]
+    assert layers.sums == sum(t.numel() * t.element_size() for p in pieces for t in p.values())
+    assert (layers.n_words, layers.twin) == (500, True)
+    assert sizes_for(bench_of(layer_words=0))[0].layers is None
+    assert not present(sizes_for(bench_of(untrained=False))[0].layers).twin
+
+
 def test_statistics_without_contrasts_are_counted_exactly() -> None:
     from grammar_lens.selectivity.collect_plan import CollectSpec
     from grammar_lens.selectivity.collecting import Collection
@@ -149,6 +165,8 @@ from grammar_lens.runs.settings import Config
 from grammar_lens.runs.forecast import _random_lesions, sizes_for
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.runs.steps import collection
+from grammar_lens.passes.stream import stream
+from grammar_lens.probing.layer_probing import LayerProbing
 from grammar_lens.selectivity.collect_plan import CollectPlan, SiteReaders, CollectSpec
 
 def measured(what, budget, n):
@@ -161,7 +179,7 @@ def measured(what, budget, n):
         collect = plan.passes["collect"]
         told = collect.statistics + collect.held + plan.host_after
     else:
-        told = plan.passes[what].total
+        told = plan.passes[what].total - plan.passes[what].twin
     session.lexicon, fast_path(session.model), session.lesioned
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
@@ -175,6 +193,13 @@ def measured(what, budget, n):
         job.batches = job.batches[:4]
         job.read(False)
         job.found()
+    elif what == "layers":
+        probing = LayerProbing(session.model, session.train, session.fresh[0],
+                               lexicon=session.lexicon)
+        passes = [(session.train, lambda: probing.train_taps),
+                  (session.fresh[0], lambda: probing.fit() or probing.fresh_taps)]
+        for corpus, taps in passes:
+            stream(session.model, corpus.alignment, corpus.batches(budget)[:1], taps())
     elif what == "attribution":
         wanted = CollectSpec(("neuron",), ("next",), n, 0, False, 0, min_words=0)
         reading = SiteReaders(session.model, CollectPlan(session.train, "next", wanted), "neuron")
@@ -201,6 +226,7 @@ def test_the_peak_of_a_pass_is_within_a_factor_of_two() -> None:
         ("collect", 2048, 100),
         ("nulls", 1024, 100),
         ("attribution", 2048, 20),
+        ("layers", 2048, 0),
         ("lesion", 4096, 0),
     ]
     done = subprocess.run(
@@ -217,7 +243,7 @@ def test_the_peak_of_a_pass_is_within_a_factor_of_two() -> None:
 
 class TestLlama:
     def test_a_folder_without_weights_is_enough(self, llama: Path, few: dict[str, Any]) -> None:
-        found = forecast(Config(model=str(llama), **few), silent)
+        found = forecast(Config(model=str(llama), sites=("neuron",), **few), silent)
         assert found.model["n_parameters"] == 8_030_261_248
         assert found.memory.parameters == 2 * 8_030_261_248
         assert (found.dtype, found.token_budget) == ("bfloat16", 4096)
@@ -287,6 +313,19 @@ class TestArithmetic:
         collect = alone.passes["collect"]
         halved = alone.parameters + collect.statistics + collect.held
         assert alone.peak - shared.peak == halved // 2
+
+    def test_a_twin_takes_the_models_place_on_a_gpu_and_stands_beside_it_on_a_cpu(self) -> None:
+        layers = LayerSize(2, 17, 2048, 17, 20_000, True)
+        for on_gpu in (True, False):
+            sizes = replace(SIZES, layers=layers, on_gpu=on_gpu)
+            needs = memory_plan(sizes).passes["layers"]
+            assert needs.twin == (0 if on_gpu else MODEL.parameter_bytes)
+            assert needs.total > layers.sums > 2 * 17 * 4 * 2048**2
+        wide = replace(SIZES, layers=replace(layers, n_units=16384), attribution=False)
+        assert "--layer-words 0" in {option for option, _ in remedies(wide, "bfloat16", 1)}
+        few = {"next neuron": replace(READING, replicates=0, controls=False)}
+        host = replace(SIZES, readings=few, layers=layers, on_gpu=False, attribution=False)
+        assert "--no-untrained" in {option for option, _ in remedies(host, "bfloat16", 1)}
 
     def test_attention_in_steps_grows_with_the_square(self) -> None:
         batch = BatchSize(2, 2000, 3000)

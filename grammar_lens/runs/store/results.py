@@ -25,6 +25,7 @@ from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.probing.curves import ProbeCurve
 from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.probing.layer_results import LayerProbe, LayerProbes
 from grammar_lens.selectivity.result import Scores
 
 
@@ -102,6 +103,31 @@ def read_course(path: Path) -> CourseSummary:
         key=np.array(data["key"], np.float64),
         origin=Origin(**data["origin"]),
     )
+
+
+def save_layers(path: Path, probes: LayerProbes) -> None:
+    """Writes the probes on every layer, of the model and of its untrained twin."""
+    write_json(path, probes)
+
+
+def read_layers(path: Path) -> LayerProbes:
+    """Read the file of `save_layers`."""
+    data = read_json(path)
+    trained, untrained = (
+        {position: _layer_probe(probe) for position, probe in data[name].items()}
+        for name in ("trained", "untrained")
+    )
+    return LayerProbes(trained, untrained)
+
+
+def _layer_probe(data: dict[str, Any]) -> LayerProbe:
+    arrays = {
+        name: np.array(value, np.int64 if name == "layers" else np.float64)
+        for name, value in data.items()
+        if isinstance(value, list) and name != "labels"
+    }
+    given = {**data, **arrays, "labels": tuple(data["labels"]), "origin": Origin(**data["origin"])}
+    return LayerProbe(**given)
 
 
 def save_curves(path: Path, curves: Mapping[str, ProbeCurve]) -> None:

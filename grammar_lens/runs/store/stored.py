@@ -19,6 +19,8 @@ from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.probing.fitted import FittedProbe
+from grammar_lens.probing.layer_results import LayerProbes
+from grammar_lens.probing.layer_table import layer_table
 from grammar_lens.runs.settings import renamed
 from grammar_lens.runs.store.arrays import (
     read_attributions,
@@ -32,12 +34,14 @@ from grammar_lens.runs.store.results import (
     read_course,
     read_curves,
     read_keys,
+    read_layers,
     read_probe,
     read_study,
 )
 from grammar_lens.selectivity.collecting import Collected
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.result import Scores
+from grammar_lens.selectivity.scoring import score
 
 STEPS = {
     "collect": "moments.safetensors",
@@ -45,16 +49,18 @@ STEPS = {
     "select": "key_neurons.csv",
     "examples": "examples.json",
     "course": "time_course.json",
+    "layers": "layers.json",
     "probe": "probe.json",
     "lesion": "lesion_matrix.json",
     "report": "report.html",
 }
 """The steps in their order, each with the file that it writes last."""
 _OF_STEP = {
-    "collect": ("moments", "attributions"),
+    "collect": ("moments", "attributions", "_layer_table"),
     "score": ("attributions", "_scores", "scores", "_keys", "keys"),
-    "select": ("_keys", "keys", "_controls", "examples"),
+    "select": ("_keys", "keys", "_controls", "examples", "_layer_table"),
     "examples": ("examples",),
+    "layers": ("_layers", "_layer_table"),
     "probe": ("_probes",),
     "lesion": ("_study",),
 }
@@ -65,6 +71,7 @@ SHARDS = "shards"
 CONTROLS = "controls.json"
 CURVES = "probe_curve.csv"
 FITTED = "probe.safetensors"
+LAYERS = "layers.csv"
 
 
 Part = TypeVar("Part", bound=Shown)
@@ -239,6 +246,49 @@ class StoredRun:
     def course(self) -> CourseSummary | None:
         """The time course on fresh words, by layer; None if not done."""
         return read_course(self.path / STEPS["course"]) if self.has("course") else None
+
+    @property
+    def layers(self) -> LayerProbes | None:
+        """Probes on the residual stream of every layer; None if not done."""
+        return self._layers
+
+    @cached_property
+    def _layers(self) -> LayerProbes | None:
+        return read_layers(self.path / STEPS["layers"]) if self.has("layers") else None
+
+    @property
+    def layer_table(self) -> pd.DataFrame | None:
+        """A row per layer: its probes, its key neurons, and how selective its units are.
+
+        Key neurons and selectivity are those of the lesion study's position. None before the layers
+        have been probed and the neurons chosen.
+        """
+        return self._layer_table
+
+    @cached_property
+    def _layer_table(self) -> pd.DataFrame | None:
+        if self.layers is None or not self.has("select"):
+            return None
+        where, collected = self.main_position, self.moments
+        return layer_table(
+            self.layers,
+            self.keys_at(where),
+            collected.evidence("neuron", where),
+            self.residual_evidence(where),
+            self.config.get("alpha", 0.05),
+        )
+
+    def residual_evidence(self, position: str) -> Evidence | None:
+        """Everything collected of the residual stream at a position; None if it was not read."""
+        if not self.has("collect"):
+            return None
+        there = self.moments.at(position)
+        return self.moments.evidence("resid_post", position) if "resid_post" in there else None
+
+    def residual_scores(self, position: str) -> Scores | None:
+        """Correlation of every dimension of the residual stream with every label, with its null."""
+        evidence = self.residual_evidence(position)
+        return None if evidence is None else score(evidence, "correlation")
 
     def at(self, position: str) -> Results:
         """Everything found at "word" or at "next"."""
