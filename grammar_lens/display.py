@@ -7,6 +7,7 @@ import pandas as pd
 
 MOST_ROWS = 20
 MOST_NAMES = 24
+_CELL = "text-align:left;padding:1px 8px;white-space:pre;font-variant-numeric:tabular-nums"
 
 
 def page(title: str, *tables: pd.DataFrame) -> str:
@@ -23,6 +24,31 @@ def _table(frame: pd.DataFrame) -> str:
         border=0,
     )
     return f"{shown}<small>and {more:,} more rows: to_frame()</small>" if more > 0 else shown
+
+
+def probability_table(frame: pd.DataFrame, n_names: int) -> str:
+    """HTML of probabilities: after `n_names` columns of names, one of bars, the first and the last.
+
+    A column "change" stands apart: with its sign, and no bar.
+    """
+    numbers = frame.columns[n_names:]
+    shown = [name for name in numbers if name != "change"]
+    most = float(frame[shown].to_numpy().max(initial=0.0)) or 1.0
+    ends = list(dict.fromkeys([shown[0], shown[-1]]))
+    heads = [*frame.columns[:n_names], " / ".join(ends), *numbers]
+    head = "".join(f"<th style='{_CELL}' scope='col'>{html.escape(str(x))}</th>" for x in heads)
+    rows = []
+    for row in frame.to_dict("records"):
+        bars = "".join(
+            f"<div style='height:6px;width:{110 * row[name] / most:.1f}px;background:{colour}'></div>"
+            for name, colour in zip(ends, ("#8894a1", "#d55e00"), strict=False)
+        )
+        cells = [html.escape(str(row[name])) for name in frame.columns[:n_names]]
+        cells += [f"<div style='width:110px'>{bars}</div>"]
+        cells += [f"{row[name]:{'+' if name == 'change' else ''}.3f}" for name in numbers]
+        rows.append("".join(f"<td style='{_CELL}'>{cell}</td>" for cell in cells))
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def listed(names: Iterable[str]) -> str:

@@ -100,6 +100,8 @@ class _Commands(typer.core.TyperGroup):
 def _told(error: Any) -> str:
     """A usage error with the command whose help says more."""
     message = error.format_message().rstrip(". ")
+    if getattr(error, "option_name", "") == "--run":
+        message = "--run is gone: the run directory is the first argument, RUN"
     name = RENAMED.get(getattr(error, "option_name", "").removeprefix("--"), "")
     if name and any(p.name == name for p in error.ctx.command.params):
         message = f"{error.option_name} is now {flag_of(name)}, whose first entry is the main one"
@@ -177,7 +179,9 @@ def command(
         if of_a_run:
             text += "\n\nSettings that are not given stay as the run has them."
         epilog = "\n\n".join(["Examples:", *map(_literal, examples)])
-        app.command(name=body.__name__, help=text, rich_help_panel=panel, epilog=epilog)(called)
+        app.command(
+            name=body.__name__.replace("_", "-"), help=text, rich_help_panel=panel, epilog=epilog
+        )(called)
         return body
 
     return register

@@ -46,7 +46,9 @@ def run_directories(ctx: Any, incomplete: str) -> list[str]:
 
 def labels_of_run(ctx: Any, incomplete: str) -> list[str]:
     """Offers the labels that the run on the command line has key neurons of."""
-    table = Path(ctx.params.get("run") or "") / "key_neurons.csv"
+    # an option without its value leaves the arguments before it where they stood
+    run = ctx.params.get("run") or next(iter(ctx.args), "")
+    table = Path(run) / "key_neurons.csv"
     if not table.is_file():
         return one_of(UPOS)(ctx, incomplete)
     with table.open(encoding="utf-8", newline="") as file:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from grammar_lens.cli.app import LOOKING, command
-from grammar_lens.cli.completion import one_of, run_directories
+from grammar_lens.cli.completion import labels_of_run, one_of, run_directories
 from grammar_lens.cli.console import Console
-from grammar_lens.cli.options import LabelOfRun, RunArgument, RunOption, config_fields
+from grammar_lens.cli.options import LabelOfRun, RunArgument, config_fields, listed
 from grammar_lens.defaults import VALUES
 
 
@@ -17,12 +17,13 @@ from grammar_lens.defaults import VALUES
     panel=LOOKING,
     settings=("seed", "device"),
     examples=(
-        'grammar-lens generate --run runs/demo --lesion VERB --prompt "In the morning we"',
-        "grammar-lens generate --run runs/demo --lesion NOUN --dose 0.5 --samples 20 --temperature 0.7",
+        'grammar-lens generate runs/demo --lesion VERB --prompt "In the morning we"',
+        "grammar-lens generate runs/demo --lesion NOUN --dose 0.5 --samples 20 --temperature 0.7",
     ),
 )
 def generate(
     console: Console,
+    run: RunArgument,
     prompt: Annotated[
         list[str], typer.Option(help="The text to go on with; may be given several times.")
     ] = ["In the morning we"],  # noqa: B006
@@ -31,7 +32,6 @@ def generate(
         str, typer.Option(help=f"{', '.join(VALUES[:3])}.", autocompletion=one_of(VALUES[:3]))
     ] = "mean",
     dose: Annotated[float, typer.Option(help="1 cuts, 0 does nothing, below 0 amplifies.")] = 1.0,
-    run: RunOption = Path("runs/demo"),
     top_k: Annotated[int, typer.Option(help="Cut only the first k; 0: all.")] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 40,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
@@ -56,6 +56,61 @@ def generate(
     )
     shown = (side_by_side(comparison), tag_table(comparison), told(comparison))
     console.tell(*shown, data=comparison.to_dict)
+
+
+@command(
+    panel=LOOKING,
+    examples=(
+        'grammar-lens next-word runs/demo "The old man" --lesion VERB --doses 0.5,1',
+        'grammar-lens next-word runs/demo "The old man" --lesion 7.336,6.12 --value zero',
+    ),
+)
+def next_word(
+    console: Console,
+    run: RunArgument,
+    prompt: Annotated[str, typer.Argument(help="The text before the word.")],
+    lesion: Annotated[
+        str,
+        typer.Option(
+            help="Cut the key neurons of a label, or neurons such as 7.336,6.12; by default nothing.",
+            autocompletion=labels_of_run,
+        ),
+    ] = "",
+    doses: Annotated[str, typer.Option(help="Doses, by commas; 1 cuts, below 0 amplifies.")] = "1",
+    value: Annotated[
+        str, typer.Option(help=f"{', '.join(VALUES[:3])}.", autocompletion=one_of(VALUES[:3]))
+    ] = "mean",
+    top_k: Annotated[int, typer.Option(help="Cut only the first k; 0: all.")] = 0,
+    tokens: Annotated[int, typer.Option(help="Likeliest tokens to show.")] = 10,
+) -> None:
+    """Shows how likely each tag is for the word after a prompt, and the likeliest tokens."""
+    from grammar_lens.cli.tables import table_of
+    from grammar_lens.runs.run import load_run
+
+    try:
+        amounts = [float(dose) for dose in listed(doses)]
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected numbers separated by commas, got {doses!r}", param_hint="--doses"
+        ) from None
+    expected = load_run(run).next_word(
+        prompt, lesion or None, doses=amounts, value=value, k=top_k or None, n_tokens=tokens
+    )
+    cut = f"; lesion: {expected.lesion_name}" if lesion else ""
+    console.tell(
+        f"The next word's tag after {prompt!r}{cut}",
+        table_of(expected.to_frame()),
+        "The likeliest tokens",
+        table_of(expected.tokens_frame()),
+        data=lambda: {
+            "prompt": expected.prompt,
+            "lesion": expected.lesion,
+            "value": expected.value,
+            "doses": expected.doses,
+            "tags": expected.to_frame().to_dict("records"),
+            "tokens": expected.tokens_frame().to_dict("records"),
+        },
+    )
 
 
 @command(

@@ -57,7 +57,7 @@ def _scores(position: str, method: str, scores: Any) -> Table:
     order = scores["score"].sort_values(ascending=False, kind="stable").index
     for row in scores.loc[order].to_dict("records"):
         table.add_row(
-            Text(_safe(str(row["label"]))),
+            Text(safe(str(row["label"]))),
             f"{row['count']:,}",
             _number(row["score"], "+.3g"),
             _number(row["rank"], ".0f"),
@@ -82,7 +82,7 @@ def _examples(of_position: NeuronExamples) -> list[RenderableType]:
         table.add_column(no_wrap=True)
         table.add_column()
         for example in examples:
-            label = Text(_safe(example.label), style="dim")
+            label = Text(safe(example.label), style="dim")
             table.add_row(f"{example.value:+.3g}", label, _sentence(example))
         parts += [Text(), table]
     return parts
@@ -113,10 +113,10 @@ def _tokens(name: str, effects: tuple[Any, ...]) -> Text:
 
 
 def _short(token: str) -> str:
-    safe = _safe(token)
-    return safe if len(safe) <= MOST_SIGNS else f"{safe[:MOST_SIGNS]}…"
+    shown = safe(token)
+    return shown if len(shown) <= MOST_SIGNS else f"{shown[:MOST_SIGNS]}…"
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """A text without what would move the cursor or turn the reading direction."""
     return UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)

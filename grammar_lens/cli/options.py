@@ -104,9 +104,6 @@ RunArgument = Annotated[
     Path,
     typer.Argument(help="A run directory.", metavar="RUN", autocompletion=run_directories),
 ]
-RunOption = Annotated[
-    Path, typer.Option(help="The run with the key neurons.", autocompletion=run_directories)
-]
 LabelOfRun = Annotated[
     str, typer.Option(help="The label whose neurons are cut.", autocompletion=labels_of_run)
 ]

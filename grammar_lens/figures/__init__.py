@@ -4,8 +4,11 @@ from grammar_lens.figures.checks import bias_and_auroc, calibration, redundancy,
 from grammar_lens.figures.course import time_course
 from grammar_lens.figures.damage import damage_matched, lesion_matrix, lesion_null
 from grammar_lens.figures.doses import dose_response, value_ladder
+from grammar_lens.figures.export import for_paper, write_image
+from grammar_lens.figures.heatmaps import layer_neuron_heatmap, layer_neuron_heatmaps
 from grammar_lens.figures.losses import loss_split
-from grammar_lens.figures.neurons import layer_neuron_heatmap, layer_profile, overlap_matrix
+from grammar_lens.figures.neurons import layer_profile, overlap_matrix
+from grammar_lens.figures.next_word import next_word
 from grammar_lens.figures.one_neuron import activations_by_label, neuron_scores
 from grammar_lens.figures.passages import concordance
 from grammar_lens.figures.probes import accuracy_against_k, confusion, probe_accuracy
@@ -30,15 +33,18 @@ __all__ = [
     "damage_matched",
     "depth_profiles",
     "dose_response",
+    "for_paper",
     "grammar_or_vocabulary",
     "layer_by_layer",
     "layer_neuron_heatmap",
+    "layer_neuron_heatmaps",
     "layer_profile",
     "lesion_matrices",
     "lesion_matrix",
     "lesion_null",
     "loss_split",
     "neuron_scores",
+    "next_word",
     "overlap_matrix",
     "own_damage",
     "probe_accuracies",
@@ -48,4 +54,5 @@ __all__ = [
     "sufficiency",
     "time_course",
     "value_ladder",
+    "write_image",
 ]

@@ -18,6 +18,7 @@ from grammar_lens.figures.style import (
     SYMBOLS,
     about,
     finish,
+    legend_height,
     line_style,
     plain,
 )
@@ -47,7 +48,7 @@ def dose_response(study: LesionStudy, label: str | None = None) -> go.Figure:
         figure,
         f"The dose of the lesion and the loss{'' if label is None else f': {plain(label)}'}",
         about(study.origin, f"{ablation} lesion of {study.k} neurons, {plain(study.fresh)}{shams}"),
-        height=640 if label is None else 420,
+        height=legend_height(len(response.labels), 640) if label is None else 420,
     )
     _shade_outside(figure, response)
     step = np.diff(response.dose).max()

@@ -1,25 +1,21 @@
-"""Location of the neurons: heatmaps over layers, layer profiles, and overlap of labels."""
+"""Location of the neurons layer by layer, and overlap of labels."""
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from grammar_lens.errors import require_at_least
 from grammar_lens.figures.style import (
     COLOURS,
-    DIVERGING,
-    INK,
     SEQUENTIAL,
     about,
     colour_scale,
     finish,
-    half_width,
+    legend_height,
     line_style,
     matrix,
     matrix_axes,
     plain,
-    score_name,
     strength_name,
     tick_step,
     unit_name,
@@ -28,120 +24,8 @@ from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.overlap import layer_counts, layer_strength, overlap
 from grammar_lens.selectivity.result import Scores
 
-MOST_UNITS = 2048
-"""A heatmap shows every unit up to this layer width; wider layers are shown in bins."""
-MOST_BINS = 448
 BAND = (2.5, 97.5)
 """Percentiles of the replicates that a band of chance spans."""
-
-
-def layer_neuron_heatmap(
-    scores: Scores, label: str, *, bins: int | None = None, top: int = 10
-) -> go.Figure:
-    """The score of every unit of every layer for one label, the `top` strongest marked.
-
-    With `bins`, neighbouring units of a layer share at most that many cells, each showing its
-    score furthest from neutral; by default only layers wider than 2,048 are binned, into 448.
-    Scores that are missing (NaN) stay empty.
-    Raises GrammarLensError for fewer than 1 bin and for a label without scores.
-    """
-    values = scores[label]
-    n_layers, n_units = values.shape
-    if bins is not None:
-        require_at_least("bins", bins, 1)
-    width = bin_width(n_units, bins)
-    name, unit = score_name(scores.method), unit_name(scores.origin.site)
-    cells = {"z": values.astype(np.float32)}
-    hover = f"{unit} %{{y}}.%{{x}}<br>{name} %{{z:+.3f}}<extra></extra>"
-    if width > 1:
-        distance = scores.strength_of(label) if scores.best == "low" else values - scores.neutral
-        index = strongest(np.nan_to_num(distance), width)
-        kind = np.int16 if n_units < 2**15 else np.int32
-        cells = {
-            "z": np.take_along_axis(values, index, 1).astype(np.float32),
-            "customdata": index.astype(kind),
-        }
-        hover = (
-            f"strongest of {width} {unit}s: %{{y}}.%{{customdata}}<br>"
-            f"{name} %{{z:+.3f}}<extra></extra>"
-        )
-    limit = half_width(values - scores.neutral)
-    figure = go.Figure(
-        go.Heatmap(
-            **cells,
-            x0=(width - 1) / 2,
-            dx=width,
-            y0=0,
-            dy=1,
-            zmin=scores.neutral - limit,
-            zmax=scores.neutral + limit,
-            colorscale=colour_scale(DIVERGING),
-            colorbar={"title": {"text": name}},
-            hovertemplate=hover,
-        )
-    )
-    _mark_strongest(figure, scores, label, top)
-    cell = f"{unit}s" if width == 1 else f"strongest of each {width} {unit}s"
-    finish(
-        figure,
-        f"Where {plain(label)} is: {name}",
-        about(scores.origin, f"{cell}, read at “{scores.origin.position}”"),
-        height=min(max(170 + 26 * n_layers, 320), 640),
-    )
-    figure.update_xaxes(
-        title_text=f"{unit} within its layer",
-        range=[-0.5, n_units - 0.5],
-        tickformat="d",
-        showgrid=False,
-    )
-    figure.update_yaxes(
-        title_text="layer", range=[-0.5, n_layers - 0.5], dtick=tick_step(n_layers), showgrid=False
-    )
-    return figure.update_layout(
-        hovermode="closest",
-        legend={"x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom", "orientation": "h"},
-    )
-
-
-def bin_width(n_units: int, bins: int | None = None) -> int:
-    """Number of units of a layer that share a heatmap cell."""
-    most = bins or (n_units if n_units <= MOST_UNITS else MOST_BINS)
-    return -(-n_units // most)
-
-
-def strongest(values: Float[np.ndarray, "layer unit"], width: int) -> Int[np.ndarray, "layer bin"]:
-    """In every bin of `width` neighbouring units, the one whose value is largest in magnitude."""
-    n_layers, n_units = values.shape
-    n_bins = -(-n_units // width)
-    size = np.full((n_layers, n_bins * width), -1.0)
-    size[:, :n_units] = np.abs(values)
-    return size.reshape(n_layers, n_bins, width).argmax(2) + np.arange(n_bins) * width
-
-
-def _mark_strongest(figure: go.Figure, scores: Scores, label: str, top: int) -> None:
-    values = scores[label]
-    effect = scores.effect[scores.labels.index(label)].ravel()
-    strength = scores.strength_of(label).ravel()
-    order = np.argsort(-strength, kind="stable")[:top]
-    order = order[strength[order] > 0]
-    layer, index = np.divmod(order, values.shape[1])
-    figure.add_scatter(
-        x=index,
-        y=layer,
-        customdata=np.stack(
-            [np.arange(1, len(order) + 1), values.ravel()[order], effect[order]], 1
-        ),
-        mode="markers",
-        marker={"symbol": "circle-open", "size": 11, "color": INK, "line": {"width": 1.6}},
-        cliponaxis=False,
-        name=f"{len(order)} strongest",
-        showlegend=True,
-        hovertemplate=(
-            f"no. %{{customdata[0]}}: {unit_name(scores.origin.site)} %{{y}}.%{{x}}<br>"
-            f"{score_name(scores.method)} %{{customdata[1]:+.3f}}<br>"
-            "Cohen's d %{customdata[2]:+.2f}<extra></extra>"
-        ),
-    )
 
 
 def layer_profile(scores: Scores, keys: KeyNeurons | None = None) -> go.Figure:
@@ -159,10 +43,10 @@ def layer_profile(scores: Scores, keys: KeyNeurons | None = None) -> go.Figure:
             _add_band(figure, scores, band, i)
     for i in range(len(scores.labels)):
         _add_line(figure, scores, strength, band, i)
-    height = 400
+    height = legend_height(len(scores.labels), 400)
     if keys is not None:
         _add_counts(figure, keys)
-        height += 90 + 22 * len(keys)
+        height = 490 + 22 * len(keys)
         figure.update_yaxes(row=1, col=1, domain=[1 - 250 / (height - 132), 1])
         figure.update_yaxes(row=2, col=1, domain=[0, 1 - 300 / (height - 132)])
     null = scores.null

@@ -234,6 +234,11 @@ def _cell_font(text: list[list[str]]) -> int:
     return 12 if len(text) <= 10 else 11 if longest <= 4 else 9
 
 
+def legend_height(n: int, least: int) -> int:
+    """A figure's height, `least` or more, at which a legend of `n` lines beside it is not cut."""
+    return max(least, 140 + 20 * n)
+
+
 def finish(figure: go.Figure, title: str, subtitle: str, *, height: int) -> None:
     """Gives a figure the style, title and height."""
     figure.update_layout(

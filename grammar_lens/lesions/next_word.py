@@ -15,7 +15,7 @@ from grammar_lens.corpus.corpus import Corpus, fit_lexicon
 from grammar_lens.corpus.lexicon import DeviceLexicon, Lexicon, WordLosses, split_losses
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.defaults import SEED
-from grammar_lens.display import Shown
+from grammar_lens.display import Shown, page, probability_table
 from grammar_lens.errors import GrammarLensError, counted
 from grammar_lens.lesions.context import default_value, lesion, units_of
 from grammar_lens.lesions.directions import Directions
@@ -167,6 +167,10 @@ class NextWord(Shown):
 
     def _tables(self) -> list[pd.DataFrame]:
         return [self.to_frame(), self.tokens_frame()]
+
+    def _repr_html_(self) -> str:
+        tables = probability_table(self.to_frame(), 1) + probability_table(self.tokens_frame(), 2)
+        return f"{page(repr(self))}<div style='display:flex;flex-wrap:wrap;gap:32px'>{tables}</div>"
 
 
 def next_word(

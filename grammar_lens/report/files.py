@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from grammar_lens import figures
+from grammar_lens.defaults import ALPHA
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.figures.style import plotly_js
 from grammar_lens.files import write_text
@@ -110,8 +111,11 @@ def _figures_at(results: ResultsLike) -> Iterator[tuple[str, Any]]:
     )
     for i, label in enumerate(scores.labels):
         n_units = scores.values.shape[2]
-        figure = figures.layer_neuron_heatmap(scores, label, bins=n_units)
+        figure = figures.layer_neuron_heatmap(scores, label, bins=n_units, keys=keys)
         yield f"heatmap-{where}-{i + 1:02d}-{_slug(label)}", figure
+    alpha = None if scores.null is None else ALPHA
+    every = figures.layer_neuron_heatmaps(scores, keys=keys, alpha=alpha, scale="symlog")
+    yield f"heatmaps-{where}", every
     yield f"layer-profile-{where}", figures.layer_profile(scores, keys)
     yield f"overlap-{where}", figures.overlap_matrix(keys)
     if controls is None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from grammar_lens import __version__
-from grammar_lens.figures.neurons import bin_width
+from grammar_lens.figures.heatmaps import bin_width
 from grammar_lens.figures.style import score_name, unit_name
 from grammar_lens.files import write_text
 from grammar_lens.neurons.neurons import KeyNeurons

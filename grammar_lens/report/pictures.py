@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from grammar_lens import figures
-from grammar_lens.figures.neurons import bin_width
+from grammar_lens.figures.heatmaps import bin_width
 from grammar_lens.figures.style import decimals, number, score_name, unit_name
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.neurons import KeyNeurons

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -22,6 +21,7 @@ from grammar_lens.neurons.find_examples import examples_at
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.neurons.own_text import TextActivations, activations
 from grammar_lens.neurons.view import NeuronView, scores_of
+from grammar_lens.runs.run_html import run_html
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.store.stored import STEPS, StoredRun
 
@@ -244,67 +244,3 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             f"`grammar-lens run --out {folder}`"
         )
     return Run(folder)
-
-
-_CELL = "padding:1px 10px;text-align:left"
-
-
-def run_html(run: StoredRun) -> str:
-    """Steps done and to do, the main numbers with what they are compared with, and the report's path."""
-    title = f"{run.config['model']} on {run.config['train']}"
-    marks = {True: "\N{CHECK MARK}", False: "\N{EN DASH}"}
-    steps = " ".join(f"{marks[run.has(step)]} {step}" for step in STEPS)
-    rows = "".join(
-        f"<tr><th style='{_CELL}' scope='row'>{escape(name)}</th>"
-        f"<td style='{_CELL}'><b>{escape(value)}</b></td>"
-        f"<td style='{_CELL}'>{escape(compared)}</td></tr>"
-        for name, value, compared in _numbers(run.summary)
-    )
-    report = run.path / STEPS["report"]
-    where = f"report: <code>{escape(str(report))}</code>" if report.is_file() else "no report yet"
-    return (
-        f"<div><b>Run {escape(str(run.path))}</b>: {escape(title)}<br><small>{steps}</small>"
-        f"<table><tbody>{rows}</tbody></table><small>{where}</small></div>"
-    )
-
-
-def _numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, number and its baselines, of what the summary has."""
-    rows = []
-    if "probe" in summary:
-        probe = summary["probe"]
-        rows.append(
-            (
-                f"accuracy of {probe['n_neurons']} key neurons on fresh words",
-                _number(probe["accuracy"], ".3f"),
-                f"random neurons {_number(probe['random_accuracy'], '.3f')}, word alone "
-                f"{_number(probe['word_baseline_accuracy'], '.3f')}, majority "
-                f"{_number(probe['majority_accuracy'], '.3f')}",
-            )
-        )
-    if "lesion" in summary:
-        lesion = summary["lesion"]
-        labels = lesion["labels"]
-        shams = [lesion["sham_mean"][i][i] for i in range(len(labels))]
-        sham = None if None in shams else sum(shams) / len(shams)
-        rows += [
-            (
-                "rise of a tag's own loss when its key neurons are cut",
-                f"{_number(lesion['diagonal_mean'], '+.3f')} nats",
-                f"other tags {_number(lesion['off_diagonal_mean'], '+.3f')}, its shams "
-                f"{_number(sham, '+.3f')}",
-            ),
-            (
-                "double dissociations",
-                f"{len(lesion['crossed_pairs'])} of {lesion['n_possible_pairs']} pairs",
-                f"selective damage p = {_number(lesion['p_value'], '.3f')} by "
-                f"{lesion['n_shams']} shams",
-            ),
-        ]
-    return rows
-
-
-def _number(value: float | None, form: str) -> str:
-    if value is None:
-        return "\N{EN DASH}"
-    return format(value, form).replace("-", "\N{MINUS SIGN}")

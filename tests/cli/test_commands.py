@@ -16,6 +16,7 @@ import pytest
 from typed import present
 from typer.testing import CliRunner
 
+import grammar_lens as gl
 from grammar_lens.cli.app import app
 
 SENTENCES = (
@@ -427,12 +428,32 @@ def test_verbose_says_what_the_numbers_come_from(copied: Path) -> None:
 
 
 def test_generate_writes_with_and_without(made: Path) -> None:
-    code, out, err = call("generate", "--run", made, "--lesion", "VERB", "--tokens", "5")
+    code, out, err = call("generate", made, "--lesion", "VERB", "--tokens", "5")
     assert code == 0, err
     assert "8 VERB neurons" in out
     assert out.count("In the morning we") == 2
-    code, _, err = call("generate", "--run", made, "--lesion", "ZZZ")
+    code, _, err = call("generate", made, "--lesion", "ZZZ")
     assert (code, "no key neurons of 'ZZZ'" in err) == (2, True)
+    code, _, err = call("generate", "--run", made)
+    assert (code, "the run directory is the first argument" in err) == (2, True)
+
+
+def test_the_next_word_with_and_without(made: Path) -> None:
+    command = ("next-word", made, "The old man", "--lesion", "VERB", "--doses", "0.5,1")
+    code, out, err = call(*command, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    expected = gl.load_run(made).next_word("The old man", "VERB", doses=(0.5, 1))
+    assert told["doses"] == [0, 0.5, 1]
+    assert told["tags"][0]["label"] == expected.to_frame()["label"][0]
+    assert told["tags"][0]["dose 1"] == pytest.approx(expected.to_frame()["dose 1"][0])
+    code, out, _ = call("next-word", made, "The old man", "--lesion", "7.336", "--value", "zero")
+    assert code == 0
+    assert "set to zero" in out
+    code, _, err = call("next-word", made, "The old man", "--lesion", "VREB")
+    assert (code, "did you mean 'VERB'" in err) == (2, True)
+    code, _, err = call("next-word", made, "The old man", "--doses", "half")
+    assert (code, "expected numbers separated by commas" in err) == (2, True)
 
 
 def test_plan_tells_memory_and_times_before_a_run(made: Path) -> None:

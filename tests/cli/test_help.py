@@ -214,8 +214,9 @@ class TestCompletion:
         assert complete("score ", tmp_path) == ["other/deep/three", "runs/one", "runs/two"]
         assert complete("compare runs/one runs/t", tmp_path) == ["runs/two"]
         (tmp_path / "runs/one/key_neurons.csv").write_text("label,layer\nVERB,1\nX,2\n", "utf-8")
-        assert complete("generate --run runs/one --lesion ", tmp_path) == ["VERB", "X"]
-        assert complete("generate --run runs/two --lesion NO", tmp_path) == ["NOUN"]
+        assert complete("generate runs/one --lesion ", tmp_path) == ["VERB", "X"]
+        assert complete("generate runs/two --lesion NO", tmp_path) == ["NOUN"]
+        assert complete("next-word runs/one prompt --lesion ", tmp_path) == ["VERB", "X"]
 
     def test_the_script_for_the_shell(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shellingham, "detect_shell", lambda: ("bash", "/bin/bash"))

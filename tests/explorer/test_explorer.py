@@ -469,7 +469,7 @@ class TestTheControls:
 
 def test_a_wide_layer_has_cells_that_name_their_strongest(session: ExploredRun) -> None:
     """`clicked` relies on this: in a binned heatmap the index comes with the cell."""
-    from grammar_lens.figures.neurons import layer_neuron_heatmap
+    from grammar_lens.figures.heatmaps import layer_neuron_heatmap
 
     figure = layer_neuron_heatmap(session.scores("word", "correlation"), "VERB", bins=100)
     assert np.asarray(traces_of(figure)[0].customdata).shape == (8, 100)

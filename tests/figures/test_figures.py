@@ -52,7 +52,7 @@ def keys(scores: Scores) -> KeyNeurons:
 
 
 def test_heatmap_draws_every_score(scores: Scores) -> None:
-    figure = figures.layer_neuron_heatmap(scores, "VERB")
+    figure = figures.layer_neuron_heatmap(scores, "VERB", scale="linear")
     drawn = traces_of(figure)[0]
     np.testing.assert_array_equal(drawn.z, scores["VERB"].astype(np.float32))
     assert drawn.zmin == -drawn.zmax == -np.abs(scores["VERB"]).max()
@@ -64,7 +64,8 @@ def test_heatmap_draws_every_score(scores: Scores) -> None:
 def test_heatmap_marks_the_planted_neuron_first(scores: Scores) -> None:
     marks = traces_of(figures.layer_neuron_heatmap(scores, "VERB", top=3))[1]
     assert (marks.y[0], marks.x[0]) == (1, 17)
-    rank, value, effect = marks.customdata[0]
+    rank, value, effect, index = marks.customdata[0]
+    assert index == 17
     assert rank == 1
     assert value == scores["VERB"][1, 17]
     assert effect == scores.effect[LABELS.index("VERB"), 1, 17]

@@ -133,14 +133,14 @@ class TestTheStoredProbe:
 
     def test_it_is_missing_in_a_run_of_old(self, stored: Path) -> None:
         (stored / "probe.safetensors").unlink()
-        code, _, err = call("generate", "--run", stored, "--lesion", "VERB")
+        code, _, err = call("generate", stored, "--lesion", "VERB")
         assert code == 2
         assert (
             f"no probe.safetensors, as it was made before probes were kept: first `grammar-lens probe {stored}`"
             in err
         )
         assert call("probe", stored, "--probe-k", 3, "--quiet")[0] == 0
-        assert call("generate", "--run", stored, "--lesion", "VERB", "--tokens", 3)[0] == 0
+        assert call("generate", stored, "--lesion", "VERB", "--tokens", 3)[0] == 0
 
     def test_it_is_not_read_once_other_neurons_were_chosen(self, stored: Path) -> None:
         assert call("select", stored, "--top-k", 5, "--quiet")[0] == 0
@@ -405,7 +405,7 @@ class TestTheComparison:
 class TestTheCommand:
     def test_it_prints_texts_tags_and_the_taggers_accuracy(self, made: Path) -> None:
         code, out, err = call(
-            "generate", "--run", made, "--lesion", "VERB", "--tokens", 8, "--prompt", PROMPT,
+            "generate", made, "--lesion", "VERB", "--tokens", 8, "--prompt", PROMPT,
             "--prompt", "She can",
         )  # fmt: skip
         assert code == 0, err
@@ -417,7 +417,7 @@ class TestTheCommand:
 
     def test_json_has_everything(self, made: Path) -> None:
         code, out, err = call(
-            "generate", "--run", made, "--lesion", "VERB", "--tokens", 8, "--temperature", 1,
+            "generate", made, "--lesion", "VERB", "--tokens", 8, "--temperature", 1,
             "--samples", 5, "--json",
         )  # fmt: skip
         assert code == 0, err
@@ -448,12 +448,12 @@ class TestTheCommand:
     def test_bad_input_is_one_line(
         self, made: Path, options: tuple[object, ...], message: str
     ) -> None:
-        code, _, err = call("generate", "--run", made, *options)
+        code, _, err = call("generate", made, *options)
         assert code == 2
         assert err.startswith("error: ")
         assert err.count("\n") == 1
         assert message in err
 
     def test_a_folder_that_is_no_run(self, tmp_path: Path) -> None:
-        code, _, err = call("generate", "--run", tmp_path)
+        code, _, err = call("generate", tmp_path)
         assert (code, "is no run directory" in err) == (2, True)

@@ -437,6 +437,9 @@ def test_a_run_as_html(run: Run, monkeypatch: pytest.MonkeyPatch):
     summary = dict(run.summary)
     summary["lesion"] = {
         "labels": ["A", "B"],
+        "matrix": [[0.5, 0.0], [-0.1, None]],
+        "k": 7,
+        "position": "next",
         "diagonal_mean": 0.25,
         "off_diagonal_mean": -0.01,
         "sham_mean": [[0.1, 0.0], [0.0, 0.3]],
@@ -450,6 +453,9 @@ def test_a_run_as_html(run: Run, monkeypatch: pytest.MonkeyPatch):
     assert "+0.250 nats" in page.text
     assert "other tags \N{MINUS SIGN}0.010, its shams +0.200" in page.text
     assert "1 of 1 pairs" in page.text
+    assert "+0.50" in page.text
+    assert "7 neurons of the row's tag lesioned" in page.text
+    assert "key neurons by layer, read at next" in page.text
     run.path = run.path / "<b>"
     assert "b" in Page(run._repr_html_()).tags
     assert "no report yet" in Page(run._repr_html_()).text
