@@ -1,11 +1,12 @@
 """Images for a paper have the width, the font and the marks of the size that was asked for."""
 
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 from test_figures import LABELS, made_moments
-from traces import layout_of
+from traces import layout_of, traces_of
 
 from grammar_lens import figures
 from grammar_lens.errors import GrammarLensError
@@ -23,7 +24,7 @@ def test_a_column_wide_in_points(figure: go.Figure) -> None:
     points = layout_of(sized).template.layout.font.size * 72 / 96
     assert points == pytest.approx(7)
     scale = (7 / 72 * 96) / 13
-    line, before = sized.data[0], figure.data[0]
+    line, before = traces_of(sized)[0], traces_of(figure)[0]
     assert line.line.width == pytest.approx(before.line.width * scale)
     assert line.marker.size == pytest.approx(before.marker.size * scale)
     drawn, given = sized.to_dict()["data"][0], figure.to_dict()["data"][0]
@@ -40,7 +41,7 @@ def test_height_and_title_on_request(figure: go.Figure) -> None:
 
 
 @pytest.mark.parametrize("options", [{"width_mm": 0}, {"font_pt": -1}, {"height_mm": float("nan")}])
-def test_sizes_that_make_no_sense(figure: go.Figure, options: dict[str, float]) -> None:
+def test_sizes_that_make_no_sense(figure: go.Figure, options: dict[str, Any]) -> None:
     with pytest.raises(GrammarLensError, match="above 0"):
         figures.for_paper(figure, **options)
 

@@ -1,6 +1,7 @@
 """Heatmaps draw every unit, in the order and colours they say, and ring the neurons chosen."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_every_label_has_a_small_heatmap_in_the_same_colours(
 
 
 @pytest.mark.parametrize("options", [{"order": "size"}, {"scale": "log"}])
-def test_what_a_heatmap_does_not_know(scores: Scores, options: dict[str, str]) -> None:
+def test_what_a_heatmap_does_not_know(scores: Scores, options: dict[str, Any]) -> None:
     with pytest.raises(GrammarLensError, match="expected one of"):
         figures.layer_neuron_heatmap(scores, "VERB", **options)
 
