@@ -26,7 +26,7 @@ print(bank)
 moments = gl.collect(model, bank["train"], position="next", show_progress=False)
 print(moments["neuron"])
 
-# %% How well does each neuron tell the tag of the coming word? (-1 to 1, one number per tag)
+# %% How well does each neuron predict the tag of the coming word? (-1 to 1, one number per tag)
 scores = gl.score(moments["neuron"], "correlation")
 print(scores.to_frame(top=1).round(2).to_string(index=False))
 

@@ -66,10 +66,10 @@ SHOWN = (
 class Config:
     """The flags."""
 
-    models: Annotated[str, typer.Option(help="Models, by commas.")] = "reference-9m"
-    treebanks: Annotated[str, typer.Option(help="NAME=SOURCE, by commas; two or more.")] = (
-        "one=embedded:train,other=embedded:test"
-    )
+    models: Annotated[str, typer.Option(help="Models, separated by commas.")] = "reference-9m"
+    treebanks: Annotated[
+        str, typer.Option(help="NAME=SOURCE, separated by commas; two or more.")
+    ] = "one=embedded:train,other=embedded:test"
     position: PositionFlag = "word"
     score: Annotated[str, typer.Option(help="correlation, cohens_d or probeless.")] = "correlation"
     k: Annotated[int, typer.Option(help="Key neurons per tag.")] = 100

@@ -29,7 +29,7 @@ ModelFlag = Annotated[str, typer.Option(help="reference-9m, a folder, or a hub i
 TrainFlag = Annotated[str, typer.Option(help="Words to choose neurons on.")]
 FreshFlag = Annotated[str, typer.Option(help="Other words to test on.")]
 LabelFlag = Annotated[str, typer.Option(help="upos, xpos, deprel or feats:NAME.")]
-CutFlag = Annotated[str, typer.Option(help="Values whose neurons are cut, by commas.")]
+CutFlag = Annotated[str, typer.Option(help="Values whose neurons are cut, separated by commas.")]
 PositionFlag = Annotated[str, typer.Option(help="Where words are read: word or next.")]
 DeviceFlag = Annotated[str, typer.Option(help="cpu, cuda; a GPU if there is one.")]
 OutFlag = Annotated[Path, typer.Option(help="Folder for the results.")]

@@ -63,7 +63,9 @@ class Config:
     train: TrainFlag = TRAIN
     fresh: FreshFlag = FRESH
     label: LabelFlag = "upos"
-    labels: Annotated[str, typer.Option(help="Values studied, by commas; all by default.")] = ""
+    labels: Annotated[
+        str, typer.Option(help="Values studied, separated by commas; all by default.")
+    ] = ""
     cut: CutFlag = "NOUN,VERB,ADJ,ADV"
     position: PositionFlag = "next"
     score: Annotated[str, typer.Option(help="correlation, cohens_d or welch_t.")] = "correlation"

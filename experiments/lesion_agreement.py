@@ -53,7 +53,7 @@ class Config:
     model: ModelFlag = MODEL
     train: TrainFlag = TRAIN
     pairs: Annotated[str, typer.Option(help="CSV of minimal pairs; by default the project's.")] = ""
-    cut: Annotated[str, typer.Option(help="Tags whose neurons are cut, by commas.")] = (
+    cut: Annotated[str, typer.Option(help="Tags whose neurons are cut, separated by commas.")] = (
         "NOUN,VERB,ADJ,ADV,PRON,DET,ADP,AUX"
     )
     score: Annotated[str, typer.Option(help="attribution_contrast, correlation, cohens_d, ...")] = (

@@ -79,7 +79,8 @@ class Config:
     label: LabelFlag = "upos"
     min_words: Annotated[int, typer.Option(help="Leave out values with fewer words.")] = 2
     cut: Annotated[
-        str, typer.Option(help="Values whose neurons are cut, by commas; by default eight.")
+        str,
+        typer.Option(help="Values whose neurons are cut, separated by commas; by default eight."),
     ] = ""
     score: Annotated[str, typer.Option(help="attribution_contrast, correlation, cohens_d, ...")] = (
         "attribution_contrast"

@@ -11,7 +11,7 @@ For every score of --scores: the key neurons are chosen on --train alone. On --f
 against matched and damage-matched shams, with other values and doses and at the scored token alone, and
 everything else is cut but them. Single neurons are cut to see what attributions are worth, and each
 tag's neurons are cut, found again and cut again. On every domain of --domains the main lesion is
-repeated. Of these parts each is stored when it is done, and --resume goes on with the rest.
+repeated. Of these parts each is stored when it is done, and --resume continues with the rest.
 
 Claim: cutting a tag's neurons hurts that tag more than others, and more than cutting sets of shams
 does; neurons chosen by attribution show it more clearly than neurons chosen by correlation.
@@ -109,23 +109,26 @@ class Config:
     model: ModelFlag = MODEL
     train: TrainFlag = TRAIN
     fresh: FreshFlag = FRESH
-    domains: Annotated[str, typer.Option(help="Further fresh treebanks, by commas.")] = ""
+    domains: Annotated[str, typer.Option(help="Further fresh treebanks, separated by commas.")] = ""
     label: LabelFlag = "upos"
     min_words: Annotated[int, typer.Option(help="Leave out values with fewer words.")] = 2
     cut: Annotated[str, typer.Option(help="Values whose neurons are cut; by default eight.")] = ""
-    scores: Annotated[str, typer.Option(help="Scores to choose neurons by, by commas.")] = (
-        "attribution_contrast,correlation"
-    )
+    scores: Annotated[
+        str, typer.Option(help="Scores to choose neurons by, separated by commas.")
+    ] = "attribution_contrast,correlation"
     k: Annotated[int, typer.Option(help="Key neurons per value.")] = 100
     value: Annotated[str, typer.Option(help="Value of a cut neuron in the main lesion.")] = "mean"
     dose: Annotated[float, typer.Option(help="Dose of the main lesion.")] = 1.0
     where: Annotated[str, typer.Option(help="The main lesion at every token, or scored.")] = "every"
     shams: Annotated[int, typer.Option(help="Shams of the main lesion.")] = 100
-    values: Annotated[str, typer.Option(help="Other values, by commas.")] = (
+    values: Annotated[str, typer.Option(help="Other values, separated by commas.")] = (
         "zero,resample,resample_within"
     )
     doses: Annotated[
-        str, typer.Option(help="Other doses, by commas; below 0 amplifies, above 1 overshoots.")
+        str,
+        typer.Option(
+            help="Other doses, separated by commas; below 0 amplifies, above 1 overshoots."
+        ),
     ] = "0.25,0.5,0.75,-1,2"
     other_where: Annotated[str, typer.Option(help="Other place to cut; empty: none.")] = "scored"
     other_shams: Annotated[int, typer.Option(help="Shams of each other ablation.")] = 10
@@ -146,11 +149,11 @@ class Config:
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = ""
     device: DeviceFlag = ""
     out: OutFlag = Path("results") / NAME
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted study.")] = False
+    resume: Annotated[bool, typer.Option(help="Resume an interrupted study.")] = False
 
     @property
     def passes(self) -> dict[str, Any]:
-        """What every function that reads words is told."""
+        """The settings of every function that reads words."""
         return {"seed": self.seed, "token_budget": self.token_budget or None}
 
     @property
@@ -160,7 +163,9 @@ class Config:
         try:
             doses = [replace(main, dose=float(x)) for x in listed(self.doses)]
         except ValueError:
-            raise GrammarLensError(f"doses is {self.doses!r}, expected numbers by commas") from None
+            raise GrammarLensError(
+                f"doses is {self.doses!r}, expected numbers separated by commas"
+            ) from None
         values = [replace(main, value=x) for x in listed(self.values)]
         places = [replace(main, where=x) for x in listed(self.other_where)]
         ablations = [main, *values, *doses, *places]
@@ -271,7 +276,7 @@ def loaded(config: Config) -> Bench:
 
 
 def opened(bench: Bench) -> dict[str, Any]:
-    """The record of a new study, or of the one to go on with.
+    """The record of a new study, or of the one to resume.
 
     Raises GrammarLensError for a study begun before, unless it is to be resumed with the same settings and
     words.
@@ -289,7 +294,7 @@ def opened(bench: Bench) -> dict[str, Any]:
         stored, now = read_json(path), to_json(record)
         if not config.resume:
             raise GrammarLensError(
-                f"{config.out} holds a study already: add --resume to go on with it, or choose "
+                f"{config.out} holds a study already: add --resume to continue it, or choose "
                 "another --out"
             )
         for name in set(now["config"]).difference(MAY_DIFFER):
@@ -406,7 +411,7 @@ def made_tables(results: Mapping[str, Mapping[str, Found]]) -> dict[str, pd.Data
 
 
 def to_the_end(config: Config) -> None:
-    """Runs the study; Ctrl-C ends it with a word on how to go on."""
+    """Runs the study; Ctrl-C ends it and says how to resume."""
     try:
         main(config)
     except KeyboardInterrupt:

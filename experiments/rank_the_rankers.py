@@ -1,4 +1,4 @@
-"""Rank the rankers: which score finds the neurons that tell a word's tag best, and most reliably?
+"""Rank the rankers: which score finds the neurons that predict a word's tag, and how reliably?
 
     python experiments/rank_the_rankers.py
     python experiments/rank_the_rankers.py --train UD_English-EWT:train --fresh UD_English-EWT:test \
@@ -77,8 +77,8 @@ class Config:
     fresh: FreshFlag = FRESH
     label: LabelFlag = "upos"
     min_words: Annotated[int, typer.Option(help="Training words that a value needs.")] = 100
-    scores: Annotated[str, typer.Option(help="Scores by commas; all by default.")] = ""
-    ks: Annotated[str, typer.Option(help="Neurons per label, by commas.")] = "10,50,100"
+    scores: Annotated[str, typer.Option(help="Scores separated by commas; all by default.")] = ""
+    ks: Annotated[str, typer.Option(help="Neurons per label, separated by commas.")] = "10,50,100"
     seeds: Annotated[int, typer.Option(help="Disjoint samples of training sentences.")] = 5
     sentences: Annotated[int, typer.Option(help="Sentences in each sample; 0: all, divided.")] = 0
     sample: Annotated[int, typer.Option(help="Words per label for auroc and probe_weight.")] = 100

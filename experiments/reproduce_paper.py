@@ -93,7 +93,7 @@ class Config:
     model: ModelFlag = MODEL
     train: TrainFlag = TRAIN
     fresh: FreshFlag = FRESH
-    tags: Annotated[str, typer.Option(help="UPOS tags, by commas.")] = "NOUN,VERB,ADJ,ADV"
+    tags: Annotated[str, typer.Option(help="UPOS tags, separated by commas.")] = "NOUN,VERB,ADJ,ADV"
     samples: Annotated[int, typer.Option(help="Disjoint samples, for intervals.")] = 5
     max_words: Annotated[int, typer.Option(help="Words integrated per sample, at most.")] = 400
     steps: Annotated[int, typer.Option(help="Steps of the integral.")] = 20

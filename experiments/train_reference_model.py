@@ -10,7 +10,7 @@ Expected result: 3.35 nats per token on held-out books, from 457 MB of English (
 its weights, grammar_lens/embedded/reference-9m/README.md).
 
 The output folder loads offline with AutoModelForCausalLM and AutoTokenizer. Ctrl-C saves
-checkpoint.safetensors; --resume goes on as if nothing had happened (on a CPU to the last bit).
+checkpoint.safetensors; --resume continues as if nothing had happened (on a CPU to the last bit).
 """
 
 import bz2
@@ -108,7 +108,7 @@ class Config:
     validation_windows: Annotated[int, typer.Option(help="most windows per validation")] = 640
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where to train")] = "auto"
-    resume: Annotated[bool, typer.Option(help="go on from the checkpoint in --out")] = False
+    resume: Annotated[bool, typer.Option(help="resume from the checkpoint in --out")] = False
     overwrite: Annotated[bool, typer.Option(help="replace the earlier model in --out")] = False
 
     def __post_init__(self) -> None:
@@ -220,7 +220,7 @@ def main(config: Config) -> list[Evaluation]:
         claim_output(config, tokenizer)
     else:
         load_checkpoint(training, record)
-        console.print(f"going on after step {training.step:,}")
+        console.print(f"resuming after step {training.step:,}")
     train(training, console)
     save_model(training)
     console.print(f"saved in {config.out}")
@@ -314,7 +314,7 @@ def cut(documents: list[list[str]], rng: np.random.Generator) -> list[str]:
 
 
 def make_tokenizer(config: Config, passages: list[str]) -> Tokenizer:
-    """The tokenizer of the run that goes on, else the one given, else a new one."""
+    """The tokenizer of the run that is resumed, else the one given, else a new one."""
     source = config.out if config.resume else config.tokenizer
     if source is not None:
         return load_tokenizer(source)
@@ -470,7 +470,7 @@ def train(training: Training, console: Console) -> None:
             if stop.is_set():
                 save_checkpoint(training)
                 progress.print(
-                    f"stopped after step {training.step:,}: run again with --resume to go on"
+                    f"stopped after step {training.step:,}: run again with --resume to continue"
                 )
                 raise KeyboardInterrupt
             rate = learning_rate(training.step, training.done, training.config)
@@ -582,7 +582,7 @@ def check_output(config: Config) -> dict[str, Any] | None:
         raise GrammarLensError(f"--out {config.out} is a file: name a folder")
     if config.out.exists() and any(config.out.iterdir()) and not config.overwrite:
         raise GrammarLensError(
-            f"--out {config.out} is not empty: choose another folder, or add --resume to go on "
+            f"--out {config.out} is not empty: choose another folder, or add --resume to continue "
             "from a checkpoint in it, or --overwrite to replace the model in it"
         )
     return None

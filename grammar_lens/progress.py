@@ -75,7 +75,7 @@ def left(seconds: float) -> str:
 def track(
     what: str, total: int, *, unit: str, each: float = 1.0, show: bool = True
 ) -> Iterator[Advance]:
-    """Yields a function to be told of what is done, of which there is `total` in all.
+    """Yields a function to call with the amount done, out of `total`.
 
     Speed is shown in `unit`, of which there are `each` in one of what is counted. A terminal and a
     notebook get a bar that goes when the work ends, a log file a line now and then; short work says

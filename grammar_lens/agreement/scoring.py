@@ -157,7 +157,8 @@ def score_pairs(
 ) -> PairScores:
     """Log probability of both sentences of every pair under the model as it is now.
 
-    Inside `with lesion(model, ...)` that is the lesioned model. `progress` is told of tokens done.
+    Inside `with lesion(model, ...)` that is the lesioned model. `progress` is
+    called with the tokens done.
     Raises GrammarLensError as `Prepared` does.
     """
     return Prepared(model, pairs, token_budget).score(model, progress)

@@ -72,7 +72,7 @@ PANELS = (STUDY, STEPS, LOOKING, ITSELF)
 
 
 class _Commands(typer.core.TyperGroup):
-    """Says in one line what is wrong with a command line, and shows the help when nothing is asked for."""
+    """Names the fault of a command line in a line; shows the help where there is no command."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         panel = {name: getattr(c, "rich_help_panel", "") for name, c in self.commands.items()}

@@ -24,7 +24,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def read_config_file(ctx: Any, path: Path | None) -> Path | None:
-    """Makes the file's settings the defaults of the command that `ctx` is of, and returns the path.
+    """Makes the file's settings the defaults of `ctx`'s command, and returns the path.
 
     Keys at the top are for every command that has such an option, those of a table named like a
     command for that command alone. Raises typer.BadParameter naming file, line and key.
@@ -143,7 +143,7 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _where(path: Path, text: str, table: str, key: str) -> str:
-    """The file and, where it can be told, the line of a key, or of a table without one."""
+    """The file and, where it is known, the line of a key, or of a table without one."""
     inside = ""
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[\s*[\"']?([\w-]+)[\"']?\s*\]", line)

@@ -31,7 +31,7 @@ class Console:
         return not self.quiet and not self.as_json
 
     def note(self, text: str) -> None:
-        """Says on stderr what goes on."""
+        """Shows progress on stderr."""
         if self.shows_progress:
             typer.echo(text, err=True)
 

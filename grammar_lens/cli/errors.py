@@ -21,7 +21,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # whoever read what was printed has seen enough (`| head`)
+        # the reader of the output has closed the pipe (`| head`)
         raise
     except (GrammarLensError, OSError) as error:
         if is_other_process():

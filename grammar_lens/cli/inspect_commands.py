@@ -25,7 +25,7 @@ def generate(
     console: Console,
     run: RunArgument,
     prompt: Annotated[
-        list[str], typer.Option(help="The text to go on with; may be given several times.")
+        list[str], typer.Option(help="The text to continue; may be given several times.")
     ] = ["In the morning we"],  # noqa: B006
     lesion: LabelOfRun = "NOUN",
     value: Annotated[
@@ -131,7 +131,7 @@ def neuron(
         bool | None,
         typer.Option(
             "--read/--stored",
-            help="Read its examples anew, with the model; or show only those that the run has. By "
+            help="Read its examples again, with the model; or show only those that the run has. By "
             "default these, or read where the run has none.",
             metavar="",
         ),

@@ -13,7 +13,7 @@ from grammar_lens.runs.settings import DEFAULTS, OPTIONS, OUTPUT, Config, check_
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The entries of an option that takes several, by commas."""
+    """The entries of an option that takes several, separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -23,7 +23,7 @@ def in_panels(*panels: str) -> tuple[str, ...]:
 
 
 def parameter(name: str, *, as_the_run: bool) -> inspect.Parameter:
-    """The parameter of a command for a setting; `as_the_run` leaves what is not given as the run has it."""
+    """The parameter of a command for a setting; with `as_the_run` the run's is its default."""
     option, (kind, several) = OPTIONS[name][1], _kind(name)
     known = tuple(filter(None, (*option.choices, option.every, *option.complete)))
     complete = run_directories if kind is Path else (some_of if several else one_of)(known)

@@ -127,7 +127,7 @@ def merge(console: Console, run: RunArgument) -> None:
     panel=STEPS,
     settings=("score", "attribution", "attribution_words", *DEVICE),
     of_a_run=True,
-    kept="what was finished is kept: the same command goes on",
+    kept="what was finished is kept: run the same command to resume",
     examples=(
         "grammar-lens score runs/demo",
         "grammar-lens score runs/demo --score welch_t",
@@ -230,7 +230,7 @@ def probe(console: Console, run: RunArgument, **settings: Any) -> None:
     panel=STEPS,
     settings=(*in_panels(LESIONS), "seed", *DEVICE),
     of_a_run=True,
-    kept="what was finished is kept: the same command goes on",
+    kept="what was finished is kept: run the same command to resume",
     examples=(
         "grammar-lens lesion runs/demo --shams 100",
         "grammar-lens lesion runs/demo --values zero --doses 0.5 --lesion-labels NOUN,VERB",
@@ -244,7 +244,7 @@ def lesion(console: Console, run: RunArgument, **settings: Any) -> None:
 
 @command(panel=STEPS, examples=("grammar-lens report runs/demo",))
 def report(console: Console, run: RunArgument) -> None:
-    """Writes summary.json, figures/ and report.html from what the run has."""
+    """Writes summary.json, figures/ and report.html from the stored results."""
     _show_summary(console, _step("report", run, console, {}))
 
 
@@ -293,7 +293,7 @@ def _end(console: Console, done: Any, step: str | None = None) -> None:
 
 
 def _tell_parts(console: Console, done: Any, shown: str, parts: Sequence[str]) -> None:
-    """Prints a step's result; as JSON the parts of summary.json that are of it."""
+    """Prints a step's result; as JSON its parts of summary.json."""
     from grammar_lens.runs.summary import summarise
 
     def data() -> dict[str, Any]:

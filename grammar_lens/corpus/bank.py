@@ -217,7 +217,7 @@ class Treebank:
         return self._only(keep.tolist())
 
     def documents(self) -> Int[np.ndarray, " sentence"]:
-        """Number of each sentence's document; where a file tells no documents, it is one.
+        """Number of each sentence's document; a file without document marks is one document.
 
         A document is a run of sentences from one file with the same `document`.
         """

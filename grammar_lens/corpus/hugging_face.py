@@ -38,7 +38,7 @@ class HubSpec:
     def parse(cls, source: str) -> "HubSpec":
         """The parts of a source that begins with `hf:`.
 
-        Raises GrammarLensError if there is no split or the parts cannot be told apart.
+        Raises GrammarLensError if there is no split or the parts are ambiguous.
         """
         match = SPEC.fullmatch(source)
         if match is None:

@@ -21,7 +21,7 @@ def read_tagged(path: Path, label: str) -> Treebank:
 
     Either each line has a word and its tag, apart by white space, and a blank line ends a sentence;
     or each line is a sentence of word/TAG, in which a slash of a word may be written \\\\/.
-    Words are joined by single spaces, since such files tell no others.
+    Words are joined by single spaces, since such files do not record spacing.
     Raises GrammarLensError for a label other than upos and xpos, and, with file and line, for a line
     that is neither.
     """

@@ -197,7 +197,7 @@ class _BlobCheck:
             os.remove(fname)
             raise GrammarLensError(
                 f"{fname} has git blob id {actual}, expected {self.expected} of release {RELEASE}: "
-                "it was removed, run again to fetch it anew"
+                "it was removed, run again to download it"
             )
         return fname
 

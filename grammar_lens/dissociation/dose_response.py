@@ -61,7 +61,7 @@ class DoseResponse(Shown):
     def sham_p(self) -> float | None:
         """(1 + shams with at least the real slope) / (1 + shams), slopes averaged over labels.
 
-        None without shams. A set that does more damage in all is steeper, too: the matrix tells
+        None without shams. A set that does more damage overall is steeper, too: the matrix shows
         whether the damage is selective.
         """
         return chance(float(self.slope.mean()), self.sham_slope.mean(1))

@@ -1,4 +1,4 @@
-"""The pattern of a lesion matrix: what is left when severity and fragility are taken out."""
+"""The pattern of a lesion matrix, without severity of lesions and fragility of labels."""
 
 import numpy as np
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from jaxtyping import Float
 ROUNDING = 1e-9
 """Scores of the scaled matrix this close are equal: with two labels all are 1 or -1."""
 LEAST_LABELS = 3
-"""With two labels the scaled matrix is always 1 and -1, so that nothing can be told."""
+"""With two labels the scaled matrix is always 1 and -1, so that it is uninformative."""
 LEAST_SHAMS = 19
 """Fewer sham replicates cannot reach p = .05."""
 

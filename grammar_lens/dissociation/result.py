@@ -171,7 +171,7 @@ class LesionStudy(Shown):
     def at(
         self, *, value: str | None = None, dose: float | int | None = None, where: str | None = None
     ) -> "LesionStudy":
-        """The statistics for another ablation of the lesion; what is not given stays as it is.
+        """The statistics for another ablation; what is left out is that of the main ablation.
 
         Raises NotMeasuredError naming the ablations that were measured.
         """
@@ -190,7 +190,7 @@ class LesionStudy(Shown):
         )
 
     def verdict(self) -> str:
-        """The conclusions in a few sentences, and what was not measured."""
+        """The conclusions in a few sentences, and the parts that were not measured."""
         parts = [
             self._size(),
             *self._against_chance(),

@@ -55,6 +55,6 @@ def why_no_p(n_labels: int, n_shams: int) -> str:
 
 
 def least(values: Float[np.ndarray, " label"]) -> float:
-    """The smallest of what is known; NaN if nothing is."""
+    """The smallest known value; NaN without any."""
     known = values[np.isfinite(values)]
     return float(known.min()) if len(known) else float("nan")

@@ -20,13 +20,13 @@ class Background(Generic[T]):
 
     def start(self) -> None:
         """Begins; to be called once."""
-        # as a daemon it does not keep a program alive that is told to end
+        # as a daemon it does not keep alive a program that is to end
         Thread(target=self._work, name=self.what, daemon=True).start()
 
     def _work(self) -> None:
         try:
             self._made.set_result(self._make())
-        except Exception as error:  # whatever it is, the page is where it can be told
+        except Exception as error:  # whatever it is, the page reports it
             self._made.set_exception(error)
 
     @property

@@ -77,7 +77,7 @@ def _connect_controls(app: Dash, session: ExploredRun) -> None:
     def show_picking(which: str) -> bool:
         return which != "picked"
 
-    # apart from each other: of one callback with several causes, a page that loads slowly tells only one
+    # apart from each other: of one callback with several causes a page that loads slowly reports one
     @app.callback(Output("chosen", "value"), inputs=SEEN)
     def choose_first(position: str, score: str, tag: str) -> Any:
         try:

@@ -227,7 +227,7 @@ def calibration(result: Calibration) -> go.Figure:
     )
     finish(
         figure,
-        "Do attributions tell what a lesion does?",
+        "Do attributions predict what a lesion does?",
         f"{result.n_random} neurons drawn at random, cut one at a time",
         height=230 + 24 * max(len(names), 4),
     )
@@ -242,7 +242,7 @@ def calibration(result: Calibration) -> go.Figure:
 def redundancy(result: Redundancy) -> go.Figure:
     """Own tag loss (nats) after each round of cutting and finding neurons again, a line per label.
 
-    Compare what later rounds add with what the first one cost; the thick line is the mean.
+    Compare the damage of later rounds with that of the first; the thick line is the mean.
     """
     sizes = [r.k for r in result.rounds]
     again = np.stack([r.found_again for r in result.rounds])
@@ -270,7 +270,7 @@ def redundancy(result: Redundancy) -> go.Figure:
     )
     finish(
         figure,
-        "Do others stand by? Cut, find again, cut more",
+        "Do other neurons take over? Cut, find again, cut more",
         f"{len(result.rounds)} rounds; a steep later step says that others had taken over",
         height=420,
     )

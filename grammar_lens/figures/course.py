@@ -63,7 +63,7 @@ def time_course(course: CourseSummary, label: str | None = None) -> go.Figure:
 
 
 def _title(label: str) -> str:
-    return f"When {plain(label)} is told"
+    return f"When {plain(label)} can be read"
 
 
 def _add_panels(figure: go.Figure, course: CourseSummary, i: int, *, visible: bool) -> None:

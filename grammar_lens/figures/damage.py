@@ -142,7 +142,7 @@ def lesion_null(study: LesionStudy) -> go.Figure:
 
 
 def _check_labels(labels: tuple[str, ...], p: float | None) -> None:
-    """Raises NotMeasuredError where S* can tell nothing."""
+    """Raises NotMeasuredError where S* is uninformative."""
     if p is None:
         raise NotMeasuredError(
             f"S* of {len(labels)} labels ({', '.join(labels)}) has no p-value, as it is 1 or -1 "

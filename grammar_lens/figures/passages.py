@@ -23,7 +23,7 @@ from grammar_lens.neurons.examples import Example, NeuronExamples
 MOST_SIGNS = 9
 """A token of more characters is shortened in its cell."""
 MOST_TOLD = 240
-"""Characters of a token that are told on hover."""
+"""Characters of a token that are shown on hover."""
 BLANK = "·"
 _TURNS_TEXT = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Signs that change the direction of the text around them."""
@@ -31,7 +31,7 @@ _TURNS_TEXT = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u206
 
 @dataclass(frozen=True)
 class _Row:
-    """One example as a row of cells: activations, tokens in them, and what is told of each."""
+    """One example as a row of cells: activations, tokens in them, and the hover text of each."""
 
     values: list[float]
     cells: list[str]

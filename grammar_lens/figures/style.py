@@ -1,7 +1,7 @@
 """Shared style of all figures: colours, axes, names of scores, and escaped text.
 
 Colours are safe for colour-blind readers. In grey print scales go from light to dark, and lines are
-told apart by their dashes and symbols. Labels and names are data: plotly reads a little HTML in its
+distinguished by their dashes and symbols. Labels and names are data: plotly reads a little HTML in its
 texts, so they are escaped.
 """
 
@@ -229,7 +229,7 @@ def matrix(
 
 
 def _cell_font(text: list[list[str]]) -> int:
-    """The size at which the texts of a matrix stand beside each other in a page's column."""
+    """The font size at which the cells of a matrix fit a page's column."""
     longest = max((len(cell) for row in text for cell in row), default=0)
     return 12 if len(text) <= 10 else 11 if longest <= 4 else 9
 

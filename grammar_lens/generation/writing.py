@@ -85,4 +85,4 @@ def _check(prompts: Sequence[str], tokens: int, temperature: float, samples: int
             "--temperature 1"
         )
     if not prompts or any(not prompt.strip() for prompt in prompts):
-        raise GrammarLensError("a prompt is empty: give a few words for the model to go on with")
+        raise GrammarLensError("a prompt is empty: give a few words for the model to continue")

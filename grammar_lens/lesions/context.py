@@ -38,7 +38,7 @@ def lesion(
     `units` are a set such as `keys["VERB"]`, or addresses: "7.336", ["7.336", (6, 12)].
     A unit's activation a becomes (1 - dose) a + dose v at every token except BOS and padding, with
     v = 0 ("zero"), the unit's mean over words at the study's position ("mean"), or what all the units
-    do at one other word, drawn anew for every token with `seed` ("resample", from `donors`). By
+    do at one other word, drawn for every token with `seed` ("resample", from `donors`). By
     default it is the mean, and 0 for neurons whose means are not known, such as addresses alone. A dose
     of 0 or an empty set changes nothing at all; a negative dose amplifies what sets the unit apart from v.
     Works under generation and nests. Yields the model. While it is open the model belongs to the thread

@@ -32,7 +32,7 @@ class TextReading(Shown):
     Row 0 is the intact model, row 1 the lesioned one where there is a lesion. `nll[row, token]` is
     the loss of the token given those before it, in nats, NaN for a first token without BOS before
     it. `probability[row, token, label]` is P(label of the word that begins next | all up to here):
-    it says little where the next token goes on with the same word.
+    it says little where the next token continues the same word.
     """
 
     model: str

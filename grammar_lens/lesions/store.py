@@ -27,7 +27,7 @@ class Store:
     """The losses of every word under every condition, row 0 intact; NaN where not scored.
 
     With a `folder` the arrays are files mapped into memory: what is finished there under the same
-    `key` is kept, so an interrupted battery goes on where it stopped, and memory stays free. They
+    `key` is kept, so an interrupted battery resumes where it stopped, and memory stays free. They
     take all their room on the disk at once. Raises GrammarLensError where there is not enough.
     """
 
@@ -79,7 +79,7 @@ class Store:
         write_text(self._folder / _DONE, text)
 
     def add_up(self, own: Bool[np.ndarray, " word"]) -> None:
-        """Gets what the other processes of a group have put; `own` are the words put here."""
+        """Adds the losses of the group's other processes; `own` are the words of this process."""
         for array in (*(getattr(self, name) for name in _FLOATS), self.top_label):
             distributed.add_up(array, own)
         distributed.add_up(self.tag_probability, own)
@@ -93,7 +93,7 @@ class Store:
             self.tag_probability[self._probed[row]] = self.tag_probability[0]
 
     def _resumes(self, folder: Path, shapes: dict[str, Any]) -> bool:
-        """Whether the folder holds part of this very battery; notes what is finished."""
+        """Whether the folder holds part of this battery; notes which batches are finished."""
         make_folder(folder)
         try:
             stored = json.loads((folder / _DONE).read_text("utf-8"))

@@ -21,7 +21,7 @@ _PLACES = {
 }
 
 LOOKED_AT = 8
-"""Elements of each weight that tell, at every use, whether the fingerprint still holds."""
+"""Elements of each weight by which every use checks that the fingerprint still holds."""
 PART = 6 << 22
 """Elements of a weight taken at once; a multiple of 6, so that every second and third stay the same."""
 Model = Any
@@ -49,7 +49,7 @@ def fingerprint(model: Model) -> str:
     """A digest of all weights, the same on every device: exact sums of their bits, and some of them.
 
     Half-precision weights are taken as float32, which holds them exactly, so it is also the same
-    where they were loaded as that. It tells checkpoints of one training apart; it is no protection
+    where they were loaded as that. It distinguishes checkpoints of one training; it is no protection
     against deliberate forgery. It is remembered on the model, and computed anew when a weight was
     replaced, changed in place by torch, or differs at one of the few places looked at each time; a
     change of single elements through `.data` can go unnoticed.

@@ -100,7 +100,7 @@ class FastPath:
             return hook
 
         changes = {(s, la): keeper(s, la) for s, layers in keep.items() for la in layers}
-        cache = DynamicCache()  # without a config, lest sliding layers keep only their window
+        cache = DynamicCache()  # without a config: with one, sliding layers keep only their window
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.changed(changes))
             for layer, module in enumerate(self.body.layers):

@@ -106,5 +106,5 @@ def watch_tokens(model: Model, see: Callable[[Int[Tensor, "row time"]], None]) -
 
 
 def _no_mask(token_ids: Tensor) -> dict[str, Tensor]:
-    """A mask of ones, lest a HookedTransformer guesses one from padding_side and the pad token."""
+    """A mask of ones: a HookedTransformer would guess one by padding_side and pad token."""
     return {"attention_mask": torch.ones_like(token_ids)}

@@ -45,7 +45,7 @@ def keys_and_values(
     """Input of the head, and every layer's keys and values. For models that `can_continue`."""
     from transformers import DynamicCache
 
-    cache = DynamicCache()  # without a config, lest sliding layers keep only their window
+    cache = DynamicCache()  # without a config: with one, sliding layers keep only their window
     out = _body(model)(token_ids, past_key_values=cache, use_cache=True)
     layers: Any = cache.layers
     return out.last_hidden_state, [(layer.keys, layer.values) for layer in layers]

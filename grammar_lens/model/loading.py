@@ -129,7 +129,7 @@ def _frozen(model: Model) -> Model:
 def _check_taken_as_it_is(model: Model, tokenizer: Any, *settings: object) -> None:
     if tokenizer is not None or any(setting is not None for setting in settings):
         raise GrammarLensError(
-            "the model is hooked already, so its tokenizer, dtype and device stay what they are: "
+            "the model is hooked already, so its tokenizer, dtype and device are kept: "
             "set them when it is made, or give load_model the Hugging Face model itself"
         )
     if getattr(model, "tokenizer", None) is None:
@@ -383,7 +383,7 @@ def wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None)
         hf_model = hf_model.to(device)
     n_weights = count_parameters(hf_model)  # TransformerLens 3 adds biases of its own
     name = str(getattr(config, "name_or_path", "") or type(hf_model).__name__)
-    # Without this TransformerLens loads the tokenizer anew, from wherever it came, so that it adds
+    # Without this TransformerLens loads the tokenizer again, from wherever it came, so that it adds
     # BOS. Words are read with the tokenizer's own BOS; the copy spares the caller's pad token.
     tokenizer = copy.deepcopy(tokenizer)
     settings = tokenizer.init_kwargs

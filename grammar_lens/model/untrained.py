@@ -19,7 +19,7 @@ def untrained_twin(
 
     They are drawn by the architecture's own initialiser in the model's dtype, on the `device`, by
     default the model's own; another kind of device draws others. Nothing is downloaded. What such a
-    model's activations tell of words takes no training (Zhang & Bowman 2018).
+    model's activations say about words takes no training (Zhang & Bowman 2018).
     Raises GrammarLensError for a model that is spread over several devices, and for a
     HookedTransformer.
     """

@@ -13,7 +13,7 @@ from grammar_lens.neurons.overlap import layer_counts, layer_strength
 from grammar_lens.selectivity.result import Scores
 
 ALL = "all"
-"""The row of `depth_table` that is of the union of all labels' neurons."""
+"""The row of `depth_table` for the union of all labels' neurons."""
 
 
 def depth_bins(n_layers: int, n_bins: int) -> Int[np.ndarray, " layer"]:

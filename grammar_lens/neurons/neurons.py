@@ -140,7 +140,7 @@ class Neurons(Shown):
     ) -> "Neurons":
         """A set from addresses alone, "7.336", (7, 336) or a list of these: no means, scores 0.
 
-        Raises GrammarLensError for what is no address; whether units exist is known with a model.
+        Raises GrammarLensError for invalid addresses; whether units exist is checked with a model.
         """
         layer, index = parse_addresses(addresses).T
         return cls(name or _named(layer, index), site, layer, index, np.zeros(len(layer)))
@@ -365,7 +365,7 @@ def _addresses(
         )
     names = ["layer", "index"]
     given = frame[names].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    whole = (given == np.floor(given)).all(1)  # what is missing or no number is not, either
+    whole = (given == np.floor(given)).all(1)  # NaN is not whole, either
     inside = ((given >= 0) & (given < [n_layers, n_units])).all(1)
     again = frame.duplicated(["label", "layer", "index"]).to_numpy(bool)
     for wrong, what in (

@@ -10,7 +10,7 @@ def require_same_model(
 ) -> None:
     """Raises GrammarLensError for neurons that were chosen in another model than this one.
 
-    Models are told apart by their weights (`fingerprint`); neurons that carry no fingerprint are of
+    Models are distinguished by their weights (`fingerprint`); neurons that carry no fingerprint are of
     any model. With `allow_other_model` the layers and units of `KeyNeurons` must still be as many.
     """
     name = model_name(model)

@@ -127,7 +127,7 @@ def _allowed(
     threshold = null.threshold(alpha)
     if np.isinf(threshold):
         raise GrammarLensError(
-            f"{counted(null.n_replicates, 'replicate')} cannot tell a chance of {alpha:g}: at least "
+            f"{counted(null.n_replicates, 'replicate')} cannot resolve a p of {alpha:g}: at least "
             f"{int(np.ceil(1 / alpha)) - 1} are needed"
         )
     return null.z(null.observed) > threshold

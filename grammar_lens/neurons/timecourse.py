@@ -47,7 +47,7 @@ class TimeCourse(Shown):
     def of(self, keys: KeyNeurons) -> Float[np.ndarray, "offset label layer"]:
         """Mean correlation of each label's key neurons in each layer, in the direction they were chosen for.
 
-        Negative where they tell the opposite. NaN where a layer has none. The key neurons should
+        Negative where they indicate the opposite. NaN where a layer has none. The key neurons should
         come from other words than the time course, or the event itself is flattered.
         """
         shape = (len(self.offsets), len(self.labels), self.values.shape[2])

@@ -15,7 +15,7 @@ from grammar_lens.passes.readers import Collector
 
 @runtime_checkable
 class Keeper(Protocol):
-    """Keeps what a pass has collected, so that the same pass can go on with it.
+    """Keeps what a pass has collected, so that the same pass can be resumed.
 
     `about` says what the pass is of, by name. `begin` loads what was kept and returns how many
     batches that covers and the token budget then; `after` is called when a batch is done.

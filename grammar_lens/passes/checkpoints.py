@@ -29,7 +29,7 @@ from grammar_lens.passes.distributed import Shard
 from grammar_lens.passes.readers import Collector, State
 
 SECONDS = 30.0
-"""The least time between two checkpoints, if not told otherwise."""
+"""The least time between two checkpoints, unless another is given."""
 SHARE = 20.0
 """Nor are they made more often than this many times as long as the last one took to write."""
 
@@ -53,7 +53,7 @@ class Checkpoints:
     def begin(
         self, about: Mapping[str, object], collectors: Sequence[Collector]
     ) -> tuple[int, int | None]:
-        """Loads what is kept; returns how many batches it covers and the token budget then."""
+        """Loads the checkpoint; returns how many batches it covers and the token budget then."""
         expected: dict[str, object] = json.loads(json.dumps(about))
         self._about = expected
         self._last = time.monotonic()
@@ -69,7 +69,7 @@ class Checkpoints:
     def after(
         self, done: int, budget: int | None, collectors: Sequence[Collector], last: bool
     ) -> None:
-        """Told of every batch that is done; writes when it is time."""
+        """Counts a finished batch, and writes a checkpoint when one is due."""
         waited = time.monotonic() - self._last
         if self.every is not None:
             due = done % self.every == 0 or last
@@ -77,7 +77,7 @@ class Checkpoints:
             due = waited >= max(SECONDS, SHARE * self._took)
         if due or (last and self.whole):
             begin = time.monotonic()
-            assert self._about is not None, "a pass begins before it goes on"
+            assert self._about is not None, "`begin` comes before `after`"
             write_checkpoint(self.path, self._about, done, budget, collectors)
             self._last = time.monotonic()
             self._took = self._last - begin
@@ -107,7 +107,7 @@ def write_checkpoint(
 
 
 class Kept:
-    """An open checkpoint: what it is of, and its pieces one by one."""
+    """An open checkpoint: the pass it belongs to, and its pieces one by one."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self.path, self._file = path, file
@@ -123,7 +123,7 @@ class Kept:
         self._names = sorted(file.keys())
 
     def require(self, about: Mapping[str, object]) -> None:
-        """Raises GrammarLensError unless the checkpoint is of this very pass, saying what differs."""
+        """Raises GrammarLensError naming what differs, if the checkpoint is another pass's."""
         names = [*about, *(name for name in self.about if name not in about)]
         changed = [
             f"{name.replace('_', ' ')}: it was {self.about.get(name)!r}, now {about.get(name)!r}"
@@ -132,8 +132,8 @@ class Kept:
         ]
         if changed:
             raise GrammarLensError(
-                f"{self.path} was made of other things and cannot be gone on with "
-                f"({'; '.join(changed)}): give the old ones, or delete it and begin anew"
+                f"{self.path} belongs to a different pass and cannot be resumed "
+                f"({'; '.join(changed)}): use the original settings, or delete it and start again"
             )
 
     def verify(self) -> None:

@@ -108,7 +108,7 @@ def agreed(value: list[int]) -> list[int]:
 
 
 def merge(collectors: Sequence[Collector]) -> None:
-    """Gives every process what all processes' collectors have found together.
+    """Gives every process the merged state of all processes' collectors.
 
     Piece by piece, and in the order of the processes, so that all get the same to the last bit.
     """

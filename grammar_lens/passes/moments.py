@@ -114,7 +114,7 @@ class Moments(Shown):
         return self._rows(rows, tuple(labels))
 
     def parts(self, n: int) -> tuple["Moments", ...]:
-        """`n` parts of a corpus whose words were told apart as separate labels, part by part."""
+        """`n` parts of a corpus that were collected as separate labels, part by part."""
         size = len(self.labels) // n
         labels = self.labels[:size]
         return tuple(self._rows(list(range(i * size, (i + 1) * size)), labels) for i in range(n))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 State = dict[str, Tensor]
-"""Part of what a reader has committed, by name: what a checkpoint keeps and processes exchange."""
+"""Part of a reader's committed state, by name: stored in checkpoints and exchanged by processes."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ Runs = Mapping[str, RunLike]
 
 
 def named(runs: Sequence[RunLike]) -> dict[str, RunLike]:
-    """Runs by the shortest end of their path that tells them apart.
+    """Runs by the shortest end of their path that distinguishes them.
 
     Raises GrammarLensError for fewer than two, and for one that is given twice.
     """

@@ -100,7 +100,7 @@ def missing(study: LesionStudy) -> list[Missing]:
         why = "without them nothing can be said about chance"
         texts.append(Missing("Sham lesions", why, "--shams 20"))
     if study.n_shams and not study.damage_matched:
-        why = "they tell selective damage from damage that is merely larger"
+        why = "they distinguish selective damage from merely larger damage"
         if not study.is_weakly_matched:
             why += "; here the ordinary shams carry 0.9 of the output or more, so they may do"
         texts.append(Missing("Damage-matched shams", why, "--damage-matched 20"))
@@ -108,7 +108,7 @@ def missing(study: LesionStudy) -> list[Missing]:
         why = "an effect of the neurons should grow with the dose"
         texts.append(Missing("Doses", why, "--doses 1,0.25,0.5,0.75"))
     if len(study.ladder) < 2:
-        why = "a finding should not hang on what the neurons are set to"
+        why = "a finding should not depend on the value that the neurons are set to"
         texts.append(Missing("Other values", why, "--values mean,zero,resample"))
     if not study.sufficiency:
         why = "whether the sets alone are enough to predict their tags"
@@ -193,7 +193,7 @@ def _matrices(study: LesionStudy) -> list[Picture]:
 
 
 def _null(study: LesionStudy) -> Picture | None:
-    """S* of the shams and of the real lesions; None where it tells nothing."""
+    """S* of the shams and of the real lesions; None where it is uninformative."""
     if study.p_value is None:
         return None
     words = (

@@ -17,7 +17,7 @@ MOST_SIGNS = 600
 def examples_data(examples: Examples) -> dict[str, Any]:
     """Data of the page: every stretch of text once, and each neuron by its address "layer.index".
 
-    A neuron's activations stand in one row, those of one example after the other's.
+    A neuron's activations are in one row, example after example.
     """
     places: dict[tuple[str, ...], int] = {}
     neurons = {f"{la}.{i}": _neuron(examples[la, i], places) for la, i in examples}
@@ -45,7 +45,7 @@ def _example(example: Example, places: dict[tuple[str, ...], int]) -> list[Any]:
     """Word, label, activation, where it is from, the text around it and its place in the sentence.
 
     The text is a number in `places`; its first token's place in the sentence, the place of the token
-    at which the neuron was read, the word's, and whether the sentence goes on follow.
+    at which the neuron was read, the word's, and whether the sentence continues follow.
     """
     tokens = example.passage.tokens[_first(example) : _last(example)]
     return [

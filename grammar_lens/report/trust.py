@@ -192,7 +192,7 @@ def _vocabulary(keys: KeyNeurons, controls: SelectionControls) -> Finding:
     where = "within word forms" if at_word else "after the same word"
     kind = "forms that occur under several tags" if at_word else "words that several tags follow"
     if left < 0:
-        verdict = "there the neurons tell the opposite"
+        verdict = "there the neurons indicate the opposite"
     elif left < 0.2:
         verdict = "most of it is vocabulary"
     elif left < 0.8:

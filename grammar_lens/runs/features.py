@@ -160,7 +160,7 @@ class _Pooled(FeatureReader):
 
     def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]:
         units, columns = self._units[layer]
-        # units first: what is copied has the size of the chosen ones
+        # units first: the copy has the size of the chosen ones
         chosen = seen.flat[:, units.to(seen.flat.device)]
         values = Seen(chosen, where=seen.where).values().float()
         sentences, lengths = torch.unique_consecutive(words, return_counts=True)

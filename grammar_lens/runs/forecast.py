@@ -85,7 +85,7 @@ class Forecast:
     times: dict[str, Expected]
 
     def short(self) -> list[str]:
-        """Parameters, statistics, and the peak against what there is."""
+        """Parameters, statistics, and the peak against the free memory."""
         m, stored = self.memory, sum(self.memory.statistics.values())
         where = "on the device" if self.on_gpu else "in memory"
         parameters = (

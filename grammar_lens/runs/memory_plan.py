@@ -226,7 +226,7 @@ class MemoryPlan:
     host_peak: int
 
     def fits(self, free: int | None) -> bool | None:
-        """Whether the peak is within what is free; None where that is not known."""
+        """Whether the peak fits the free memory; None where that is not known."""
         return None if free is None else self.peak <= USABLE * free
 
 

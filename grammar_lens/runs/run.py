@@ -36,7 +36,7 @@ class Run(StoredRun):
 
     @cached_property
     def model(self) -> Model:
-        """The model that the run is of, on the device that `gl.load_model` takes by itself.
+        """The run's model, on the device that `gl.load_model` chooses.
 
         To have it elsewhere, set it: `run.model = gl.load_model(run.config["model"], device="cpu")`.
         """

@@ -78,7 +78,7 @@ class Session:
     def keepers_of_reading(self, run: StoredRun, steps: Sequence[str]) -> Callable[[int], Keeper]:
         """Checkpoints of the passes that some steps share, by number.
 
-        The name holds what they depend on, so that other neurons or settings begin anew.
+        The name holds what they depend on, so that other neurons or settings start afresh.
         """
         text = json.dumps([list(steps), self.config.stored()], sort_keys=True)
         digest = hashlib.sha256(text.encode())
@@ -94,7 +94,7 @@ class Session:
         return keeper
 
     def clear(self, step: str) -> None:
-        """Removes what was kept of a step that is done, and what a kill has left half-written."""
+        """Removes checkpoints of a finished step, and files that a kill has left half-written."""
         stored = KEPT.get(step, step)
         for path in (*self.unfinished.glob(f"{stored}*"), *self.unfinished.glob(".*")):
             if path.is_dir():
@@ -194,7 +194,7 @@ class Session:
         for note in bank.notes:
             self.say(f"{bank.name}: {note}")
         if c.context == "document" and all(s.document is None for s in bank):
-            self.say(f"{bank.name}: no documents are told apart, so all sentences are read as one")
+            self.say(f"{bank.name}: no document boundaries, so all sentences are read as one")
         return bank
 
     def check(self) -> None:

@@ -78,7 +78,9 @@ class Config:
     )
     labels: Annotated[
         tuple[str, ...],
-        Option(WORDS, "Values to study, by commas; by default all that occur.", complete=UPOS),
+        Option(
+            WORDS, "Values to study, separated by commas; by default all that occur.", complete=UPOS
+        ),
     ] = ()
     positions: Annotated[
         tuple[str, ...],
@@ -94,7 +96,7 @@ class Config:
         tuple[str, ...],
         Option(
             WORDS,
-            f"Sites to collect beside neuron, by commas: {', '.join([*defaults.SITES][1:])}.",
+            f"Sites to collect beside neuron, with commas: {', '.join([*defaults.SITES][1:])}.",
             tuple(defaults.SITES),
             flag="site",
         ),
@@ -210,7 +212,7 @@ class Config:
         tuple[str, ...],
         Option(
             LESIONS,
-            "What a cut neuron is set to, by commas: mean, zero, resample (another word's value), "
+            "Values of a cut neuron, with commas: mean, zero, resample (another word's value), "
             "resample_within (one of the same label's). The first is the main one, the others show "
             "whether lesions agree in sign; none: no lesions.",
             (*defaults.VALUES, "none"),
@@ -221,7 +223,7 @@ class Config:
         tuple[float, ...],
         Option(
             LESIONS,
-            "Doses, by commas: 1 cuts, 0 does nothing, below 0 amplifies. The first is the main one, "
+            "Doses, with commas: 1 cuts, 0 does nothing, below 0 amplifies. The first is the main one, "
             "the others give the dose-response.",
             least=-100,
             most=100,
@@ -231,7 +233,9 @@ class Config:
     lesion_labels: Annotated[
         tuple[str, ...],
         Option(
-            LESIONS, "Labels whose neurons are cut, by commas; by default eight.", complete=UPOS
+            LESIONS,
+            "Labels whose neurons are cut, separated by commas; by default eight.",
+            complete=UPOS,
         ),
     ] = ()
     lesion_at: Annotated[

@@ -46,7 +46,7 @@ def merge_shards(path: Path, say: Say) -> StoredRun:
 def collect_shard(config: Config, shard: Shard, say: Say) -> Path:
     """Collects one share of the training words into a file of the run directory, for `merge_shards`.
 
-    The same call goes on with a share that was stopped.
+    The same call resumes a shard that was stopped.
     """
     session = Session(config, say)
     path = config.out / SHARDS / f"collect.{shard}.safetensors"

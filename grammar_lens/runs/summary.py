@@ -103,7 +103,7 @@ def _pairs(pairs: Sequence[CrossedPair]) -> list[list[Any]]:
 
 
 def _least(values: Float[np.ndarray, " label"]) -> float | None:
-    """The smallest of what is known; None if nothing is."""
+    """The smallest known value; None without any."""
     known = values[np.isfinite(values)]
     return float(known.min()) if len(known) else None
 

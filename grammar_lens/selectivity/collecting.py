@@ -115,7 +115,7 @@ def collect(
     class means decide; a `sample` of so many words of
     each label with all their activations, for `auroc` and `probe_weight`; with `controls` the
     contrasts within word forms and at equal frequency. `seed` draws halves, replicates and sample.
-    With a `keeper` (`gl.checkpoints.Checkpoints(path)`) the pass can be stopped and gone on with.
+    With a `keeper` (`gl.checkpoints.Checkpoints(path)`) the pass can be stopped and resumed.
     In a process group of torch.distributed every process reads its share and gets the whole.
     Raises GrammarLensError when a label keeps fewer than 2 readable words.
     """

@@ -49,7 +49,7 @@ def auroc(evidence: Evidence) -> ScoreValues:
 def probe_weight(evidence: Evidence) -> ScoreValues:
     """Weight of each unit for each label in one elastic-net classifier of all units of all layers.
 
-    In log-odds per standard deviation; units that share what they know share the weight or leave it
+    In log-odds per standard deviation; correlated units share the weight or leave it
     to one of them. A unit that has one value at all sampled words gets 0. The weights are those of
     `probe_weights` with its own penalties on the CPU.
     Source: Dalvi et al. (2019), What is one grain of sand in the desert?, section 3.1.

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Method:
-    """A score: how it is computed, what it needs, and how its values are to be read.
+    """A score: its formula, the evidence it needs, and the direction of its values.
 
     `needs` is "moments" or the name of another field of `Evidence`. Values are strong where they are
     "far" from `neutral` on either side, "high" or "low", as `best` says. `class_means_suffice` holds

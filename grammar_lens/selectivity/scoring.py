@@ -63,7 +63,7 @@ def _require_words(moments: Moments) -> None:
 
 
 def _require_evidence(evidence: Evidence, method: Method) -> None:
-    """Raises GrammarLensError unless what the method needs is there and fits the moments."""
+    """Raises GrammarLensError unless the method's evidence is there and fits the moments."""
     if method.needs == "moments":
         return
     part = getattr(evidence, method.needs)

@@ -247,7 +247,7 @@ def test_a_run_on_documents(files: tuple[Path, Path], tmp_path: Path) -> None:
         "--doses", 1, "--replicates", 0,
     )  # fmt: skip
     assert code == 0, err
-    assert "fresh: no documents are told apart, so all sentences are read as one" in err
+    assert "fresh: no document boundaries, so all sentences are read as one" in err
     assert "train: no documents" not in err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))
     assert (summary["treebank"]["context"], summary["treebank"]["window"]) == ("document", 200)

@@ -362,7 +362,7 @@ class TestLesionStudy:
             ({"scores": ""}, "scores is '', expected one of correlation"),
             ({"values": "zero,nought"}, "value is 'nought', expected one of zero, mean"),
             ({"other_where": "nowhere"}, "where is 'nowhere', expected one of every, scored"),
-            ({"doses": "half"}, "doses is 'half', expected numbers by commas"),
+            ({"doses": "half"}, "doses is 'half', expected numbers separated by commas"),
             ({"cut": "NOUN,ZZZ"}, "cut is 'ZZZ', expected one of"),
             ({"cut": "NOUN,PRON"}, "has words of 1 of the values to cut, needs 2 or more"),
             ({"fresh": "nowhere.conllu"}, "no treebank at"),

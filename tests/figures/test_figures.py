@@ -207,7 +207,7 @@ def test_time_course_menu_shows_one_label_at_a_time() -> None:
     assert [t.visible for t in traces_of(figure)] == [True, True, False, False, False, False]
     shown, title = buttons[2].args
     assert shown["visible"] == [False] * 4 + [True] * 2
-    assert title["title.text"] == "When ADJ is told"
+    assert title["title.text"] == "When ADJ can be read"
     np.testing.assert_array_equal(traces_of(figure)[4].z, course.strength[:, 2].T)
     assert not layout_of(figures.time_course(made_course(("NOUN",)))).updatemenus
 

@@ -348,7 +348,7 @@ def test_resampled_units_do_what_they_do_at_one_other_word(tiny: Model, words: C
     assert torch.equal(first[0][special], intact[0][special])
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], other[0])
-    assert not torch.equal(first[0], second[0]), "drawn anew for every token"
+    assert not torch.equal(first[0], second[0]), "drawn independently for every token"
 
 
 def test_half_a_dose_of_resampling(tiny: Model, words: Corpus):

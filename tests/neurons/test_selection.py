@@ -273,7 +273,7 @@ class TestRulesWithANull:
                 select(with_null(3.0), rule="fdr", alpha=alpha)
 
     def test_too_few_replicates_for_alpha(self) -> None:
-        message = "40 replicates cannot tell a chance of 0.01: at least 99 are needed"
+        message = "40 replicates cannot resolve a p of 0.01: at least 99 are needed"
         with pytest.raises(GrammarLensError, match=message):
             select(with_null(3.0), rule="permutation", alpha=0.01)
 

@@ -368,7 +368,7 @@ def whole(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_killed_process_goes_on(words: Path, whole: Path, tmp_path: Path) -> None:
-    """Killed twice within the pass, the second time after it has gone on from the first."""
+    """Killed twice within the pass, the second time after it was resumed from the first."""
     stopped = tmp_path / "stopped"
     often, rng = ("--checkpoint-every", "1"), random.Random(1)
     kept = stopped / "unfinished" / "collect.1of1.safetensors"
@@ -389,7 +389,7 @@ def test_a_killed_process_goes_on(words: Path, whole: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_fifty_random_kills(words: Path, whole: Path, tmp_path: Path) -> None:
-    """At any moment from the start of Python to the end; every one is gone on with and compared."""
+    """At any moment from the start of Python to the end; every one is resumed and compared."""
     begin = time.monotonic()
     command = [sys.executable, "-m", "grammar_lens", *collect(tmp_path / "timed", words)]
     subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True, timeout=300)

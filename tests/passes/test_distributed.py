@@ -173,7 +173,7 @@ def started(words: Path, bank: Treebank, tmp_path: Path) -> Iterator[Callable[..
 
 
 def test_a_process_that_is_killed_stops_all(started: Callable[..., Any], tmp_path: Path) -> None:
-    """With exit code 1, soon, a word on how to go on, and something to go on with; whichever it is."""
+    """With exit code 1, soon, a word on how to resume, and a checkpoint to resume from; whichever it is."""
     out = tmp_path / "run"
     kept = [out / "unfinished" / f"collect.{i}of2.safetensors" for i in (1, 2)]
     for rank, resume in (("1", []), ("0", ["--resume"])):

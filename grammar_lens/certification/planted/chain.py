@@ -126,7 +126,7 @@ def form_of(tag: int, number: int) -> str:
 def draw_chain(rng: np.random.Generator) -> TagChain:
     """A chain in which every tag's evidence is worth at least `LEAST_COST` nats to it.
 
-    Log-odds are normal, two tags' in part the same. Drawn anew until that holds, and until every
+    Log-odds are normal, two tags' in part the same. Redrawn until that holds, and until every
     tag's own evidence, and what those two have in common, is worth `LEAST_SLOPE` to first order.
     """
     n = len(TAGS)

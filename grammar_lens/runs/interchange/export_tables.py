@@ -22,7 +22,7 @@ BAND = (0.025, 0.975)
 
 
 def tables_of(run: StoredRun, top: int | None) -> list[Table]:
-    """The tables of what the run has; of the scores the `top` strongest of each label, or all."""
+    """The tables of the run's results; of the scores the `top` strongest of each label, or all."""
     return [*_of_neurons(run, top), *_of_probes(run), *_of_lesions(run), *_of_words(run)]
 
 
@@ -131,7 +131,7 @@ def _of_probes(run: StoredRun) -> Iterator[Table]:
     def each(frame: Callable[[ProbeResult], pd.DataFrame]) -> Callable[[], pd.DataFrame]:
         return _by_position(run, lambda p: frame(run.probe_at(p)))
 
-    about = "How well the key neurons tell the label of fresh words, beside every baseline"
+    about = "How well the key neurons predict the label of fresh words, with every baseline"
     yield _table("probe", about, schema.PROBE, each(_probe))
     about = "The same label by label"
     yield _table("probe_labels", about, schema.PROBE_LABELS, each(_labels))

@@ -16,7 +16,7 @@ class Listing:
     """Neurons as a file has them.
 
     A row has at least `layer` and `index`; `label` is missing where the file names none. `where` and
-    the row's place in the frame's index, one after the other, tell a reader where it stands.
+    the row's place in the frame's index, one after the other, say where it stands.
     """
 
     frame: pd.DataFrame
@@ -38,7 +38,7 @@ class Options:
 
 
 def options_of(like: Like, one_based: bool, first_layer: int | None) -> Options:
-    """The sizes and names of what the neurons are units of."""
+    """The shape and name of the model that the neurons belong to."""
     if isinstance(like, Scores):
         n_layers, n_units = like.values.shape[1:]
     else:

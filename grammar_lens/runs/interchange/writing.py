@@ -31,11 +31,11 @@ _ARROW = {
 def export_run(
     run: StoredRun, folder: Path | str, *, format: str = "csv", top: int | str | None = "auto"
 ) -> list[Path]:
-    """Writes what the run has found as tables that explain themselves; returns their files.
+    """Writes the run's results as self-describing tables; returns their files.
 
     `format` is "csv" or "parquet". `top` is how many of each label's strongest neurons the table of
     scores has: None for all, "auto" for 1,000 in CSV and all in Parquet. The file datapackage.json
-    (Frictionless Data) tells the type and the meaning, with its unit, of every column. In CSV, text
+    (Frictionless Data) gives the type, meaning and unit of every column. In CSV, text
     is quoted and what is missing is empty, so read it with `keep_default_na=False`. Tables of an
     earlier export are replaced.
     Raises GrammarLensError for another format, a `top` below 1, and a folder that holds anything else.
@@ -98,7 +98,7 @@ def _writer(table: Table, format: str) -> Callable[[Path], None]:
 
 
 def _arrow_table(part: pd.DataFrame, arrow: pa.Schema) -> pa.Table:
-    """A part with every column of the schema; what is missing or NaN is null."""
+    """A part with every column of the schema; missing values and NaN are null."""
     return pa.Table.from_pandas(
         part.reindex(columns=pd.Index(arrow.names)), schema=arrow, preserve_index=False
     )

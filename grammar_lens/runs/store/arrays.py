@@ -73,13 +73,13 @@ def _nulls(name: str, about: Mapping[str, Any], arrays: Arrays) -> dict[str, Nul
         if arrays[f"{name}/null/{method}/tail"].ndim == 1:
             raise GrammarLensError(
                 "this run's nulls were stored by an earlier version, over all labels together: make the "
-                "run anew with `grammar-lens run --out` another directory"
+                "run again with `grammar-lens run --out` another directory"
             )
     return {m: _join(Null, f"{name}/null/{m}", a, arrays) for m, a in about.items()}
 
 
 def save_attributions(path: Path, attributions: Mapping[str, Attribution]) -> None:
-    """Writes attributions by what they are for: "attribution" or "integrated_gradients"."""
+    """Writes attributions by kind: "attribution" or "integrated_gradients"."""
     arrays: Arrays = {}
     about: dict[str, Any] = {}
     for name, attribution in attributions.items():

@@ -74,7 +74,7 @@ def require_unchanged(run: StoredRun) -> None:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a file is neither a job array's nor what a killed process has left half-written."""
+    """Whether a file is neither a job array's nor left half-written by a killed process."""
     return path.name not in (SHARDS, LOCK) and not (
         path.name.startswith(".") and path.suffix == ".tmp"
     )

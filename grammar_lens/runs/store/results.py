@@ -191,7 +191,7 @@ def read_study(data: dict[str, Any]) -> LesionStudy:
     """
     if "n_sham_sentences" not in data:
         raise GrammarLensError(
-            "this lesion study was stored by an older version: make it anew with `grammar-lens lesion`"
+            "this lesion study was stored by an older version: repeat it with `grammar-lens lesion`"
         )
     data = {_RENAMED.get(name, name): value for name, value in data.items()}
     n = len(data["labels"])

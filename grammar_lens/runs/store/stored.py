@@ -67,7 +67,7 @@ _OF_STEP = {
 """Cached results that each step makes outdated."""
 ATTRIBUTIONS = "attributions.safetensors"
 SHARDS = "shards"
-"""The folder in which jobs of a job array put what they collect, before there is a run."""
+"""The folder of what jobs of a job array have collected, before there is a run."""
 CONTROLS = "controls.json"
 CURVES = "probe_curve.csv"
 FITTED = "probe.safetensors"
@@ -140,7 +140,7 @@ class StoredRun:
         return "next" if "next" in self.positions else self.positions[0]
 
     def reload(self, step: str) -> None:
-        """Reads the record anew, and the results of a step that was just done when they are asked for."""
+        """Reads the record again; results of a step that was just done are read on demand."""
         self._read_record()
         for name in _OF_STEP.get(step, ()):
             self.__dict__.pop(name, None)

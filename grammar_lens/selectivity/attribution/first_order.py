@@ -249,7 +249,7 @@ class _Job:
 
     @contextmanager
     def edited_pass(self, stops: Mapping[tuple[str, int], Change]) -> Iterator[Forward]:
-        """A forward pass in which every neuron starts a gradient; what it is handed to may change."""
+        """A forward pass in which every neuron starts a gradient."""
 
         def start(layer: int) -> Change:
             def change(activation: Tensor) -> Tensor:

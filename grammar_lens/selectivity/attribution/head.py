@@ -23,7 +23,7 @@ _CHUNK = {False: 2**20, True: 2**25}
 Slope = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 """Logits [word vocab] of some of the words, which it may overwrite -> values, dvalue/dlogits."""
 Tap = tuple[Int[np.ndarray, " all_words"], Reader]
-"""Codes of all words of the corpus, and who gets the contributions of those with a code."""
+"""Codes of all words of the corpus, and the reader of the contributions of those with a code."""
 
 
 def through_head(

@@ -68,7 +68,7 @@ def integrated_gradients(
     them whose code is not. `reuse` recomputes the scored token alone, on the keys and values of its
     prefix; a model whose layers cannot be run so (a HookedTransformer) gets the plain way, a forward
     pass of the whole prefix for each step, and `warn` is told. `token_budget` limits tokens times
-    steps in one pass, `progress` is told the tokens done.
+    steps in one pass, `progress` is called with the tokens done.
     Raises GrammarLensError for fewer than 1 step, an unknown target, attributions that are not
     finite, and where the two ways would differ; GrammarLensError for scaled or capped logits.
     """
