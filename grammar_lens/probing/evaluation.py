@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from grammar_lens.corpus.origin import Origin
@@ -22,7 +22,13 @@ from grammar_lens.probing.baselines import (
 )
 from grammar_lens.probing.code_length import online_code_length, uniform_code_length
 from grammar_lens.probing.fitted import FittedProbe, fitted_probe
-from grammar_lens.probing.fitting import Standardised, fit, standardise
+from grammar_lens.probing.fitting import Probe, Standardised, fit, standardise
+from grammar_lens.probing.prediction import (
+    calibrated_losses,
+    halves,
+    information_gained,
+    lookup_losses,
+)
 from grammar_lens.probing.probe_words import Columns, ProbeWords, check_words
 
 
@@ -69,6 +75,13 @@ class ProbeResult(Shown):
     code_length: float | None = None
     """Bits to send the training words' labels online (Voita & Titov 2020)."""
     uniform_code_length: float | None = None
+    cross_entropy: float | None = None
+    """Mean loss (nats) of the label under the probe, its logits divided by a temperature that is
+    taken from the other half of the held-out sentences."""
+    word_cross_entropy: float | None = None
+    """Mean loss given the word type that `word_baseline_accuracy` knows."""
+    model_cross_entropy: float | None = None
+    """Mean loss under the model's own prediction, where the label of the next word is predicted."""
     fitted: FittedProbe | None = None
     """The probe itself, where the addresses of its units were given; kept apart from the numbers."""
 
@@ -93,6 +106,19 @@ class ProbeResult(Shown):
         if self.code_length is None or self.uniform_code_length is None:
             return None
         return self.uniform_code_length / self.code_length
+
+    @property
+    def information_gained(self) -> float | None:
+        """The part of what the model's own prediction knows beyond the word before that the probe has.
+
+        (CE of the word before - CE of the probe) / (CE of the word before - CE of the model); None at
+        `word`, and where the model predicts the label no better than the word before.
+        """
+        losses = (self.word_cross_entropy, self.cross_entropy, self.model_cross_entropy)
+        baseline, probe, model = losses
+        if baseline is None or probe is None or model is None:
+            return None
+        return information_gained(baseline, probe, model)
 
     def to_frame(self) -> pd.DataFrame:
         """A row per label: precision, recall, f1, n_words."""
@@ -123,10 +149,12 @@ def evaluate(
     fresh_name: str,
     origin: Origin,
     addresses: Int[np.ndarray, "column two"] | None = None,
+    model_losses: Float[np.ndarray, " fresh"] | None = None,
 ) -> ProbeResult:
     """Fits the probe and every baseline on `train` and judges them on `fresh`.
 
     `addresses` are the (layer, index) of the features; with them the result keeps the fitted probe.
+    `model_losses` are those of the fresh words' labels under the model's own prediction, in nats.
     Raises GrammarLensError without words, with a single label among the training words, or without key
     neurons.
     """
@@ -180,12 +208,26 @@ def evaluate(
         accuracy_high=high,
         code_length=online_code_length(key.train, train.classes, train.groups, len(labels), rng),
         uniform_code_length=uniform_code_length(len(train.classes), len(labels)),
+        cross_entropy=_cross_entropy(probe, key, fresh, len(labels)),
+        word_cross_entropy=float(
+            lookup_losses(train.key, train.classes, fresh.key, fresh.classes, len(labels)).mean()
+        ),
+        model_cross_entropy=None if model_losses is None else float(model_losses.mean()),
         fitted=None
         if addresses is None
         else fitted_probe(
             probe, train.columns(columns.key), addresses[columns.key], tuple(labels), origin
         ),
     )
+
+
+def _cross_entropy(probe: Probe, key: Standardised, fresh: ProbeWords, n_labels: int) -> float:
+    """Mean calibrated loss on the fresh words; a label without training words counts as half a word."""
+    known = probe.log_probability(key.fresh)
+    logits = np.full((len(fresh.classes), n_labels), np.log(0.5 / key.train.shape[1]))
+    logits[:, probe.classes] = known.T
+    fold = halves(fresh.groups, np.random.default_rng(0))
+    return float(calibrated_losses(logits, fresh.classes, fold).mean())
 
 
 def _per_label(

@@ -19,18 +19,19 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, model_name
 from grammar_lens.passes.covariance import CovarianceAccumulator
 from grammar_lens.passes.readers import LinearReader, Reader
-from grammar_lens.passes.stream import HEAD_INPUT, Tap
+from grammar_lens.passes.stream import Tap
 from grammar_lens.probing.baselines import control_labels, majority_accuracy, word_baseline_accuracy
 from grammar_lens.probing.discriminant import Discriminant, discriminant, within_classes
 from grammar_lens.probing.layer_results import EMBEDDING, LayerProbe
 from grammar_lens.probing.prediction import (
     bootstrap_intervals,
     calibrated_losses,
+    halves,
     lookup_losses,
     losses_of,
 )
 from grammar_lens.probing.probe_words import ProbeWords
-from grammar_lens.probing.tag_losses import tag_loss_reader
+from grammar_lens.probing.tag_losses import tag_loss_reader, tag_loss_tap
 
 
 class LayerProbing:
@@ -181,7 +182,7 @@ class _AtPosition:
         ]
         self.fresh_taps = _residual_taps(self.fresh, self._readers)
         if self._own is not None:
-            self.fresh_taps.append(self.fresh.tap(HEAD_INPUT, self._own))
+            self.fresh_taps.append(tag_loss_tap(self.fresh.corpus, self.fresh.word, self._own))
 
     def result(self) -> LayerProbe:
         """Accuracies and losses on the held-out words."""
@@ -190,7 +191,7 @@ class _AtPosition:
         logits = np.concatenate([reader.values for reader in self._readers], 1)
         right = logits[:, :, :n].argmax(2) == classes[:, None]
         control = logits[:, :, n:].argmax(2) == self._control[1][:, None]
-        fold = _halves(fresh.groups, self._rng)
+        fold = halves(fresh.groups, self._rng)
         every = [logits[:, layer, :n].astype(np.float64) for layer in range(self._n_layers + 1)]
         low, high = bootstrap_intervals(right.astype(float), fresh.groups, self._rng)
         before = lookup_losses(train.key, train.classes, fresh.key, classes, n)
@@ -231,9 +232,3 @@ def _function(pair: tuple[Discriminant, Discriminant]) -> tuple[Tensor, Tensor, 
         torch.cat([real.weight, control.weight]),
         torch.cat([real.bias, control.bias]),
     )
-
-
-def _halves(groups: Int[np.ndarray, " word"], rng: np.random.Generator) -> Int[np.ndarray, " word"]:
-    """Every word's half, 0 or 1; the words of a group are in the same."""
-    _, group = np.unique(groups, return_inverse=True)
-    return (rng.permutation(int(group.max()) + 1) % 2)[group]

@@ -62,6 +62,12 @@ def calibrated_losses(
     return losses_of(logits * scale[fold][:, None], classes)
 
 
+def halves(groups: Int[np.ndarray, " word"], rng: np.random.Generator) -> Int[np.ndarray, " word"]:
+    """Every word's half, 0 or 1, at random; the words of a group are in the same."""
+    _, group = np.unique(groups, return_inverse=True)
+    return (rng.permutation(int(group.max()) + 1) % 2)[group]
+
+
 def losses_of(
     logits: Float[np.ndarray, "word label"], classes: Int[np.ndarray, " word"]
 ) -> Float[np.ndarray, " word"]:

@@ -7,7 +7,8 @@ import pandas as pd
 from jaxtyping import Int
 
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare, sampled
+from grammar_lens.corpus.corpus import Corpus, fit_lexicon, fresh_corpus, prepare, sampled
+from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.defaults import MAX_TRAIN_WORDS, SEED
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
@@ -19,6 +20,7 @@ from grammar_lens.passes.stream import Tap
 from grammar_lens.probing.curves import CLASSIFIERS, ProbeCurve, curve, per_layer, round_robin
 from grammar_lens.probing.evaluation import ProbeResult, evaluate
 from grammar_lens.probing.probe_words import Columns, ProbeWords
+from grammar_lens.probing.tag_losses import tag_loss_reader, tag_loss_tap
 
 
 def probe(
@@ -57,6 +59,7 @@ def probe(
         max_train_words=max_train_words,
         seed=seed,
         dropped_duplicates=dropped + dropped_duplicates,
+        predicted_by=(model, fit_lexicon(model, corpus)) if position == "next" else None,
     )
     return read_one(
         model, reading, "reading", token_budget=token_budget, show_progress=show_progress
@@ -74,13 +77,25 @@ def probe_reading(
     max_train_words: int = MAX_TRAIN_WORDS,
     seed: int = SEED,
     dropped_duplicates: int = 0,
+    predicted_by: tuple[Model, Lexicon] | None = None,
 ) -> Reading[ProbeResult]:
-    """`probe` as part of passes that others share."""
+    """`probe` as part of passes that others share.
+
+    With `predicted_by` the model's own prediction of the labels is measured too, at `next`.
+    """
     rng = np.random.default_rng(seed)
     chosen = keys.top(k).union() if k is not None else keys.union()
     addresses, columns = _probe_columns(keys, chosen, n_random, rng)
     site = keys.origin.site
     words = TrainAndFresh(corpus, fresh, addresses, position, site, max_train_words, rng)
+
+    losses, requests = None, words.requests
+    if predicted_by is not None and position == "next":
+        at = np.flatnonzero(fresh.read(position) >= 0)
+        losses = tag_loss_reader(predicted_by[0], fresh, at, predicted_by[1]) if len(at) else None
+    if losses is not None:
+        tap = tag_loss_tap(fresh, at, losses)
+        requests = [*requests, Request(fresh, lambda: [tap])]
 
     def finish() -> ProbeResult:
         return evaluate(
@@ -93,9 +108,10 @@ def probe_reading(
             fresh_name=fresh.bank.name,
             origin=corpus.origin(position, site),
             addresses=addresses,
+            model_losses=None if losses is None else losses.values,
         )
 
-    return Reading(words.requests, finish)
+    return Reading(requests, finish)
 
 
 def _probe_columns(

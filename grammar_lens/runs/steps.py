@@ -302,6 +302,7 @@ def read_probe(session: Session, run: StoredRun) -> Reading[Save]:
             max_train_words=c.max_train_words,
             seed=c.seed,
             dropped_duplicates=dropped,
+            predicted_by=(session.model, session.lexicon),
         )
         for position in run.positions
     }

@@ -146,7 +146,7 @@ def _probe_summary(probe: Any) -> dict[str, Any]:
         *("position", "k", "n_neurons", "accuracy", "random_accuracy", "majority_accuracy"),
         *("word_baseline_accuracy", "control_accuracy", "selectivity", "macro_f1"),
         *("layer", "layer_accuracy", "unseen_accuracy", "n_train_words", "n_fresh_words"),
-        "dropped_duplicates",
+        *("dropped_duplicates", "information_gained"),
     )
     return {name: getattr(probe, name) for name in names}
 
@@ -231,13 +231,18 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _probe_rows(row: Any, probe: dict[str, Any]) -> None:
-    random = probe["random_accuracy"]
+    random, gained = probe["random_accuracy"], probe.get("information_gained")
+    beyond = (
+        ""
+        if gained is None
+        else f", {gained:.0%} of what the model predicts beyond the word before"
+    )
     row(
         f"probe accuracy at '{probe['position']}'",
         f"{probe['accuracy']:.3f} with {probe['n_neurons']} neurons (top {probe['k']} per label)",
         f"random neurons {_number(random, 3)}, word alone "
         f"{probe['word_baseline_accuracy']:.3f}, majority {probe['majority_accuracy']:.3f}, "
-        f"control task {probe['control_accuracy']:.3f}",
+        f"control task {probe['control_accuracy']:.3f}{beyond}",
     )
 
 

@@ -204,6 +204,39 @@ class TestFields:
         assert old.compression is None
         assert repr(old) == repr(planted[2])
 
+    def test_information_is_told_where_the_models_losses_are(self, planted) -> None:
+        train, fresh, known = planted
+        assert known.information_gained is None
+        assert known.model_cross_entropy is None
+        # the labels were drawn of the classes' densities: no probe predicts them better
+        features = (fresh.features - 50) / 3
+        raised = np.stack([features[:, [2 * i, 2 * i + 1]].sum(1) * 4 - 16 for i in range(3)], 1)
+        log_joint = raised + np.log(SHARE)
+        best = -(log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True))
+        losses = best[np.arange(len(best)), fresh.classes]
+        told = evaluate(
+            train,
+            fresh,
+            COLUMNS,
+            LABELS,
+            k=2,
+            rng=np.random.default_rng(0),
+            dropped_duplicates=0,
+            fresh_name="a-bank:test",
+            origin=ORIGIN,
+            model_losses=losses,
+        )
+        assert told.model_cross_entropy == pytest.approx(losses.mean())
+        assert present(told.information_gained) == pytest.approx(1, abs=0.03)
+        assert present(told.word_cross_entropy) == pytest.approx(stats.entropy(SHARE), abs=0.05)
+        worse = replace(told, model_cross_entropy=told.word_cross_entropy)
+        assert worse.information_gained is None
+
+    def test_without_a_cause_nothing_is_gained(self, noise) -> None:
+        *_, found = noise
+        gained = replace(found, model_cross_entropy=0.0).information_gained
+        assert present(gained) == pytest.approx(0, abs=0.02)
+
     def test_the_best_layer_is_the_one_that_held_out_words_choose(self, planted) -> None:
         """Layer 7 holds the key neurons, the others noise; fresh words have no say."""
         train, fresh, _ = planted
