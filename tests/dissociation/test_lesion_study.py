@@ -302,7 +302,7 @@ def test_they_do_as_much_damage(ready: Battery, many: KeyNeurons, monkeypatch: p
     sets = many.top(40).only(TAGS)
     batteries = counted(monkeypatch)
     grown = grown_shams(ready, sets, ablation, 2, np.random.default_rng(0))
-    assert 2 <= len(batteries) <= damage.ROUNDS
+    assert 2 <= len(batteries) <= 1 + damage.ROUNDS + damage.MORE_ROUNDS
     assert [(c.label, c.replicate) for c in grown] == [(t, r) for r in (1, 2) for t in TAGS]
     union = {tuple(row) for row in sets.union().tolist()}
     for condition in grown:
@@ -332,7 +332,7 @@ def test_sets_that_do_no_damage_get_one_neuron(
     only = sets.only([tag for tag, rise in zip(TAGS, real, strict=True) if rise < 0])
     grown = grown_shams(ready, only, ablation, 3, np.random.default_rng(0))
     assert {len(c.neurons) for c in grown} == {1}
-    assert len(batteries) == 1, "the first trial says that there is nothing to match"
+    assert len(batteries) == 1, "the real sets alone say that there is nothing to match"
 
 
 def test_damage_that_no_sham_can_do(
@@ -343,7 +343,8 @@ def test_damage_that_no_sham_can_do(
 
     def little(_battery: Battery, conditions: list[Condition], *_: Any) -> np.ndarray:
         sizes = [len(c.neurons) for c in conditions if c.kind == "matched"]
-        tried.append(sizes)
+        if sizes:
+            tried.append(sizes)
         return np.array([1e-9 * len(c.neurons) if c.kind == "matched" else 5.0 for c in conditions])
 
     monkeypatch.setattr(damage, "_rises", little)
