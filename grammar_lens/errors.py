@@ -1,11 +1,21 @@
 """The base class of errors raised for bad input."""
 
 import difflib
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class GrammarLensError(ValueError):
     """Input that cannot be used; the message says what was expected, what came and what to do."""
+
+
+class DamagedError(GrammarLensError):
+    """A stored file that is not whole; `why` says in what way."""
+
+    def __init__(self, path: object, why: object) -> None:
+        self.why = " ".join(str(why).split())[:160]
+        super().__init__(f"{path} is damaged ({self.why}): delete it and run again with --resume")
 
 
 class NotMeasuredError(GrammarLensError):
@@ -81,6 +91,29 @@ def nearest(given: object, known: Iterable[str]) -> str | None:
     by_lower_case = {name.casefold(): name for name in known if name}
     matches = difflib.get_close_matches(str(given).casefold(), by_lower_case, 1)
     return by_lower_case[matches[0]] if matches else None
+
+
+@contextmanager
+def readable(what: object, remedy: str) -> Iterator[None]:
+    """Turns whatever reading a file raises into one GrammarLensError: "WHAT cannot be read (why): REMEDY".
+
+    A file of unknown origin makes the libraries that read it fail in any way, running out of memory too.
+    """
+    try:
+        yield
+    except GrammarLensError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        name = type(error).__name__
+        raise GrammarLensError(
+            f"{what} cannot be read ({name}{reason and f': {reason}'}): {remedy}"
+        ) from error
+
+
+def unprintable(text: str) -> bool:
+    """Whether a text has control characters, line ends or half characters, which tables cannot hold."""
+    return any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:

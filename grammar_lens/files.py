@@ -1,6 +1,7 @@
 """Atomic writes: files are written under a temporary name and renamed, so none is half there."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import uuid
@@ -13,7 +14,9 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import DamagedError, GrammarLensError
+
+SEAL = "sha256"
 
 
 def make_folder(path: Path) -> None:
@@ -60,6 +63,39 @@ def write_json(path: Path, data: object) -> None:
     write_text(path, json.dumps(to_json(data), indent=1, allow_nan=False) + "\n")
 
 
+def write_sealed(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes a JSON object with the SHA-256 of its other entries, for `read_sealed`."""
+    plain = {name: value for name, value in to_json(data).items() if name != SEAL}
+    write_json(path, {**plain, SEAL: _seal(plain)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A JSON object without its seal; one of an earlier version may have none.
+
+    Raises GrammarLensError where the seal is not that of the contents.
+    """
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise DamagedError(path, "it is no JSON object")
+    seal = data.pop(SEAL, None)
+    if seal is not None and seal != _seal(data):
+        raise DamagedError(path, "it was changed after it was stored")
+    return data
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 def to_json(value: Any) -> Any:
     """Plain JSON of dataclasses, arrays, tables and numbers."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -96,17 +132,13 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             about = file.metadata() or {}
         return arrays, {name: json.loads(text) for name, text in about.items()}
-    except (SafetensorError, OSError) as error:
-        raise GrammarLensError(
-            f"{path} is damaged ({error}): delete it and run again with --resume"
-        ) from error
+    except (SafetensorError, ValueError, TypeError, OSError) as error:
+        raise DamagedError(path, error) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises GrammarLensError when the file is damaged."""
     try:
         return json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise GrammarLensError(
-            f"{path} is damaged ({error}): delete it and run again with --resume"
-        ) from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise DamagedError(path, error) from error

@@ -16,6 +16,7 @@ from grammar_lens.cli.config_file import read_config_file
 from grammar_lens.cli.console import Console
 from grammar_lens.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, one_line_errors, say_error
 from grammar_lens.cli.options import parameter
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.runs.settings import OUTPUT, RENAMED, flag_of
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -170,6 +171,7 @@ def command(
             common = {p.name: given.pop(p.name) for p in shared}
             console = Console(config_file=common.pop("config"), **common)
             with console.listening(), _ended(console, kept):
+                _require_text(given)
                 body(console, **given)
 
         called.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
@@ -185,6 +187,14 @@ def command(
         return body
 
     return register
+
+
+def _require_text(given: dict[str, Any]) -> None:
+    """Raises GrammarLensError for an option or argument whose bytes are not UTF-8."""
+    for name, value in given.items():
+        for entry in value if isinstance(value, list) else (value,):
+            if isinstance(entry, str | Path) and any("\ud800" <= c <= "\udfff" for c in str(entry)):
+                raise GrammarLensError(f"{name} is {str(entry)!r}, which is no UTF-8 text")
 
 
 def _parameters(body: Callable[..., None]) -> list[inspect.Parameter]:

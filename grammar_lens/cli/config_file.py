@@ -77,7 +77,7 @@ def _read(path: Path) -> str:
 def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and thousands of digits
         raise GrammarLensError(f"{path} is no TOML: {error}") from None
 
 

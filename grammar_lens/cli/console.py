@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import typer
 
 from grammar_lens.cli.errors import is_other_process
+from grammar_lens.errors import GrammarLensError
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -56,6 +57,17 @@ class Console:
                 typer.echo(part)
             else:
                 RichConsole().print(part)
+
+    def ask(self, shown: Any, question: str) -> bool:
+        """Shows on stderr what is at stake, and asks. Raises GrammarLensError where nobody answers."""
+        from rich.console import Console as RichConsole
+
+        RichConsole(stderr=True).print(shown)
+        try:
+            return typer.confirm(question, err=True)
+        except typer.Abort:
+            typer.echo(err=True)
+            raise GrammarLensError("nobody answered: give --yes to do it without asking") from None
 
     @contextmanager
     def listening(self) -> Iterator[None]:

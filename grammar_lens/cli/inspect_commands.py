@@ -150,15 +150,51 @@ def neuron(
 
 @command(
     panel=LOOKING,
+    kept="what was not deleted yet is kept",
+    examples=("grammar-lens runs runs/demo", "grammar-lens runs runs/demo --prune"),
+)
+def runs(
+    console: Console,
+    run: RunArgument,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune", help="Delete those that are not current, after asking.", metavar=""
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.", metavar="")] = False,
+) -> None:
+    """Lists the stored results of every step, with their settings and which are current."""
+    from grammar_lens.runs.run import load_run
+    from grammar_lens.runs.studies import listed_studies, prune_studies, study_table
+
+    stored = load_run(run)
+    rows = listed_studies(stored)
+    if not prune:
+        console.tell(study_table(rows), data=lambda: {"studies": rows})
+        return
+    others = [row for row in rows if not row["current"]]
+    sure = yes or not others or console.ask(study_table(others), "Delete these for good?")
+    gone = prune_studies(stored) if others and sure else []
+    console.tell(f"{run}: {len(gone)} deleted", data=lambda: {"deleted": gone})
+
+
+@command(
+    panel=LOOKING,
     kept="nothing was written",
-    examples=("grammar-lens compare runs/llama runs/gemma --out compare.html",),
+    examples=(
+        "grammar-lens compare runs/llama runs/gemma --out compare.html",
+        "grammar-lens compare runs/demo@seed-0 runs/demo@seed-9",
+    ),
 )
 def compare(
     console: Console,
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Two run directories or more.", metavar="RUN...", autocompletion=run_directories
+            help="Two run directories or more; RUN@NAME for stored results that are not current.",
+            metavar="RUN...",
+            autocompletion=run_directories,
         ),
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),

@@ -107,6 +107,13 @@ RunArgument = Annotated[
 LabelOfRun = Annotated[
     str, typer.Option(help="The label whose neurons are cut.", autocompletion=labels_of_run)
 ]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of these results among those of other settings (`grammar-lens runs RUN`).",
+        rich_help_panel=OUTPUT,
+    ),
+]
 ResumeOption = Annotated[
     bool,
     typer.Option("--resume", help="Complete an existing run.", rich_help_panel=OUTPUT, metavar=""),

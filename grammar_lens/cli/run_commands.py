@@ -9,6 +9,7 @@ import typer
 from grammar_lens.cli.app import STEPS, STUDY, command
 from grammar_lens.cli.console import Console
 from grammar_lens.cli.options import (
+    NameOption,
     ResumeOption,
     RunArgument,
     config_fields,
@@ -133,9 +134,9 @@ def merge(console: Console, run: RunArgument) -> None:
         "grammar-lens score runs/demo --score welch_t",
     ),
 )
-def score(console: Console, run: RunArgument, **settings: Any) -> None:
+def score(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
     """Scores every neuron for every label, from attributions too where the score needs them."""
-    done = _step("score", run, console, settings)
+    done = _step("score", run, console, {**settings, "name": name})
     by_position = {position: done.scores_at(position) for position in done.positions}
     console.tell(
         *map(repr, by_position.values()),
@@ -160,12 +161,12 @@ def score(console: Console, run: RunArgument, **settings: Any) -> None:
         "grammar-lens select runs/demo --from neurons.csv",
     ),
 )
-def select(console: Console, run: RunArgument, **settings: Any) -> None:
+def select(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
     """Chooses the key neurons of every label, and measures how far the choice can be trusted."""
     if any(settings[name] is not None for name in SELECTION):
         # a rule is asked for, so neurons that were taken from a file before no longer stand
         settings["neurons_from"] = settings["neurons_from"] or ""
-    done = _step("select", run, console, settings)
+    done = _step("select", run, console, {**settings, "name": name})
     shown = "\n".join(repr(done.keys_at(position)) for position in done.positions)
     _tell_parts(console, done, shown, ("selection",))
 
@@ -179,9 +180,9 @@ def select(console: Console, run: RunArgument, **settings: Any) -> None:
         "grammar-lens examples runs/demo --example-neurons 20 --examples-each 10",
     ),
 )
-def examples(console: Console, run: RunArgument, **settings: Any) -> None:
+def examples(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
     """Collects the words at which the first key neurons are most and least active."""
-    done = _step("examples", run, console, settings)
+    done = _step("examples", run, console, {**settings, "name": name})
     console.tell(
         *map(repr, done.examples.values()),
         data=lambda: {
@@ -195,9 +196,9 @@ def examples(console: Console, run: RunArgument, **settings: Any) -> None:
     settings=DEVICE,
     examples=("grammar-lens course runs/demo",),
 )
-def course(console: Console, run: RunArgument, **settings: Any) -> None:
+def course(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
     """Measures selectivity at tokens around the word, on fresh words: its time course."""
-    table = _step("course", run, console, settings).course.to_frame()
+    table = _step("course", run, console, {**settings, "name": name}).course.to_frame()
     console.tell(table.to_string(), data=lambda: table.to_dict("records"))
 
 
@@ -207,9 +208,9 @@ def course(console: Console, run: RunArgument, **settings: Any) -> None:
     of_a_run=True,
     examples=("grammar-lens layers runs/demo --no-untrained",),
 )
-def layers(console: Console, run: RunArgument, **settings: Any) -> None:
+def layers(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
     """Probes the residual stream of every layer, and that of an untrained twin."""
-    done = _step("layers", run, console, settings)
+    done = _step("layers", run, console, {**settings, "name": name})
     _tell_parts(console, done, repr(done.layers), ("layers",))
 
 
@@ -219,9 +220,9 @@ def layers(console: Console, run: RunArgument, **settings: Any) -> None:
     of_a_run=True,
     examples=("grammar-lens probe runs/demo --probe-k 20",),
 )
-def probe(console: Console, run: RunArgument, **settings: Any) -> None:
+def probe(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
     """Fits a probe on the key neurons and tests it, with its baselines, on the fresh words."""
-    done = _step("probe", run, console, settings)
+    done = _step("probe", run, console, {**settings, "name": name})
     shown = "\n".join(repr(done.probe_at(position)) for position in done.positions)
     _tell_parts(console, done, shown, ("probe", "probe_next"))
 
@@ -236,9 +237,9 @@ def probe(console: Console, run: RunArgument, **settings: Any) -> None:
         "grammar-lens lesion runs/demo --values zero --doses 0.5 --lesion-labels NOUN,VERB",
     ),
 )
-def lesion(console: Console, run: RunArgument, **settings: Any) -> None:
+def lesion(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
     """Cuts each label's key neurons and measures every label's loss, against sham lesions."""
-    done = _step("lesion", run, console, settings)
+    done = _step("lesion", run, console, {**settings, "name": name})
     _tell_parts(console, done, repr(done.study), ("lesion",))
 
 
@@ -258,10 +259,11 @@ def _step(step: str, path: Path, console: Console, settings: dict[str, Any]) -> 
     from grammar_lens.runs.run import load_run
 
     stored = load_run(path)
+    name = settings.pop("name", None)
     changes = config_fields(settings)
-    config = Config.of(stored, show_progress=console.shows_progress, **changes)
+    config = Config.of(stored, step, show_progress=console.shows_progress, **changes)
     _begin(console, config)
-    done = run_step(step, config, stored, console.note, config_file=_file(console))
+    done = run_step(step, config, stored, console.note, config_file=_file(console), name=name)
     _end(console, done, step)
     return done
 

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from grammar_lens.display import Shown, listed, page
-from grammar_lens.errors import GrammarLensError, expected_one_of
+from grammar_lens.errors import GrammarLensError, expected_one_of, unprintable
 
 LABEL_NAME = re.compile(r"upos|xpos|deprel|feats:[^\s:=|]+")
 
@@ -145,6 +145,12 @@ class Treebank:
             raise GrammarLensError(
                 f"no word of {self.name} has the label {name!r}: "
                 f"{expected_one_of(name, self.label_names())}"
+            )
+        strange = [value for value in counts if unprintable(value)]
+        if strange:
+            raise GrammarLensError(
+                f"{name} has the value {strange[0]!r} in {self.name}, with a control character: "
+                "correct it in the data"
             )
         frequent = tuple(sorted(value for value, n in counts.items() if n >= minimum))
         dropped = {value: n for value, n in sorted(counts.items()) if n < minimum}

@@ -16,7 +16,7 @@ from conllu.exceptions import ParseException
 
 from grammar_lens.corpus.bank import Sentence, Word
 from grammar_lens.corpus.spacing import Span, divide, find_in_order, join
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, readable, unprintable
 
 GZIP_MAGIC = b"\x1f\x8b"
 # Heads and enhanced dependencies are not read, so that a slip in them stops nobody.
@@ -55,11 +55,11 @@ class _Block:
         self._check_columns()
         try:
             parsed = conllu.parse_token_and_metadata("\n".join(self.lines), field_parsers=UNREAD)
-        except ParseException as whole:
+        except (ParseException, ValueError) as whole:  # int() refuses more than 4,300 digits
             for token, n in enumerate(self.token_lines):
                 try:
                     conllu.parse_token_and_metadata(self.lines[n], field_parsers=UNREAD)
-                except ParseException as error:
+                except (ParseException, ValueError) as error:
                     self.fail(f"{error} Correct this line", token)
             self.fail(str(whole))
         return dict(parsed.metadata), list(parsed)
@@ -106,7 +106,8 @@ def read_conllu(
     for block in _blocks(path, read_text(path)):
         document = block.begins_document() or document
         try:
-            read = _sentence(block, document, len(sentences) + 1, shared)
+            with readable(f"{path}:{block.first_line}", "correct this sentence"):
+                read = _sentence(block, document, len(sentences) + 1, shared)
         except GrammarLensError as error:
             if not skip_bad_sentences:
                 raise
@@ -298,6 +299,9 @@ def _labels(block: _Block, row: Row, shared: dict[tuple, Labels]) -> Labels:
     if key not in shared:
         labels = {name: row[name] for name in ("upos", "xpos", "deprel")}
         labels |= {f"feats:{name}": value for name, value in feats.items()}
+        strange = [value for value in labels.values() if value and unprintable(value)]
+        if strange:
+            block.fail(f"the label {strange[0]!r} has a control character: correct it", None)
         if "" in labels.values():
             block.fail(f"a feature without a value in {feats}: write Name=Value")
         present = {name: value for name, value in labels.items() if value not in (None, "_")}

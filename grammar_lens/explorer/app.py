@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 NAMES = ("127.0.0.1", "localhost")
 """Names of this machine under which the page is served: any other came by way of a foreign page."""
+LARGEST_REQUEST = 1 << 20
+"""Bytes; a callback of the page sends a few thousand."""
 HEADERS = {
     # the browser itself refuses whatever is not of this page
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; "
@@ -107,6 +109,13 @@ def _server(app: "Dash", listener: socket.socket) -> Any:
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             pass
 
+        def make_environ(self) -> Any:
+            try:
+                return super().make_environ()
+            except ValueError as error:  # an address that is none
+                self.send_error(400, str(error))
+                raise ConnectionAbortedError from error
+
     port = listener.getsockname()[1]
     return make_server(
         HOST, port, app.server, threaded=True, request_handler=Quiet, fd=listener.fileno()
@@ -117,6 +126,8 @@ def _guard(server: Any) -> None:
     """Refuses requests that a foreign page sends here, by its name for this machine or its origin."""
     from flask import Response, request
 
+    server.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
+
     @server.before_request
     def check() -> Response | None:
         origin = request.headers.get("Origin")
@@ -126,6 +137,15 @@ def _guard(server: Any) -> None:
         return Response(
             f"The explorer answers only to {' and '.join(NAMES)}.\n", 403, mimetype="text/plain"
         )
+
+    @server.errorhandler(Exception)
+    def refuse(error: Exception) -> Response:
+        """An answer to a request that no page of ours makes: dash raises whatever comes of it."""
+        code = getattr(error, "code", None)
+        if not isinstance(code, int) or not 400 <= code < 500:
+            code = 404 if request.path.startswith("/_dash-component-suites/") else 400
+            logging.getLogger(__name__).debug("refused %s", request.path, exc_info=error)
+        return Response(f"{request.path[:200]}: refused.\n", code, mimetype="text/plain")
 
     @server.after_request
     def protect(response: Response) -> Response:

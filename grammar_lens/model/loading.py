@@ -72,7 +72,8 @@ def load_model(
     commit = getattr(hf_model.config, "_commit_hash", None)
     if stored is not None:
         gguf.forget_quantization(hf_model)
-    model = wrap(hf_model, tokenizer, None if device_map else device)
+    with _explained_errors(location):
+        model = wrap(hf_model, tokenizer, None if device_map else device)
     model.grammar_lens_name = _short_name(name, location)
     model.grammar_lens_gguf = stored
     model.grammar_lens_commit = commit
@@ -209,7 +210,9 @@ def _check_folder(folder: Path, *, needs_tokenizer: bool, needs_weights: bool = 
         )
     try:
         architectures = json.loads(config.read_text("utf-8")).get("architectures") or []
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        if not all(isinstance(name, str) for name in architectures):
+            raise TypeError("architectures is no list of names")
+    except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise GrammarLensError(
             f"{config} is not a JSON object ({error}): save the model again"
         ) from error
@@ -321,7 +324,6 @@ def _unpacked() -> dict[str, Any]:
 @contextlib.contextmanager
 def _explained_errors(location: Path | str) -> Iterator[None]:
     """Turns what goes wrong in Hugging Face's loading into a GrammarLensError that says what to do."""
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -332,7 +334,7 @@ def _explained_errors(location: Path | str) -> Iterator[None]:
             yield
     except (GrammarLensError, torch.cuda.OutOfMemoryError):
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # damaged files make the libraries that read them fail in any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = (
             "check the file, and that transformers knows the architecture in GGUF"

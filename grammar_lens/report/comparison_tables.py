@@ -26,8 +26,9 @@ def named(runs: Sequence[RunLike]) -> dict[str, RunLike]:
     """
     if len(runs) < 2:
         raise GrammarLensError(f"{counted(len(runs), 'run')} given, expected 2 or more to compare")
-    parts = [run.path.resolve().parts for run in runs]
-    twice = [run.path for i, run in enumerate(runs) if parts[i] in parts[:i]]
+    paths = [getattr(run, "address", run.path) for run in runs]
+    parts = [path.resolve().parts for path in paths]
+    twice = [paths[i] for i in range(len(runs)) if parts[i] in parts[:i]]
     if twice:
         raise GrammarLensError(f"{twice[0]} is given twice: name every run once")
     for n in range(1, max(map(len, parts)) + 1):
@@ -221,6 +222,9 @@ def _agreement(position: str, group: Mapping[str, KeyNeurons]) -> Agreement:
 def paths(runs: Runs) -> list[tuple[str, str]]:
     """The folder and date of each run."""
     return [
-        (name, f"{Path(run.path)} · {run.record.get('started', 'no date')}")
+        (
+            name,
+            f"{Path(getattr(run, 'address', run.path))} · {run.record.get('started', 'no date')}",
+        )
         for name, run in runs.items()
     ]

@@ -21,7 +21,9 @@ from grammar_lens.runs.store.directory import (
     update_record,
     writing,
 )
-from grammar_lens.runs.store.stored import STEPS, StoredRun
+from grammar_lens.runs.store.stored import StoredRun
+from grammar_lens.runs.store.storing import begin, drop_damaged, is_of, store, take
+from grammar_lens.runs.store.studies import STEPS
 from grammar_lens.selectivity.registry import SCORES
 
 _TO_DO = {
@@ -52,18 +54,17 @@ def run_all(config: Config, *, resume: bool, say: Say, config_file: str | None =
         if here.is_main:
             for line in of_session(session).short():
                 say(line)
-        # decided by one process: a fast one may have stored the next step while a slow one looks
-        done = agreed([run.has(step) for step in STEPS])
-        for steps in _stages(dict(zip(STEPS, map(bool, done), strict=True)), session):
+            begin(run)
+        for steps in _stages(session, run):
             do(steps, session, run)
     return run
 
 
-def _stages(done: dict[str, bool], session: Session) -> Iterator[list[str]]:
+def _stages(session: Session, run: StoredRun) -> Iterator[list[str]]:
     """The steps that are still to do, in order; those that share passes stand together."""
     together: list[str] = []
     for step in STEPS:
-        if done[step] and step != "report":
+        if step != "report" and _is_done(step, session, run):
             _kept(step, session)
         elif step not in session.config.left_out:
             if step in READINGS:
@@ -75,6 +76,19 @@ def _stages(done: dict[str, bool], session: Session) -> Iterator[list[str]]:
             yield [step]
 
 
+def _is_done(step: str, session: Session, run: StoredRun, *, name: str | None = None) -> bool:
+    """Whether there are whole results of a step with these settings; if so they are made current.
+
+    Decided by one process: a fast one may have stored the next step while a slow one still looks.
+    """
+    config, done = session.config, False
+    if distributed.world().is_main:
+        done = (is_of(run, step, config) and name is None) or take(run, step, config, name=name)
+    done = bool(agreed([done])[0])
+    run.reload(step)
+    return done
+
+
 def run_step(
     step: str,
     config: Config,
@@ -83,11 +97,14 @@ def run_step(
     *,
     resume: bool = False,
     config_file: str | None = None,
+    name: str | None = None,
 ) -> StoredRun:
-    """One step, in a new directory when `run` is None; later steps' results are removed.
+    """One step, in a new directory when `run` is None; its results stand beside earlier ones.
 
-    They would no longer be of the results that the directory then has. With `resume` a directory
-    whose step was stopped is gone on with. Raises as `run_all` does.
+    Results with these settings that are stored already are made current again. Results of later
+    steps that were made from others are shown no more; they stay in `studies/`. `name` is that of
+    the new results, by default a digest. With `resume` a directory whose step was stopped is gone on
+    with. Raises as `run_all` does.
     """
     with distributed.started() as here, ExitStack() as held:
         config, say = _of_process(config, say, here)
@@ -106,9 +123,6 @@ def run_step(
             session.check()
             run = _opened(session, resume, here)
             session.record_sources(run)
-            if agreed([run.has(step)])[0]:
-                _kept(step, session)
-                return run
         elif step == "select":
             # it needs neither model nor words, but bad settings must not cost later steps' results
             check_settings(config)
@@ -120,7 +134,12 @@ def run_step(
             session.record_sources(run)
             if step == "score":
                 _check_sample(config, run)
-        do([step], session, run, anew=True)
+        if here.is_main:
+            begin(run)
+        if step != "report" and _is_done(step, session, run, name=name):
+            _kept(step, session)
+        else:
+            do([step], session, run, name=name)
         _note(run, config_file, here)
     return run
 
@@ -129,17 +148,6 @@ def _note(run: StoredRun, config_file: str | None, here: Shard) -> None:
     """Notes in run.json the file that settings were read from."""
     if config_file is not None and here.is_main:
         update_record(run, config_file=config_file)
-
-
-def outdate(run: StoredRun, step: str) -> None:
-    """Removes the results that are no longer those of the directory when a step is done anew."""
-    names = list(STEPS)
-    # these read the key neurons and not each other
-    alone = ("examples", "course", "layers", "probe", "lesion")
-    for later in [step, "report"] if step in alone else names[names.index(step) :]:
-        # probes of whole layers are of the words alone, whichever neurons are chosen
-        if not (later == "layers" and step in ("score", "select")):
-            (run.path / STEPS[later]).unlink(missing_ok=True)
 
 
 def _of_process(config: Config, say: Say, here: Shard) -> tuple[Config, Say]:
@@ -167,20 +175,20 @@ def _kept(step: str, session: Session) -> None:
         session.clear(step)
 
 
-def do(steps: Sequence[str], session: Session, run: StoredRun, *, anew: bool = False) -> None:
-    """Does one step, or several that share passes, in all processes and stores them in one.
-
-    A step done `anew` replaces settings and results of the directory, once it has results of its own.
-    """
+def do(steps: Sequence[str], session: Session, run: StoredRun, *, name: str | None = None) -> None:
+    """Does one step, or several that share passes, in all processes and stores them in one."""
+    for step in steps:
+        if distributed.world().is_main:
+            drop_damaged(run, step)
+        distributed.barrier()
+        run.reload(step)
     for step, compute in _computed(steps, session, run):
         with timed(run, step):
             save = compute()
             distributed.barrier()
             if distributed.world().is_main:
-                if anew:
-                    outdate(run, step)
-                    update_record(run, config=session.config.stored())
-                save()
+                store(run, step, session.config, save, name=name)
+                session.clear(step)
         distributed.barrier()
         run.reload(step)
         session.say(f"{step}: {run.record['timings'][step]:,.1f} s")
@@ -226,8 +234,8 @@ def _check_sample(config: Config, run: StoredRun) -> None:
 @contextmanager
 def timed(run: StoredRun, step: str) -> Iterator[None]:
     """Notes in run.json how long a step took and how much memory the process needed at most so far."""
-    begin = time.perf_counter()
+    started = time.perf_counter()
     yield
     if distributed.world().is_main:
-        seconds = round(time.perf_counter() - begin, 3)
+        seconds = round(time.perf_counter() - started, 3)
         update_record(run, timings={step: seconds}, peak_memory_mib={step: peak_memory()})

@@ -23,7 +23,8 @@ from grammar_lens.neurons.own_text import TextActivations, activations
 from grammar_lens.neurons.view import NeuronView, scores_of
 from grammar_lens.runs.run_html import run_html
 from grammar_lens.runs.session import Session
-from grammar_lens.runs.store.stored import STEPS, StoredRun
+from grammar_lens.runs.store.stored import StoredRun
+from grammar_lens.runs.store.studies import STEPS
 
 
 class Run(StoredRun):
@@ -236,11 +237,17 @@ class Run(StoredRun):
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """The results of a run directory. Raises GrammarLensError if there is none."""
-    folder = Path(path)
+    """The results of a run directory, or with "RUN@NAME" those of a stored study and what it was made from.
+
+    Raises GrammarLensError if there is none, or if run.json is damaged.
+    """
+    folder, study = Path(path), None
+    if not (folder / "run.json").is_file() and "@" in folder.name:
+        name, _, study = folder.name.rpartition("@")
+        folder = folder.with_name(name) if name else folder
     if not (folder / "run.json").is_file():
         raise GrammarLensError(
             f"{folder} is no run directory (it has no run.json): make one with "
             f"`grammar-lens run --out {folder}`"
         )
-    return Run(folder)
+    return Run(folder, study)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grammar_lens.runs.store.stored import STEPS, StoredRun
+from grammar_lens.runs.store.stored import StoredRun
+from grammar_lens.runs.store.studies import STEPS
 
 _CELL = "padding:1px 6px;text-align:right;font-variant-numeric:tabular-nums"
 _CARD = "border:1px solid #d9dee4;border-radius:6px;padding:6px 10px;max-width:19em"
@@ -51,8 +52,8 @@ def _matrix(summary: dict[str, Any]) -> str:
 
 def _layers(run: StoredRun) -> str:
     """Number of key neurons of each label in each layer, at the position of the lesion study."""
-    path = run.path / STEPS["select"]
-    if not path.is_file():
+    path = run.result("select", STEPS["select"]) if run.has("select") else None
+    if path is None:
         return ""
     table = pd.read_csv(path, keep_default_na=False, usecols=["label", "layer", "position"])
     table = table[table["position"] == run.main_position]

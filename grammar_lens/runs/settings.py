@@ -375,14 +375,21 @@ class Config:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
-    def of(cls, run: Any, **changes: Any) -> "Config":
-        """The settings of a stored run, some of them changed."""
-        return cls.parse(run.config, out=run.path, **changes)
+    def of(cls, run: Any, step: str | None = None, **changes: Any) -> "Config":
+        """The settings of a stored run, or those a step was last done with, some of them changed."""
+        stored = run.config if step is None else run.config_of(step)
+        return cls.parse(stored, out=run.path, **changes)
 
     @classmethod
     def parse(cls, stored: Mapping[str, Any], **changes: Any) -> "Config":
         """Settings from what `stored` gave, some of them changed."""
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in renamed(stored).items()}
+        unknown = [name for name in values if name not in DEFAULTS]
+        if unknown:
+            raise GrammarLensError(
+                f"the stored settings have {unknown[0]!r}, which this version does not know: use the "
+                "version that made the run, or make it anew"
+            )
         return cls(**{**values, **changes})
 
 

@@ -8,12 +8,13 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import to_json
 from grammar_lens.passes.checkpoints import Checkpoints, load_shards, open_checkpoint
 from grammar_lens.passes.distributed import Shard
-from grammar_lens.runs.pipeline import outdate, timed
+from grammar_lens.runs.pipeline import timed
 from grammar_lens.runs.session import Say, Session
 from grammar_lens.runs.settings import Config
 from grammar_lens.runs.steps import collection, save_collection
 from grammar_lens.runs.store.directory import LOCK, open_run, writing
 from grammar_lens.runs.store.stored import SHARDS, StoredRun
+from grammar_lens.runs.store.storing import begin, store
 
 
 def merge_shards(path: Path, say: Say) -> StoredRun:
@@ -33,12 +34,14 @@ def merge_shards(path: Path, say: Say) -> StoredRun:
         session.check()
         run = open_run(config.out, config.stored(), resume=(path / "run.json").is_file())
         session.record_sources(run)
-        begin = time.perf_counter()
+        started = time.perf_counter()
         job = collection(session)
         load_shards(shards, [tap.reader for tap in job.taps])
-        outdate(run, "collect")
+        begin(run)
         with timed(run, "collect"):
-            save_collection(session, run, job, time.perf_counter() - begin)()
+            save = save_collection(session, run, job, time.perf_counter() - started)
+            store(run, "collect", config, save)
+            session.clear("collect")
         run.reload("collect")
     return run
 

@@ -61,9 +61,11 @@ from grammar_lens.runs.store.stored import (
     CURVES,
     FITTED,
     LAYERS,
-    STEPS,
+    SUMMARY,
     StoredRun,
 )
+from grammar_lens.runs.store.storing import FIGURES, Save, link, made_about
+from grammar_lens.runs.store.studies import STEPS
 from grammar_lens.runs.summary import summarise
 from grammar_lens.selectivity.attribution.attribute import attribute
 from grammar_lens.selectivity.collect_plan import CollectSpec
@@ -76,8 +78,6 @@ from grammar_lens.selectivity.scoring import score
 CURVE_KS = (1, 2, 5, 10, 20)
 """Key neurons per label at which the probe is fitted for the curve of accuracy."""
 CURVE_WORDS = 20_000
-Save = Callable[[], None]
-"""Stores what a step has found."""
 
 
 def collection(session: Session) -> Collection:
@@ -112,8 +112,7 @@ def save_collection(session: Session, run: StoredRun, job: Collection, seconds: 
     """Makes of a pass what its step stores."""
     c, corpus, (collected,) = session.config, session.train, job.found()
 
-    def save() -> None:
-        (run.path / ATTRIBUTIONS).unlink(missing_ok=True)
+    def save(folder: Path) -> None:
         main = run.main_position
         update_record(
             run,
@@ -129,10 +128,7 @@ def save_collection(session: Session, run: StoredRun, job: Collection, seconds: 
                 "not_read": {p: corpus.skipped(p) for p in c.positions},
             },
         )
-        save_collected(
-            run.path / STEPS["collect"], collected
-        )  # last: it says that the step is done
-        session.clear("collect")
+        save_collected(folder / STEPS["collect"], collected)
 
     return save
 
@@ -152,14 +148,22 @@ def run_score(session: Session, run: StoredRun) -> Save:
         evidence = {p: replace(e, output_contrast=contrast) for p, e in evidence.items()}
     scores = {p: score(evidence[p], method) for p, method in methods.items()}
 
-    def save() -> None:
-        if made:
-            save_attributions(run.path / ATTRIBUTIONS, attributions)
-            update_record(run, attributions=made)
-        save_scores(run.path / STEPS["score"], scores)
-        session.clear("score")
+    def save(folder: Path) -> dict[str, object]:
+        stored = run.result("score", ATTRIBUTIONS) if attributions and not made else None
+        if stored is not None:
+            link(stored, folder / ATTRIBUTIONS)
+        elif attributions:
+            save_attributions(folder / ATTRIBUTIONS, attributions)
+        save_scores(folder / STEPS["score"], scores)
+        return {"attributions": {**_attributions_made(run), **made}}
 
     return save
+
+
+def _attributions_made(run: StoredRun) -> Mapping[str, object]:
+    """The settings of each attribution that the run has stored."""
+    about = made_about(run, "score") if run.has("score") else {}
+    return about.get("attributions") or {}
 
 
 def _attribute(
@@ -173,7 +177,7 @@ def _attribute(
     made = {"kind": kind, "seed": c.seed, "words": c.attribution_words}
     if needs == "attribution":
         made["replicates"] = c.replicates
-    if needs in run.attributions and run.record.get("attributions", {}).get(needs) == made:
+    if needs in run.attributions and _attributions_made(run).get(needs) == made:
         return None
     settings: dict[str, Any] = {
         "max_words": c.attribution_words,
@@ -221,9 +225,9 @@ def run_select(session: Session, run: StoredRun) -> Save:
             session.say(f"select: at {position!r} {keys.rule} chooses fewer for {', '.join(fewer)}")
         tables[position] = with_effects(keys, scores, evidence.adjusted)
 
-    def save() -> None:
-        save_controls(run.path / CONTROLS, controls)
-        save_keys(run.path / STEPS["select"], tables)
+    def save(folder: Path) -> None:
+        save_controls(folder / CONTROLS, controls)
+        save_keys(folder / STEPS["select"], tables)
 
     return save
 
@@ -243,7 +247,7 @@ def read_examples(session: Session, run: StoredRun) -> Reading[Save]:
 
     def finish() -> Save:
         examples = reading.finish()
-        return lambda: save_examples(run.path / STEPS["examples"], examples)
+        return lambda folder: save_examples(folder / STEPS["examples"], examples)
 
     return Reading(reading.requests, finish)
 
@@ -256,7 +260,7 @@ def read_course(session: Session, run: StoredRun) -> Reading[Save]:
 
     def finish() -> Save:
         summary = reading.finish().summary(run.keys_at(position))
-        return lambda: save_course(run.path / STEPS["course"], summary)
+        return lambda folder: save_course(folder / STEPS["course"], summary)
 
     return Reading(reading.requests, finish)
 
@@ -283,7 +287,7 @@ def read_layers(session: Session, run: StoredRun) -> Reading[Save]:
                 **shared,
             )
         probes = LayerProbes(trained, untrained)
-        return lambda: save_layers(run.path / STEPS["layers"], probes)
+        return lambda folder: save_layers(folder / STEPS["layers"], probes)
 
     return Reading(reading.requests, finish)
 
@@ -312,10 +316,10 @@ def read_probe(session: Session, run: StoredRun) -> Reading[Save]:
         results = {p: reading.finish() for p, reading in probes.items()}
         points = {p: reading.finish() for p, reading in curves.items()}
 
-        def save() -> None:
-            save_curves(run.path / CURVES, points)
-            save_fitted(run.path / FITTED, {p: r.fitted for p, r in results.items() if r.fitted})
-            save_probes(run.path / STEPS["probe"], results)
+        def save(folder: Path) -> None:
+            save_curves(folder / CURVES, points)
+            save_fitted(folder / FITTED, {p: r.fitted for p, r in results.items() if r.fitted})
+            save_probes(folder / STEPS["probe"], results)
 
         return save
 
@@ -380,23 +384,21 @@ def run_lesion(session: Session, run: StoredRun) -> Save:
     outcomes = study.outcomes
     assert outcomes is not None
 
-    def save() -> None:
-        save_study(run.path, STEPS["lesion"], study, outcome_table(outcomes, corpus.forms))
-        session.clear("lesion")
-
-    return save
+    return lambda folder: save_study(
+        folder, STEPS["lesion"], study, outcome_table(outcomes, corpus.forms)
+    )
 
 
 def run_report(session: Session, run: StoredRun) -> Save:
     """summary.json, figures/ and report.html from what is there."""
 
-    def save() -> None:
-        write_json(run.path / "summary.json", summarise(run))
+    def save(folder: Path) -> None:
+        write_json(folder / SUMMARY, summarise(run))
         if run.layer_table is not None:
             text = run.layer_table.to_csv(index=False, lineterminator="\n")
-            write_text(run.path / LAYERS, text)
-        write_figures(run, run.path / "figures")
-        write_file(run.path / STEPS["report"], lambda path: write_report(run, path))
+            write_text(folder / LAYERS, text)
+        write_figures(run, folder / FIGURES)
+        write_file(folder / STEPS["report"], lambda path: write_report(run, path))
 
     return save
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from changed_runs import of_an_earlier_version
 from typed import present
 from typer.testing import CliRunner
 
@@ -193,6 +194,7 @@ def test_resume_redoes_only_what_is_missing(made: Path, files: tuple[Path, Path]
 def test_a_run_of_earlier_settings_goes_on(made: Path, tmp_path: Path) -> None:
     old = tmp_path / "old"
     shutil.copytree(made, old)
+    of_an_earlier_version(old)
     record = json.loads((old / "run.json").read_text("utf-8"))
     for name in ("context", "window"):
         del record["config"][name]
@@ -652,7 +654,8 @@ def test_full_disk_keeps_what_was_done(files: tuple[Path, Path], tmp_path: Path)
     assert "Traceback" not in done.stderr
     assert "--resume" in done.stderr
     left = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert left == ["run.json"]
+    assert left == [".lock", "run.json", "studies"]
+    assert [p for p in (tmp_path / "out" / "studies").rglob("*") if p.is_file()] == []
     code, _, err = call(*options, "--resume")
     assert code == 0, err
     assert (tmp_path / "out" / "report.html").is_file()

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from changed_runs import change_record, of_an_earlier_version
 from traces import traces_of
 from typed import present
 
@@ -100,9 +101,7 @@ def model(session: ExploredRun) -> Model:
 
 def changed(stored: Path, change: Callable[[dict[str, Any]], object]) -> Run:
     """The run with its record changed."""
-    record = json.loads((stored / "run.json").read_text("utf-8"))
-    change(record)
-    (stored / "run.json").write_text(json.dumps(record), "utf-8")
+    change_record(stored, change)
     return load_run(stored)
 
 
@@ -155,6 +154,7 @@ class TestNeurons:
         assert first.mean is not None
 
     def test_a_label_without_key_neurons(self, stored: Path) -> None:
+        of_an_earlier_version(stored)
         table = pd.read_csv(stored / "key_neurons.csv")
         there = (table.label != "NOUN") | (table.position != "word")
         table[there].to_csv(stored / "key_neurons.csv", index=False)

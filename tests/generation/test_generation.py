@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from changed_runs import of_an_earlier_version
 from typer.testing import CliRunner
 
 import grammar_lens as gl
@@ -383,6 +384,7 @@ class TestTheComparison:
         assert found.lesioned == with_and_without(made, "NOUN", **settings).lesioned
 
     def test_a_label_without_neurons(self, stored: Path) -> None:
+        of_an_earlier_version(stored)
         table = (stored / "key_neurons.csv").read_text("utf-8").splitlines()
         kept = [line for line in table if not line.startswith("DET")]
         (stored / "key_neurons.csv").write_text("\n".join(kept) + "\n", "utf-8")

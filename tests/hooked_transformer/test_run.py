@@ -14,7 +14,7 @@ from grammar_lens.runs.run import Run, load_run
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.settings import Config
 from grammar_lens.runs.store.directory import open_run
-from grammar_lens.runs.store.stored import STEPS
+from grammar_lens.runs.store.studies import STEPS
 
 TOLERANCE = 1e-4
 

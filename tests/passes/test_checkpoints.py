@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from changed_runs import change_record
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -410,9 +411,7 @@ def test_fifty_random_kills(words: Path, whole: Path, tmp_path: Path) -> None:
 def test_a_run_that_was_done_with_another_model_is_refused(whole: Path, tmp_path: Path) -> None:
     """The record knows the weights, so that a step never mixes two models."""
     out = Path(shutil.copytree(whole, tmp_path / "run"))
-    record = json.loads((out / "run.json").read_text())
-    record["model"]["weights"] = "0" * 64
-    (out / "run.json").write_text(json.dumps(record))
+    change_record(out, lambda record: record["model"].update(weights="0" * 64))
     failed = CliRunner().invoke(app, ["score", str(out), "--quiet"])
     assert failed.exit_code == 2
     assert "reference-9m" in failed.stderr

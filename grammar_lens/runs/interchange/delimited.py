@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, unprintable
 from grammar_lens.runs.interchange.listing import Listing, listing
 
 NAMES = {
@@ -28,7 +29,7 @@ NAMES = {
 WHOLE = ("layer", "index", "rank")
 REAL = ("score", "q")
 DELIMITERS = (",", "\t", ";")
-_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 
 
 def read_delimited(path: Path, text: str) -> Listing:
@@ -64,6 +65,14 @@ def read_parquet(path: Path) -> Listing:
     frame.columns = pd.Index([name or f"({i})" for i, name in enumerate(names)])
     frame = frame[[name for name in names if name]]
     frame.index = pd.RangeIndex(1, len(frame) + 1)
+    for name in frame.columns:
+        column = frame[name]
+        lists = column.map(lambda cell: isinstance(cell, list | dict | np.ndarray))
+        if lists.any():
+            raise GrammarLensError(
+                f"{path}, row {int(lists.to_numpy(bool).argmax()) + 1}: {name} is a list, expected a "
+                "single value: write one neuron a row"
+            )
     for name in {*frame.columns} & {"label", *WHOLE}:
         column = frame[name]
         wrong = column.isna() if name == "label" else ~_is_whole(column)
@@ -138,6 +147,7 @@ def _value(name: str, cell: str, path: Path, line: int) -> str | int | float:
             raise GrammarLensError(
                 f"{path}:{line}: {name} is {cell!r}, expected a number"
             ) from None
-    if name == "label" and not cell:
-        raise GrammarLensError(f"{path}:{line}: the label is missing")
+    if name == "label" and (not cell or unprintable(cell)):
+        wrong = f"{cell!r}, with a control character" if cell else "missing"
+        raise GrammarLensError(f"{path}:{line}: the label is {wrong}")
     return cell

@@ -10,8 +10,8 @@ from grammar_lens.defaults import SITES
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.runs.interchange.listing import Listing, Options, listing
 
-_SHORT = re.compile(r"L?([0-9]+)\.([0-9]+)", re.IGNORECASE)
-_HOOK = re.compile(r"(blocks\.([0-9]+)\.[\w.]*hook_\w+)\.([0-9]+)")
+_SHORT = re.compile(r"L?([0-9]{1,18})\.([0-9]{1,18})", re.IGNORECASE)
+_HOOK = re.compile(r"(blocks\.([0-9]{1,18})\.[\w.]*hook_\w+)\.([0-9]{1,18})")
 
 Found = tuple[str, int, int]
 """The place of a neuron in its list, its layer and its index."""
@@ -23,6 +23,8 @@ def read_json(path: Path, text: str, options: Options) -> Listing:
         data = json.loads(text, object_pairs_hook=lambda pairs: _object(path, pairs))
     except json.JSONDecodeError as error:
         raise GrammarLensError(f"{path}:{error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise GrammarLensError(f"{path} is no list of neurons: {error}") from error
     lists = data if isinstance(data, dict) else {None: data}
     rows, places, ordered = [], [], True
     for label, value in lists.items():
@@ -43,7 +45,7 @@ def read_lines(path: Path, text: str, options: Options) -> Listing:
     rows, lines = [], []
     for line, entry in enumerate(text.splitlines(), 1):
         if entry.strip():
-            given = int(entry) if re.fullmatch(r"\s*[+-]?[0-9]+\s*", entry) else entry.strip()
+            given = int(entry) if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", entry) else entry.strip()
             layer, index = _one(f"{path}:{line}", given, options)
             rows.append({"layer": layer, "index": index})
             lines.append(line)
@@ -65,7 +67,7 @@ def _neurons(path: Path, start: str, value: Any, options: Options) -> Iterator[F
     if isinstance(value, dict):
         for layer, indices in value.items():
             place = f"{start}[{json.dumps(layer)}]"
-            if not re.fullmatch("[0-9]+", layer) or not isinstance(indices, list):
+            if not re.fullmatch("[0-9]{1,18}", layer) or not isinstance(indices, list):
                 raise GrammarLensError(
                     f'{path}, {place}: expected lists of indices by layer, as {{"5": [123, 7]}}'
                 )
@@ -123,6 +125,6 @@ def _address(place: str, entry: str, options: Options) -> tuple[int, int]:
 
 
 def _whole(place: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise GrammarLensError(f"{place}: {json.dumps(value)} is no whole number")
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 10**18:
+        raise GrammarLensError(f"{place}: {json.dumps(value)[:60]} is no whole number of a neuron")
     return value

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+import torch
+from safetensors import SafetensorError, safe_open
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.runs.interchange.listing import Listing, Options
@@ -15,7 +15,8 @@ from grammar_lens.runs.interchange.listing import Listing, Options
 def read_npy(path: Path, options: Options) -> Listing:
     """A mask [layer, unit], or [label, layer, unit] in the order of the labels."""
     try:
-        mask = np.load(path, allow_pickle=False)
+        # mapped: a mask of the wrong shape is refused without being read
+        mask = np.load(path, allow_pickle=False, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:
         raise GrammarLensError(f"{path} cannot be read as an array of numbers: {error}") from error
     if mask.ndim != 3:
@@ -31,10 +32,22 @@ def read_npy(path: Path, options: Options) -> Listing:
 def read_safetensors(path: Path, options: Options) -> Listing:
     """A mask [layer, unit] under the name of each label."""
     try:
-        masks = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                _require_shape(
+                    f"{path}: the mask of {name!r}",
+                    tuple(file.get_slice(name).get_shape()),
+                    options,
+                )
+            # NumPy knows no bfloat16 and no 8-bit floats
+            masks = {name: _numbers(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError) as error:
         raise GrammarLensError(f"{path} is no whole safetensors file: {error}") from error
     return _listing(path, masks, options)
+
+
+def _numbers(mask: torch.Tensor) -> np.ndarray:
+    return (mask.float() if mask.is_floating_point() else mask).numpy()
 
 
 def _listing(
@@ -59,18 +72,22 @@ def _listing(
     return Listing(frame, f"{path}, ", ordered=False)
 
 
-def _checked(what: str, mask: np.ndarray, options: Options) -> np.ndarray:
+def _require_shape(what: str, shape: tuple[int, ...], options: Options) -> None:
     expected = (options.n_layers, options.n_units)
-    if mask.shape != expected:
+    if shape != expected:
         hint = (
             "; a mask of block outputs is read with scores of the site 'resid_post'"
             if options.site == "neuron"
             else ""
         )
         raise GrammarLensError(
-            f"{what} has the shape {mask.shape}, expected {expected}, layers and units at "
+            f"{what} has the shape {shape}, expected {expected}, layers and units at "
             f"{options.site!r}{hint}"
         )
+
+
+def _checked(what: str, mask: np.ndarray, options: Options) -> np.ndarray:
+    _require_shape(what, mask.shape, options)
     # numbers of other tools are 0 and 1 in any type
     if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
         raise GrammarLensError(

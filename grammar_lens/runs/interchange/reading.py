@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, readable
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.runs.interchange.delimited import has_header, read_delimited, read_parquet
 from grammar_lens.runs.interchange.listing import Like, Listing, Options, options_of
@@ -45,7 +45,11 @@ def read_neurons(
     neuron twice, for a list without any, and for files that it cannot read or (pickles) will not.
     """
     path = Path(path)
-    options = options_of(like, one_based, first_layer)
+    with readable(path, "save the list as CSV with the columns label, layer and index"):
+        return _read(path, like, name, options_of(like, one_based, first_layer))
+
+
+def _read(path: Path, like: Like, name: str | None, options: Options) -> KeyNeurons:
     listing = _listing(path, options)
     frame = _prepared(path, listing, like, name, options)
     has_scores = "score" in frame
@@ -91,6 +95,8 @@ def _text(path: Path, options: Options) -> Listing:
         ) from error
     if not text.strip():
         raise GrammarLensError(f"{path} is empty")
+    if "\n" not in text:  # lines of old Macintosh programs end in a carriage return alone
+        text = text.replace("\r", "\n")
     if text.lstrip()[0] in "{[":
         return read_json(path, text, options)
     if path.suffix.lower() in (".csv", ".tsv") or has_header(text):

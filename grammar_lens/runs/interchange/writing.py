@@ -1,6 +1,9 @@
 """A run's results as CSV or Parquet, with a description of every table and column."""
 
 import json
+import os
+import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,16 +49,24 @@ def export_run(
     if most is not None and (not isinstance(most, int) or most < 1):
         raise GrammarLensError(f"top is {top!r}, expected 1 or more, None for all, or 'auto'")
     folder = Path(folder)
-    for old in _earlier(folder):
-        old.unlink(missing_ok=True)
-    make_folder(folder)
+    earlier = _earlier(folder)
     tables = tables_of(run, most)
-    paths = [folder / f"{table.name}.{format}" for table in tables]
-    for table, path in zip(tables, paths, strict=True):
-        write_file(path, _writer(table, format))
-    described = folder / DESCRIPTION
-    write_json(described, _described(run, tables, format))
-    return [*paths, described]
+    names = [*(f"{table.name}.{format}" for table in tables), DESCRIPTION]
+    part = folder.absolute().with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    make_folder(part)
+    try:
+        for table, name in zip(tables, names[:-1], strict=True):
+            write_file(part / name, _writer(table, format))
+        write_json(part / DESCRIPTION, _described(run, tables, format))
+        # nothing of an export that fails is left, and what was there before stays
+        for old in earlier:
+            old.unlink(missing_ok=True)
+        make_folder(folder)
+        for name in names:
+            os.replace(part / name, folder / name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return [folder / name for name in names]
 
 
 def _earlier(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.files import make_folder, write_json
+from grammar_lens.files import make_folder, write_sealed
 from grammar_lens.runs.store.provenance import checkout_commit, library_versions
 from grammar_lens.runs.store.stored import SHARDS, StoredRun
 
@@ -101,9 +101,10 @@ def open_run(
             "commit": checkout_commit(),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "timings": {},
+            "studies": {},
         }
         make_folder(path)
-        write_json(path / "run.json", record)
+        write_sealed(path / "run.json", record)
         return StoredRun(path)
     run = StoredRun(path)
     old = {**(usual or {}), **run.config}
@@ -126,4 +127,4 @@ def update_record(run: StoredRun, **entries: Any) -> None:
         old = run.record.get(key)
         merged = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
         run.record[key] = merged
-    write_json(run.path / "run.json", run.record)
+    write_sealed(run.path / "run.json", run.record)

@@ -1,6 +1,6 @@
 """A stored run: every result in its directory, each loaded on first use."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +10,8 @@ import pandas as pd
 
 from grammar_lens.display import Shown
 from grammar_lens.dissociation.result import LesionStudy
-from grammar_lens.errors import NotMeasuredError
-from grammar_lens.files import read_json
+from grammar_lens.errors import GrammarLensError, NotMeasuredError
+from grammar_lens.files import read_json, read_sealed
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import Examples
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -38,40 +38,46 @@ from grammar_lens.runs.store.results import (
     read_probe,
     read_study,
 )
+from grammar_lens.runs.store.studies import (
+    MADE_FROM,
+    STEPS,
+    STUDIES,
+    Study,
+    explained,
+    remedy,
+    studies_of,
+)
+from grammar_lens.runs.store.studies import (
+    read_study as read_record,
+)
 from grammar_lens.selectivity.collecting import Collected
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.result import Scores
 from grammar_lens.selectivity.scoring import score
 
-STEPS = {
-    "collect": "moments.safetensors",
-    "score": "scores.safetensors",
-    "select": "key_neurons.csv",
-    "examples": "examples.json",
-    "course": "time_course.json",
-    "layers": "layers.json",
-    "probe": "probe.json",
-    "lesion": "lesion_matrix.json",
-    "report": "report.html",
-}
-"""The steps in their order, each with the file that it writes last."""
 _OF_STEP = {
-    "collect": ("moments", "attributions", "_layer_table"),
+    "collect": ("moments", "attributions", "_scores", "scores", "_keys", "keys", "_layer_table"),
     "score": ("attributions", "_scores", "scores", "_keys", "keys"),
-    "select": ("_keys", "keys", "_controls", "examples", "_layer_table"),
+    "select": (
+        *("_keys", "keys", "_controls", "examples", "_layer_table", "_probes", "_study"),
+        "lesions",
+    ),
     "examples": ("examples",),
     "layers": ("_layers", "_layer_table"),
     "probe": ("_probes",),
-    "lesion": ("_study",),
+    "lesion": ("_study", "lesions"),
 }
 """Cached results that each step makes outdated."""
 ATTRIBUTIONS = "attributions.safetensors"
+T = TypeVar("T")
 SHARDS = "shards"
 """The folder of what jobs of a job array have collected, before there is a run."""
 CONTROLS = "controls.json"
 CURVES = "probe_curve.csv"
 FITTED = "probe.safetensors"
 LAYERS = "layers.csv"
+SUMMARY = "summary.json"
+OUTCOMES = "lesions.parquet"
 
 
 Part = TypeVar("Part", bound=Shown)
@@ -121,10 +127,18 @@ class Results:
 
 
 class StoredRun:
-    """The stored results of a run directory, each loaded when it is first asked for."""
+    """The stored results of a run directory, each loaded when it is first asked for.
 
-    def __init__(self, path: Path) -> None:
+    A file that is not as it was stored is a GrammarLensError, which names the command that makes it
+    anew. `study` is the name, or the beginning of it, of a stored study (`grammar-lens runs RUN`):
+    its results, and those of the steps it was made from, then take the place of the current ones.
+    """
+
+    def __init__(self, path: Path, study: str | None = None) -> None:
         self.path = path
+        self._pinned = {} if study is None else _pins(path, study)
+        self._known: dict[str, Study | None] = {}
+        self._checked: set[Path] = set()
         self._read_record()
 
     @property
@@ -142,41 +156,133 @@ class StoredRun:
     def reload(self, step: str) -> None:
         """Reads the record again; results of a step that was just done are read on demand."""
         self._read_record()
+        self._known.clear()
+        self._checked.clear()
         for name in _OF_STEP.get(step, ()):
             self.__dict__.pop(name, None)
 
     def _read_record(self) -> None:
-        self.record: dict[str, Any] = read_json(self.path / "run.json")
-        self.record |= {"config": renamed(self.record.get("config", {}))}
+        with explained(self.path / "run.json", "collect", self.path):
+            self.record: dict[str, Any] = read_sealed(self.path / "run.json")
+            self.record |= {"config": renamed(self.record.get("config", {}))}
+            for study in self.record.get("studies", {}).values():
+                _ = study["name"], study["key"]
+            if self._pinned:
+                for study in reversed(self._pinned.values()):  # the one asked for comes last
+                    self.record["config"] |= study.settings
+
+    @property
+    def address(self) -> Path:
+        """The directory, with the name of the stored study that was asked for."""
+        first = next(iter(self._pinned.values()), None)
+        return (
+            self.path
+            if first is None
+            else self.path.with_name(f"{self.path.resolve().name}@{first.name}")
+        )
+
+    @property
+    def has_studies(self) -> bool:
+        """Whether results are stored with a record; runs of earlier versions have bare files."""
+        return "studies" in self.record
+
+    def study_of(self, step: str) -> Study | None:
+        """The current study of a step; None where there is none, and in runs of earlier versions."""
+        if step in self._pinned:
+            return self._pinned[step]
+        if step not in self._known:
+            name = self.record.get("studies", {}).get(step, {}).get("name")
+            folder = self.path / STUDIES / step / str(name)
+            there = name is not None and folder.is_dir()
+            self._known[step] = read_record(folder) if there else None
+        return self._known[step]
+
+    def config_of(self, step: str) -> dict[str, Any]:
+        """The settings of the run, with those that a step was last done with where they differ."""
+        entry = self.record.get("studies", {}).get(step, {})
+        own = {"seed": entry["seed"]} if "seed" in entry and not self._pinned else {}
+        return {**self.config, **own}
 
     def has(self, step: str) -> bool:
-        """Whether a step has been done."""
-        return (self.path / STEPS[step]).is_file()
+        """Whether a step has been done, from the current results of the steps before it."""
+        there = (self.path / STEPS[step]).is_file()
+        if not self.has_studies:
+            return there
+        study = self.study_of(step)
+        return (
+            study is not None
+            and (there or bool(self._pinned))
+            and self.belongs(study)
+            and all(map(self.has, study.made_from))
+        )
+
+    def belongs(self, study: Study) -> bool:
+        """Whether a study was made from the current results."""
+        for step, key in study.made_from.items():
+            before = self.study_of(step)
+            if before is None or before.key != key or not self.belongs(before):
+                return False
+        if study.step == "report":
+            return all(
+                before in study.made_from or not self.has(before) for before in MADE_FROM["report"]
+            )
+        return True
 
     def require(self, step: str) -> Path:
-        """The file of a step; a NotMeasuredError says which command makes it when it is not there."""
-        path = self.path / STEPS[step]
-        if not path.is_file():
-            raise NotMeasuredError(
-                f"{self.path} has no {path.name} yet: first `grammar-lens {step} {self.path}`"
-            )
+        """The file of a step, checked; a NotMeasuredError says which command makes it if there is none."""
+        if not self.has(step):
+            first = f"first {remedy(step, self.path)}"
+            study = self.study_of(step)
+            if study is not None and not self.belongs(study):
+                raise NotMeasuredError(
+                    f"the {step} results of {self.path} were not made from its current results: {first}"
+                )
+            raise NotMeasuredError(f"{self.path} has no {STEPS[step]} yet: {first}")
+        path = self.result(step, STEPS[step])
+        assert path is not None, "a step has the file that says it is done"
         return path
+
+    def result(self, step: str, name: str) -> Path | None:
+        """The path of a file of a step that is done, checked; None where it has no such file."""
+        study = self.study_of(step)
+        if study is None:
+            path = self.path / name
+            return path if path.is_file() else None
+        if name not in study.files:
+            return None
+        path = study.path / name
+        if path not in self._checked:
+            study.verified(name, current=step not in self._pinned)
+            self._checked.add(path)
+        return path
+
+    def _read(self, step: str, name: str, read: Callable[[Path], T]) -> T | None:
+        """A stored result; None where the step is not done or has no such file."""
+        path = self.result(step, name) if self.has(step) else None
+        if path is None:
+            return None
+        with explained(path, step, self.path):
+            return read(path)
+
+    def _required(self, step: str, read: Callable[[Path], T]) -> T:
+        path = self.require(step)
+        with explained(path, step, self.path):
+            return read(path)
 
     @property
     def summary(self) -> dict[str, Any]:
         """The numbers of summary.json; empty before the report step."""
-        path = self.path / "summary.json"
-        return read_json(path) if path.is_file() else {}
+        return self._read("report", SUMMARY, read_json) or {}
 
     @cached_property
     def moments(self) -> Collected:
-        return read_evidence(self.require("collect"))
+        return self._required("collect", read_evidence)
 
     @cached_property
     def attributions(self) -> Tables[Attribution]:
         """Attributions by name ("attribution", "integrated_gradients"); those the scores needed."""
-        path = self.path / ATTRIBUTIONS
-        return Tables("attribution", read_attributions(path) if path.is_file() else {})
+        stored = self._read("score", ATTRIBUTIONS, read_attributions)
+        return Tables("attribution", stored or {})
 
     def evidence(
         self, position: str | None = None, attributions: Mapping[str, Attribution] | None = None
@@ -193,22 +299,24 @@ class StoredRun:
 
     @cached_property
     def _scores(self) -> dict[str, Scores]:
-        return read_scores(self.require("score"), self.moments, self.attributions)
+        evidence, attributions = self.moments, self.attributions
+        return self._required("score", lambda path: read_scores(path, evidence, attributions))
 
     @cached_property
     def _keys(self) -> dict[str, KeyNeurons]:
-        rules = {p: c.rule for p, c in self._controls.items()}
-        return read_keys(self.require("select"), self._scores, rules)
+        rules, scores = {p: c.rule for p, c in self._controls.items()}, self._scores
+        return self._required("select", lambda path: read_keys(path, scores, rules))
 
     @cached_property
     def _controls(self) -> dict[str, SelectionControls]:
-        path = self.path / CONTROLS
-        return read_controls(path) if path.is_file() else {}
+        return self._read("select", CONTROLS, read_controls) or {}
 
     @cached_property
     def _probes(self) -> dict[str, ProbeResult]:
-        stored = read_json(self.require("probe"))
-        return {name: read_probe(data) for name, data in stored.items()}
+        def read(path: Path) -> dict[str, ProbeResult]:
+            return {name: read_probe(data) for name, data in read_json(path).items()}
+
+        return self._required("probe", read)
 
     def fitted_at(self, position: str) -> FittedProbe:
         """The fitted probe of one position, to read the labels of other words with.
@@ -216,13 +324,12 @@ class StoredRun:
         Raises NotMeasuredError where the run has none, naming the command that makes it.
         """
         self.require("probe")
-        path = self.path / FITTED
-        if not path.is_file():
+        probes = self._read("probe", FITTED, read_fitted)
+        if probes is None:
             raise NotMeasuredError(
                 f"{self.path} has no {FITTED}, as it was made before probes were kept: first "
                 f"`grammar-lens probe {self.path}`"
             )
-        probes = read_fitted(path)
         if position not in probes:
             raise NotMeasuredError(
                 f"{self.path} has no probe at {position!r}, only at {', '.join(probes)}: make a run "
@@ -233,19 +340,18 @@ class StoredRun:
     @cached_property
     def examples(self) -> Tables[Examples]:
         """Examples of the first key neurons by position; empty if not done."""
-        path = self.path / STEPS["examples"]
-        return Tables("position", read_examples(path) if path.is_file() else {})
+        stored = self._read("examples", STEPS["examples"], read_examples)
+        return Tables("position", stored or {})
 
     @property
     def curves(self) -> dict[str, pd.DataFrame]:
         """Accuracy against k by position, a row per ranking and k; empty if not done."""
-        path = self.path / CURVES
-        return read_curves(path) if path.is_file() else {}
+        return self._read("probe", CURVES, read_curves) or {}
 
     @property
     def course(self) -> CourseSummary | None:
         """The time course on fresh words, by layer; None if not done."""
-        return read_course(self.path / STEPS["course"]) if self.has("course") else None
+        return self._read("course", STEPS["course"], read_course)
 
     @property
     def layers(self) -> LayerProbes | None:
@@ -254,7 +360,7 @@ class StoredRun:
 
     @cached_property
     def _layers(self) -> LayerProbes | None:
-        return read_layers(self.path / STEPS["layers"]) if self.has("layers") else None
+        return self._read("layers", STEPS["layers"], read_layers)
 
     @property
     def layer_table(self) -> pd.DataFrame | None:
@@ -345,16 +451,42 @@ class StoredRun:
 
     @cached_property
     def _study(self) -> LesionStudy | None:
-        if not self.has("lesion"):
-            return None
-        return read_study(read_json(self.path / STEPS["lesion"]))
+        return self._read("lesion", STEPS["lesion"], lambda path: read_study(read_json(path)))
 
     @cached_property
     def lesions(self) -> pd.DataFrame:
         """Losses of every scored word, intact and under every lesion and sham."""
-        path = self.path / "lesions.parquet"
-        if not path.is_file():
+        table = self._read("lesion", OUTCOMES, pd.read_parquet)
+        if table is None:
             raise NotMeasuredError(
-                f"{self.path} has no lesions.parquet: first `grammar-lens lesion`"
+                f"{self.path} has no {OUTCOMES}: first `grammar-lens lesion {self.path}`"
             )
-        return pd.read_parquet(path)
+        return table
+
+
+def _pins(run: Path, name: str) -> dict[str, Study]:
+    """A stored study by the beginning of its name, and those that it was made from.
+
+    Raises GrammarLensError where there is none, or more than one, and where one is gone.
+    """
+    every = {step: studies_of(run, step) for step in STEPS}
+    found = [s for studies in every.values() for s in studies if s.name.startswith(name)]
+    exact = [s for s in found if s.name == name]
+    if len(exact or found) != 1:
+        there = ", ".join(f"{s.step} {s.name}" for studies in every.values() for s in studies)
+        what = "no stored study" if not found else f"{len(found)} stored studies"
+        raise GrammarLensError(
+            f"{run} has {what} by the name {name!r}: there are {there or 'none'}"
+        )
+    pinned, waiting = {}, [(exact or found)[0]]
+    while waiting:
+        study = waiting.pop()
+        pinned[study.step] = study
+        for step, key in study.made_from.items():
+            before = [s for s in every[step] if s.key == key]
+            if not before:
+                raise GrammarLensError(
+                    f"the {step} results that {study.step} {study.name} of {run} was made from are gone"
+                )
+            waiting.append(before[0])
+    return pinned
