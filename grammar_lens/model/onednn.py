@@ -27,21 +27,21 @@ class Linear(nn.Module):
     def forward(self, x: Float[Tensor, "*place n_in"]) -> Float[Tensor, "*place n_out"]:
         if torch.is_grad_enabled() and x.requires_grad:
             return _Product.apply(x, self.weight, self.bias)  # pyright: ignore[reportReturnType]
-        return _multiply(x, self.weight, self.bias)
+        return multiply(x, self.weight, self.bias)
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.weight = weight
-        return _multiply(x, weight, bias)
+        return multiply(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return _multiply(gradients[0], ctx.weight.detach().t().contiguous(), None), None, None
+        return multiply(gradients[0], ctx.weight.detach().t().contiguous(), None), None, None
 
 
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     try:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     except RuntimeError as error:
@@ -70,6 +70,6 @@ def is_onednn_faster() -> bool:
         return False
     x, weight = torch.arange(12.0).reshape(1, 3, 4), torch.arange(20.0).reshape(5, 4)
     try:
-        return torch.equal(_multiply(x, weight, None), x @ weight.T)
+        return torch.equal(multiply(x, weight, None), x @ weight.T)
     except (AttributeError, RuntimeError, TypeError, MemoryError):  # another version of PyTorch
         return False

@@ -1,29 +1,34 @@
 """Online code length: bits needed to send the labels while the probe is learned from them."""
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from grammar_lens.probing.fitting import fit
+from grammar_lens.probing.fitting import Device, fit
 
 PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 """Shares of the words after which the probe is fitted again, as in the source."""
 
 
 def online_code_length(
-    features: Float[np.ndarray, "unit word"],
+    features: Float[np.ndarray, "word unit"],
     classes: Int[np.ndarray, " word"],
     groups: Int[np.ndarray, " word"],
     n_labels: int,
     rng: np.random.Generator,
+    *,
+    device: Device = "cpu",
+    progress: Callable[[int], None] = lambda n_words: None,
 ) -> float:
     """Bits to send the labels of all words to someone who has their (standardised) features.
 
     Groups, as sentences, come in random order and whole. The first portion is sent at log2 n_labels
     bits a word; every other by a probe fitted on the portions before it. As that may know no word of
     some label, its distribution is mixed with the uniform one as in Laplace's rule: of weight
-    n_labels / (n + n_labels) after n words. Compare with `uniform_code_length`.
+    n_labels / (n + n_labels) after n words. Compare with `uniform_code_length`. `progress` is told of
+    the words of every fit.
     Source: Voita & Titov (2020), Information-Theoretic Probing with Minimum Description Length.
     """
     _, group = np.unique(groups, return_inverse=True)
@@ -31,13 +36,14 @@ def online_code_length(
     order = np.argsort(place, kind="stable")
     ends = portion_ends(place[order])
     bits = ends[0] * np.log2(n_labels)
+    features, classes = features[order], classes[order]
     for start, end in itertools.pairwise(ends):
-        known, new = order[:start], order[start:end]
-        probe = fit(features[:, known], classes[known])
-        p = np.zeros((n_labels, len(new)))
-        p[probe.classes] = np.exp(probe.log_probability(features[:, new]))
-        mixed = (start * p[classes[new], np.arange(len(new))] + 1) / (start + n_labels)
+        probe = fit(features[:start], classes[:start], device=device)
+        p = np.zeros((n_labels, end - start))
+        p[probe.classes] = np.exp(probe.log_probability(features[start:end]))
+        mixed = (start * p[classes[start:end], np.arange(end - start)] + 1) / (start + n_labels)
         bits -= np.log2(mixed).sum()
+        progress(int(start))
     return float(bits)
 
 

@@ -18,8 +18,9 @@ from grammar_lens.probing.baselines import (
     unseen,
     word_baseline_accuracy,
 )
-from grammar_lens.probing.fitting import Probe, Standardised, fit, fit_svm, standardise
+from grammar_lens.probing.fitting import Device, Fitter, Probe, fit, fit_svm, scale
 from grammar_lens.probing.probe_words import ProbeWords, check_words
+from grammar_lens.progress import track
 
 RANDOM = "random"
 """The name of the rows for random neurons."""
@@ -27,7 +28,7 @@ RANDOM = "random"
 Ranking = Sequence[Int[np.ndarray, " _"]]
 """For each k the feature columns that a ranking takes, without repetition."""
 
-Classifier = Callable[[Float[np.ndarray, "unit word"], Int[np.ndarray, " word"]], Probe]
+Classifier = Callable[[Float[np.ndarray, "word unit"], Int[np.ndarray, " word"]], Probe]
 """Fits standardised features to classes."""
 CLASSIFIERS: dict[str, Classifier] = {"logistic": fit, "svm": fit_svm}
 
@@ -92,11 +93,14 @@ def curve(
     rng: np.random.Generator,
     random: Sequence[Ranking] = (),
     control: bool = True,
+    device: Device = "cpu",
+    show_progress: bool = False,
 ) -> ProbeCurve:
     """Accuracy of a probe on each ranking's columns at each k, all with the same control task.
 
     `rankings[name][i]` are the columns at `ks[i]`, and so are `random[draw][i]`; the draws' means
     become the rows "random". Without `control` no control task is fitted, which takes half the time.
+    Probes are fitted on `device`.
     Raises GrammarLensError for words that cannot be probed and for rankings that do not fit `ks`.
     """
     check_words(train, fresh)
@@ -106,17 +110,22 @@ def curve(
         raise GrammarLensError(
             f"a ranking is called {RANDOM!r}, which names the draws: call it otherwise"
         )
-    judge = _Judge(train, fresh, rng, control=control)
-    draws = [
-        [judge.point(RANDOM, k, columns) for k, columns in zip(ks, draw, strict=True)]
-        for draw in random
-    ]
-    levels = [_mean(points) for points in zip(*draws, strict=True)]
-    points = [
-        _beside(judge.point(name, k, columns), levels[i] if levels else None)
-        for name, ranking in rankings.items()
-        for i, (k, columns) in enumerate(zip(ks, ranking, strict=True))
-    ]
+    every = [columns for ranking in (*random, *rankings.values()) for columns in ranking]
+    n_labelings = 2 if control else 1
+    work = max(1, len(train.classes) * sum(map(len, every)) * n_labelings)
+    each = len(every) * n_labelings / work
+    with track("fitting probes", work, unit="probes", each=each, show=show_progress) as advance:
+        judge = _Judge(train, fresh, rng, control=control, device=device, progress=advance)
+        draws = [
+            [judge.point(RANDOM, k, columns) for k, columns in zip(ks, draw, strict=True)]
+            for draw in random
+        ]
+        levels = [_mean(points) for points in zip(*draws, strict=True)]
+        points = [
+            _beside(judge.point(name, k, columns), levels[i] if levels else None)
+            for name, ranking in rankings.items()
+            for i, (k, columns) in enumerate(zip(ks, ranking, strict=True))
+        ]
     return ProbeCurve(
         points=(*points, *(_beside(level, level) for level in levels)),
         majority_accuracy=majority_accuracy(train.classes, fresh.classes),
@@ -192,7 +201,7 @@ def fewest_enough(
 
 
 class _Judge:
-    """Standardised features, control labels and kinds of fresh words that all probes share."""
+    """Scaled features, control labels and kinds of held-out words that all probes share."""
 
     def __init__(
         self,
@@ -201,22 +210,25 @@ class _Judge:
         rng: np.random.Generator,
         classifier: Classifier = fit,
         control: bool = True,
+        device: Device = "cpu",
+        progress: Callable[[int], None] = lambda work: None,
     ) -> None:
-        self.fit = classifier
-        self.features = standardise(train.features, fresh.features)
-        self.train, self.fresh = train.classes, fresh.classes
+        self.classifier = classifier
+        self.fitter = Fitter(scale(train.features, fresh.features), device, progress)
         n_labels = int(train.classes.max()) + 1
-        self.control = control_labels(train, fresh, n_labels, rng) if control else None
+        self.tasks = [(train.classes, fresh.classes)]
+        if control:
+            self.tasks.append(control_labels(train, fresh, n_labels, rng))
         self.unseen, self.ambiguous = unseen(train, fresh), ambiguous(train, fresh)
 
     def point(self, score: str, k: int, columns: Int[np.ndarray, " _"]) -> CurvePoint:
-        units: Standardised = self.features.units(columns)
-        predicted = self.fit(units.train, self.train).predict(units.fresh)
-        right = predicted == self.fresh
+        answers = self._answers(columns)
+        (predicted, gold), *controlled = zip(answers, (f for _, f in self.tasks), strict=True)
+        right = predicted == gold
         f1 = f1_score(
-            self.fresh,
+            gold,
             predicted,
-            labels=np.unique(self.fresh),
+            labels=np.unique(gold),
             average="macro",
             zero_division=0.0,  # pyright: ignore[reportArgumentType]
         )
@@ -225,18 +237,22 @@ class _Judge:
             k=k,
             n_neurons=float(len(columns)),
             accuracy=float(right.mean()),
-            control_accuracy=self._controlled(units),
+            control_accuracy=float(np.equal(*controlled[0]).mean()) if controlled else None,
             random_accuracy=None,
             unseen_accuracy=share_right(right, self.unseen),
             ambiguous_accuracy=share_right(right, self.ambiguous),
             macro_f1=float(f1),
         )
 
-    def _controlled(self, units: Standardised) -> float | None:
-        if self.control is None:
-            return None
-        predicted = self.fit(units.train, self.control[0]).predict(units.fresh)
-        return float((predicted == self.control[1]).mean())
+    def _answers(self, columns: Int[np.ndarray, " _"]) -> list[Int[np.ndarray, " fresh"]]:
+        """Classes of the held-out words by a probe for each task."""
+        labelings = [labels for labels, _ in self.tasks]
+        if self.classifier is fit:
+            units, probes = self.fitter.fit(columns, labelings)
+        else:
+            units = self.fitter.features.units(columns)
+            probes = [self.classifier(units.train, labels) for labels in labelings]
+        return [probe.predict(units.fresh) for probe in probes]
 
 
 def _mean(points: Sequence[CurvePoint]) -> CurvePoint:

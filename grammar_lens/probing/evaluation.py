@@ -20,9 +20,9 @@ from grammar_lens.probing.baselines import (
     unseen,
     word_answers,
 )
-from grammar_lens.probing.code_length import online_code_length, uniform_code_length
+from grammar_lens.probing.code_length import PORTIONS, online_code_length, uniform_code_length
 from grammar_lens.probing.fitted import FittedProbe, fitted_probe
-from grammar_lens.probing.fitting import Probe, Standardised, fit, standardise
+from grammar_lens.probing.fitting import Device, Fitter, Probe, Standardised, fit, scale
 from grammar_lens.probing.prediction import (
     calibrated_losses,
     halves,
@@ -30,6 +30,7 @@ from grammar_lens.probing.prediction import (
     lookup_losses,
 )
 from grammar_lens.probing.probe_words import Columns, ProbeWords, check_words
+from grammar_lens.progress import track
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,14 @@ def evaluate(
     origin: Origin,
     addresses: Int[np.ndarray, "column two"] | None = None,
     model_losses: Float[np.ndarray, " fresh"] | None = None,
+    device: Device = "cpu",
+    show_progress: bool = False,
 ) -> ProbeResult:
     """Fits the probe and every baseline on `train` and judges them on `fresh`.
 
     `addresses` are the (layer, index) of the features; with them the result keeps the fitted probe.
     `model_losses` are those of the fresh words' labels under the model's own prediction, in nats.
+    Probes are fitted on `device`.
     Raises GrammarLensError without words, with a single label among the training words, or without key
     neurons.
     """
@@ -164,17 +168,35 @@ def evaluate(
             "there are no key neurons to probe: the rule chose none (--alpha 1 takes the strongest whatever their null), or "
             "no score differs from zero"
         )
-    features = standardise(train.features, fresh.features)
-    key = features.units(columns.key)
-    probe = fit(key.train, train.classes)
-    predicted = probe.predict(key.fresh)
-    right = predicted == fresh.classes
-    random = tuple(_accuracy(features, draw, train, fresh) for draw in columns.random)
+    features = scale(train.features, fresh.features)
     control = control_labels(train, fresh, len(labels), rng)
     answered = word_answers(train, fresh) == fresh.classes
     new, several = unseen(train, fresh), ambiguous(train, fresh)
-    layer_number, layer = _best_layer(features, columns, train, rng)
-    low, high = bootstrap_interval(right, fresh.groups, rng)
+    n_words, n_units = train.features.shape[0], len(columns.key)
+    layers = columns.layers or {columns.layer_number: columns.layer}
+    # real and control labels, all portions together about once more, random draws, and the layer
+    work = n_words * (n_units * (3 + len(columns.random)) + sum(map(len, layers.values())))
+    n_fits = len(PORTIONS) + 1 + len(columns.random) + len(layers)
+    with track(
+        "fitting probes", work, unit="probes", each=n_fits / work, show=show_progress
+    ) as advance:
+        fitter = Fitter(features, device, advance)
+        key, (probe, controlled) = fitter.fit(columns.key, [train.classes, control[0]])
+        predicted = probe.predict(key.fresh)
+        right = predicted == fresh.classes
+        random = tuple(_accuracy(fitter, draw, train, fresh) for draw in columns.random)
+        layer_number, layer = _best_layer(fitter, columns, train, rng)
+        layer_accuracy = _accuracy(fitter, layer, train, fresh)
+        low, high = bootstrap_interval(right, fresh.groups, rng)
+        code_length = online_code_length(
+            key.train,
+            train.classes,
+            train.groups,
+            len(labels),
+            rng,
+            device=device,
+            progress=lambda words: advance(words * n_units),
+        )
     table = _per_label(fresh.classes, predicted, labels)
     return ProbeResult(
         labels=tuple(labels),
@@ -186,12 +208,10 @@ def evaluate(
         random_accuracy=float(np.mean(random)) if random else None,
         random_accuracies=random,
         layer=layer_number,
-        layer_accuracy=_accuracy(features, layer, train, fresh),
+        layer_accuracy=layer_accuracy,
         majority_accuracy=majority_accuracy(train.classes, fresh.classes),
         word_baseline_accuracy=float(answered.mean()),
-        control_accuracy=float(
-            (fit(key.train, control[0]).predict(key.fresh) == control[1]).mean()
-        ),
+        control_accuracy=float((controlled.predict(key.fresh) == control[1]).mean()),
         unseen_accuracy=share_right(right, new),
         n_unseen_words=int(new.sum()),
         # labels without fresh words have no F1 to average
@@ -206,7 +226,7 @@ def evaluate(
         n_ambiguous_words=int(several.sum()),
         accuracy_low=low,
         accuracy_high=high,
-        code_length=online_code_length(key.train, train.classes, train.groups, len(labels), rng),
+        code_length=code_length,
         uniform_code_length=uniform_code_length(len(train.classes), len(labels)),
         cross_entropy=_cross_entropy(probe, key, fresh, len(labels)),
         word_cross_entropy=float(
@@ -224,7 +244,7 @@ def evaluate(
 def _cross_entropy(probe: Probe, key: Standardised, fresh: ProbeWords, n_labels: int) -> float:
     """Mean calibrated loss on the fresh words; a label without training words counts as half a word."""
     known = probe.log_probability(key.fresh)
-    logits = np.full((len(fresh.classes), n_labels), np.log(0.5 / key.train.shape[1]))
+    logits = np.full((len(fresh.classes), n_labels), np.log(0.5 / len(key.train)))
     logits[:, probe.classes] = known.T
     fold = halves(fresh.groups, np.random.default_rng(0))
     return float(calibrated_losses(logits, fresh.classes, fold).mean())
@@ -245,14 +265,14 @@ def _per_label(
 
 
 def _accuracy(
-    features: Standardised, which: Int[np.ndarray, " _"], train: ProbeWords, fresh: ProbeWords
+    fitter: Fitter, columns: Int[np.ndarray, " _"], train: ProbeWords, fresh: ProbeWords
 ) -> float:
-    units = features.units(which)
-    return float((fit(units.train, train.classes).predict(units.fresh) == fresh.classes).mean())
+    units, (probe,) = fitter.fit(columns, [train.classes])
+    return float((probe.predict(units.fresh) == fresh.classes).mean())
 
 
 def _best_layer(
-    features: Standardised, columns: Columns, train: ProbeWords, rng: np.random.Generator
+    fitter: Fitter, columns: Columns, train: ProbeWords, rng: np.random.Generator
 ) -> tuple[int, Int[np.ndarray, " _"]]:
     """The layer that held-out training words are told best by, the lowest of equals."""
     if not columns.layers:
@@ -262,9 +282,9 @@ def _best_layer(
     held = np.isin(train.groups, drawn)
 
     def told(layer: int) -> float:
-        units = features.train[columns.layers[layer]]
-        probe = fit(units[:, ~held], train.classes[~held])
-        return float((probe.predict(units[:, held]) == train.classes[held]).mean())
+        units = fitter.features.units(columns.layers[layer]).train
+        probe = fit(units[~held], train.classes[~held], device=fitter.device)
+        return float((probe.predict(units[held]) == train.classes[held]).mean())
 
     best = max(sorted(columns.layers), key=told)
     return best, columns.layers[best]

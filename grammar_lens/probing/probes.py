@@ -11,7 +11,7 @@ from grammar_lens.corpus.corpus import Corpus, fit_lexicon, fresh_corpus, prepar
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.defaults import MAX_TRAIN_WORDS, SEED
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.model.about import Model
+from grammar_lens.model.about import Model, device_of
 from grammar_lens.neurons.neurons import KeyNeurons, random_neurons
 from grammar_lens.neurons.same_model import require_same_model
 from grammar_lens.passes.readers import FeatureReader
@@ -19,6 +19,7 @@ from grammar_lens.passes.shared import Reading, Request, read_one
 from grammar_lens.passes.stream import Tap
 from grammar_lens.probing.curves import CLASSIFIERS, ProbeCurve, curve, per_layer, round_robin
 from grammar_lens.probing.evaluation import ProbeResult, evaluate
+from grammar_lens.probing.fitting import Device
 from grammar_lens.probing.probe_words import Columns, ProbeWords
 from grammar_lens.probing.tag_losses import tag_loss_reader, tag_loss_tap
 
@@ -60,6 +61,8 @@ def probe(
         seed=seed,
         dropped_duplicates=dropped + dropped_duplicates,
         predicted_by=(model, fit_lexicon(model, corpus)) if position == "next" else None,
+        device=device_of(model),
+        show_progress=show_progress,
     )
     return read_one(
         model, reading, "reading", token_budget=token_budget, show_progress=show_progress
@@ -78,8 +81,10 @@ def probe_reading(
     seed: int = SEED,
     dropped_duplicates: int = 0,
     predicted_by: tuple[Model, Lexicon] | None = None,
+    device: Device = "cpu",
+    show_progress: bool = False,
 ) -> Reading[ProbeResult]:
-    """`probe` as part of passes that others share.
+    """`probe` as part of passes that others share, fitted on `device`.
 
     With `predicted_by` the model's own prediction of the labels is measured too, at `next`.
     """
@@ -109,6 +114,8 @@ def probe_reading(
             origin=corpus.origin(position, site),
             addresses=addresses,
             model_losses=None if losses is None else losses.values,
+            device=device,
+            show_progress=show_progress,
         )
 
     return Reading(requests, finish)
@@ -169,6 +176,8 @@ def probe_curve(
         control=control,
         max_train_words=max_train_words,
         seed=seed,
+        device=device_of(model),
+        show_progress=show_progress,
     )
     return read_one(
         model, reading, "reading", token_budget=token_budget, show_progress=show_progress
@@ -187,8 +196,10 @@ def curve_reading(
     control: bool = True,
     max_train_words: int = 20_000,
     seed: int = SEED,
+    device: Device = "cpu",
+    show_progress: bool = False,
 ) -> Reading[ProbeCurve]:
-    """`probe_curve` as part of passes that others share."""
+    """`probe_curve` as part of passes that others share, fitted on `device`."""
     first = _require_alike(rankings)
     rng = np.random.default_rng(seed)
     sets = {name: [_chosen(keys, k, same_number) for k in ks] for name, keys in rankings.items()}
@@ -205,7 +216,14 @@ def curve_reading(
     def finish() -> ProbeCurve:
         by_ranking = dict(zip(sets, rows, strict=False))
         return curve(
-            *words.read(), by_ranking, ks, rng=rng, random=rows[len(sets) :], control=control
+            *words.read(),
+            by_ranking,
+            ks,
+            rng=rng,
+            random=rows[len(sets) :],
+            control=control,
+            device=device,
+            show_progress=show_progress,
         )
 
     return Reading(words.requests, finish)

@@ -16,6 +16,7 @@ from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import write_file, write_json, write_text
 from grammar_lens.lesions.outcomes import Ablation
+from grammar_lens.model.about import device_of
 from grammar_lens.model.weights import output_contrast
 from grammar_lens.neurons.controls import (
     SelectionControls,
@@ -307,6 +308,8 @@ def read_probe(session: Session, run: StoredRun) -> Reading[Save]:
             seed=c.seed,
             dropped_duplicates=dropped,
             predicted_by=(session.model, session.lexicon),
+            device=device_of(session.model),
+            show_progress=c.show_progress,
         )
         for position in run.positions
     }
@@ -347,6 +350,8 @@ def _curve(session: Session, run: StoredRun, position: str, fresh: Corpus) -> Re
         position=position,
         max_train_words=min(c.max_train_words, CURVE_WORDS),
         seed=c.seed,
+        device=device_of(session.model),
+        show_progress=c.show_progress,
     )
 
 

@@ -189,9 +189,7 @@ class TestCodeLength:
         got = online_code_length(features, train.classes, np.arange(200), 4, rng)
         place = np.argsort(order)
         first, second = place[:50], place[50:]
-        p = np.exp(
-            fit(features[:, first], train.classes[first]).log_probability(features[:, second])
-        )
+        p = np.exp(fit(features[first], train.classes[first]).log_probability(features[second]))
         mixed = (50 * p[train.classes[second], np.arange(150)] + 1) / 54
         assert got == pytest.approx(100 - np.log2(mixed).sum())
 
@@ -211,7 +209,7 @@ class TestCodeLength:
 
     def test_a_label_not_seen_yet_has_a_finite_cost(self) -> None:
         classes = np.repeat([0, 1, 2], [90, 5, 5])
-        features = np.random.default_rng(0).normal(size=(3, 100))
+        features = np.random.default_rng(0).normal(size=(100, 3))
         bits = online_code_length(features, classes, np.arange(100), 3, np.random.default_rng(0))
         assert 0 < bits < 200
 
@@ -226,16 +224,16 @@ class TestCodeLength:
         known = []
         real = fit
 
-        def watched(features, classes):
+        def watched(features, classes, **options):
             known.append(classes)
-            return real(features, classes)
+            return real(features, classes, **options)
 
         monkeypatch.setattr(code_length, "fit", watched)
         sentence, rng = np.repeat(np.arange(20), 10), np.random.default_rng(1)
         firsts = set()
         for _ in range(20):
             known.clear()
-            online_code_length(rng.normal(size=(2, 200)), sentence % 4, sentence, 4, rng)
+            online_code_length(rng.normal(size=(200, 2)), sentence % 4, sentence, 4, rng)
             assert len(known[0]) == 10
             assert len(set(known[0].tolist())) == 1
             firsts.add(int(known[0][0]))
