@@ -1,9 +1,14 @@
 """Display of results in Jupyter: a line of text and a small table, all text escaped."""
 
 import html
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
+
+from grammar_lens.errors import GrammarLensError
+from grammar_lens.files import write_text
 
 MOST_ROWS = 20
 MOST_NAMES = 24
@@ -58,6 +63,30 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(every[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
+def latex(frame: pd.DataFrame, digits: int = 3) -> str:
+    """A table in LaTeX, for the package booktabs; texts are escaped, what is missing is empty."""
+    return frame.to_latex(
+        index=_has_names(frame), escape=True, float_format=f"%.{digits}f", na_rep=""
+    )
+
+
+def _has_names(frame: pd.DataFrame) -> bool:
+    """Whether the rows have names, and are not just numbered."""
+    return not isinstance(frame.index, pd.RangeIndex)
+
+
+def _first(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    if not frames:
+        raise GrammarLensError("this result has no table")
+    return frames[0]
+
+
+def _written(text: str, path: str | os.PathLike[str] | None) -> str:
+    if path is not None:
+        write_text(Path(path), text)
+    return text
+
+
 class Shown:
     """A result that Jupyter shows as a line of text and its tables.
 
@@ -70,6 +99,20 @@ class Shown:
     def _tables(self) -> list[pd.DataFrame]:
         to_frame = getattr(self, "to_frame", None)
         return [to_frame()] if to_frame else []
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The result's table as CSV, also written to `path` where one is given."""
+        frame = _first(self._frames())
+        text = frame.to_csv(index=_has_names(frame), lineterminator="\n")
+        return _written(text, path)
+
+    def to_latex(self, path: str | os.PathLike[str] | None = None, *, digits: int = 3) -> str:
+        """The result's table in LaTeX (booktabs), also written to `path` where one is given."""
+        return _written(latex(_first(self._frames()), digits), path)
+
+    def _frames(self) -> list[pd.DataFrame]:
+        to_frame = getattr(self, "to_frame", None)
+        return [to_frame()] if to_frame else self._tables()
 
     def _repr_html_(self) -> str:
         return page(self._title(), *self._tables())

@@ -244,13 +244,16 @@ def export(
     run: RunArgument,
     to: Annotated[Path, typer.Option(help="The folder to write to.")],
     format: Annotated[
-        str, typer.Option(help="csv or parquet.", autocompletion=one_of(("csv", "parquet")))
+        str,
+        typer.Option(
+            help="csv, parquet or latex.", autocompletion=one_of(("csv", "parquet", "latex"))
+        ),
     ] = "csv",
     top: Annotated[
         int,
         typer.Option(
-            help="Scores of each label's strongest neurons; 0: of all; by default 1,000 in CSV and all "
-            "in Parquet."
+            help="Scores of each label's strongest neurons; 0: of all; by default 1,000 in CSV, 10 in "
+            "LaTeX and all in Parquet."
         ),
     ] = -1,
 ) -> None:

@@ -11,7 +11,7 @@ from grammar_lens.display import Shown
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.first_order import FirstOrder
-from grammar_lens.dissociation.matrices import LEAST_LABELS, LEAST_SHAMS, chance
+from grammar_lens.dissociation.matrices import LEAST_LABELS, LEAST_SHAMS, chance, margins
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.dissociation.verdicts import (
@@ -103,6 +103,15 @@ class LesionStudy(Shown):
     def corrected(self) -> Float[np.ndarray, "label label"]:
         """The matrix minus the shams' mean."""
         return self.matrix - self.sham_mean
+
+    @property
+    def weakest(self) -> Float[np.ndarray, "label label"]:
+        """For every pair the smallest of the four differences of a double dissociation (nats).
+
+        Own damage less other damage, within both lesions and within both labels, shams subtracted;
+        0 on the diagonal.
+        """
+        return margins(self.corrected)
 
     @property
     def diagonal_mean(self) -> float:

@@ -1,13 +1,15 @@
 """Damage by lesions: the label-by-label matrix, and its null distributions."""
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
+from grammar_lens.dissociation.intervals import cell_intervals
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.verdicts import ENOUGH
-from grammar_lens.errors import NotMeasuredError
+from grammar_lens.errors import NotMeasuredError, require_one_of
 from grammar_lens.figures.style import (
     ACCENT,
     CONTRAST,
@@ -25,19 +27,40 @@ from grammar_lens.figures.style import (
     plain,
 )
 
+CELLS = ("rise", "weakest", "interval")
 
-def lesion_matrix(study: LesionStudy, *, corrected: bool = False) -> go.Figure:
+
+def lesion_matrix(
+    study: LesionStudy,
+    *,
+    corrected: bool = False,
+    cells: str = "rise",
+    words: pd.DataFrame | None = None,
+) -> go.Figure:
     """Rise in tag loss (nats) of every label's words under every lesion.
 
     With `corrected`, minus the shams' mean. A full star marks crossed pairs that AUROC confirms, an
-    open one those that may be a shift of bias.
+    open one those that may be a shift of bias. Colours are always the rise; `cells` says what is
+    written in them: the "rise"; off the diagonal the "weakest" of the four differences that make a pair
+    a double dissociation, which is what a star stands for; or the rise and its 95 % "interval",
+    from `words`, the losses of a stored run (`run.lesions`).
+    Raises GrammarLensError for unknown cells, and NotMeasuredError for intervals without words.
     """
+    require_one_of("cells", cells, CELLS)
     rise = study.corrected if corrected else study.matrix
     names = [plain(x) for x in study.labels]
     stars = _stars(study)
+    written = _written(study, rise, cells, words)
     text, hover = [], []
     for i, cut in enumerate(names):
-        text.append([number(rise[i, j]) + stars.get((i, j), "") for j in range(len(names))])
+        # the star stands behind the number, above an interval
+        text.append(
+            [
+                "<br>".join([first + stars.get((i, j), ""), *rest])
+                for j in range(len(names))
+                for first, *rest in [written[i][j].split("<br>")]
+            ]
+        )
         hover.append(
             [
                 f"{cut} neurons cut, {study.n_words[j]:,} words tagged {label}<br>"
@@ -58,13 +81,55 @@ def lesion_matrix(study: LesionStudy, *, corrected: bool = False) -> go.Figure:
             line={"color": INK, "width": 1.5},
         )
     against = ", minus the shams' mean" if corrected else ""
+    told = {
+        "rise": "",
+        "weakest": "; off the diagonal: weakest of the pair's four differences",
+        "interval": "; with 95 % intervals over sentences",
+    }
+    tall = 1.3 if cells == "interval" else 1.0
     finish(
         figure,
         f"What each lesion costs{against}",
-        about(study.origin, f"{study.value} lesion of {study.k} neurons, {plain(study.fresh)}"),
-        height=190 + (30 if len(names) > 10 else 42) * max(len(names), 4),
+        about(
+            study.origin,
+            f"{study.value} lesion of {study.k} neurons, {plain(study.fresh)}{told[cells]}",
+        ),
+        height=190 + round(tall * (30 if len(names) > 10 else 42) * max(len(names), 4)),
     )
     return matrix_axes(figure, "words tagged", "neurons cut of")
+
+
+def _written(
+    study: LesionStudy,
+    rise: Float[np.ndarray, "label label"],
+    cells: str,
+    words: pd.DataFrame | None,
+) -> list[list[str]]:
+    """The text of every cell."""
+    n = len(study.labels)
+    shown = [[number(rise[i, j]) for j in range(n)] for i in range(n)]
+    if cells == "weakest":
+        weakest = study.weakest
+        return [
+            [shown[i][j] if i == j else number(weakest[i, j], plus=True) for j in range(n)]
+            for i in range(n)
+        ]
+    if cells == "interval":
+        ends = cell_intervals(study, words)
+        return [
+            [
+                f"{shown[i][j]}<br>[{_short(ends[i, j, 0])}, {_short(ends[i, j, 1])}]"
+                for j in range(n)
+            ]
+            for i in range(n)
+        ]
+    return shown
+
+
+def _short(value: float) -> str:
+    """A number without the 0 before its point."""
+    text = number(value)
+    return text.replace("0.", ".", 1) if abs(value) < 0.995 else text
 
 
 _CONFIRMED, _UNCONFIRMED = " ★", " ☆"

@@ -362,7 +362,12 @@ def test_export_and_compare(made: Path, copied: Path, tmp_path: Path) -> None:
     assert names >= {"key_neurons.csv", "scores.csv"}
     assert all(Path(path).is_file() for path in json.loads(out)["files"])
     code, _, err = call("export", made, "--to", tmp_path / "tables", "--format", "xls")
-    assert (code, "expected csv or parquet" in err) == (2, True), err
+    assert (code, "expected one of csv, parquet, latex" in err) == (2, True), err
+    code, out, err = call("export", made, "--to", tmp_path / "tex", "--format", "latex", "--quiet")
+    assert code == 0, err
+    keys = (tmp_path / "tex" / "key_neurons.tex").read_text("utf-8")
+    assert r"\begin{tabular}" in keys
+    assert "VERB" in keys
     page = tmp_path / "compare.html"
     code, out, err = call("compare", made, copied, "--out", page)
     assert code == 0, err

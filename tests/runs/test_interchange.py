@@ -318,7 +318,7 @@ def test_examples_with_hostile_text(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"format": "xlsx"}, "format is 'xlsx', expected csv or parquet"),
+        ({"format": "xlsx"}, "format is 'xlsx', expected one of csv"),
         ({"top": 0}, "top is 0, expected 1 or more, None for all, or 'auto'"),
         ({"top": "many"}, "top is 'many', expected 1 or more"),
     ],

@@ -12,7 +12,8 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.display import latex
+from grammar_lens.errors import GrammarLensError, expected_one_of
 from grammar_lens.files import make_folder, write_file, write_json
 from grammar_lens.runs.interchange.export_tables import tables_of
 from grammar_lens.runs.interchange.schema import Table
@@ -20,9 +21,13 @@ from grammar_lens.runs.store.stored import StoredRun
 
 DESCRIPTION = "datapackage.json"
 MADE_BY = "grammar_lens"
-TOP = 1000
-"""Neurons of each label in a CSV file of scores, unless more are asked for."""
-MEDIA = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
+MEDIA = {
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+    "latex": "application/x-latex",
+}
+ENDS = {"csv": "csv", "parquet": "parquet", "latex": "tex"}
+MOST = {"csv": 1000, "latex": 10}
 _ARROW = {
     "string": pa.string(),
     "integer": pa.int64(),
@@ -36,22 +41,22 @@ def export_run(
 ) -> list[Path]:
     """Writes the run's results as self-describing tables; returns their files.
 
-    `format` is "csv" or "parquet". `top` is how many of each label's strongest neurons the table of
-    scores has: None for all, "auto" for 1,000 in CSV and all in Parquet. The file datapackage.json
+    `format` is "csv", "parquet" or "latex". `top` is how many of each label's strongest neurons the table of
+    scores has: None for all, "auto" for 1,000 in CSV, 10 in LaTeX and all in Parquet. The file datapackage.json
     (Frictionless Data) gives the type, meaning and unit of every column. In CSV, text
     is quoted and what is missing is empty, so read it with `keep_default_na=False`. Tables of an
     earlier export are replaced.
     Raises GrammarLensError for another format, a `top` below 1, and a folder that holds anything else.
     """
     if format not in MEDIA:
-        raise GrammarLensError(f"format is {format!r}, expected {' or '.join(MEDIA)}")
-    most = (TOP if format == "csv" else None) if top == "auto" else top
+        raise GrammarLensError(f"format is {format!r}, {expected_one_of(format, MEDIA)}")
+    most = MOST.get(format) if top == "auto" else top
     if most is not None and (not isinstance(most, int) or most < 1):
         raise GrammarLensError(f"top is {top!r}, expected 1 or more, None for all, or 'auto'")
     folder = Path(folder)
     earlier = _earlier(folder)
     tables = tables_of(run, most)
-    names = [*(f"{table.name}.{format}" for table in tables), DESCRIPTION]
+    names = [*(f"{table.name}.{ENDS[format]}" for table in tables), DESCRIPTION]
     part = folder.absolute().with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     make_folder(part)
     try:
@@ -96,6 +101,12 @@ def _writer(table: Table, format: str) -> Callable[[Path], None]:
     )
 
     def write(path: Path) -> None:
+        if format == "latex":
+            names = pd.Index([f.name for f in table.fields])
+            parts = [part.reindex(columns=names) for part in table.parts()]
+            whole = pd.concat(parts) if parts else pd.DataFrame(columns=names)
+            path.write_text(latex(whole.reset_index(drop=True)), "utf-8")
+            return
         quoted = csv.WriteOptions(quoting_style="needed")
         with (
             csv.CSVWriter(path, arrow, write_options=quoted)
@@ -134,11 +145,11 @@ def _resource(table: Table, format: str) -> Mapping[str, Any]:
     return {
         "name": table.name,
         "type": "table",
-        "path": f"{table.name}.{format}",
+        "path": f"{table.name}.{ENDS[format]}",
         "description": table.about,
         "format": format,
         "mediatype": MEDIA[format],
-        **({"encoding": "utf-8"} if format == "csv" else {}),
+        **({"encoding": "utf-8"} if format != "parquet" else {}),
         "schema": {
             "fields": [
                 {"name": f.name, "type": f.kind, "description": f.about} for f in table.fields

@@ -59,10 +59,10 @@ _OF_STEP = {
     "collect": ("moments", "attributions", "_scores", "scores", "_keys", "keys", "_layer_table"),
     "score": ("attributions", "_scores", "scores", "_keys", "keys"),
     "select": (
-        *("_keys", "keys", "_controls", "examples", "_layer_table", "_probes", "_study"),
+        *("_keys", "keys", "_controls", "_examples", "_layer_table", "_probes", "_study"),
         "lesions",
     ),
-    "examples": ("examples",),
+    "examples": ("_examples",),
     "layers": ("_layers", "_layer_table"),
     "probe": ("_probes",),
     "lesion": ("_study", "lesions"),
@@ -337,7 +337,7 @@ class StoredRun:
             )
         return probes[position]
 
-    @cached_property
+    @property
     def examples(self) -> Tables[Examples]:
         """Examples of the first key neurons by position; empty if not done."""
         stored = self._read("examples", STEPS["examples"], read_examples)
