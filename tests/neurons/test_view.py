@@ -511,7 +511,7 @@ def test_keys_complete(complete: Callable[..., list[str]], run: Run, bank: gl.Tr
     assert keys('thing.keys["', run) == keys('thing.scores["', run) == set(LABELS)
     assert keys('thing["', bank) == {"train", "test"}
     one = replace(run.moments, by_position={"word": run.moments.by_position["word"]})
-    assert keys('thing["', one) == {"neuron"}
+    assert keys('thing["', one) == set(one.by_position["word"])
     assert not keys('thing["', run.moments) & {"neuron"}, "at two positions it must be said which"
     layers = {str(layer) for layer, _ in run.examples["word"]}
     assert set(run.examples["word"]._ipython_key_completions_()) == set(run.examples["word"])
