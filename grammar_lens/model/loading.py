@@ -210,8 +210,7 @@ def _check_folder(folder: Path, *, needs_tokenizer: bool, needs_weights: bool = 
         )
     try:
         architectures = json.loads(config.read_text("utf-8")).get("architectures") or []
-        if not all(isinstance(name, str) for name in architectures):
-            raise TypeError("architectures is no list of names")
+        architectures = [name.strip() for name in architectures]  # names, and not just anything
     except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise GrammarLensError(
             f"{config} is not a JSON object ({error}): save the model again"

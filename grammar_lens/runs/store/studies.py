@@ -138,7 +138,7 @@ def read_study(folder: Path) -> Study:
             and isinstance(study.settings, Mapping)
         )
         if not whole or made["schema"] != SCHEMA:
-            raise ValueError("the record of another step, or of another version")
+            raise DamagedError(folder / MADE, "the record of another step or version")
     return study
 
 
