@@ -1,6 +1,5 @@
 """Parts that the experiments share: flags, the folder of results with run.json, and TOML."""
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import typer
 
+from grammar_lens.cli.config_file import read_toml
 from grammar_lens.cli.errors import one_line_errors
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.errors import GrammarLensError, expected_one_of
@@ -19,11 +19,6 @@ from grammar_lens.runs.store.provenance import (
     refuse_other_results,
     treebank_record,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 ModelFlag = Annotated[str, typer.Option(help="reference-9m, a folder, or a hub id.")]
 TrainFlag = Annotated[str, typer.Option(help="Words to choose neurons on.")]
@@ -75,27 +70,9 @@ def in_words(row: Mapping[str, Any]) -> str:
     return f"{first} {number}: {', '.join(numbers).replace('_', ' ')}"
 
 
-def stacked(tables: Mapping[Any, pd.DataFrame], *names: str) -> pd.DataFrame:
-    """Tables below one another, with their keys as the first columns; empty ones add nothing."""
-    full = {key: table for key, table in tables.items() if len(table)}
-    if not full:
-        columns = next(iter(tables.values())).columns if tables else []
-        return pd.DataFrame(columns=[*names, *columns])
-    table = pd.concat(full, names=list(names))
-    return table.reset_index(level=list(names)).reset_index(drop=True)
-
-
 def treebanks(**banks: Treebank) -> dict[str, Any]:
     """Names and fingerprints of treebanks, by their role."""
     return {role: treebank_record(bank) for role, bank in banks.items()}
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The contents of a TOML file. Raises GrammarLensError for one that is damaged."""
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GrammarLensError(f"{path} is no TOML: {error}") from None
 
 
 def from_file(context: typer.Context, path: Path | None) -> Path | None:
@@ -104,8 +81,8 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
         return None
     known = {p.name for p in context.command.params if p.name} - {"config", "resume", "help"}
     with one_line_errors():
-        found = read_toml(path)
-        for name in found:
+        settings = read_toml(path)
+        for name in settings:
             if name not in known:
                 raise GrammarLensError(
                     f"{path}: {name!r} is no setting: {expected_one_of(name, sorted(known))}"
@@ -113,7 +90,7 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
     # as text, so that a value of the wrong type is refused as it is on the command line
     context.default_map = {
         name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in found.items()
+        for name, value in settings.items()
     }
     return path
 

@@ -49,7 +49,6 @@ from common import (
     ModelFlag,
     OutFlag,
     TrainFlag,
-    stacked,
     treebanks,
 )
 
@@ -60,8 +59,8 @@ from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.defaults import VALUES, WHERE
-from grammar_lens.dissociation.result import LesionStudy, value_ladder
-from grammar_lens.dissociation.tables import ablation_table, matrix_table, pair_table, study_row
+from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.tables import BY, stacked, study_tables
 from grammar_lens.errors import GrammarLensError, require_at_least, require_one_of
 from grammar_lens.files import make_folder, read_json, to_json, write_json, write_text
 from grammar_lens.lesions.outcomes import Ablation
@@ -392,22 +391,12 @@ def made_tables(results: Mapping[str, Mapping[str, Found]]) -> dict[str, pd.Data
     """Every table of the results, with score and domain as the first columns."""
     every = {(score, part): r for score, parts in results.items() for part, r in parts.items()}
     studies = {key: r for key, r in every.items() if isinstance(r, LesionStudy)}
-    whole = {key: study for key, study in studies.items() if key[1] == MAIN}
-    doses = {key: s.doses for key, s in whole.items() if s.doses is not None}
-    frames = {
-        "studies": {key: pd.DataFrame([study_row(s)]) for key, s in studies.items()},
-        "ablations": {key: ablation_table(s) for key, s in studies.items()},
-        "matrix": {key: matrix_table(s) for key, s in studies.items()},
-        "pairs": {key: pair_table(s) for key, s in studies.items()},
-        "values": {key: value_ladder(s) for key, s in whole.items()},
-        "doses": {key: d.to_frame().merge(d.trend_frame(), on="label") for key, d in doses.items()},
-        "sufficiency": {key: s.sufficiency.to_frame() for key, s in whole.items() if s.sufficiency},
-        **{
-            name: {(by, CHECK): r.to_frame() for (by, part), r in every.items() if part == name}
-            for name in (CALIBRATION, REDUNDANCY)
-        },
+    checks = {
+        name: {(by, CHECK): r.to_frame() for (by, part), r in every.items() if part == name}
+        for name in (CALIBRATION, REDUNDANCY)
     }
-    return {name: stacked(tables, "score", "domain") for name, tables in frames.items()}
+    of_checks = {name: stacked(tables, *BY) for name, tables in checks.items()}
+    return study_tables(studies, MAIN) | of_checks
 
 
 def to_the_end(config: Config) -> None:

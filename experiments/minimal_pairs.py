@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import read_toml
-
 from grammar_lens.agreement.pairs import NUMBERS, MinimalPair, pairs_to_csv
+from grammar_lens.cli.config_file import read_toml
 from grammar_lens.files import write_text
 
 ROOT = Path(__file__).parents[1]

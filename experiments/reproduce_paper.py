@@ -52,7 +52,6 @@ from common import (
     PositionFlag,
     TrainFlag,
     in_words,
-    stacked,
     treebanks,
 )
 
@@ -61,6 +60,7 @@ from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.dissociation.tables import stacked
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.published_rule import published_rule
 from grammar_lens.model.about import Model, describe

@@ -1,4 +1,4 @@
-"""Small models of many architectures."""
+"""Small models of many architectures, with random weights."""
 
 from typing import Any
 
@@ -39,3 +39,12 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 IDS = torch.randint(3, 400, (3, 9), generator=torch.Generator().manual_seed(1))
+
+
+def shake(model: torch.nn.Module) -> None:
+    """Random weights, large enough that every part of the model matters; norms stay near 1."""
+    rng = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=rng) * 0.2
+            weight.copy_(1 + noise if "norm" in name and weight.ndim == 1 else noise)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import shake
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -132,15 +133,6 @@ def tiny_hf(tiny_tokenizer: PreTrainedTokenizerFast) -> Callable[[], LlamaForCau
         return model
 
     return make
-
-
-def shake(model: torch.nn.Module) -> None:
-    """Random weights, large enough that every part of the model matters; norms stay near 1."""
-    rng = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=rng) * 0.2
-            weight.copy_(1 + noise if "norm" in name and weight.ndim == 1 else noise)
 
 
 @pytest.fixture(scope="session")

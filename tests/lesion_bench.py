@@ -12,7 +12,7 @@ from rounding import float32_error
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import grammar_lens.lesions.battery as module
+import grammar_lens.lesions.battery as lesion_battery
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.directions import Directions
@@ -100,7 +100,7 @@ def battery(model: Model, corpus: Corpus, chosen: Sequence[Condition], **options
 def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes batteries run on the fast path, or through the bridge's hooks."""
 
-    monkeypatch.setattr(module, "fast_path", compared if way == "fast" else lambda _: None)
+    monkeypatch.setattr(lesion_battery, "fast_path", compared if way == "fast" else lambda _: None)
 
 
 def compared(model: Model) -> FastPath:

@@ -74,6 +74,11 @@ def _read(path: Path) -> str:
         raise GrammarLensError(f"{path} is not UTF-8 text ({error})") from None
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The contents of a TOML file. Raises GrammarLensError for one that cannot be read."""
+    return _parsed(path, _read(path))
+
+
 def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)

@@ -1,13 +1,45 @@
-"""Tables of lesion studies, to be stacked over scores and treebanks."""
+"""Tables of lesion studies, stacked over scores and treebanks."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pandas as pd
 
 from grammar_lens.dissociation.pairs import CrossedPair
-from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.result import LesionStudy, value_ladder
 from grammar_lens.dissociation.verdicts import least
+
+BY = ("score", "domain")
+"""The first columns of the tables of several studies: the score that chose, and the treebank."""
+
+
+def study_tables(
+    studies: Mapping[tuple[str, str], LesionStudy], main: str
+) -> dict[str, pd.DataFrame]:
+    """Every table of studies by score and domain; values, doses and sufficiency for domain `main`."""
+    whole = {key: study for key, study in studies.items() if key[1] == main}
+    doses = {key: s.doses for key, s in whole.items() if s.doses is not None}
+    tables = {
+        "studies": {key: pd.DataFrame([study_row(s)]) for key, s in studies.items()},
+        "ablations": {key: ablation_table(s) for key, s in studies.items()},
+        "matrix": {key: matrix_table(s) for key, s in studies.items()},
+        "pairs": {key: pair_table(s) for key, s in studies.items()},
+        "values": {key: value_ladder(s) for key, s in whole.items()},
+        "doses": {key: d.to_frame().merge(d.trend_frame(), on="label") for key, d in doses.items()},
+        "sufficiency": {key: s.sufficiency.to_frame() for key, s in whole.items() if s.sufficiency},
+    }
+    return {name: stacked(by_key, *BY) for name, by_key in tables.items()}
+
+
+def stacked(tables: Mapping[Any, pd.DataFrame], *names: str) -> pd.DataFrame:
+    """Tables below one another, with their keys as the first columns; empty ones add nothing."""
+    full = {key: table for key, table in tables.items() if len(table)}
+    if not full:
+        columns = next(iter(tables.values())).columns if tables else []
+        return pd.DataFrame(columns=[*names, *columns])
+    table = pd.concat(full, names=list(names))
+    return table.reset_index(level=list(names)).reset_index(drop=True)
 
 
 def study_row(study: LesionStudy) -> dict[str, Any]:

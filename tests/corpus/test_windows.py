@@ -13,7 +13,7 @@ from lesion_bench import CLOSE, WAYS, battery, by_hand, draw, go, llama, units
 from rounding import model_error
 from transformers import AutoTokenizer
 
-import grammar_lens.lesions.battery as module
+import grammar_lens.lesions.battery as lesion_battery
 from grammar_lens.corpus import windows
 from grammar_lens.corpus.alignment import Alignment, align, token_batches
 from grammar_lens.corpus.bank import Sentence, Treebank, Word
@@ -442,7 +442,7 @@ def test_a_battery_in_windows_equals_lesions_one_by_one(
         np.testing.assert_array_equal(got.sentence, corpus.alignment.sentence[codes >= 0])
         for row, condition in enumerate(chosen, 1):
             resamples = condition.ablation.value == "resample"
-            places = module._assigned(corpus.alignment, codes, donors, "resample", 0)
+            places = lesion_battery._assigned(corpus.alignment, codes, donors, "resample", 0)
             want = by_hand(deep, corpus, condition, donors, places if resamples else None)
             np.testing.assert_allclose(got.nll[row], want, atol=CLOSE, rtol=0)
         assert (np.abs(got.nll[1] - got.nll[0]) > 1e-3).any(), "lesions matter"

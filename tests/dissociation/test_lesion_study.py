@@ -12,7 +12,7 @@ from lesion_bench import by_hand
 from rounding import model_error
 from typed import neurons_of, present
 
-import grammar_lens.lesions.battery as module
+import grammar_lens.lesions.battery as lesion_battery
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
 from grammar_lens.dissociation import grown_shams as damage
@@ -136,7 +136,7 @@ def test_a_resampled_word_takes_the_place_of_one_of_its_label(
 ):
     """Also where the fresh words number their labels in another way than the lexicon."""
     drawn: list[tuple[np.ndarray, np.ndarray]] = []
-    assigned = module._assigned
+    assigned = lesion_battery._assigned
 
     def spying(alignment: Any, classes: Any, donors: Any, value: str, seed: int) -> Any:
         chosen = assigned(alignment, classes, donors, value, seed)
@@ -147,7 +147,7 @@ def test_a_resampled_word_takes_the_place_of_one_of_its_label(
         )
         return chosen
 
-    monkeypatch.setattr(module, "_assigned", spying)
+    monkeypatch.setattr(lesion_battery, "_assigned", spying)
     run(value="resample_within", shams=0)
     ((words, donors),) = drawn
     assert len(np.unique(words)) == 4
@@ -218,7 +218,7 @@ def test_a_study_goes_on_where_it_stopped(
         "token_budget": 100,
         "folder": tmp_path / "battery",
     }
-    whole = module._Battery._whole
+    whole = lesion_battery._Battery._whole
     seen: list[int] = []
 
     def interrupted(self: Any, batch: Any) -> None:
@@ -229,7 +229,7 @@ def test_a_study_goes_on_where_it_stopped(
         whole(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module._Battery, "_whole", interrupted)
+        patch.setattr(lesion_battery._Battery, "_whole", interrupted)
         with pytest.raises(Stop):
             run(**options)
         again = run(**options)

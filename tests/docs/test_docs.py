@@ -27,6 +27,7 @@ from layers import LAYERS
 
 import grammar_lens as gl
 from grammar_lens.corpus.sources import load_treebank
+from grammar_lens.dissociation import grown_shams
 from grammar_lens.runs.pipeline import run_all
 from grammar_lens.runs.settings import Config
 
@@ -103,7 +104,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded treebank, unless another is named, has a few hundred sentences, and a lesion
-    study reads ten of them."""
+    study reads ten of them and does not look for sizes that match the damage."""
     lesion_study = gl.lesion_study
 
     def study(*given: Any, **options: Any) -> Any:
@@ -124,6 +125,7 @@ def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(gl, "load_treebank", load)
     monkeypatch.setattr(gl, "lesion_study", study)
+    monkeypatch.setattr(grown_shams, "ROUNDS", 1)
 
 
 def run(*arguments: str, folder: Path, **environment: str) -> str:

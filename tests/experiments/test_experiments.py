@@ -12,10 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import layer_by_layer
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scripts import run_script
 
 import grammar_lens as gl
 from grammar_lens.model.about import Model
@@ -45,11 +47,6 @@ def import_page(folder: str, name: str) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def page() -> ModuleType:
-    return import_page("experiments", "layer_by_layer")
-
-
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Imports a benchmark as its command line would: with its folder on the path."""
@@ -68,17 +65,6 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def tiny_folder(
-    tmp_path_factory: pytest.TempPathFactory, tiny_hf: Callable[[], Any], tiny_tokenizer: Any
-) -> Path:
-    """A random model of two layers of 48 neurons, as a folder."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_hf().save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def flags(words: Path, tiny_folder: Path) -> dict[str, Any]:
     """Settings of layer_by_layer that take a second or two."""
@@ -94,23 +80,12 @@ def flags(words: Path, tiny_folder: Path) -> dict[str, Any]:
     }
 
 
-def run_script(
-    monkeypatch: pytest.MonkeyPatch, script: str, flags: dict[str, Any]
-) -> int | str | None:
-    """Runs a script as `python script --flag value` would, and gives its exit code."""
-    given = [x for k, v in flags.items() for x in (f"--{k.replace('_', '-')}", str(v))]
-    monkeypatch.setattr(sys, "argv", [script, *given])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    return ended.value.code
-
-
 class TestLayerByLayer:
     def test_numbers_and_figure_are_written(
-        self, page: ModuleType, flags: dict[str, Any], tmp_path: Path, capsys: Any
+        self, flags: dict[str, Any], tmp_path: Path, capsys: Any
     ) -> None:
         out = tmp_path / "deep" / "results"
-        layers = page.main(page.Config(**flags, out=out))
+        layers = layer_by_layer.main(layer_by_layer.Config(**flags, out=out))
         assert "layer 1: best" in capsys.readouterr().out
         assert list(layers.layer) == [0, 1]
         accuracies = layers[[c for c in layers.columns if c.endswith("accuracy")]]
@@ -138,9 +113,9 @@ class TestLayerByLayer:
         assert not re.search(r"<script[^>]*src=", html), "the figure opens without a network"
 
     def test_run_json_says_where_the_numbers_come_from(
-        self, page: ModuleType, flags: dict[str, Any], tmp_path: Path
+        self, flags: dict[str, Any], tmp_path: Path
     ) -> None:
-        page.main(page.Config(**flags, out=tmp_path, seed=3))
+        layer_by_layer.main(layer_by_layer.Config(**flags, out=tmp_path, seed=3))
         record = json.loads((tmp_path / "run.json").read_text("utf-8"))
         assert record["experiment"] == "layer_by_layer"
         assert record["seed"] == record["config"]["seed"] == 3
@@ -152,24 +127,22 @@ class TestLayerByLayer:
         assert record["labels"] == list(TAGS)
         assert "torch" in record["versions"]
 
-    def test_a_second_run_replaces_the_first(
-        self, page: ModuleType, flags: dict[str, Any], tmp_path: Path
-    ) -> None:
-        page.main(page.Config(**flags, out=tmp_path))
+    def test_a_second_run_replaces_the_first(self, flags: dict[str, Any], tmp_path: Path) -> None:
+        layer_by_layer.main(layer_by_layer.Config(**flags, out=tmp_path))
         first = (tmp_path / "layers.csv").read_text()
-        page.main(page.Config(**flags, out=tmp_path))
+        layer_by_layer.main(layer_by_layer.Config(**flags, out=tmp_path))
         assert (tmp_path / "layers.csv").read_text() == first
-        page.main(page.Config(**{**flags, "k": 2, "shams": 0}, out=tmp_path))
+        layer_by_layer.main(layer_by_layer.Config(**{**flags, "k": 2, "shams": 0}, out=tmp_path))
         layers = pd.read_csv(tmp_path / "layers.csv")
         assert layers.n_neurons.max() <= 2 * len(TAGS)
         assert layers.p.isna().all(), "no shams, no p"
 
     def test_a_folder_with_something_else_is_left_alone(
-        self, page: ModuleType, flags: dict[str, Any], tmp_path: Path
+        self, flags: dict[str, Any], tmp_path: Path
     ) -> None:
         (tmp_path / "thesis.txt").write_text("precious")
         with pytest.raises(ValueError, match="holds something else: choose another --out"):
-            page.main(page.Config(**flags, out=tmp_path))
+            layer_by_layer.main(layer_by_layer.Config(**flags, out=tmp_path))
         assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
     def test_flags_of_the_command_line(

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import lesion_agreement as page
+import lesion_agreement
 import pytest
 
 from grammar_lens.agreement.pairs import pairs_to_csv, read_pairs
@@ -22,11 +22,11 @@ def test_it_writes_its_folder(
     few = "\n\n".join(embedded.read_text("utf-8").split("\n\n")[:40]) + "\n\n"
     (tmp_path / "few.conllu").write_text(few, "utf-8")
     (tmp_path / "pairs.csv").write_text(pairs_to_csv(read_pairs()[::20]), "utf-8")
-    config = page.Config(
+    config = lesion_agreement.Config(
         model=str(tmp_path / "tiny"), train=str(tmp_path / "few.conllu"), cut="NOUN,VERB",
         pairs=str(tmp_path / "pairs.csv"), k=3, shams=2, out=tmp_path / "out",
     )  # fmt: skip
-    table = page.main(config)
+    table = lesion_agreement.main(config)
     assert set(table.lesion) == set(listed(config.cut))
     assert len(table) == 2 * 10
     assert table.p.between(1 / 3, 1).all()
@@ -40,4 +40,4 @@ def test_it_writes_its_folder(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").touch()
     with pytest.raises(ValueError, match="holds something else: choose another --out"):
-        page.main(replace(config, out=tmp_path / "mine"))
+        lesion_agreement.main(replace(config, out=tmp_path / "mine"))

@@ -1,29 +1,29 @@
 """The lesion study and the lesions by layer run at tiny sizes, go on after Ctrl-C, and refuse bad files."""
 
-import importlib.util
 import json
 import re
-import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import lesion_by_layer
+import lesion_study
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from rounding import model_error
+from scripts import refused, run_script
 from typed import present
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import fresh_corpus, prepare
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.dissociation import grown_shams as damage
+from grammar_lens.dissociation import grown_shams
 from grammar_lens.dissociation.by_layer import label_directions
 from grammar_lens.lesions.store import Store
 from grammar_lens.runs.session import read_source
@@ -53,34 +53,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def import_page(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        f"page_{name}", ROOT / "experiments" / f"{name}.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_round() -> Iterator[None]:
     """Damage need not be matched well here, and trying sizes takes longest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(damage, "ROUNDS", 1)
+        patch.setattr(grown_shams, "ROUNDS", 1)
         yield
-
-
-@pytest.fixture(scope="module")
-def whole() -> ModuleType:
-    return import_page("lesion_study")
-
-
-@pytest.fixture(scope="module")
-def by_layer() -> ModuleType:
-    return import_page("lesion_by_layer")
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +73,6 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     others = [block for block in test[20:] if "\tPRON\t" not in block]
     for split, blocks in (("train", train[:60]), ("test", test[:8]), ("dev", others[:5])):
         (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks) + "\n\n", "utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(
-    tmp_path_factory: pytest.TempPathFactory, tiny_hf: Callable[[], Any], tiny_tokenizer: Any
-) -> Path:
-    """A random model of two layers of 48 neurons, as a folder."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_hf().save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -142,43 +109,11 @@ def flags(words: Path, sources: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def done(
-    whole: ModuleType, flags: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def done(flags: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a study that was not interrupted."""
     out = tmp_path_factory.mktemp("done") / "deep" / "results"
-    whole.main(whole.Config(**flags, out=out))
+    lesion_study.main(lesion_study.Config(**flags, out=out))
     return out
-
-
-def run_script(
-    monkeypatch: pytest.MonkeyPatch, script: str, flags: dict[str, Any]
-) -> int | str | None:
-    """Runs a script as `python script --flag value` would, and gives its exit code."""
-    given = []
-    for name, value in flags.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            given.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            given += [f"--{option}", str(value)]
-    monkeypatch.setattr(sys, "argv", [script, *given])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "experiments" / script), run_name="__main__")
-    return ended.value.code
-
-
-def refused(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    script: str,
-    flags: dict[str, Any],
-) -> str:
-    """Message of a script that ends with code 2: one line and no traceback."""
-    assert run_script(monkeypatch, script, flags) == 2
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    return told
 
 
 class TestLesionStudy:
@@ -271,7 +206,6 @@ class TestLesionStudy:
 
     def test_resumed_after_interruptions_it_gives_the_same_tables(
         self,
-        whole: ModuleType,
         flags: dict[str, Any],
         done: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -284,7 +218,7 @@ class TestLesionStudy:
             shutil.rmtree(out / "attribution_contrast" / part)
         for name in TABLES:
             (out / f"{name}.csv").unlink()
-        config = whole.Config(**flags, out=out, resume=True)
+        config = lesion_study.Config(**flags, out=out, resume=True)
         battery = out / "attribution_contrast" / "fresh" / "battery"
         finish, batches = Store.finish, []
 
@@ -296,21 +230,23 @@ class TestLesionStudy:
                     raise KeyboardInterrupt
 
         monkeypatch.setattr(Store, "finish", counted)
-        monkeypatch.setattr(whole, "page_of_studies", lambda *_: "")  # drawing is tested above
+        monkeypatch.setattr(
+            lesion_study, "page_of_studies", lambda *_: ""
+        )  # drawing is tested above
         with pytest.raises(KeyboardInterrupt):
-            whole.main(config)
+            lesion_study.main(config)
         assert (battery / "done.json").is_file()
         assert not (out / "studies.csv").exists()
 
         find_again = gl.find_again
         monkeypatch.setattr(gl, "find_again", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            whole.main(config)
+            lesion_study.main(config)
         assert len(batches) == len(set(batches)) > 2, "no batch of the battery was read twice"
         monkeypatch.setattr(gl, "find_again", find_again)
         capsys.readouterr()
 
-        whole.main(config)
+        lesion_study.main(config)
         told = capsys.readouterr().out
         assert "part 2 of 8: attribution_contrast, calibration (done before)" in told
         assert "part 3 of 8: attribution_contrast, redundancy\n" in told
@@ -326,15 +262,18 @@ class TestLesionStudy:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.setattr(gl, "lesion_study", interrupt)
-        assert run_script(monkeypatch, "lesion_study.py", {**flags, "out": tmp_path / "o"}) == 130
+        assert (
+            run_script(monkeypatch, "experiments/lesion_study.py", {**flags, "out": tmp_path / "o"})
+            == 130
+        )
         assert "run again with --resume" in capsys.readouterr().err
         assert json.loads((tmp_path / "o" / "run.json").read_text())["finished"] is False
 
     def test_a_study_is_not_begun_over_another(
-        self, whole: ModuleType, flags: dict[str, Any], done: Path, tmp_path: Path, words: Path
+        self, flags: dict[str, Any], done: Path, tmp_path: Path, words: Path
     ) -> None:
         def again(**other: Any) -> None:
-            whole.main(whole.Config(**{**flags, **other}, out=done))
+            lesion_study.main(lesion_study.Config(**{**flags, **other}, out=done))
 
         with pytest.raises(ValueError, match="holds a study already: add --resume to go on"):
             again()
@@ -351,7 +290,7 @@ class TestLesionStudy:
             (words / "few-dev.conllu").write_text(before, "utf-8")
         (tmp_path / "thesis.txt").write_text("precious")
         with pytest.raises(ValueError, match="holds something else: choose another --out"):
-            whole.main(whole.Config(**flags, out=tmp_path))
+            lesion_study.main(lesion_study.Config(**flags, out=tmp_path))
 
     @pytest.mark.parametrize(
         ("bad", "message"),
@@ -378,7 +317,7 @@ class TestLesionStudy:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         given: dict[str, Any] = {**flags, **bad, "out": tmp_path / "out"}
-        assert message in refused(monkeypatch, capsys, "lesion_study.py", given)
+        assert message in refused(monkeypatch, capsys, "experiments/lesion_study.py", given)
         assert not (tmp_path / "out").exists()
 
 
@@ -401,7 +340,7 @@ class TestConfigurationFile:
         monkeypatch.setattr(gl, "lesion_study", interrupt)
         given: dict[str, Any] = {x: sources[x] for x in ("model", "train", "fresh")}
         given |= {"k": 3, "out": tmp_path / "right", "config": file}
-        assert run_script(monkeypatch, "lesion_study.py", given) == 130
+        assert run_script(monkeypatch, "experiments/lesion_study.py", given) == 130
         assert not (tmp_path / "wrong").exists()
         config = json.loads((tmp_path / "right" / "run.json").read_text("utf-8"))["config"]
         assert config["k"] == 3, "the flag"
@@ -434,24 +373,24 @@ class TestConfigurationFile:
     ) -> None:
         (tmp_path / "study.toml").write_text(text)
         given: dict[str, Any] = {"config": tmp_path / "study.toml", "out": tmp_path / "out"}
-        assert message in refused(monkeypatch, capsys, "lesion_study.py", given)
+        assert message in refused(monkeypatch, capsys, "experiments/lesion_study.py", given)
         assert not (tmp_path / "out").exists()
 
     def test_a_missing_file_is_named(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         given: dict[str, Any] = {"config": tmp_path / "none.toml"}
-        assert "none.toml" in refused(monkeypatch, capsys, "lesion_study.py", given)
+        assert "none.toml" in refused(monkeypatch, capsys, "experiments/lesion_study.py", given)
 
     @pytest.mark.parametrize("name", ["ewt", "quick"])
     def test_the_files_that_come_with_the_project_are_sound(
-        self, whole: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+        self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = ROOT / "experiments" / "configs" / f"{name}.toml"
         monkeypatch.setattr(sys, "argv", ["lesion_study.py", "--config", str(path)])
         read: list[Any] = []
         with pytest.raises(SystemExit):
-            start_page(read.append, whole.Config, "")
+            start_page(read.append, lesion_study.Config, "")
         (config,) = read
         config.check()
         if name == "ewt":
@@ -463,7 +402,7 @@ class TestConfigurationFile:
     def test_the_quick_study(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         path = ROOT / "experiments" / "configs" / "quick.toml"
         given: dict[str, Any] = {"config": path, "out": tmp_path / "out"}
-        assert run_script(monkeypatch, "lesion_study.py", given) == 0
+        assert run_script(monkeypatch, "experiments/lesion_study.py", given) == 0
         studies = pd.read_csv(tmp_path / "out" / "studies.csv").set_index("score")
         assert (studies.S > 0.05).all()
         assert studies.p["attribution_contrast"] == pytest.approx(0.05)
@@ -475,10 +414,10 @@ class TestLesionByLayer:
         return {**sources, "k": 10, "shams": 2, "score": "correlation"}
 
     def test_numbers_and_figure_are_written(
-        self, by_layer: ModuleType, few: dict[str, Any], tmp_path: Path, capsys: Any
+        self, few: dict[str, Any], tmp_path: Path, capsys: Any
     ) -> None:
         out = tmp_path / "deep" / "results"
-        layers = by_layer.main(by_layer.Config(**few, out=out))
+        layers = lesion_by_layer.main(lesion_by_layer.Config(**few, out=out))
         assert "layer 1: " in capsys.readouterr().out
         assert list(layers.layer) == [0, 1]
         assert layers.key_neurons.sum() == 10 * len(TAGS)
@@ -499,9 +438,9 @@ class TestLesionByLayer:
         assert not re.search(r"<script[^>]*src=", page), "the figure opens without a network"
 
     def test_losses_equal_those_of_a_study_of_the_layer(
-        self, by_layer: ModuleType, few: dict[str, Any], tmp_path: Path
+        self, few: dict[str, Any], tmp_path: Path
     ) -> None:
-        by_layer.main(by_layer.Config(**few, out=tmp_path))
+        lesion_by_layer.main(lesion_by_layer.Config(**few, out=tmp_path))
         lesions = pd.read_csv(tmp_path / "lesions.csv")
         model = gl.load_model(few["model"])
         train = prepare(model, read_source(few["train"], "upos"), min_words=2)
@@ -545,10 +484,10 @@ class TestLesionByLayer:
             )
 
     def test_a_layer_with_the_neurons_of_two_labels_has_no_p(
-        self, by_layer: ModuleType, few: dict[str, Any], tmp_path: Path
+        self, few: dict[str, Any], tmp_path: Path
     ) -> None:
         given: dict[str, Any] = {**few, "k": 1, "cut": "NOUN,VERB,PRON"}
-        layers = by_layer.main(by_layer.Config(**given, out=tmp_path))
+        layers = lesion_by_layer.main(lesion_by_layer.Config(**given, out=tmp_path))
         assert (layers.key_neurons < 3).any()
         assert layers.p[layers.key_neurons < 3].isna().all()
         assert (layers.own[layers.key_neurons == 0] == 0).all()
@@ -589,7 +528,7 @@ class TestLesionByLayer:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         given: dict[str, Any] = {**few, **bad, "out": tmp_path / "out"}
-        assert message in refused(monkeypatch, capsys, "lesion_by_layer.py", given)
+        assert message in refused(monkeypatch, capsys, "experiments/lesion_by_layer.py", given)
 
 
 def base(study: gl.LesionStudy) -> np.ndarray:

@@ -1,18 +1,16 @@
 """`experiments/rank_the_rankers.py` at toy size: its tables, intervals and samples."""
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import rank_the_rankers
 import typer
 from scipy import stats
 from typed import named_rows
@@ -25,21 +23,9 @@ from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.probing.leaderboard import agreement_of_samples, leaderboard, leaderboard_markdown
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "rank_the_rankers.py"
 SCORES = ("correlation", "eta_squared", "auroc", "logit_contrast", "attribution", "frequency")
 AT_WORD = SCORES[:4]
 KS = (2, 4)
-
-
-@pytest.fixture(scope="module")
-def page() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("page_rank_the_rankers", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +55,9 @@ def settings(
 
 
 @pytest.fixture(scope="module")
-def results(page: ModuleType, settings: dict[str, Any], tmp_path_factory: Any) -> Path:
+def results(settings: dict[str, Any], tmp_path_factory: Any) -> Path:
     out = tmp_path_factory.mktemp("results") / "deep"
-    page.main(page.Config(**settings, out=out))
+    rank_the_rankers.main(rank_the_rankers.Config(**settings, out=out))
     return out
 
 
@@ -165,12 +151,10 @@ def whole(tiny: Model, bank: Treebank) -> Corpus:
 @pytest.mark.parametrize(
     ("seeds", "sentences", "size"), [(3, 0, 6), (4, 0, 4), (2, 5, 5), (1, 0, 18)]
 )
-def test_samples_are_disjoint(
-    page: ModuleType, whole: Corpus, seeds: int, sentences: int, size: int
-):
-    config = page.Config(seeds=seeds, sentences=sentences)
+def test_samples_are_disjoint(whole: Corpus, seeds: int, sentences: int, size: int):
+    config = rank_the_rankers.Config(seeds=seeds, sentences=sentences)
     drawn = []
-    for part in page.disjoint_samples(whole, config):
+    for part in rank_the_rankers.disjoint_samples(whole, config):
         read = part.classes >= 0
         np.testing.assert_array_equal(part.classes[read], whole.classes[read])
         mine = set(part.alignment.sentence[read].tolist())
@@ -181,7 +165,8 @@ def test_samples_are_disjoint(
     assert [len(d) for d in drawn] == [size] * seeds
     assert len(set().union(*drawn)) == size * seeds, "no sentence twice"
     again = [
-        set(p.alignment.sentence[p.classes >= 0]) for p in page.disjoint_samples(whole, config)
+        set(p.alignment.sentence[p.classes >= 0])
+        for p in rank_the_rankers.disjoint_samples(whole, config)
     ]
     assert again == drawn
 
@@ -193,7 +178,7 @@ def _keys(*units: int) -> KeyNeurons:
     return KeyNeurons({"A": one, "B": replace(one, name="B")}, "x", "hand", 50, 1, None, origin)
 
 
-def test_agreement_of_choices_made_by_hand(page: ModuleType):
+def test_agreement_of_choices_made_by_hand():
     """Three samples: the first two share 1 of their 2 best and 3 of 4, the third shares nothing."""
     choices = {
         (0, "word"): {"x": _keys(1, 2, 3, 4)},
@@ -208,13 +193,14 @@ def test_agreement_of_choices_made_by_hand(page: ModuleType):
     assert table.chance_agreement[4] == pytest.approx(4 / 50)
 
 
-def test_an_unknown_score(page: ModuleType, tmp_path: Path):
+def test_an_unknown_score(tmp_path: Path):
     with pytest.raises(typer.BadParameter, match=r"'magic'.*correlation, cohens_d"):
-        page.main(page.Config(scores="correlation, magic", out=tmp_path / "out"))
+        rank_the_rankers.main(
+            rank_the_rankers.Config(scores="correlation, magic", out=tmp_path / "out")
+        )
 
 
 def test_bad_input_is_one_line(
-    page: ModuleType,
     settings: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -223,7 +209,7 @@ def test_bad_input_is_one_line(
     def told(*flags: object) -> str:
         monkeypatch.setattr("sys.argv", ["rank_the_rankers.py", *map(str, flags)])
         with pytest.raises(SystemExit) as stopped:
-            start_page(page.main, page.Config, None)
+            start_page(rank_the_rankers.main, rank_the_rankers.Config, None)
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
@@ -233,7 +219,7 @@ def test_bad_input_is_one_line(
     assert "--scores" in told("--scores", "magic", "--out", tmp_path / "out")
 
 
-def test_one_sample_has_no_interval(page: ModuleType):
+def test_one_sample_has_no_interval():
     one = {"position": "word", "score": "x", "k": 2, "n_neurons": 4.0, "seconds": 0.1}
     one |= {"accuracy": 0.5, "ambiguous_accuracy": 0.4, "unseen_accuracy": 0.3, "macro_f1": 0.2}
     agreed = agreement_of_samples({(0, "word"): {"x": _keys(1, 2)}}, [2])

@@ -1,21 +1,20 @@
 """The experiments on the paper's rule and on languages run at tiny sizes, and answer what is planted."""
 
-import importlib.util
 import json
 import re
-import runpy
-import sys
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import across_languages
 import numpy as np
 import pandas as pd
 import pytest
+import reproduce_paper
 import torch
-from conftest import shake
+from architectures import shake
+from scripts import refused, run_script
 from transformers import LlamaForCausalLM
 
 import grammar_lens as gl
@@ -33,18 +32,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def import_page(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        f"page_{name}", ROOT / "experiments" / f"{name}.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -77,46 +64,6 @@ def save(tiny_hf: Callable[[], Any], tiny_tokenizer: Any, folder: Path, n_layers
     tiny_tokenizer.save_pretrained(folder)
 
 
-@pytest.fixture(scope="module")
-def paper() -> ModuleType:
-    return import_page("reproduce_paper")
-
-
-@pytest.fixture(scope="module")
-def languages() -> ModuleType:
-    return import_page("across_languages")
-
-
-def run_script(
-    monkeypatch: pytest.MonkeyPatch, script: str, flags: dict[str, Any]
-) -> int | str | None:
-    """Runs a script as `python script --flag value` would, and gives its exit code."""
-    given = []
-    for name, value in flags.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            given.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            given += [f"--{option}", str(value)]
-    monkeypatch.setattr(sys, "argv", [script, *given])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "experiments" / script), run_name="__main__")
-    return ended.value.code
-
-
-def refused(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    script: str,
-    flags: dict[str, Any],
-) -> str:
-    """Message of a script that ends with code 2: one line and no traceback."""
-    assert run_script(monkeypatch, script, flags) == 2
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    return told
-
-
 class TestReproducePaper:
     @pytest.fixture
     def flags(self, words: Path, tiny_folder: Path) -> dict[str, Any]:
@@ -132,10 +79,10 @@ class TestReproducePaper:
         }
 
     def test_numbers_and_figure_are_written(
-        self, paper: ModuleType, flags: dict[str, Any], tmp_path: Path, capsys: Any
+        self, flags: dict[str, Any], tmp_path: Path, capsys: Any
     ) -> None:
         out = tmp_path / "deep" / "results"
-        claims = paper.main(paper.Config(**flags, out=out))
+        claims = reproduce_paper.main(reproduce_paper.Config(**flags, out=out))
         printed = capsys.readouterr().out
         assert "sample 1: " in printed
         assert "accuracy is over 85 %" in printed
@@ -185,7 +132,7 @@ class TestReproducePaper:
             "position": "word",
             "out": tmp_path,
         }
-        assert run_script(monkeypatch, "reproduce_paper.py", given) == 0
+        assert run_script(monkeypatch, "experiments/reproduce_paper.py", given) == 0
         keys = pd.read_csv(tmp_path / "key_neurons.csv")
         assert keys.groupby(["sample", "label"]).size().max() <= 5, "5 per tag, not per layer"
         config = json.loads((tmp_path / "run.json").read_text("utf-8"))["config"]
@@ -194,10 +141,10 @@ class TestReproducePaper:
         # that share of every layer is kept, so the layers cannot differ
         np.testing.assert_allclose(samples.kept_first, 1 / 3, atol=0.05)
 
-    def test_samples_share_no_sentence(self, paper: ModuleType, flags: dict[str, Any]) -> None:
+    def test_samples_share_no_sentence(self, flags: dict[str, Any]) -> None:
         model = gl.load_model(flags["model"])
         corpus = prepare(model, read_source(flags["train"], "upos"), labels=TAGS)
-        parts = paper.disjoint(corpus, paper.Config(samples=3))
+        parts = reproduce_paper.disjoint(corpus, reproduce_paper.Config(samples=3))
         drawn = [set(corpus.alignment.sentence[part.classes >= 0].tolist()) for part in parts]
         assert all(drawn)
         assert sum(map(len, drawn)) == len(set.union(*drawn))
@@ -226,14 +173,12 @@ class TestReproducePaper:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         given: dict[str, Any] = {**flags, **bad, "out": tmp_path / "out"}
-        assert message in refused(monkeypatch, capsys, "reproduce_paper.py", given)
+        assert message in refused(monkeypatch, capsys, "experiments/reproduce_paper.py", given)
 
-    def test_other_results_are_left_alone(
-        self, paper: ModuleType, flags: dict[str, Any], tmp_path: Path
-    ) -> None:
+    def test_other_results_are_left_alone(self, flags: dict[str, Any], tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("precious")
         with pytest.raises(ValueError, match="holds something else: choose another --out"):
-            paper.main(paper.Config(**flags, out=tmp_path))
+            reproduce_paper.main(reproduce_paper.Config(**flags, out=tmp_path))
         assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -250,10 +195,10 @@ class TestAcrossLanguages:
         }
 
     def test_the_same_language_twice_agrees_up_to_its_ceiling(
-        self, languages: ModuleType, flags: dict[str, Any], tmp_path: Path, capsys: Any
+        self, flags: dict[str, Any], tmp_path: Path, capsys: Any
     ) -> None:
         given: dict[str, Any] = {**flags, "models": "reference-9m", "k": 50, "min_words": 40}
-        table = languages.main(languages.Config(**given, out=tmp_path))
+        table = across_languages.main(across_languages.Config(**given, out=tmp_path))
         assert "means over tags" in capsys.readouterr().out
         stored = pd.read_csv(tmp_path / "agreement.csv")
         pd.testing.assert_frame_equal(stored, table, check_dtype=False, rtol=1e-12)
@@ -265,10 +210,8 @@ class TestAcrossLanguages:
         assert abs(means.sham_correlation) < 0.15
         assert means.half_coefficient > means.sham_coefficient
 
-    def test_depth_and_provenance(
-        self, languages: ModuleType, flags: dict[str, Any], tmp_path: Path
-    ) -> None:
-        languages.main(languages.Config(**flags, out=tmp_path))
+    def test_depth_and_provenance(self, flags: dict[str, Any], tmp_path: Path) -> None:
+        across_languages.main(across_languages.Config(**flags, out=tmp_path))
         depths = pd.read_csv(tmp_path / "depth.csv")
         assert list(depths.bin.unique()) == [0, 1, 2]
         sums = depths.groupby(["treebank", "label"])["share"].sum()
@@ -299,7 +242,7 @@ class TestAcrossLanguages:
             "models": f"{tiny_folder},{second}",
             "out": tmp_path / "out",
         }
-        assert run_script(monkeypatch, "across_languages.py", given) == 0
+        assert run_script(monkeypatch, "experiments/across_languages.py", given) == 0
         models = pd.read_csv(tmp_path / "out" / "models.csv")
         assert (models["first"][0], models.second[0]) == ("tiny", "second")
         assert 0 <= models.same_bin[0] <= 1
@@ -328,12 +271,10 @@ class TestAcrossLanguages:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         given: dict[str, Any] = {**flags, **bad, "out": tmp_path / "out"}
-        assert message in refused(monkeypatch, capsys, "across_languages.py", given)
+        assert message in refused(monkeypatch, capsys, "experiments/across_languages.py", given)
 
-    def test_other_results_are_left_alone(
-        self, languages: ModuleType, flags: dict[str, Any], tmp_path: Path
-    ) -> None:
+    def test_other_results_are_left_alone(self, flags: dict[str, Any], tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("precious")
         with pytest.raises(ValueError, match="holds something else: choose another --out"):
-            languages.main(languages.Config(**flags, out=tmp_path))
+            across_languages.main(across_languages.Config(**flags, out=tmp_path))
         assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]

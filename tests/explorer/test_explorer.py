@@ -24,8 +24,7 @@ from typed import present
 
 import grammar_lens as gl
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.explorer import app, pieces
-from grammar_lens.explorer import explored_run as session_module
+from grammar_lens.explorer import app, explored_run, pieces
 from grammar_lens.explorer.app import make_app, serve
 from grammar_lens.explorer.controls import clicked, cut_of
 from grammar_lens.explorer.explored_run import ExploredRun
@@ -306,7 +305,7 @@ class TestTags:
             if len(calls) == 2:
                 raise GrammarLensError("on purpose")
 
-        monkeypatch.setattr(session_module, "predict", fails)
+        monkeypatch.setattr(explored_run, "predict", fails)
         with pytest.raises(GrammarLensError, match="on purpose"):
             session.tags(PROMPT, session.run.keys["VERB"])
         assert not torch.equal(calls[1], before)

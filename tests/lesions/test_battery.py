@@ -37,7 +37,7 @@ from transformers import (
 )
 from typed import present
 
-import grammar_lens.lesions.battery as module
+import grammar_lens.lesions.battery as lesion_battery
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
 from grammar_lens.corpus.lexicon import DeviceLexicon, split_losses
@@ -140,7 +140,7 @@ def donors_of(
 
 
 def assigned(corpus: Corpus, donors: Donors, value: str, seed: int = 0) -> np.ndarray:
-    return module._assigned(corpus.alignment, corpus.read("next"), donors, value, seed)
+    return lesion_battery._assigned(corpus.alignment, corpus.read("next"), donors, value, seed)
 
 
 # Every kind of lesion, both ways ------------------------------------------------------------
@@ -609,7 +609,7 @@ def failing(
 
             patch.setattr(fast, "read", reading)
             patch.setattr(fast, "run", running)
-            patch.setattr(module, "fast_path", lambda _: fast)
+            patch.setattr(lesion_battery, "fast_path", lambda _: fast)
         else:
             whole = next_token_logits
 

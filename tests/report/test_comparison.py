@@ -13,7 +13,7 @@ from watched_pages import on_page
 
 from grammar_lens.cli.app import app
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.report import comparison_tables as comparing
+from grammar_lens.report import comparison_tables
 from grammar_lens.report.comparison import render_comparison, write_comparison
 from grammar_lens.report.result_tables import DASH
 
@@ -37,20 +37,20 @@ def runs() -> list[MadeRun]:
 
 
 def test_runs_are_named_by_what_tells_them_apart(runs: list[MadeRun]) -> None:
-    assert list(comparing.named(runs)) == ["one", "two"]
+    assert list(comparison_tables.named(runs)) == ["one", "two"]
     alike = [a_run("a/demo"), a_run("b/demo"), a_run("b/other")]
-    assert list(comparing.named(alike)) == ["a/demo", "b/demo", "b/other"]
+    assert list(comparison_tables.named(alike)) == ["a/demo", "b/demo", "b/other"]
 
 
 def test_one_run_or_the_same_twice_is_refused(runs: list[MadeRun]) -> None:
     with pytest.raises(GrammarLensError, match="1 run given, expected 2 or more"):
-        comparing.named(runs[:1])
+        comparison_tables.named(runs[:1])
     with pytest.raises(GrammarLensError, match="runs/one is given twice"):
-        comparing.named([*runs, a_run("runs/one")])
+        comparison_tables.named([*runs, a_run("runs/one")])
 
 
 def test_settings_that_differ_stand_apart_from_those_that_do_not(runs: list[MadeRun]) -> None:
-    differing, same = comparing.settings(comparing.named(runs))
+    differing, same = comparison_tables.settings(comparison_tables.named(runs))
     assert differing.columns == ("Setting", "one", "two")
     texts = [[text for text, _ in row] for row in differing.rows]
     assert texts == [["top k", "6", "7"], ["label", DASH, "xpos"]]
@@ -58,12 +58,12 @@ def test_settings_that_differ_stand_apart_from_those_that_do_not(runs: list[Made
 
 
 def test_what_stands_in_the_way_is_told(runs: list[MadeRun]) -> None:
-    told = comparing.cautions(comparing.named(runs))
+    told = comparison_tables.cautions(comparison_tables.named(runs))
     assert told == [
         f"The label differs ({DASH}, xpos): accuracies and losses are of different questions.",
         "The number of key neurons differs (6, 7): a larger set does more damage.",
     ]
-    assert comparing.cautions(comparing.named([a_run("x"), a_run("y")])) == []
+    assert comparison_tables.cautions(comparison_tables.named([a_run("x"), a_run("y")])) == []
 
 
 def test_neurons_in_common_are_those_planted() -> None:
@@ -85,7 +85,7 @@ def test_neurons_in_common_are_those_planted() -> None:
         assert gone.isdisjoint(free)
         sets = {**found.keys.sets, label: replace(mine, layer=layer, index=index)}
         second.results[position] = replace(found, keys=replace(found.keys, sets=sets))
-    found = comparing.agreements(comparing.named([first, second]))
+    found = comparison_tables.agreements(comparison_tables.named([first, second]))
     assert [a.position for a in found] == ["word", "next"]
     share = found[0].share
     assert share[0, 0] == share[1, 1] == 1
@@ -95,10 +95,13 @@ def test_neurons_in_common_are_those_planted() -> None:
 
 
 def test_other_models_and_other_labels_share_nothing_that_is_shown() -> None:
-    assert comparing.agreements(comparing.named([a_run("one"), a_run("two", "w2")])) == []
+    assert (
+        comparison_tables.agreements(comparison_tables.named([a_run("one"), a_run("two", "w2")]))
+        == []
+    )
     other = made_run(("A", "B", "C"), path=Path("two"))
     other.record = made_record(other)
-    (word, _) = comparing.agreements(comparing.named([a_run("one"), other]))
+    (word, _) = comparison_tables.agreements(comparison_tables.named([a_run("one"), other]))
     assert np.isnan(word.share[0, 1])
     assert word.share[1, 1] == 1
 

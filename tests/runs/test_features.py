@@ -27,7 +27,7 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import Neurons
-from grammar_lens.runs import features as transformer
+from grammar_lens.runs import features
 from grammar_lens.runs.pipeline import run_step
 from grammar_lens.runs.settings import Config
 
@@ -88,7 +88,7 @@ def test_a_batch_that_does_not_fit_is_read_in_halves(
 ) -> None:
     made = KeyNeuronFeatures(tiny, NEURONS).fit(SENTENCES)
     expected = made.transform(SENTENCES)
-    add, failed = transformer._Pooled.add, []
+    add, failed = features._Pooled.add, []
 
     def full_at_first(reader: Any, layer: int, seen: Any, words: Any) -> Any:
         if layer == 1 and len(set(words.tolist())) > 2:
@@ -96,7 +96,7 @@ def test_a_batch_that_does_not_fit_is_read_in_halves(
             raise MemoryError
         return add(reader, layer, seen, words)
 
-    monkeypatch.setattr(transformer._Pooled, "add", full_at_first)
+    monkeypatch.setattr(features._Pooled, "add", full_at_first)
     with pytest.warns(RuntimeWarning, match="out of memory"):
         found = made.transform(SENTENCES)
     assert failed
@@ -108,13 +108,13 @@ def test_what_is_kept_is_the_chosen_neurons_alone(
 ) -> None:
     """The reader never copies all units of a layer."""
     widths = []
-    values = transformer.Seen.values
+    values = features.Seen.values
 
     def watched(seen: Any) -> Any:
         widths.append(seen.flat.shape[1])
         return values(seen)
 
-    monkeypatch.setattr(transformer.Seen, "values", watched)
+    monkeypatch.setattr(features.Seen, "values", watched)
     KeyNeuronFeatures(tiny, NEURONS).fit_transform(SENTENCES)
     assert widths == [2, 2]
 
