@@ -50,9 +50,9 @@ def run_battery(
     Shams are scored at the `shared` words only (by default at all), and are NaN elsewhere.
     Lesions stand as rows of one forward pass, as many as fit into `token_budget`, which is halved
     whenever memory runs out; they begin at the first layer they touch. With a `folder`, what is
-    finished survives there, and the same call goes on with it. `seed` draws the donors. In a process
+    finished survives there, and the same call resumes it. `seed` draws the donors. In a process
     group of torch.distributed every process reads its share of the batches and gets all outcomes.
-    `progress` is told the tokens of the rows with scored words, times conditions, as they are done.
+    `progress` is called with the tokens of the rows with scored words, times conditions, as they are done.
     Raises GrammarLensError where neurons write and editing them changes no logit.
     """
     numbers = np.flatnonzero(classes >= 0)
@@ -69,9 +69,9 @@ def run_battery(
         None if donors is None else donors.word,
         (model_name(model), seed, token_budget),
     )
-    here = distributed.world()
-    if folder is not None and here.of > 1:
-        folder = folder / str(here)
+    process = distributed.world()
+    if folder is not None and process.of > 1:
+        folder = folder / str(process)
     store = Store(rows, len(numbers), len(lexicon.labels), probed, folder=folder, key=key)
     battery = _Battery(
         model, alignment, classes, lexicon, lesions, probed, common, store, token_budget, progress
@@ -165,18 +165,18 @@ class _Battery:
         self.length = np.array([len(ids) for ids in self.alignment.token_ids], np.int64)
         self.active = [i for i, lesion in enumerate(self.lesions) if i > 0 and lesion.edits]
         self.active.sort(key=lambda i: (str(self.passes.group(self.lesions[i])), i))
-        batches, here = self._batches(), distributed.world()
-        mine = np.zeros(len(self.numbers), bool)
+        batches, process = self._batches(), distributed.world()
+        own = np.zeros(len(self.numbers), bool)
         for number, batch in enumerate(batches):
-            if number % here.of == here.index:
+            if number % process.of == process.index:
                 if number not in self.store.finished:
                     self._batch(batch)
                     self.store.finish(number)
-                mine |= np.isin(self.alignment.row[self.numbers], batch.rows)
+                own |= np.isin(self.alignment.row[self.numbers], batch.rows)
             if self.progress:
-                told = self.length[batch.rows].sum() * len(self.lesions)
-                self.progress(int(told))
-        self.store.add_up(mine)
+                n_tokens = self.length[batch.rows].sum() * len(self.lesions)
+                self.progress(int(n_tokens))
+        self.store.add_up(own)
         for i in set(range(1, len(self.lesions))) - set(self.active):
             words = np.ones(len(self.numbers), bool) if i in self.probed else self.shared
             self.store.copy_intact(i, words)
@@ -227,7 +227,7 @@ class _Battery:
                 self._rows(batch, words, list(rows), which)
 
     def _stack(self, i: int) -> tuple[object, ...]:
-        """Rows of equal value can stand in one forward pass, scored at the same words."""
+        """Rows of equal value can share one forward pass, scored at the same words."""
         return (i in self.probed, *self.passes.group(self.lesions[i]))
 
     def _rows(
@@ -237,7 +237,7 @@ class _Battery:
         waiting: list[int],
         which: Int[np.ndarray, " chosen"],
     ) -> None:
-        """Scores conditions that can stand in one pass, as many at once as fit."""
+        """Scores conditions that can share one pass, as many at once as fit."""
         while waiting:
             rows = waiting[: max(1, self.token_budget // batch.token_ids.numel())]
             try:
@@ -264,8 +264,8 @@ class _Battery:
         label = torch.from_numpy(self.classes[chosen]).to(logits.device)
         at = np.searchsorted(self.numbers, chosen)
         for i, row in enumerate(rows):
-            mine = logits[i * len(chosen) : (i + 1) * len(chosen)]
-            self.store.put(row, at, split_losses(mine, gold, label, self.tables))
+            of_lesion = logits[i * len(chosen) : (i + 1) * len(chosen)]
+            self.store.put(row, at, split_losses(of_lesion, gold, label, self.tables))
 
     def _spare(self, budget: int) -> None:
         self.token_budget = max(1, budget)

@@ -152,9 +152,9 @@ class NextWord(Shown):
             int(np.abs(self.probability[-1] - self.probability[0]).argmax()),
         )
         likely = int(p[0].argmax())
-        told = f"P({self.labels[likely]}) {p[0, likely]:.3f} intact"
+        text = f"P({self.labels[likely]}) {p[0, likely]:.3f} intact"
         if self.lesion:
-            told = (
+            text = (
                 f"P({self.labels[moved]}) changes most, {p[0, moved]:.3f} intact and "
                 f"{p[-1, moved]:.3f} at dose {self.doses[-1]:g}"
             )
@@ -163,7 +163,7 @@ class NextWord(Shown):
             tokens["token"][tokens[c].idxmax()] for c in (self.columns[0], self.columns[-1])
         )
         then = f", then {last!r}" if last != first else ""
-        return f"NextWord after {self.prompt!r} of {self.model}{cut}: {told}; likeliest {first!r}{then}"
+        return f"NextWord after {self.prompt!r} of {self.model}{cut}: {text}; likeliest {first!r}{then}"
 
     def _tables(self) -> list[pd.DataFrame]:
         return [self.to_frame(), self.tokens_frame()]
@@ -201,9 +201,9 @@ def next_word(
     for dose in lesions.doses:
         with lesions.at(model, dose):
             logits = _last_logits(model, vocabulary, token_ids)
-        found = _split(logits, vocabulary)
-        labels.append(found.tag_probability[0].cpu().numpy())
-        seen.append(float(found.seen_mass[0]))
+        losses = _split(logits, vocabulary)
+        labels.append(losses.tag_probability[0].cpu().numpy())
+        seen.append(float(losses.seen_mass[0]))
         likely.append(logits[0].double().softmax(0).cpu())
     n_tokens = min(n_tokens, len(likely[0]))
     every = torch.stack(likely)
@@ -249,12 +249,12 @@ class Lesions:
         """Doses in the order given, each once, after the intact model."""
         if units is None:
             return cls(None, (0.0,), "", None, seed)
-        found = units_of(units)
-        if isinstance(found, Neurons):
-            require_same_model(model, found, allow_other_model=allow_other_model)
+        chosen = units_of(units)
+        if isinstance(chosen, Neurons):
+            require_same_model(model, chosen, allow_other_model=allow_other_model)
         given = [doses] if isinstance(doses, int | float) else doses
         every = tuple(dict.fromkeys([0.0, *map(float, given)]))
-        return cls(found, every, value or default_value(found), donors, seed)
+        return cls(chosen, every, value or default_value(chosen), donors, seed)
 
     @property
     def name(self) -> str:
@@ -305,12 +305,12 @@ def predict(
     P(t|c) = sum_v p(v|c) lambda(t|v), by the function that the lesion study's tag losses come from.
     """
     logits = _last_logits(model, vocabulary, token_ids)
-    found = _split(logits, vocabulary)
+    losses = _split(logits, vocabulary)
     p, ids = logits[0].double().softmax(0).topk(min(N_TOKENS, logits.shape[1]))
     return Prediction(
         labels=vocabulary.lexicon.labels,
-        probability=found.tag_probability[0].cpu().numpy(),
-        seen_mass=float(found.seen_mass[0]),
+        probability=losses.tag_probability[0].cpu().numpy(),
+        seen_mass=float(losses.seen_mass[0]),
         tokens=tuple(
             LikelyToken(model.tokenizer.decode([i]), x, vocabulary.label_of(i))
             for i, x in zip(ids.tolist(), p.tolist(), strict=True)

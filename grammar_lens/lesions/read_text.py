@@ -84,9 +84,9 @@ class TextReading(Shown):
         values = self.nll_change if self.is_lesioned else self.nll[0]
         name = "rise of the loss under the lesion" if self.is_lesioned else "loss"
         notes = [self._note(i) for i in range(len(self.tokens))]
-        told = f"Colour: {name} (nats); point at a token for its numbers."
+        caption = f"Colour: {name} (nats); point at a token for its numbers."
         text = coloured_text("", self.tokens, values, notes)
-        return f"{page(repr(self))}{text}<small>{escape(told)}</small>"
+        return f"{page(repr(self))}{text}<small>{escape(caption)}</small>"
 
     def _note(self, token: int) -> str:
         """The token's loss, and the three labels most expected after it."""
@@ -121,11 +121,11 @@ def read_text(
     vocabulary = Vocabulary.of(model, lexicon, label)
     read = ReadText.of(model, text)
     lesions = Lesions.of(model, lesion, dose, value, donors, seed, allow_other_model)
-    found = []
+    readings = []
     for each in lesions.doses[:1] if lesion is None else (0.0, float(dose)):
         with lesions.at(model, each):
-            found.append(_read(model, read, vocabulary))
-    nll, probability = zip(*found, strict=True)
+            readings.append(_read(model, read, vocabulary))
+    nll, probability = zip(*readings, strict=True)
     return TextReading(
         model=model_name(model),
         tokens=read.tokens,

@@ -23,9 +23,9 @@ def parse_address(layer: SupportsIndex | str, index: SupportsIndex | None = None
     Raises GrammarLensError for anything else.
     """
     if isinstance(layer, str) and index is None:
-        found = _ONE.fullmatch(layer)
-        if found:
-            return int(found[1]), int(found[2])
+        match = _ONE.fullmatch(layer)
+        if match:
+            return int(match[1]), int(match[2])
     elif _is_number(layer) and _is_number(index):
         return int(layer), int(index)  # pyright: ignore[reportArgumentType]
     given = repr(layer) if index is None else f"{layer!r}, {index!r}"

@@ -56,11 +56,11 @@ def examples_of(
     Whole sentences are drawn at random up to `max_words` words; the neurons' activations at all
     their tokens are held at once, 4 bytes each. `lexicon` says which tokens begin words of each
     label; without one it is counted on all words of `bank`.
-    Raises GrammarLensError for neurons that do not exist or stand at another site than "neuron", for a
+    Raises GrammarLensError for neurons that do not exist or are at another site than "neuron", for a
     lexicon of other labels, and where no word can be read.
     """
     corpus = prepare(model, bank, label=label, labels=labels, minimum=1)
-    found = examples_at(
+    by_neuron = examples_at(
         model,
         corpus,
         {position: neurons},
@@ -71,7 +71,7 @@ def examples_of(
         token_budget=token_budget,
         show_progress=show_progress,
     )
-    return found[position]
+    return by_neuron[position]
 
 
 def examples_at(
@@ -203,7 +203,7 @@ class _Words:
         quantiles = quantiles_by_label(values, classes, n_labels)
         ends = self._ends(values[:, list(columns.values())].astype(float), each)
         places = self._places(ends)
-        found = {
+        by_neuron = {
             (layer, index): NeuronExamples(
                 layer=layer,
                 index=index,
@@ -219,15 +219,15 @@ class _Words:
             )
             for ((layer, index), column), (top, bottom) in zip(columns.items(), ends, strict=True)
         }
-        return Examples(found, self.origin)
+        return Examples(by_neuron, self.origin)
 
     def _ends(self, values: Float[np.ndarray, "word neuron"], each: int) -> list[_Ends]:
         """Rows of the words at either end of every neuron."""
         numbers = self.number.tolist()
         sentence = self.corpus.alignment.sentence[self.number].tolist()
         keys = self.corpus.word_types(self.position)
-        told = [self.corpus.folded[i] for i in numbers], [keys[i] for i in numbers], sentence
-        return [(strongest(v, *told, each), strongest(-v, *told, each)) for v in values.T]
+        about = [self.corpus.folded[i] for i in numbers], [keys[i] for i in numbers], sentence
+        return [(strongest(v, *about, each), strongest(-v, *about, each)) for v in values.T]
 
     def _places(self, ends: list[_Ends]) -> dict[int, Place]:
         """Positions of the sentences of some words."""
@@ -259,12 +259,12 @@ def _effects(
     contrast = _contrast(model, lexicon, addresses)
     ids, logits = token_effects(model, addresses, N_TOKENS)
     text = {i: token_text(model, i) for i in np.unique(ids).tolist()}
-    found = []
+    effects = []
     for neuron, (row, values) in enumerate(zip(ids.tolist(), logits.tolist(), strict=True)):
         moved = tuple(TokenEffect(text[i], v) for i, v in zip(row, values, strict=True))
         half = len(moved) // 2
-        found.append(_Effects(contrast[:, neuron], moved[:half], moved[half:]))
-    return found
+        effects.append(_Effects(contrast[:, neuron], moved[:half], moved[half:]))
+    return effects
 
 
 def _contrast(

@@ -117,18 +117,18 @@ class Neurons(Shown):
         return np.array([at in known for at in self], bool)
 
     def _same_site(self, others: "Neurons | Addresses") -> "Neurons":
-        found = as_neurons(others, site=self.site)
-        if found.site != self.site:
+        other = as_neurons(others, site=self.site)
+        if other.site != self.site:
             raise GrammarLensError(
-                f"{self.name!r} has units of {self.site!r} and {found.name!r} of {found.site!r}: sets "
+                f"{self.name!r} has units of {self.site!r} and {other.name!r} of {other.site!r}: sets "
                 "of one site can be combined"
             )
-        if self.weights and found.weights and self.weights != found.weights:
+        if self.weights and other.weights and self.weights != other.weights:
             raise GrammarLensError(
-                f"{self.name!r} and {found.name!r} were chosen in models of different weights: sets of "
+                f"{self.name!r} and {other.name!r} were chosen in models of different weights: sets of "
                 "one model can be combined"
             )
-        return found
+        return other
 
     def __contains__(self, address: object) -> bool:
         """Whether a unit, "7.336" or (7, 336), is in the set."""

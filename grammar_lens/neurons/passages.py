@@ -16,7 +16,7 @@ from grammar_lens.passes.stream import Tap
 
 @dataclass(frozen=True)
 class Place:
-    """A sentence's passage, and where its tokens stand in a row of the alignment."""
+    """A sentence's passage, and the place of its tokens in a row of the alignment."""
 
     passage: Passage
     row: int
@@ -46,7 +46,7 @@ def places_of(model: Model, corpus: Corpus, sentences: Int[np.ndarray, " _"]) ->
         if list(ids[: len(known)]) != known.tolist():
             raise GrammarLensError(
                 f"sentences without words stand beside {corpus.bank.sentences[row.first].source}, so "
-                "the tokens around it cannot be told: leave such sentences out"
+                "the tokens around it are unknown: leave such sentences out"
             )
         cuts = token_ends(row.text, np.asarray(offsets, np.int64).reshape(-1, 2))
         ends[number] = cuts[: len(known)]
@@ -65,8 +65,8 @@ class _Row:
 
     @classmethod
     def of(cls, corpus: Corpus, row: int) -> "_Row":
-        there = corpus.alignment.sentences_of(np.array([row]))
-        first, last = int(there[0]), int(there[-1])
+        of_row = corpus.alignment.sentences_of(np.array([row]))
+        first, last = int(of_row[0]), int(of_row[-1])
         return cls(first, _joined(corpus, first, last) + corpus.bank.sentences[last].text)
 
 

@@ -44,7 +44,7 @@ def neuron_set(
     Raises GrammarLensError for units that do not exist, and where nothing is asked for.
     """
     width = site_width(model, site)
-    found = [np.zeros((0, 2), np.int64) if addresses is None else parse_addresses(addresses)]
+    parts = [np.zeros((0, 2), np.int64) if addresses is None else parse_addresses(addresses)]
     if layer is None and (addresses is None or indices is not None):
         raise GrammarLensError(
             "say which units: addresses such as '7.336', or layer=6, or layer=6, indices=slice(0, 50)"
@@ -53,8 +53,8 @@ def neuron_set(
     for number in layers:
         require_layer(number, model.cfg.n_layers, model_name(model))
         units = _units(indices, width)
-        found.append(np.stack([np.full(len(units), number), units], 1))
-    pairs = list(dict.fromkeys(map(tuple, np.concatenate(found).tolist())))
+        parts.append(np.stack([np.full(len(units), number), units], 1))
+    pairs = list(dict.fromkeys(map(tuple, np.concatenate(parts).tolist())))
     for number, index in pairs:
         require_neuron(number, index, model.cfg.n_layers, width, model=model_name(model))
     if addresses is None and name is None:

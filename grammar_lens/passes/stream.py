@@ -78,7 +78,7 @@ def stream(
 ) -> None:
     """Runs the model over all batches and hands every tapped activation to its reader.
 
-    `progress` is told the number of tokens done after each batch, `warn` of memory trouble. When a
+    `progress` is called with the number of tokens done after each batch, `warn` of memory trouble. When a
     batch runs out of memory its rows are halved and so is the budget of all batches to come.
     `keeper`, `about` and `shard` are those of `passing.read_batches`.
     Raises GrammarLensError when an activation is NaN or infinite (naming site and layer), or when a
@@ -141,13 +141,13 @@ def _looks(
     """The hook function for every place of the model that a tap needs."""
     looks: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {}
     for layer in range(model.cfg.n_layers):
-        here = [i for i, t in enumerate(taps) if t.layers is None or layer in t.layers]
-        here = [i for i in here if taps[i].site != HEAD_INPUT]
-        if has_gate(model) and any(taps[i].site == "neuron" for i in here):
+        in_layer = [i for i, t in enumerate(taps) if t.layers is None or layer in t.layers]
+        in_layer = [i for i in in_layer if taps[i].site != HEAD_INPUT]
+        if has_gate(model) and any(taps[i].site == "neuron" for i in in_layer):
             looks["gate", layer] = _keep_gate(layer, state)
-        for site in dict.fromkeys(taps[i].site for i in here):
-            mine = [i for i in here if taps[i].site == site]
-            looks[site, layer] = _hand_over(site, layer, mine, taps, state)
+        for site in dict.fromkeys(taps[i].site for i in in_layer):
+            at_site = [i for i in in_layer if taps[i].site == site]
+            looks[site, layer] = _hand_over(site, layer, at_site, taps, state)
     return looks
 
 
@@ -160,13 +160,13 @@ def _keep_gate(layer: int, state: _Pass) -> Callable[[Tensor], Tensor]:
 
 
 def _hand_over(
-    site: str, layer: int, mine: Sequence[int], taps: Sequence[Tap], state: _Pass
+    site: str, layer: int, chosen: Sequence[int], taps: Sequence[Tap], state: _Pass
 ) -> Callable[[Tensor], Tensor]:
     def look(activation: Tensor) -> Tensor:
         flat = activation.detach().reshape(-1, activation.shape[-1])
         gate = state.gates.pop(layer, None) if site == "neuron" else None
         gate = None if gate is None else gate.detach().reshape(-1, gate.shape[-1])
-        for i in mine:
+        for i in chosen:
             place = state.places[i] = state.places[i].to(flat.device)
             if len(place.where):
                 seen = Seen(flat, gate, place.where)

@@ -57,18 +57,18 @@ def discriminant(
     """
     n = float(count.sum())
     centre = (count @ mean) / n
-    there = (count > 0)[:, None]
-    between = torch.where(there, mean - centre, 0.0)
+    present = (count > 0)[:, None]
+    between = torch.where(present, mean - centre, 0.0)
     sd = (within.diagonal().clamp(min=0) / n).sqrt()
     varies = sd > torch.finfo(torch.float32).eps * centre.abs()
     scale = torch.where(varies, 1 / torch.where(varies, sd, 1), 0.0)
-    kept = varies.nonzero()[:, 0]
-    correlation = (within / n * scale * scale[:, None])[kept][:, kept]
+    varying = varies.nonzero()[:, 0]
+    correlation = (within / n * scale * scale[:, None])[varying][:, varying]
     rho = shrinkage if shrinkage is not None else oas_shrinkage(correlation, int(n))
-    means = (between * scale)[:, kept]
+    means = (between * scale)[:, varying]
     solved = _solved((1 - rho) * correlation, rho, means)
     weight = torch.zeros_like(mean)
-    weight[:, kept] = solved * scale[kept]
+    weight[:, varying] = solved * scale[varying]
     prior = count.clamp(min=0.5)
     bias = (prior / prior.sum()).log() - (solved * means).sum(1) / 2
     return Discriminant(centre, weight, bias, rho)

@@ -1,6 +1,6 @@
 """Erasure: remove directions from features and measure what a probe can still decode.
 
-LEACE is the smallest affine change after which no linear probe tells the labels: the floor that
+LEACE is the smallest affine change after which no linear probe predicts the labels: the floor that
 removing the key neurons' own directions is held against.
 """
 
@@ -30,7 +30,7 @@ from grammar_lens.probing.probes import probe_words
 class Eraser:
     """The affine map x - (x - mean) reads writes: calling it on features removes a concept.
 
-    `reads` are the directions that tell the labels, `writes` what is subtracted for each.
+    `reads` are the directions that predict the labels, `writes` the vector subtracted for each.
     """
 
     mean: Float[np.ndarray, " unit"]
@@ -97,8 +97,8 @@ def leace(
     x = x - mean
     z = np.eye(n_labels)[classes] - count / len(classes)
     values, vectors = linalg.eigh(x.T @ x / len(x))
-    kept = values > values[-1] * len(values) * np.finfo(float).eps
-    root, vectors = np.sqrt(values[kept]), vectors[:, kept]
+    above = values > values[-1] * len(values) * np.finfo(float).eps
+    root, vectors = np.sqrt(values[above]), vectors[:, above]
     # in the whitened coordinates of the kept eigenvectors W is a division by `root`
     columns, strength, _ = linalg.svd(vectors.T @ (x.T @ z) / len(x) / root[:, None])
     columns = columns[:, : len(strength)][:, strength > 1e-10]
@@ -178,7 +178,7 @@ def erasure(
 
     The probe reads the residual stream; taken out are the directions that the key neurons of this
     layer and those below write, as many random neurons' of the same layers, or, as the floor, all that
-    tells the labels linearly (LEACE).
+    predicts the labels linearly (LEACE).
     Raises GrammarLensError for key units that are not neurons, or with none up to that layer.
     """
     _require_neurons(keys)
@@ -187,7 +187,9 @@ def erasure(
     chosen = keys.union()
     chosen = chosen[chosen[:, 0] <= last]
     if len(chosen) == 0:
-        raise GrammarLensError(f"no key neuron stands in layers 0 to {last}: choose a higher layer")
+        raise GrammarLensError(
+            f"there is no key neuron in layers 0 to {last}: choose a higher layer"
+        )
     corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
     new, _ = fresh_corpus(model, fresh, corpus)
     addresses = np.stack([np.full(model.cfg.d_model, last), np.arange(model.cfg.d_model)], 1)

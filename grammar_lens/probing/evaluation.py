@@ -103,7 +103,7 @@ class ProbeResult(Shown):
 
     @property
     def compression(self) -> float | None:
-        """Uniform over online code length: 1 or less where the units tell nothing."""
+        """Uniform over online code length: 1 or less where the units are uninformative."""
         if self.code_length is None or self.uniform_code_length is None:
             return None
         return self.uniform_code_length / self.code_length
@@ -274,7 +274,7 @@ def _accuracy(
 def _best_layer(
     fitter: Fitter, columns: Columns, train: ProbeWords, rng: np.random.Generator
 ) -> tuple[int, Int[np.ndarray, " _"]]:
-    """The layer that held-out training words are told best by, the lowest of equals."""
+    """The layer with the best accuracy on held-out training words, the lowest of equals."""
     if not columns.layers:
         return columns.layer_number, columns.layer
     groups = np.unique(train.groups)

@@ -21,12 +21,12 @@ def agreement_of_samples(
         runs = [keys for (_, p), keys in choices.items() if p == position]
         for name in runs[0]:
             for k in ks:
-                found = [
+                agreements = [
                     reliability(a[name].top(k), b[name].top(k)) for a, b in combinations(runs, 2)
                 ]
                 # a single sample agrees with no other
-                share = [float(np.mean(r.shared / k)) for r in found] or [np.nan]
-                chance = [float(np.mean(r.expected / k)) for r in found] or [np.nan]
+                share = [float(np.mean(r.shared / k)) for r in agreements] or [np.nan]
+                chance = [float(np.mean(r.expected / k)) for r in agreements] or [np.nan]
                 rows.append((position, name, k, np.mean(share), np.mean(chance)))
     columns = ["position", "score", "k", "agreement", "chance_agreement"]
     return pd.DataFrame(rows, columns=pd.Index(columns))

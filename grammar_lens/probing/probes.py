@@ -43,7 +43,7 @@ def probe(
     """Accuracy of a probe on the key neurons for held-out words, beside every baseline.
 
     `k` takes the first k of every label. Training sentences are drawn at random up to
-    `max_train_words` words, for the probe and all its baselines alike. Sentences of `fresh` that also stand in
+    `max_train_words` words, for the probe and all its baselines alike. Sentences of `fresh` that are also in
     `train` are dropped and counted (`dropped_duplicates` adds those a caller has dropped).
     Raises GrammarLensError for key neurons of a model with other weights, unless `allow_other_model`.
     """
@@ -128,8 +128,10 @@ def _probe_columns(
     draws = [random_neurons(chosen, keys.n_units, rng) for _ in range(n_random)]
     # where nothing was chosen, any layer may be the best
     layers = np.unique(chosen[:, 0]) if len(chosen) else np.arange(keys.n_layers)
-    told = np.zeros(len(layers)) if keys.units is None else keys.units.eta_squared[layers].mean(1)
-    best = int(layers[told.argmax()])
+    explained = (
+        np.zeros(len(layers)) if keys.units is None else keys.units.eta_squared[layers].mean(1)
+    )
+    best = int(layers[explained.argmax()])
     layer = np.stack([np.full(keys.n_units, best), np.arange(keys.n_units)], 1)
     addresses, (key, *random, whole) = _columns([chosen, *draws, layer])
     return addresses, Columns(key, tuple(random), whole, best)

@@ -45,11 +45,11 @@ _QUANTITIES = (
 
 
 def neuron_numbers(
-    keys: KeyNeurons, halves: Sequence[KeyNeurons], kept: Float[np.ndarray, " layer"]
+    keys: KeyNeurons, halves: Sequence[KeyNeurons], per_layer: Float[np.ndarray, " layer"]
 ) -> dict[str, float]:
-    """The number of neurons, the share that tags have in common, and the layers they stand in.
+    """The number of neurons, the share that tags have in common, and their layers.
 
-    `halves` are the choices on two halves of the words, `kept` how often a layer's neurons were kept.
+    `halves` are the choices on two halves of the words, `per_layer` how often a layer's neurons were kept.
     """
     union, sharing = keys.union(), overlap(keys)
     pairs = np.triu_indices(len(keys), 1)
@@ -64,7 +64,7 @@ def neuron_numbers(
         "halves_same_tag": float(between.diagonal().mean()),
         "halves_other_tag": float(between[~np.eye(len(keys), dtype=bool)].mean()),
     }
-    for name, amount in (("kept", kept), ("keys", counts), ("even", np.ones(keys.n_layers))):
+    for name, amount in (("kept", per_layer), ("keys", counts), ("even", np.ones(keys.n_layers))):
         thirds = depth_share(amount, len(THIRDS)).tolist()
         numbers |= {f"{name}_{x}": share for x, share in zip(THIRDS, thirds, strict=True)}
     return numbers
@@ -134,7 +134,7 @@ def claims(
         ),
         ("tags share 20 to 40 %", "Jaccard, mean of pairs", samples["jaccard"], (0.2, 0.4)),
         (
-            "they stand in middle to late layers",
+            "they are in middle to late layers",
             f"share in the last two thirds (evenly spread {even:.2f})",
             deep,
             None if kept_per_layer and chosen_per_layer else (even, 1.0),
@@ -142,9 +142,9 @@ def claims(
     )
     table = []
     for claim, measured, values, claimed in rows:
-        found = _interval(values)
-        said = holds(found["low"], found["high"], claimed)
-        table.append({"claim": claim, "measured": measured, **found, "holds": said})
+        interval = _interval(values)
+        said = holds(interval["low"], interval["high"], claimed)
+        table.append({"claim": claim, "measured": measured, **interval, "holds": said})
     return pd.DataFrame(table)
 
 

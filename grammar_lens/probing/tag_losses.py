@@ -21,7 +21,7 @@ _CHUNK = {False: 2**20, True: 2**25}
 class TagLossReader(RowReader):
     """Keeps -log P(label | context) of some words, in nats: [word].
 
-    Its tap is at the head's input, its codes are row numbers; `token` and `label` are of each row.
+    Its tap is at the head's input, its codes are row numbers; `token` and `label` are those of each row.
     """
 
     def __init__(

@@ -38,9 +38,9 @@ def layer_section(run: RunLike) -> LayerSection:
         picture=None if probes is None else _picture(probes, table),
         table=None if table is None else _table(table),
         heatmaps={
-            position: [heatmap_picture(found, x, position) for x in found.labels]
-            for position, found in scores.items()
-            if found is not None
+            position: [heatmap_picture(of_position, x, position) for x in of_position.labels]
+            for position, of_position in scores.items()
+            if of_position is not None
         },
         n_train_words=0 if first is None else first.n_train_words,
         n_fresh_words=0 if first is None else first.n_fresh_words,
@@ -68,18 +68,18 @@ def _sentence(probe: LayerProbe, twin: LayerProbe | None) -> str:
             f"{_layer_name(int(twin.layers[layer]))}"
         )
     what = "The tag of a word just read" if at_word else "The tag of the word to come"
-    told = (
-        f"{what} is told best by {_layer_name(int(probe.layers[best]))}: accuracy "
+    text = (
+        f"{what} is predicted best by {_layer_name(int(probe.layers[best]))}: accuracy "
         f"{probe.accuracy[best]:.3f} (95 % interval {probe.low[best]:.3f} to {probe.high[best]:.3f}); "
         f"{' and '.join(floors)}."
     )
     gained = probe.information[best]
     if np.isfinite(gained):
-        told += (
+        text += (
             f" There the probe has {100 * gained:.0f} % of what the model's own prediction knows of the tag "
             "beyond the word before."
         )
-    return told
+    return text
 
 
 def _layer_name(layer: int) -> str:

@@ -35,23 +35,23 @@ _TO_DO = {
 
 
 def run_all(config: Config, *, resume: bool, say: Say, config_file: str | None = None) -> StoredRun:
-    """The whole road; steps whose results are there already are passed over.
+    """Run every step; steps whose results are there already are skipped.
 
     Everything that can be checked without a forward pass is checked before the directory is made.
     In a process group all processes compute and the main one stores. Raises GrammarLensError while
     another process writes to the directory. `config_file`, which settings were read from, is noted.
     """
-    with distributed.started() as here, ExitStack() as held:
-        config, say = _of_process(config, say, here)
-        if here.is_main:
+    with distributed.started() as process, ExitStack() as held:
+        config, say = _of_process(config, say, process)
+        if process.is_main:
             refuse_directory(config.out, resume=resume)
             held.enter_context(writing(config.out))
         session = Session(config, say)
         session.check()
-        run = _opened(session, resume, here)
+        run = _opened(session, resume, process)
         session.record_sources(run)
-        _note(run, config_file, here)
-        if here.is_main:
+        _note(run, config_file, process)
+        if process.is_main:
             for line in of_session(session).short():
                 say(line)
             begin(run)
@@ -103,25 +103,25 @@ def run_step(
 
     Results with these settings that are stored already are made current again. Results of later
     steps that were made from others are shown no more; they stay in `studies/`. `name` is that of
-    the new results, by default a digest. With `resume` a directory whose step was stopped is gone on
-    with. Raises as `run_all` does.
+    the new results, by default a digest. With `resume` a directory whose step was stopped is
+    resumed. Raises as `run_all` does.
     """
-    with distributed.started() as here, ExitStack() as held:
-        config, say = _of_process(config, say, here)
+    with distributed.started() as process, ExitStack() as held:
+        config, say = _of_process(config, say, process)
         session = Session(config, say)
         if step in config.left_out:
             raise GrammarLensError(
                 f"these settings leave out the step {step!r}: give {_TO_DO[step]}"
             )
-        if run is not None and here.is_main:
+        if run is not None and process.is_main:
             held.enter_context(writing(run.path))
             require_unchanged(run)
         if run is None:
-            if here.is_main:
+            if process.is_main:
                 refuse_directory(config.out, resume=resume)
                 held.enter_context(writing(config.out))
             session.check()
-            run = _opened(session, resume, here)
+            run = _opened(session, resume, process)
             session.record_sources(run)
         elif step == "select":
             # it needs neither model nor words, but bad settings must not cost later steps' results
@@ -134,33 +134,33 @@ def run_step(
             session.record_sources(run)
             if step == "score":
                 _check_sample(config, run)
-        if here.is_main:
+        if process.is_main:
             begin(run)
         if step != "report" and _is_done(step, session, run, name=name):
             _kept(step, session)
         else:
             do([step], session, run, name=name)
-        _note(run, config_file, here)
+        _note(run, config_file, process)
     return run
 
 
-def _note(run: StoredRun, config_file: str | None, here: Shard) -> None:
+def _note(run: StoredRun, config_file: str | None, process: Shard) -> None:
     """Notes in run.json the file that settings were read from."""
-    if config_file is not None and here.is_main:
+    if config_file is not None and process.is_main:
         update_record(run, config_file=config_file)
 
 
-def _of_process(config: Config, say: Say, here: Shard) -> tuple[Config, Say]:
+def _of_process(config: Config, say: Say, process: Shard) -> tuple[Config, Say]:
     """Settings and voice of a process: one of several speaks."""
-    if here.is_main:
+    if process.is_main:
         return config, say
     return replace(config, show_progress=False), lambda _text: None
 
 
-def _opened(session: Session, resume: bool, here: Shard) -> StoredRun:
+def _opened(session: Session, resume: bool, process: Shard) -> StoredRun:
     """The run directory, made by the main process and found by the others."""
     config, usual = session.config, Config().stored()
-    if here.is_main:
+    if process.is_main:
         run = open_run(config.out, config.stored(), resume=resume, usual=usual)
         distributed.barrier()
         return run

@@ -85,17 +85,17 @@ class Run(StoredRun):
         """The neurons that a caller names by label, set or address."""
         keys = self.keys if position is None else self.at(position).keys
         if isinstance(which, Neurons):
-            found = which
+            neurons = which
         elif isinstance(which, str) and (which in keys or not any(map(str.isdigit, which))):
-            found = keys[which]
+            neurons = keys[which]
         else:
-            found = keys.pick(which)
-        found = found if k is None else found.top(k)
-        if not len(found) and isinstance(which, str):
+            neurons = keys.pick(which)
+        neurons = neurons if k is None else neurons.top(k)
+        if not len(neurons) and isinstance(which, str):
             raise GrammarLensError(
                 f"{which!r} has no key neurons in {self.path}: there is nothing to cut"
             )
-        return found
+        return neurons
 
     def _donors(self, chosen: Neurons, value: str, position: str | None) -> Donors | None:
         if value != "resample":

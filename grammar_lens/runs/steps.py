@@ -193,7 +193,7 @@ def _attribute(
             f"sentence with seed {c.seed} (--attribution-words)"
         )
     if needs == "attribution":
-        found = attribute(
+        attributions = attribute(
             session.model,
             session.train,
             kind=kind,
@@ -204,8 +204,8 @@ def _attribute(
             **settings,
         )
     else:
-        found = attribute(session.model, session.train, kind=kind, **settings)
-    return made, found
+        attributions = attribute(session.model, session.train, kind=kind, **settings)
+    return made, attributions
 
 
 def run_select(session: Session, run: StoredRun) -> Save:
@@ -431,25 +431,25 @@ def imported(file: str, run: StoredRun, position: str) -> KeyNeurons:
     Raises GrammarLensError for labels that the run does not study, and as `read_neurons`.
     """
     scores = run.scores_at(position)
-    found = read_neurons(file, scores)
-    unknown = [label for label in found if label not in scores.labels]
+    listing = read_neurons(file, scores)
+    unknown = [label for label in listing if label not in scores.labels]
     if unknown:
         raise GrammarLensError(
             f"{file} has neurons of {unknown[0]!r}, which {run.path} does not study: its labels are "
             f"{', '.join(scores.labels)}"
         )
-    none = next(iter(found.values())).top(0)
+    none = next(iter(listing.values())).top(0)
     sets = {}
     for label in scores.labels:
-        neurons = found[label] if label in found else replace(none, name=label)
+        neurons = listing[label] if label in listing else replace(none, name=label)
         values = scores[label][neurons.layer, neurons.index]
         sets[label] = replace(neurons, score=values, q=None)
-    return replace(found, sets=sets, method=scores.method, rule=f"from {Path(file).name}")
+    return replace(listing, sets=sets, method=scores.method, rule=f"from {Path(file).name}")
 
 
 def controls_of_imported(keys: KeyNeurons, scores: Scores, evidence: Evidence) -> SelectionControls:
     """Effects within word forms; null and halves judge a choice, and none was made here."""
-    there = keys.only([label for label in keys if len(keys[label])])
+    present = keys.only([label for label in keys if len(keys[label])])
     return selection_controls(
-        there, replace(scores, null=None), replace(evidence, halves=None), keys.k
+        present, replace(scores, null=None), replace(evidence, halves=None), keys.k
     )

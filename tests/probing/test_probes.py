@@ -339,5 +339,5 @@ def test_key_units_that_write_nothing(tiny: Model, train: Corpus, fresh: Corpus,
     with pytest.raises(GrammarLensError, match=message):
         gl.erasure(tiny, train, fresh, elsewhere, **QUIET)
     late = replace(keys, sets={x: keys[x].in_layer(1) for x in LABELS})
-    with pytest.raises(GrammarLensError, match="no key neuron stands in layers 0 to 0"):
+    with pytest.raises(GrammarLensError, match="there is no key neuron in layers 0 to 0"):
         gl.erasure(tiny, train, fresh, late, layer=0, **QUIET)

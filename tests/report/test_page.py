@@ -304,11 +304,11 @@ def test_layers_are_told_drawn_and_listed(made: MadeRun, page: Page) -> None:
     assert made.layers is not None
     assert data["data-layers"] == json_of(figures.layer_by_layer(made.layers, made.layer_table))
     assert (
-        "The tag of a word just read is told best by layer 1: accuracy 0.950 (95 % interval 0.930 to "
+        "The tag of a word just read is predicted best by layer 1: accuracy 0.950 (95 % interval 0.930 to "
         "0.970); the word form alone 0.700 and an untrained twin of the model 0.500 at most, the "
         "embedding."
     ) in page.text
-    assert "told best by layer 2: accuracy 0.500" in page.text
+    assert "predicted best by layer 2: accuracy 0.500" in page.text
     assert "There the probe has 50 % of what the model's own prediction knows" in page.text
     assert " embedding 0.800 0.500 0.300 0.500 \N{MINUS SIGN}0.50 \N{EN DASH}" in page.text
     assert " 2 0.900 0.500 0.500 0.500 0.50 12 0.050 0.070" in page.text

@@ -388,8 +388,8 @@ class StoredRun:
         """Everything collected of the residual stream at a position; None if it was not read."""
         if not self.has("collect"):
             return None
-        there = self.moments.at(position)
-        return self.moments.evidence("resid_post", position) if "resid_post" in there else None
+        by_site = self.moments.at(position)
+        return self.moments.evidence("resid_post", position) if "resid_post" in by_site else None
 
     def residual_scores(self, position: str) -> Scores | None:
         """Correlation of every dimension of the residual stream with every label, with its null."""
