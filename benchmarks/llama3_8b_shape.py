@@ -226,7 +226,7 @@ class Setting:
 
     def found(self) -> None:
         assert self.collection is not None
-        self.collection.found()
+        self.collection.results()
         self.collection = None
 
     def plain(self) -> Moments:

@@ -30,7 +30,7 @@ def main(folder: str, words: str, out: str) -> None:
         wanted = CollectSpec(("neuron", "resid_post"), ("word", "next"), 20, 2, True, 0)
         collection = Collection(model, [corpus], wanted, 60)
         collection.read(False)
-        (found,) = collection.found()
+        (found,) = collection.results()
         result = {}
         for position in wanted.positions:
             for site, moments in found.at(position).items():

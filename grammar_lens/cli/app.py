@@ -89,7 +89,7 @@ class _Commands(typer.core.TyperGroup):
         except UsageError as error:
             if not standalone_mode:
                 raise
-            say_error(_told(error))
+            say_error(_message(error))
             code = BAD_INPUT
         except typer.Abort:
             code = FAILED
@@ -98,7 +98,7 @@ class _Commands(typer.core.TyperGroup):
         return code
 
 
-def _told(error: Any) -> str:
+def _message(error: Any) -> str:
     """A usage error with the command whose help says more."""
     message = error.format_message().rstrip(". ")
     if getattr(error, "option_name", "") == "--run":

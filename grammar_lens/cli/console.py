@@ -41,7 +41,7 @@ class Console:
         if self.verbose and not is_other_process():
             typer.echo(text, err=True)
 
-    def tell(self, *shown: Any, data: Callable[[], Any]) -> None:
+    def result(self, *shown: Any, data: Callable[[], Any]) -> None:
         """Prints a result: texts, and what rich can show; with --json what `data` returns."""
         if is_other_process():
             return

@@ -27,7 +27,7 @@ def one_line_errors() -> Iterator[None]:
         if is_other_process():
             # if all have it, the main process says so, and this one is stopped meanwhile
             time.sleep(SECONDS_TO_SPEAK)
-        say_error(_told(error))
+        say_error(_message(error))
         raise typer.Exit(BAD_INPUT) from None
 
 
@@ -41,7 +41,7 @@ def is_other_process() -> bool:
     return os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """An error's message; the system's with the file first and without its number."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"

@@ -39,7 +39,7 @@ def generate(
     **settings: Any,
 ) -> None:
     """Writes text with and without a lesion, side by side, and counts the tags of its words."""
-    from grammar_lens.generation.text_tables import side_by_side, tag_table, told
+    from grammar_lens.generation.text_tables import describe, side_by_side, tag_table
     from grammar_lens.runs.texts import with_and_without
 
     comparison = with_and_without(
@@ -54,8 +54,8 @@ def generate(
         samples=samples,
         **config_fields(settings),
     )
-    shown = (side_by_side(comparison), tag_table(comparison), told(comparison))
-    console.tell(*shown, data=comparison.to_dict)
+    shown = (side_by_side(comparison), tag_table(comparison), describe(comparison))
+    console.result(*shown, data=comparison.to_dict)
 
 
 @command(
@@ -97,7 +97,7 @@ def next_word(
         prompt, lesion or None, doses=amounts, value=value, k=top_k or None, n_tokens=tokens
     )
     cut = f"; lesion: {expected.lesion_name}" if lesion else ""
-    console.tell(
+    console.result(
         f"The next word's tag after {prompt!r}{cut}",
         table_of(expected.to_frame()),
         "The likeliest tokens",
@@ -145,7 +145,7 @@ def neuron(
     positions = config_fields(settings)["positions"]
     position = positions[0] if len(positions) == 1 else None
     view = load_run(run).neuron(address, position=position, read=read)
-    console.tell(neuron_page(view), data=lambda: neuron_data(view))
+    console.result(neuron_page(view), data=lambda: neuron_data(view))
 
 
 @command(
@@ -204,7 +204,7 @@ def compare(
     from grammar_lens.runs.run import load_run
 
     path = write_comparison([load_run(run) for run in runs], out)
-    console.tell(f"comparison: {path}", data=lambda: {"comparison": path})
+    console.result(f"comparison: {path}", data=lambda: {"comparison": path})
 
 
 @command(
@@ -262,4 +262,4 @@ def export(
     from grammar_lens.runs.run import load_run
 
     paths = export_run(load_run(run), to, format=format, top="auto" if top == -1 else top or None)
-    console.tell(*map(str, paths), data=lambda: {"files": paths})
+    console.result(*map(str, paths), data=lambda: {"files": paths})

@@ -75,7 +75,7 @@ def plan(
 
     config = config_of(settings, show_progress=False)
     expected = forecast(config, console.note, meta=meta, memory_gib=memory_gib)
-    console.tell(*expected.lines(), data=lambda: expected)
+    console.result(*expected.lines(), data=lambda: expected)
 
 
 @command(
@@ -107,7 +107,7 @@ def collect(
 
         path = collect_shard(config, Shard.parse(shard), console.note)
         message = f"{path}: done; when all shards are, `grammar-lens merge {run}`"
-        console.tell(message, data=lambda: {"shard": path})
+        console.result(message, data=lambda: {"shard": path})
         return
     read_from = _file(console)
     made = run_step("collect", config, None, console.note, resume=resume, config_file=read_from)
@@ -138,7 +138,7 @@ def score(console: Console, run: RunArgument, name: NameOption = None, **setting
     """Scores every neuron for every label, from attributions too where the score needs them."""
     done = _step("score", run, console, {**settings, "name": name})
     by_position = {position: done.scores_at(position) for position in done.positions}
-    console.tell(
+    console.result(
         *map(repr, by_position.values()),
         data=lambda: {
             position: {
@@ -183,7 +183,7 @@ def select(console: Console, run: RunArgument, name: NameOption = None, **settin
 def examples(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
     """Collects the words at which the first key neurons are most and least active."""
     done = _step("examples", run, console, {**settings, "name": name})
-    console.tell(
+    console.result(
         *map(repr, done.examples.values()),
         data=lambda: {
             p: examples_.to_frame().to_dict("records") for p, examples_ in done.examples.items()
@@ -199,7 +199,7 @@ def examples(console: Console, run: RunArgument, name: NameOption = None, **sett
 def course(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
     """Measures selectivity at tokens around the word, on fresh words: its time course."""
     table = _step("course", run, console, {**settings, "name": name}).course.to_frame()
-    console.tell(table.to_string(), data=lambda: table.to_dict("records"))
+    console.result(table.to_string(), data=lambda: table.to_dict("records"))
 
 
 @command(
@@ -302,11 +302,11 @@ def _tell_parts(console: Console, done: Any, shown: str, parts: Sequence[str]) -
         summary = summarise(done)
         return {part: summary[part] for part in parts if part in summary}
 
-    console.tell(shown, data=data)
+    console.result(shown, data=data)
 
 
 def _show_summary(console: Console, done: Any) -> None:
     from grammar_lens.runs.summary import summary_table
 
     where = f"report: {done.path / 'report.html'}"
-    console.tell(summary_table(done.summary), where, data=lambda: done.summary)
+    console.result(summary_table(done.summary), where, data=lambda: done.summary)

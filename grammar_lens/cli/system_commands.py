@@ -31,7 +31,7 @@ def certify(
     result = certification.certify(
         worlds, shams=shams, seed=seed, processes=processes, show_progress=console.shows_progress
     )
-    console.tell(result.table(), data=result.to_json)
+    console.result(result.table(), data=result.to_json)
     if not result.passed:
         raise typer.Exit(FAILED)
 
@@ -47,7 +47,7 @@ def info(console: Console) -> None:
         "embedded model": "reference-9m",
         "embedded treebank": repr(bank),
     }
-    console.tell(*(f"{name:18} {value}" for name, value in facts.items()), data=lambda: facts)
+    console.result(*(f"{name:18} {value}" for name, value in facts.items()), data=lambda: facts)
 
 
 def versions_and_devices() -> dict[str, str]:

@@ -129,8 +129,8 @@ def _connect_state(app: Dash, session: ExploredRun) -> None:
     def look(_times: int, ready: bool) -> tuple[Any, ...]:
         now = session.can_tell_tags
         return (
-            session.told,
-            not session.told,
+            session.message,
+            not session.message,
             not session.can_write,
             not now,
             session.is_settled,
@@ -160,7 +160,7 @@ def _connect_views(app: Dash, session: ExploredRun) -> None:
         inputs={**SEEN, "k": LESION["k"]},
     )
     def show_keys(position: str, score: str, tag: str, k: str | int) -> Any:
-        return _told(lambda: pieces.key_list(session.first(position, score, tag, int(k))))
+        return _or_message(lambda: pieces.key_list(session.first(position, score, tag, int(k))))
 
     @app.callback(
         Output("neuron-scores", "children"),
@@ -229,7 +229,7 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
             return pieces.fault(str(error)), "", ""
         tag = controls["tag"]
         return (
-            pieces.headline(tag, cut.told, *tags),
+            pieces.headline(tag, cut.description, *tags),
             pieces.distribution(tag, *tags),
             pieces.likely(*tags),
         )
@@ -265,12 +265,12 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
                 "seed": int(seed),
             }
             comparison = session.text(prompt or "", cut.neurons, **cut.ablation, **settings)
-            return pieces.texts(cut.told, *comparison)
+            return pieces.texts(cut.description, *comparison)
 
-        return _told(work)
+        return _or_message(work)
 
 
-def _told(work: Callable[[], Any]) -> Any:
+def _or_message(work: Callable[[], Any]) -> Any:
     """The result of some work, or the reason why it failed."""
     try:
         return work()

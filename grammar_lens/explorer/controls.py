@@ -36,7 +36,7 @@ class Cut:
         return {"value": self.value, "dose": self.dose}
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         n, name = len(self.neurons), self.neurons.name
         what = f"neuron {name}" if n == 1 and "." in name else f"{n} {name} neurons"
         at = "" if self.dose == 1 else f" at dose {self.dose:g}"

@@ -79,7 +79,7 @@ class ExploredRun(Findings):
         return self._vocabulary.is_done and not self._vocabulary.fault
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """The part that is loading, or the error that prevented it; empty when all is loaded."""
         for part in (self._model, self._vocabulary):
             if not part.is_done:

@@ -35,7 +35,7 @@ class _Row:
 
     values: list[float]
     cells: list[str]
-    told: list[str]
+    hover: list[str]
 
 
 def concordance(of_neuron: NeuronExamples, *, width: int = 6) -> go.Figure:
@@ -70,7 +70,7 @@ def concordance(of_neuron: NeuronExamples, *, width: int = 6) -> go.Figure:
             text=[rows[i].cells for i in chosen],
             texttemplate="%{text}",
             textfont={"size": 11},
-            hovertext=[rows[i].told for i in chosen],
+            hovertext=[rows[i].hover for i in chosen],
             hoverinfo="text",
             colorscale=colour_scale(DIVERGING),
             zmin=-limit,
@@ -132,7 +132,7 @@ def _row(example: Example, width: int) -> _Row:
         if not -1 <= at < len(tokens) or (at == -1 and example.token != -1):
             row.values.append(np.nan)
             row.cells.append("")
-            row.told.append("")
+            row.hover.append("")
             continue
         # BOS has no text; its activation is known where the neuron was read there
         value = example.value if at == -1 else float(example.values[at])
@@ -141,9 +141,9 @@ def _row(example: Example, width: int) -> _Row:
         in_word = example.span[0] <= at < example.span[1]
         row.values.append(value)
         row.cells.append(f"<b>{cell}</b>" if in_word else cell)
-        row.told.append(
-            f"“{_told(shown)}”: activation {value:+.4f}<br>"
-            f"read for “{_told(visible(example.word, blanks=False))}” ({plain(example.label)}): "
+        row.hover.append(
+            f"“{_escaped(shown)}”: activation {value:+.4f}<br>"
+            f"read for “{_escaped(visible(example.word, blanks=False))}” ({plain(example.label)}): "
             f"{example.value:+.4f}<br>{plain(example.passage.source)}"
         )
     return row
@@ -169,7 +169,7 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _told(text: str) -> str:
+def _escaped(text: str) -> str:
     """Text on hover: in lines, and not without end."""
     short = text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}… ({len(text)} characters)"
     return "<br>".join(plain(short[i : i + 60]) for i in range(0, len(short), 60))

@@ -39,7 +39,7 @@ def tag_table(comparison: Comparison) -> Table:
     return table
 
 
-def told(comparison: Comparison) -> str:
+def describe(comparison: Comparison) -> str:
     """The data that the table rests on."""
     probe = comparison.probe
     interval = probe.accuracy_interval

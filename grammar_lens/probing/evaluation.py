@@ -281,10 +281,10 @@ def _best_layer(
     drawn = rng.choice(groups, max(1, len(groups) // 5), replace=False)
     held = np.isin(train.groups, drawn)
 
-    def told(layer: int) -> float:
+    def accuracy_of(layer: int) -> float:
         units = fitter.features.units(columns.layers[layer]).train
         probe = fit(units[~held], train.classes[~held], device=fitter.device)
         return float((probe.predict(units[held]) == train.classes[held]).mean())
 
-    best = max(sorted(columns.layers), key=told)
+    best = max(sorted(columns.layers), key=accuracy_of)
     return best, columns.layers[best]

@@ -111,7 +111,7 @@ def run_collect(session: Session, run: StoredRun) -> Save:
 
 def save_collection(session: Session, run: StoredRun, job: Collection, seconds: float) -> Save:
     """Makes of a pass what its step stores."""
-    c, corpus, (collected,) = session.config, session.train, job.found()
+    c, corpus, (collected,) = session.config, session.train, job.results()
 
     def save(folder: Path) -> None:
         main = run.main_position

@@ -125,7 +125,7 @@ def collect(
     )
     collection = Collection(model, [corpus], wanted, token_budget)
     collection.read(show_progress, keeper)
-    return collection.found()[0]
+    return collection.results()[0]
 
 
 def collect_labels(
@@ -159,7 +159,7 @@ def collect_labels(
     )
     collection = Collection(model, corpora, wanted, token_budget)
     collection.read(show_progress)
-    return dict(zip(labels, collection.found(), strict=True))
+    return dict(zip(labels, collection.results(), strict=True))
 
 
 def _positions(position: str | Sequence[str]) -> tuple[str, ...]:
@@ -229,7 +229,7 @@ class Collection:
             **settings,
         }
 
-    def found(self) -> list[Collected]:
+    def results(self) -> list[Collected]:
         """Results of the pass for every corpus."""
         return [
             Collected(

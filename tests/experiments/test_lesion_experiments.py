@@ -275,7 +275,7 @@ class TestLesionStudy:
         def again(**other: Any) -> None:
             lesion_study.main(lesion_study.Config(**{**flags, **other}, out=done))
 
-        with pytest.raises(ValueError, match="holds a study already: add --resume to go on"):
+        with pytest.raises(ValueError, match="holds a study already: add --resume to continue"):
             again()
         with pytest.raises(ValueError, match="was begun with k 3, not 4: choose another --out"):
             again(resume=True, k=4)

@@ -85,7 +85,7 @@ def settled(run: Run) -> ExploredRun:
 @pytest.fixture(scope="module")
 def session(made: Path) -> ExploredRun:
     loaded = settled(load_run(made))
-    assert loaded.told == ""
+    assert loaded.message == ""
     assert loaded.is_settled
     assert loaded.can_write
     assert loaded.can_tell_tags
@@ -367,7 +367,7 @@ class TestText:
 class TestWhatIsMissing:
     def test_nothing_is_told_before_it_is_there(self, made: Path) -> None:
         session = ExploredRun(load_run(made))
-        assert session.told == "Loading the model 'reference-9m' …"
+        assert session.message == "Loading the model 'reference-9m' …"
         assert not session.is_settled
         assert not session.can_write
         with pytest.raises(GrammarLensError, match="is still loading"):
@@ -379,7 +379,9 @@ class TestWhatIsMissing:
         run = changed(stored, lambda record: record["config"].update(model="./nowhere"))
         session = settled(run)
         assert session.is_settled
-        assert session.told.startswith("The model './nowhere' is not available: no model folder at")
+        assert session.message.startswith(
+            "The model './nowhere' is not available: no model folder at"
+        )
         assert not session.can_write
         assert not session.can_tell_tags
         with pytest.raises(GrammarLensError, match=r"the model '\./nowhere' is not available"):
@@ -389,12 +391,12 @@ class TestWhatIsMissing:
 
     def test_another_model_of_that_name(self, stored: Path) -> None:
         session = settled(changed(stored, lambda record: record["model"].update(weights="0" * 64)))
-        assert "its weights are not those that the run was made with" in session.told
+        assert "its weights are not those that the run was made with" in session.message
 
     def test_without_the_treebank_it_can_still_write(self, stored: Path) -> None:
         run = changed(stored, lambda record: record["config"].update(train="gone.conllu"))
         session = settled(run)
-        assert session.told.startswith("The training data 'gone.conllu' is not available")
+        assert session.message.startswith("The training data 'gone.conllu' is not available")
         assert session.can_write
         assert not session.can_tell_tags
         key = session.run.keys["VERB"]
@@ -408,7 +410,7 @@ class TestWhatIsMissing:
         run = changed(
             stored, lambda record: record["treebank"]["train"].update(fingerprint="0" * 64)
         )
-        assert "it has changed since the run was made" in settled(run).told
+        assert "it has changed since the run was made" in settled(run).message
 
 
 class TestTheControls:
@@ -434,7 +436,7 @@ class TestTheControls:
     )
     def test_the_lesion_they_describe(self, session: ExploredRun, which: str, told: str) -> None:
         cut = cut_of(session, {**self.CONTROLS, "which": which})
-        assert cut.told == told
+        assert cut.description == told
         assert cut.ablation == {"value": "zero", "dose": -0.5}
 
     def test_what_a_click_chooses(self) -> None:

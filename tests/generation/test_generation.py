@@ -21,7 +21,7 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.generation.find_words import find_words
 from grammar_lens.generation.shares import count_tags, tag_shares
 from grammar_lens.generation.tagging import TaggedWord, Tagger
-from grammar_lens.generation.text_tables import side_by_side, tag_table, told
+from grammar_lens.generation.text_tables import describe, side_by_side, tag_table
 from grammar_lens.generation.writing import Written, write_on
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
@@ -400,8 +400,8 @@ class TestTheComparison:
         assert table.row_count == int((found.tags.n_intact + found.tags.n_lesioned > 0).sum())
         assert table.columns[-1].header == "95 % interval"
         accuracy = found.probe.accuracy
-        assert f"accuracy {accuracy:.3f} (" in told(found)
-        assert f" on {found.probe.fresh}" in told(found)
+        assert f"accuracy {accuracy:.3f} (" in describe(found)
+        assert f" on {found.probe.fresh}" in describe(found)
 
 
 class TestTheCommand:

@@ -36,7 +36,7 @@ with warnings.catch_warnings(record=True) as caught:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 for warning in caught:
     print(warning.message, file=sys.stderr)
-(found,) = job.found()
+(found,) = job.results()
 np.savez(out, **{f"{s}.{n}": getattr(found[s], n) for s in ("neuron", "resid_post") for n in ("count", "mean", "m2", "fired")})
 """
 

@@ -192,7 +192,7 @@ def measured(what, budget, n):
         job = collection(session)
         job.batches = job.batches[:4]
         job.read(False)
-        job.found()
+        job.results()
     elif what == "layers":
         probing = LayerProbing(session.model, session.train, session.fresh[0],
                                lexicon=session.lexicon)
