@@ -171,12 +171,12 @@ def runs(
     stored = load_run(run)
     rows = listed_studies(stored)
     if not prune:
-        console.tell(study_table(rows), data=lambda: {"studies": rows})
+        console.result(study_table(rows), data=lambda: {"studies": rows})
         return
     others = [row for row in rows if not row["current"]]
     sure = yes or not others or console.ask(study_table(others), "Delete these for good?")
     gone = prune_studies(stored) if others and sure else []
-    console.tell(f"{run}: {len(gone)} deleted", data=lambda: {"deleted": gone})
+    console.result(f"{run}: {len(gone)} deleted", data=lambda: {"deleted": gone})
 
 
 @command(

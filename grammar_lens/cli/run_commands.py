@@ -38,8 +38,7 @@ DEVICE = ("device", "device_map")
     ),
 )
 def run(console: Console, resume: ResumeOption = False, **settings: Any) -> None:
-    """The whole study: collect, score, select, examples, course, layers, probe, lesion,
-    report."""
+    """The whole study: collect, score, select, examples, course, layers, probe, lesion, report."""
     from grammar_lens.runs.pipeline import run_all
 
     config = config_of(settings, show_progress=console.shows_progress)
@@ -186,7 +185,7 @@ def examples(console: Console, run: RunArgument, name: NameOption = None, **sett
     console.result(
         *map(repr, done.examples.values()),
         data=lambda: {
-            p: examples_.to_frame().to_dict("records") for p, examples_ in done.examples.items()
+            p: table.to_frame().to_dict("records") for p, table in done.examples.items()
         },
     )
 
