@@ -184,9 +184,7 @@ def examples(console: Console, run: RunArgument, name: NameOption = None, **sett
     done = _step("examples", run, console, {**settings, "name": name})
     console.result(
         *map(repr, done.examples.values()),
-        data=lambda: {
-            p: table.to_frame().to_dict("records") for p, table in done.examples.items()
-        },
+        data=lambda: {p: table.to_frame().to_dict("records") for p, table in done.examples.items()},
     )
 
 
