@@ -49,7 +49,7 @@ from grammar_lens.corpus.corpus import fresh_corpus, prepare
 from grammar_lens.dissociation.by_layer import layer_row, stacked_by_layer
 from grammar_lens.figures.layers import layer_by_layer
 from grammar_lens.model.about import describe
-from grammar_lens.neurons.overlap import strength_by_layer
+from grammar_lens.neurons.overlap import same_sets, strength_by_layer
 from grammar_lens.runs.session import read_source
 
 NAME = "layer_by_layer"
@@ -90,6 +90,13 @@ def main(config: Config) -> pd.DataFrame:
     moments = gl.collect(model, train, position=config.position)
     scores = gl.score(moments["neuron"], config.score)
     keys = gl.select(scores, config.k, per_layer=True)
+    for a, b in same_sets(keys):
+        typer.echo(
+            f"warning: {a} and {b} have the same neurons by {config.score}, so a lesion of one is that "
+            "of the other, and own and other tags say the same: study more labels (--labels), or choose "
+            "another score",
+            err=True,
+        )
     selectivity = strength_by_layer(scores)
     lexicon = gl.fit_lexicon(model, train)
 

@@ -166,6 +166,8 @@ def test_a_label_that_no_word_has(reference: Model, bank: Treebank):
         collect(reference, bank, label="deprel", **QUIET)
     with pytest.raises(GrammarLensError, match="unknown label 'color'"):
         collect(reference, bank, label="color", **QUIET)
+    with pytest.raises(GrammarLensError, match="did you mean 'upos'"):
+        collect(reference, bank, label="upps", **QUIET)
 
 
 # The probe ----------------------------------------------------------------------------------

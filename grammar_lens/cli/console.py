@@ -51,12 +51,15 @@ class Console:
             typer.echo(json.dumps(to_json(data()), indent=1, allow_nan=False))
             return
         from rich.console import Console as RichConsole
+        from rich.text import Text
 
+        terminal = RichConsole()
         for part in shown:
-            if isinstance(part, str):
+            if isinstance(part, str) and not terminal.is_terminal:
                 typer.echo(part)
             else:
-                RichConsole().print(part)
+                # a terminal would break a long line within words
+                terminal.print(Text(part) if isinstance(part, str) else part)
 
     def ask(self, shown: Any, question: str) -> bool:
         """Shows on stderr what is at stake, and asks. Raises GrammarLensError where nobody answers."""

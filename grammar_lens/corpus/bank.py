@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from grammar_lens.display import Shown, listed, page
-from grammar_lens.errors import GrammarLensError, expected_one_of, unprintable
+from grammar_lens.errors import GrammarLensError, expected_one_of, nearest, unprintable
 
 LABEL_NAME = re.compile(r"upos|xpos|deprel|feats:[^\s:=|]+")
 
@@ -25,8 +25,10 @@ def check_label(name: str) -> str:
     """
     if LABEL_NAME.fullmatch(name):
         return name
+    near = nearest(name, ("upos", "xpos", "deprel"))
     raise GrammarLensError(
         f"unknown label {name!r}: expected upos, xpos, deprel, or a feature such as feats:Number"
+        + ("" if near is None else f"; did you mean {near!r}?")
     )
 
 

@@ -1,6 +1,7 @@
 """Neurons that sets share, against sets drawn at random with as many neurons in every layer."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,12 @@ class Overlap(Shown):
 
     def _title(self) -> str:
         return f"{self!r}; Jaccard overlap"
+
+
+def same_sets(keys: KeyNeurons) -> list[tuple[str, str]]:
+    """Pairs of labels that have the same neurons in every layer, as two labels by correlation have."""
+    sets = {label: set(neurons) for label, neurons in keys.items()}
+    return [(a, b) for a, b in combinations(sets, 2) if sets[a] and sets[a] == sets[b]]
 
 
 @dataclass(frozen=True)

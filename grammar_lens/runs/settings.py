@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from grammar_lens import defaults
-from grammar_lens.errors import GrammarLensError, require_at_least, require_between, require_one_of
+from grammar_lens.errors import (
+    GrammarLensError,
+    nearest,
+    require_at_least,
+    require_between,
+    require_one_of,
+)
 from grammar_lens.selectivity.registry import SCORES
 
 DEFAULT_SCORES = {"word": "correlation", "next": "attribution_contrast"}
@@ -468,11 +474,14 @@ def _check_paths(c: Config) -> None:
     for flag, source in (("--train", c.train), ("--fresh", c.fresh)):
         elsewhere = source.startswith(("hf:", "UD_", "embedded"))
         source = source.removeprefix("tags:")
+        name, colon, split = source.partition(":")
+        near = nearest(name, ("embedded",))
         folder = source.rpartition(":")[0] or source
         if not (elsewhere or Path(source).exists() or Path(folder).exists()):
             raise GrammarLensError(
                 f"{flag} is {source!r}, and there is no such file: expected FILE.conllu, a folder of "
                 "such files, FOLDER:split, UD_NAME:split, hf:dataset:split or embedded:split"
+                + (f"; did you mean 'embedded{colon}{split}'?" if near else "")
             )
 
 

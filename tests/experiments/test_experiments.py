@@ -86,7 +86,9 @@ class TestLayerByLayer:
     ) -> None:
         out = tmp_path / "deep" / "results"
         layers = layer_by_layer.main(layer_by_layer.Config(**flags, out=out))
-        assert "layer 1: best" in capsys.readouterr().out
+        told = capsys.readouterr()
+        assert "layer 1: best" in told.out
+        assert "same neurons" not in told.err
         assert list(layers.layer) == [0, 1]
         accuracies = layers[[c for c in layers.columns if c.endswith("accuracy")]]
         assert ((accuracies >= 0) & (accuracies <= 1)).all(axis=None)
@@ -111,6 +113,14 @@ class TestLayerByLayer:
         html = (out / "layer_by_layer.html").read_text("utf-8")
         assert "random neurons of the layer" in html
         assert not re.search(r"<script[^>]*src=", html), "the figure opens without a network"
+
+    def test_two_labels_of_the_same_neurons_are_told(
+        self, flags: dict[str, Any], tmp_path: Path, capsys: Any
+    ) -> None:
+        """The correlation with one of two labels is that with the other, but for its sign."""
+        two = {**flags, "labels": "NOUN,VERB", "cut": "NOUN,VERB"}
+        layer_by_layer.main(layer_by_layer.Config(**two, out=tmp_path))
+        assert "NOUN and VERB have the same neurons" in capsys.readouterr().err
 
     def test_run_json_says_where_the_numbers_come_from(
         self, flags: dict[str, Any], tmp_path: Path

@@ -15,6 +15,7 @@ from grammar_lens.neurons.overlap import (
     layer_strength,
     overlap,
     reliability,
+    same_sets,
     shared_by_chance,
 )
 from grammar_lens.neurons.selection import select
@@ -179,3 +180,9 @@ class TestReliability:
             GrammarLensError, match="choose both on the same model with the same labels"
         ):
             reliability(keys_of({"A": {(0, 0)}}), keys_of({"B": {(0, 0)}}))
+
+
+def test_labels_of_the_same_neurons_are_found_and_others_are_not() -> None:
+    keys = keys_of({"A": {(0, 1), (1, 2)}, "B": {(1, 2), (0, 1)}, "C": {(0, 1)}, "D": set()})
+    assert same_sets(keys) == [("A", "B")]
+    assert same_sets(keys.only(["A", "C", "D"])) == []
