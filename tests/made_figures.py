@@ -11,6 +11,7 @@ from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.calibration import Calibration, calibration
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
+from grammar_lens.dissociation.layer_lesions import DIRECTION, NEURONS, LayerLesions
 from grammar_lens.dissociation.matrices import diagonal_score
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.redundancy import Redundancy, Round, redundancy
@@ -319,11 +320,35 @@ def made_layer_table(n_layers: int = 3) -> pd.DataFrame:
     for position, probe in made_layers(n_layers=n_layers).trained.items():
         table[f"resid_accuracy_{position}"] = probe.accuracy
         table[f"untrained_accuracy_{position}"] = 0.5
-    table["resid_information_next"] = probe.information
+    table["resid_information_next"] = made_layers(n_layers=n_layers)["next"].information
     for i, name in enumerate(("n_key_neurons", "rms_neuron", "rms_resid")):
         start = (10, 0.03, 0.05)[i]
         table[name] = [np.nan, *(start + j * (1, 0.01, 0.01)[i] for j in range(n_layers))]
     return table
+
+
+def made_layer_lesions(
+    labels: tuple[str, ...] = LABELS, *, model: str = "m", n_layers: int = 3
+) -> LayerLesions:
+    """Neurons cost .1 nats more in each layer, directions twice that; none of the first label in 0."""
+    rows = [
+        {
+            "layer": layer,
+            "lesion": kind,
+            "label": label,
+            "units": 0 if nothing else 4 if kind == NEURONS else 1,
+            "own": np.nan if nothing else factor * 0.1 * (layer + 1),
+            "other": np.nan if nothing else 0.01,
+            "sham_own": np.nan if nothing else 0.002,
+            "sham_other": np.nan if nothing else 0.001,
+        }
+        for layer in range(n_layers)
+        for kind, factor in ((NEURONS, 1), (DIRECTION, 2))
+        for label in labels
+        for nothing in [layer == 0 and kind == NEURONS and label == labels[0]]
+    ]
+    there = replace(origin(model, "next"), site="resid_post")
+    return LayerLesions(labels, pd.DataFrame(rows), 5, 700, 60, there)
 
 
 def made_curve() -> pd.DataFrame:
@@ -405,6 +430,7 @@ def every_figure(labels: tuple[str, ...], model: str) -> list[go.Figure]:
         figures.damage_matched(whole),
         figures.sufficiency(whole),
         figures.bias_and_auroc(whole),
+        figures.layer_lesions(made_layer_lesions(labels, model=model)),
         figures.layer_by_layer(made_layers(labels, model=model), made_layer_table()),
         figures.time_course(course),
         figures.time_course(course, labels[1]),

@@ -14,6 +14,7 @@ from made_figures import (
     made_course,
     made_curve,
     made_extended,
+    made_layer_lesions,
     made_layer_table,
     made_layers,
     made_moments,
@@ -21,6 +22,7 @@ from made_figures import (
     made_probe,
 )
 
+from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import (
@@ -67,6 +69,7 @@ class MadeRun:
     examples: dict[str, Examples] = field(default_factory=dict)
     layers: LayerProbes | None = None
     layer_table: pd.DataFrame | None = None
+    layer_lesions: LayerLesions | None = None
     residual: Scores | None = None
     path: Path = Path("runs/made")
 
@@ -128,6 +131,7 @@ def made_run(labels: tuple[str, ...] = LABELS, model: str = "m", **changes: Any)
         curves={"word": made_curve()},
         layers=made_layers(labels, model=model),
         layer_table=made_layer_table(),
+        layer_lesions=made_layer_lesions(labels, model=model),
         residual=made_residual(labels, model),
         examples={p: made_examples(r.keys) for p, r in results.items()},
     )

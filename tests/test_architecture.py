@@ -22,6 +22,7 @@ RUN_A_MODEL = {
     *("lesions.context", "lesions.donors", "lesions.effect_check", "lesions.passes"),
     *("neurons.passages", "neurons.timecourse", "passes.shared", "probing.probes"),
     *("probing.layer_probes", "probing.layer_probing", "probing.tag_losses"),
+    "dissociation.layer_lesions",
     *("lesions.next_word", "lesions.read_text", "neurons.own_text", "neurons.sets"),
     *("selectivity.collecting", "selectivity.collect_plan"),
     *(f"selectivity.attribution.{x}" for x in ("attribute", "first_order", "head", "integrated")),

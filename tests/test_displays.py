@@ -19,6 +19,8 @@ from made_figures import (
     made_curve,
     made_examples,
     made_extended,
+    made_layer_lesions,
+    made_layers,
     made_moments,
     made_null,
     made_probe,
@@ -103,6 +105,8 @@ def of_neurons(labels: tuple[str, ...], model: str) -> Iterator[object]:
     yield Reliability(labels, size, size, size, size, size, size)
     yield Subspaces(labels, size, size, np.eye(n), np.ones((2, n)), np.ones((2, n, n)))
     yield made_course(labels, model=model)
+    layers = made_layers(labels, model=model)
+    yield from (layers, layers["word"], made_layer_lesions(labels, model=model))
     course = np.zeros((2, n, 3, 40))
     yield TimeCourse(labels, (-1, 0), np.ones((2, n)), course, moments.origin)
     yield directions(labels[0], np.eye(4)[:2], layer=1)

@@ -12,7 +12,7 @@ from grammar_lens.figures.next_word import next_word
 from grammar_lens.figures.one_neuron import activations_by_label, neuron_scores
 from grammar_lens.figures.passages import concordance
 from grammar_lens.figures.probes import accuracy_against_k, confusion, probe_accuracy
-from grammar_lens.figures.residual import layer_by_layer
+from grammar_lens.figures.residual import layer_by_layer, layer_lesions
 from grammar_lens.figures.several import (
     agreement_matrix,
     depth_profiles,
@@ -36,6 +36,7 @@ __all__ = [
     "for_paper",
     "grammar_or_vocabulary",
     "layer_by_layer",
+    "layer_lesions",
     "layer_neuron_heatmap",
     "layer_neuron_heatmaps",
     "layer_profile",

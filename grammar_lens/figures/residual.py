@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
+from grammar_lens.dissociation.layer_lesions import DIRECTION, NEURONS, LayerLesions
 from grammar_lens.figures.style import (
     ACCENT,
     COLOURS,
@@ -67,6 +68,41 @@ def _title(figure: go.Figure, title: str, row: int, column: int) -> None:
         yref="y domain",
         yanchor="bottom",
         showarrow=False,
+    )
+
+
+def layer_lesions(lesions: LayerLesions) -> go.Figure:
+    """Cost of each layer's lesions to a label's own words and to others', means over labels."""
+    kinds = ((NEURONS, "Key neurons of the layer"), (DIRECTION, "The label's direction after it"))
+    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
+    means = lesions.by_layer()
+    lines = (
+        ("own", "own words", CONTRAST, "solid"),
+        ("other", "other words", ACCENT, "solid"),
+        ("sham_own", "own words, shams", CONTRAST, "dot"),
+        ("sham_other", "other words, shams", ACCENT, "dot"),
+    )
+    for column, (kind, title) in enumerate(kinds, 1):
+        rows = means[means.lesion == kind]
+        at = {"row": 1, "col": column}
+        for name, text, colour, dash in lines:
+            layers, values = np.asarray(rows["layer"]), np.asarray(rows[name], float)
+            _line(figure, layers, values, text, colour, dash, 2.0, column == 1, at)
+        figure.update_yaxes(title_text="rise in tag loss (nats)", row=1, col=column)
+        n = int(rows.layer.max()) + 1
+        figure.update_xaxes(title_text="layer", dtick=tick_step(n), row=1, col=column)
+        _title(figure, title, 1, column)
+    about_words = f"mean lesions at {lesions.n_words:,} words of {lesions.n_sentences:,} sentences"
+    finish(
+        figure,
+        "What each layer's lesions cost",
+        about(lesions.origin, f"{about_words}, mean of {lesions.n_shams} shams"),
+        height=470,
+    )
+    return figure.update_layout(
+        legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
+        margin={"t": 110},
+        hovermode="x unified",
     )
 
 

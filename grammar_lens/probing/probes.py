@@ -95,9 +95,9 @@ def probe_reading(
     words = TrainAndFresh(corpus, fresh, addresses, position, site, max_train_words, rng)
 
     losses, requests = None, words.requests
-    if predicted_by is not None and position == "next":
-        at = np.flatnonzero(fresh.read(position) >= 0)
-        losses = tag_loss_reader(predicted_by[0], fresh, at, predicted_by[1]) if len(at) else None
+    at = np.flatnonzero(fresh.read(position) >= 0)
+    if predicted_by is not None and position == "next" and len(at):
+        losses = tag_loss_reader(predicted_by[0], fresh, at, predicted_by[1])
     if losses is not None:
         tap = tag_loss_tap(fresh, at, losses)
         requests = [*requests, Request(fresh, lambda: [tap])]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from grammar_lens import figures
+from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.figures.style import unit_name
 from grammar_lens.probing.layer_results import EMBEDDING, LayerProbe, LayerProbes
 from grammar_lens.report.pictures import Picture, heatmap_picture, picture
@@ -23,6 +24,8 @@ class LayerSection:
     table: Table | None
     heatmaps: dict[str, list[Picture]]
     """Of the residual stream's dimensions, a picture per label, by position."""
+    lesions: Picture | None
+    lesion_table: Table | None
     n_train_words: int
     n_fresh_words: int
     unit: str = unit_name("resid_post")
@@ -30,7 +33,7 @@ class LayerSection:
 
 def layer_section(run: RunLike) -> LayerSection:
     """The contents of the section for a run."""
-    probes, table = run.layers, run.layer_table
+    probes, table, lesions = run.layers, run.layer_table, run.layer_lesions
     scores = {position: run.residual_scores(position) for position in run.positions}
     first = None if probes is None else next(iter(probes.trained.values()))
     return LayerSection(
@@ -42,6 +45,8 @@ def layer_section(run: RunLike) -> LayerSection:
             for position, of_position in scores.items()
             if of_position is not None
         },
+        lesions=None if lesions is None else _lesion_picture(lesions),
+        lesion_table=None if lesions is None else _lesion_table(lesions),
         n_train_words=0 if first is None else first.n_train_words,
         n_fresh_words=0 if first is None else first.n_fresh_words,
     )
@@ -95,6 +100,28 @@ def _picture(probes: LayerProbes, table: pd.DataFrame | None) -> Picture:
         )
         parts.append(f"Accuracy of a probe on each whole layer, read at “{where}”: {numbers}.")
     return picture("layers", figures.layer_by_layer(probes, table), " ".join(parts))
+
+
+def _lesion_picture(lesions: LayerLesions) -> Picture:
+    return picture("layer-lesions", figures.layer_lesions(lesions), f"{lesions!r}.")
+
+
+def _lesion_table(lesions: LayerLesions) -> Table:
+    """A row per layer and lesion, means over labels."""
+    rows: list[list[Cell]] = [
+        [
+            (str(record["layer"]), int(record["layer"])),
+            (str(record["lesion"]), str(record["lesion"])),
+            (f"{record['units']:,.0f}", float(record["units"])),
+            *(
+                measured(record[x], 4, plus=True)
+                for x in ("own", "other", "sham_own", "sham_other")
+            ),
+        ]
+        for record in lesions.by_layer().to_dict("records")
+    ]
+    columns = ("Layer", "Lesion", "Units", "Own words", "Other words", "Own, shams", "Other, shams")
+    return Table(columns, rows)
 
 
 _COLUMNS: dict[str, tuple[str, int]] = {

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
+from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import Examples
@@ -53,6 +54,8 @@ class RunLike(Protocol):
     def layers(self) -> LayerProbes | None: ...
     @property
     def layer_table(self) -> pd.DataFrame | None: ...
+    @property
+    def layer_lesions(self) -> LayerLesions | None: ...
     @property
     def curves(self) -> Mapping[str, pd.DataFrame]: ...
     @property

@@ -279,6 +279,14 @@ class Config:
         ),
     ] = defaults.SHAM_SENTENCES
     sufficiency: Annotated[bool, Option(LESIONS, "Also cut all neurons but a label's own.")] = False
+    by_layer: Annotated[
+        bool,
+        Option(
+            LESIONS,
+            "Also cut each layer's key neurons alone, and each label's direction in the residual "
+            "stream after it, at --sham-sentences.",
+        ),
+    ] = False
     max_fresh_sentences: Annotated[
         int, Option(LESIONS, "At most so many fresh sentences are lesioned.", least=1)
     ] = 1000

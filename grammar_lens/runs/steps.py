@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grammar_lens.corpus.corpus import Corpus
+from grammar_lens.dissociation.layer_lesions import LAYER_SHAMS, LayerLesions, lesions_by_layer
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import write_file, write_json, write_text
@@ -52,6 +53,7 @@ from grammar_lens.runs.store.results import (
     save_course,
     save_curves,
     save_keys,
+    save_layer_lesions,
     save_layers,
     save_probes,
     save_study,
@@ -61,6 +63,7 @@ from grammar_lens.runs.store.stored import (
     CONTROLS,
     CURVES,
     FITTED,
+    LAYER_LESIONS,
     LAYERS,
     SUMMARY,
     StoredRun,
@@ -388,9 +391,31 @@ def run_lesion(session: Session, run: StoredRun) -> Save:
     )
     outcomes = study.outcomes
     assert outcomes is not None
+    by_layer = _lesions_by_layer(session, run) if c.by_layer else None
 
-    return lambda folder: save_study(
-        folder, STEPS["lesion"], study, outcome_table(outcomes, corpus.forms)
+    def save(folder: Path) -> None:
+        if by_layer is not None:
+            save_layer_lesions(folder / LAYER_LESIONS, by_layer)
+        save_study(folder, STEPS["lesion"], study, outcome_table(outcomes, corpus.forms))
+
+    return save
+
+
+def _lesions_by_layer(session: Session, run: StoredRun) -> LayerLesions:
+    """The lesions of each layer alone, at the sentences of the shams."""
+    c = session.config
+    return lesions_by_layer(
+        session.model,
+        session.train,
+        session.lesioned,
+        run.keys_at(run.main_position),
+        lexicon=session.lexicon,
+        shams=min(c.shams, LAYER_SHAMS),
+        sentences=c.sham_sentences,
+        labels=c.lesion_labels or None,
+        seed=c.seed,
+        token_budget=c.token_budget,
+        show_progress=c.show_progress,
     )
 
 

@@ -51,6 +51,8 @@ def summarise(run: StoredRun) -> dict[str, Any]:
         summary["layers"] = layer_rows(run.layer_table)
     if run.study is not None:
         summary["lesion"] = lesion_summary(run.study)
+        if run.layer_lesions is not None:
+            summary["lesion"]["by_layer"] = run.layer_lesions.by_layer().to_dict("records")
     return summary
 
 
@@ -321,6 +323,20 @@ def _lesion_rows(row: Any, lesion: dict[str, Any]) -> None:
         f"{sum(bool(confirmed) for *_, confirmed in pairs)} confirmed by AUROC",
     )
     _further_rows(row, lesion)
+    for kind in dict.fromkeys(x["lesion"] for x in lesion.get("by_layer", [])):
+        _by_layer_row(row, kind, [x for x in lesion["by_layer"] if x["lesion"] == kind])
+
+
+def _by_layer_row(row: Any, kind: str, layers: Sequence[dict[str, Any]]) -> None:
+    """The layer in which a lesion costs a label's own words most."""
+    known = [x for x in layers if x["own"] is not None and np.isfinite(x["own"])]
+    if known:
+        most = max(known, key=lambda x: x["own"])
+        row(
+            f"{kind} of one layer cut",
+            f"{most['own']:+.3f} nats at most, layer {most['layer']}",
+            f"other tags {most['other']:+.3f}, its shams {_number(most['sham_own'], 3)}",
+        )
 
 
 def _matched_row(row: Any, matched: dict[str, Any]) -> None:

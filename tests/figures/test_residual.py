@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
-from made_figures import made_layer_table, made_layers
+from made_figures import made_layer_lesions, made_layer_table, made_layers
 from traces import layout_of, traces_of
 
 from grammar_lens import figures
@@ -61,6 +61,14 @@ def test_a_name_stands_once_in_the_legend() -> None:
         if t.showlegend is not False
     ]
     assert len(shown) == len(set(shown))
+
+
+def test_lesions_are_drawn_as_means_over_labels() -> None:
+    figure = figures.layer_lesions(made_layer_lesions())
+    neurons, direction = lines(figure, "x"), lines(figure, "x2")
+    np.testing.assert_allclose(neurons["own words"], [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(direction["own words"], [0.2, 0.4, 0.6])
+    np.testing.assert_allclose(direction["other words, shams"], 0.001)
 
 
 def test_panels_without_numbers_are_left_out() -> None:

@@ -114,7 +114,13 @@ def test_figures_of_the_page_are_those_of_the_results(made: MadeRun, page: Page)
         *("data-doses-1", "data-doses-2", "data-doses-3", "data-doses-4"),
         *("data-damage-matched", "data-values", "data-sufficiency", "data-bias"),
         "data-loss-split",
-        *("data-layers", "data-resid-word-1", "data-resid-word-2", "data-resid-word-3"),
+        *(
+            "data-layers",
+            "data-layer-lesions",
+            "data-resid-word-1",
+            "data-resid-word-2",
+            "data-resid-word-3",
+        ),
     }
     expected = json_of(figures.layer_neuron_heatmap(made.at("next").scores, "VERB"))
     drawn = data["data-heatmap-next-2"]
@@ -312,6 +318,8 @@ def test_layers_are_told_drawn_and_listed(made: MadeRun, page: Page) -> None:
     assert "There the probe has 50 % of what the model's own prediction knows" in page.text
     assert " embedding 0.800 0.500 0.300 0.500 \N{MINUS SIGN}0.50 \N{EN DASH}" in page.text
     assert " 2 0.900 0.500 0.500 0.500 0.50 12 0.050 0.070" in page.text
+    assert " 0 key neurons 8 +0.1000 +0.0100 +0.0020 +0.0010" in page.text
+    assert " 2 direction 3 +0.6000 " in page.text
     assert {"data-resid-word-1", "data-resid-word-3"} <= set(data)
     assert "data-resid-next-1" not in data
     described = {a["id"]: a["data-description"] for a, _ in page.scripts if "data-description" in a}
@@ -328,7 +336,13 @@ def test_layers_without_twin_or_prediction_are_told_without(tmp_path: Path) -> N
 
 def test_a_run_without_the_newer_results_has_a_page(tmp_path: Path) -> None:
     run = made_run(
-        course=None, curves={}, layers=None, layer_table=None, residual=None, study=made_study()
+        course=None,
+        curves={},
+        layers=None,
+        layer_table=None,
+        layer_lesions=None,
+        residual=None,
+        study=made_study(),
     )
     for position, r in run.results.items():
         probe = made_probe(position=position)
@@ -384,7 +398,7 @@ def test_markup_from_outside_does_nothing(tmp_path: Path) -> None:
     assert "alert(1)</script>" not in html
     assert "img" not in {tag for tag, _ in page.tags}
     assert f"Which neurons of {HOSTILE}<!-- carry" in page.text
-    assert len(page.data()) == 38
+    assert len(page.data()) == 39
     chosen = [a for tag, a in page.tags if tag == "div" and "heatmap" in str(a.get("id"))]
     assert HOSTILE in str(chosen[0]["aria-label"])
 
@@ -426,7 +440,9 @@ def test_page_is_accessible_by_structure(page: Page) -> None:
 
 
 def test_steps_not_yet_run_are_named(tmp_path: Path) -> None:
-    without: dict[str, Any] = {"layers": None, "layer_table": None, "residual": None}
+    without: dict[str, Any] = {
+        **{"layers": None, "layer_table": None, "layer_lesions": None, "residual": None}
+    }
     run = made_run(results={}, study=None, summary={}, record={}, **without)
     nothing = Page(report(run, tmp_path))
     for part in (
@@ -648,7 +664,7 @@ def opened(browser: Any, hostile: Path) -> Iterator[Any]:
 
 @pytest.mark.browser
 def test_browser_draws_all_figures_and_hostile_names(opened: Any) -> None:
-    assert opened.locator(".plot").count() == 26
+    assert opened.locator(".plot").count() == 27
     assert opened.locator(".plot .main-svg .xy, .plot .main-svg .subplot").count() >= 24
     assert HOSTILE in opened.locator("h1").inner_text()
     # the label stands in the matrix as it was written

@@ -15,6 +15,7 @@ import pytest
 from changed_runs import change_record, of_an_earlier_version
 from made_batteries import LABELS as STUDIED
 from made_batteries import battery, extended, planted, study_of, unshared
+from made_figures import made_layer_lesions, made_layers
 from typer.testing import CliRunner
 
 import grammar_lens as gl
@@ -52,11 +53,15 @@ from grammar_lens.runs.store.results import (
     read_course,
     read_curves,
     read_keys,
+    read_layer_lesions,
+    read_layers,
     read_study,
     save_controls,
     save_course,
     save_curves,
     save_keys,
+    save_layer_lesions,
+    save_layers,
     save_study,
 )
 from grammar_lens.runs.store.stored import ATTRIBUTIONS, StoredRun
@@ -301,6 +306,13 @@ def test_time_course(tmp_path: Path):
     )
     save_course(tmp_path / "time_course.json", course)
     assert_same(read_course(tmp_path / "time_course.json"), course)
+
+
+def test_layers_and_their_lesions(tmp_path: Path):
+    save_layers(tmp_path / "layers.json", made_layers())
+    assert_same(read_layers(tmp_path / "layers.json"), made_layers())
+    save_layer_lesions(tmp_path / "layer_lesions.json", made_layer_lesions())
+    assert_same(read_layer_lesions(tmp_path / "layer_lesions.json"), made_layer_lesions())
 
 
 def test_curves(tmp_path: Path):

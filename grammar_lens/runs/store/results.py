@@ -13,6 +13,7 @@ from grammar_lens.dissociation.calibration import Calibration
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.first_order import FirstOrder
+from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.redundancy import Redundancy, Round
 from grammar_lens.dissociation.result import LesionStudy
@@ -128,6 +129,21 @@ def _layer_probe(data: dict[str, Any]) -> LayerProbe:
     }
     given = {**data, **arrays, "labels": tuple(data["labels"]), "origin": Origin(**data["origin"])}
     return LayerProbe(**given)
+
+
+def save_layer_lesions(path: Path, lesions: LayerLesions) -> None:
+    """Writes the lesions of each layer."""
+    write_json(path, _with_tables(lesions))
+
+
+def read_layer_lesions(path: Path) -> LayerLesions:
+    """Read the file of `save_layer_lesions`."""
+    data = read_json(path)
+    table = pd.DataFrame(data["table"])
+    numbers = ["own", "other", "sham_own", "sham_other"]
+    table[numbers] = table[numbers].astype(float)
+    made = {"labels": tuple(data["labels"]), "table": table, "origin": Origin(**data["origin"])}
+    return LayerLesions(**{**data, **made})
 
 
 def save_curves(path: Path, curves: Mapping[str, ProbeCurve]) -> None:

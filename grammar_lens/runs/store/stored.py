@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from grammar_lens.display import Shown
+from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.errors import GrammarLensError, NotMeasuredError
 from grammar_lens.files import read_json, read_sealed
@@ -34,6 +35,7 @@ from grammar_lens.runs.store.results import (
     read_course,
     read_curves,
     read_keys,
+    read_layer_lesions,
     read_layers,
     read_probe,
     read_study,
@@ -65,7 +67,7 @@ _OF_STEP = {
     "examples": ("_examples",),
     "layers": ("_layers", "_layer_table"),
     "probe": ("_probes",),
-    "lesion": ("_study", "lesions"),
+    "lesion": ("_layer_lesions", "_study", "lesions"),
 }
 """Cached results that each step makes outdated."""
 ATTRIBUTIONS = "attributions.safetensors"
@@ -78,6 +80,7 @@ FITTED = "probe.safetensors"
 LAYERS = "layers.csv"
 SUMMARY = "summary.json"
 OUTCOMES = "lesions.parquet"
+LAYER_LESIONS = "layer_lesions.json"
 
 
 Part = TypeVar("Part", bound=Shown)
@@ -452,6 +455,15 @@ class StoredRun:
     @cached_property
     def _study(self) -> LesionStudy | None:
         return self._read("lesion", STEPS["lesion"], lambda path: read_study(read_json(path)))
+
+    @property
+    def layer_lesions(self) -> LayerLesions | None:
+        """Lesions of each layer alone; None where they were not asked for (`--by-layer`)."""
+        return self._layer_lesions
+
+    @cached_property
+    def _layer_lesions(self) -> LayerLesions | None:
+        return self._read("lesion", LAYER_LESIONS, read_layer_lesions)
 
     @cached_property
     def lesions(self) -> pd.DataFrame:

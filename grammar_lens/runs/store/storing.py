@@ -23,6 +23,7 @@ from grammar_lens.runs.store.stored import (
     CONTROLS,
     CURVES,
     FITTED,
+    LAYER_LESIONS,
     LAYERS,
     OUTCOMES,
     SUMMARY,
@@ -47,7 +48,7 @@ BARE = {
     "score": (ATTRIBUTIONS,),
     "select": (CONTROLS,),
     "probe": (CURVES, FITTED),
-    "lesion": (OUTCOMES,),
+    "lesion": (OUTCOMES, LAYER_LESIONS),
     "report": (SUMMARY, LAYERS),
 }
 """Files of a step in runs of earlier versions, beside the one that says it is done."""
