@@ -18,6 +18,8 @@ from grammar_lens.corpus.bank import Sentence, Word
 from grammar_lens.corpus.spacing import Span, divide, find_in_order, join
 from grammar_lens.errors import GrammarLensError, readable, unprintable
 
+LONGEST = 600
+"""Characters of a message; a damaged line may be quoted in it."""
 GZIP_MAGIC = b"\x1f\x8b"
 # Heads and enhanced dependencies are not read, so that a slip in them stops nobody.
 UNREAD = {"head": lambda line, i: line[i], "deps": lambda line, i: line[i]}
@@ -48,6 +50,8 @@ class _Block:
 
     def fail(self, problem: str, token: int | None = None) -> NoReturn:
         offset = 0 if token is None else self.token_lines[token]
+        if len(problem) > LONGEST:
+            problem = f"{problem[: LONGEST - 60]} ... {problem[-50:]}"
         raise GrammarLensError(f"{self.path}:{self.first_line + offset}: {problem}")
 
     def parse(self) -> tuple[dict[str, Any], list[Row]]:

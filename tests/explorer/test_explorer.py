@@ -800,3 +800,33 @@ def test_browser_without_the_model(browser: Any, stored: Path) -> None:
     finally:
         server.terminate()
         server.communicate(timeout=30)
+
+
+class TestStrangeRequests:
+    """Requests that no page of ours makes are refused, and none is a fault of the server."""
+
+    @pytest.mark.parametrize(
+        ("path", "code"),
+        [
+            ("/_dash-component-suites/dash/nope.js", 404),
+            ("/_dash-component-suites/nope/nope.js", 404),
+            ("/_dash-component-suites/dash/..%2f..%2fsetup.py", 404),
+            ("/assets/nope.css", 404),
+        ],
+    )
+    def test_files_that_are_none(self, session: ExploredRun, path: str, code: int) -> None:
+        assert make_app(session.run).server.test_client().get(path).status_code == code
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"{}", b"[]", b"null", b"\xff", b'{"output": 1}', b"[" * 100_000]
+    )
+    def test_callbacks_that_are_none(self, session: ExploredRun, body: bytes) -> None:
+        client = make_app(session.run).server.test_client()
+        sent = client.post("/_dash-update-component", data=body, content_type="application/json")
+        assert 400 <= sent.status_code < 500
+
+    def test_a_request_that_is_too_large(self, session: ExploredRun) -> None:
+        client = make_app(session.run).server.test_client()
+        body = b'{"output": "' + b"x" * (app.LARGEST_REQUEST + 1) + b'"}'
+        sent = client.post("/_dash-update-component", data=body, content_type="application/json")
+        assert sent.status_code == 413
