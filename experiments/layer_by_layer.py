@@ -47,7 +47,7 @@ from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import fresh_corpus, prepare
 from grammar_lens.dissociation.by_layer import layer_row, stacked_by_layer
-from grammar_lens.figures.layers import layer_by_layer
+from grammar_lens.figures.layers import neurons_by_layer
 from grammar_lens.model.about import describe
 from grammar_lens.neurons.overlap import same_sets, strength_by_layer
 from grammar_lens.runs.session import read_source
@@ -122,7 +122,7 @@ def main(config: Config) -> pd.DataFrame:
 
     layers = pd.DataFrame(rows)
     cut = listed(config.cut)
-    figure = layer_by_layer(layers, scores, k=config.k, cut=cut, value=config.lesion)
+    figure = neurons_by_layer(layers, scores, k=config.k, cut=cut, value=config.lesion)
     about = {
         "model": describe(model),
         "treebank": treebanks(train=train.bank, fresh=fresh.bank, lesioned=few.bank),

@@ -24,7 +24,7 @@ _Line = tuple[int, str, str, str, str]
 """Panel, column, name, colour and dash."""
 
 
-def layer_by_layer(
+def neurons_by_layer(
     layers: pd.DataFrame, scores: Scores, *, k: int, cut: Sequence[str], value: str
 ) -> go.Figure:
     """Selectivity, probe and lesions over the layers.
