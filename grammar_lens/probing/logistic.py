@@ -18,7 +18,7 @@ from torch import Tensor
 
 from grammar_lens.model.onednn import is_onednn_faster, multiply
 
-TOLERANCE = 5e-5
+TOLERANCE = 4e-5
 """Fitting ends when what is left to gain, as a share of the objective, is estimated to be smaller."""
 STEPS_BACK = 5
 """Steps whose decreases are compared for that estimate."""
@@ -190,7 +190,7 @@ class _Problem:
             memory.add(moved - at, new.gradient - now.gradient)
             at, now = moved, new
             objectives.append(now.objective)
-            if _left_to_gain(objectives) < TOLERANCE * now.objective:
+            if _left_to_gain(objectives, memory.least_rate) < TOLERANCE * now.objective:
                 break
         return Minimum(at, now.objective, n_evaluations)
 
@@ -238,12 +238,15 @@ class _Problem:
         return int(budget / (2 * n_matrices * size**2)) - size
 
 
-def _left_to_gain(objectives: Sequence[float]) -> float:
-    """The sum of all decreases to come if they go on to shrink as they did in the last steps."""
+def _left_to_gain(objectives: Sequence[float], least_rate: float) -> float:
+    """The sum of all decreases to come if they go on to shrink as they did in the last steps.
+
+    They shrink by `least_rate` every `STEPS_BACK` steps at best.
+    """
     if len(objectives) <= 2 * STEPS_BACK:
         return math.inf
     before, between, now = objectives[-1 - 2 * STEPS_BACK :: STEPS_BACK]
-    rate = min(max((between - now) / (before - between), 0.6), 0.95)
+    rate = min(max((between - now) / (before - between), least_rate), 0.95)
     return (between - now) * rate / (1 - rate)
 
 
@@ -254,6 +257,12 @@ class _Memory:
         self.inverse = inverse
         self.steps: list[Tensor] = []
         self.changes: list[Tensor] = []
+
+    @property
+    def least_rate(self) -> float:
+        """The rate of shrinking to trust at most: less without each label's own curvature."""
+        by_label = isinstance(self.inverse, Tensor) and len(self.inverse) > 1
+        return 0.4 if by_label else 0.85
 
     def add(self, step: Float[Tensor, "label _"], change: Float[Tensor, "label _"]) -> None:
         """Keeps a pair if the objective curves upwards along it."""
