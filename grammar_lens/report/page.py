@@ -62,6 +62,7 @@ class Section:
     course: list[Picture]
     overlap: Picture
     key_table: Table
+    first_table: Table
     probe: ProbeResult | None
     accuracy: Picture | None
     curve: Picture | None
@@ -170,10 +171,11 @@ def _section(run: RunLike, results: ResultsLike) -> Section:
         controls=pictures.controls_picture(controls, keys),
         vocabulary=pictures.vocabulary_picture(controls, keys),
         vocabulary_table=tables.vocabulary_table(controls),
-        heatmaps=[pictures.heatmap_picture(scores, x, where) for x in scores.labels],
+        heatmaps=[pictures.heatmap_picture(scores, x, where, keys) for x in scores.labels],
         profile=pictures.profile_picture(scores, keys, where),
         course=pictures.course_pictures(course, where),
         overlap=pictures.overlap_picture(keys, where),
+        first_table=tables.first_table(scores, keys, run.examples.get(where)),
         key_table=tables.key_table(scores, keys, evidence.adjusted),
         probe=probe,
         accuracy=pictures.accuracy_picture(probe) if probe else None,

@@ -33,8 +33,12 @@ class Picture:
     description: str
 
 
-def heatmap_picture(scores: Scores, label: str, where: str) -> Picture:
+def heatmap_picture(
+    scores: Scores, label: str, where: str, keys: KeyNeurons | None = None
+) -> Picture:
     """Every unit's score for one label, rounded to 1/32,766 of the largest but for the strongest."""
+    # a tag without any has its strongest marked
+    chosen = keys if keys is not None and len(keys.get(label, ())) else None
     site, unit = scores.origin.site, unit_name(scores.origin.site)
     values, strength = scores[label], scores.strength_of(label)
     layer, index = np.unravel_index(int(strength.argmax()), values.shape)
@@ -43,7 +47,7 @@ def heatmap_picture(scores: Scores, label: str, where: str) -> Picture:
         f"Heatmap of the {score_name(scores.method)} of every {unit} with {label}. The "
         f"strongest is {unit} {layer}.{index} at {value}."
     )
-    figure: Any = figures.layer_neuron_heatmap(scores, label)
+    figure: Any = figures.layer_neuron_heatmap(scores, label, keys=chosen)
     spec = json.loads(figure.to_json())
     drawn, cells = figure.data[0], spec["data"][0]
     cells["z"] = steps(drawn.z.astype(float))

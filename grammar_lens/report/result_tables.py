@@ -10,6 +10,7 @@ import pandas as pd
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.figures.style import decimals, number, score_name, unit_name
 from grammar_lens.neurons.controls import SelectionControls, with_effects
+from grammar_lens.neurons.examples import Examples
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.report.trust import share
@@ -73,6 +74,35 @@ def key_table(scores: Scores, keys: KeyNeurons, adjusted: Adjusted | None) -> Ta
     name = score_name(scores.method)
     names = ("Tag", "Rank", f"{unit} (layer.index)", name, *(_EFFECTS[c] for c in effects))
     return Table((*names, "Also key for"), rows, neurons=(2, keys.origin.position))
+
+
+SHOWN_FIRST = 3
+"""Neurons of each tag in the table of the strongest."""
+
+
+def first_table(scores: Scores, keys: KeyNeurons, examples: Examples | None) -> Table:
+    """Each tag's first key neurons, with the words at which they are most active where those are known."""
+    rows: list[list[Cell]] = []
+    digits = decimals(scores.values)
+    for label in keys.labels:
+        first = keys[label].top(SHOWN_FIRST)
+        for rank, ((layer, index), value) in enumerate(zip(first, first.score, strict=True), 1):
+            at = (layer, index)
+            known = examples is not None and at in examples
+            words = [e.word for e in examples[at].top] if known else []  # pyright: ignore[reportOptionalSubscript]
+            told = ", ".join(words) or "not read"
+            rows.append(
+                [
+                    (label, label),
+                    (str(rank), rank),
+                    (f"{layer}.{index}", layer * keys.n_units + index),
+                    measured(value, digits, plus=True),
+                    (told, told),
+                ]
+            )
+    unit = unit_name(keys.origin.site).title()
+    names = ("Tag", "Rank", f"{unit} (layer.index)", score_name(scores.method), "Most active for")
+    return Table(names, rows, neurons=(2, keys.origin.position))
 
 
 _EFFECTS = {

@@ -62,7 +62,7 @@ def shown(page: Any) -> str:
 
 class TestNeuronPages:
     def test_search_by_keyboard_alone(self, browser: Any, path: Path, run: MadeRun) -> None:
-        with on_page(browser, path) as page:
+        with on_page(browser, path, "?open=neurons") as page:
             page.keyboard.press("Tab")
             assert page.evaluate("document.activeElement.className") == "skip"
             for _ in range(400):
@@ -85,7 +85,7 @@ class TestNeuronPages:
             assert score in shown(page)
 
     def test_what_is_no_address_and_no_neuron_is_said(self, browser: Any, path: Path) -> None:
-        with on_page(browser, path) as page:
+        with on_page(browser, path, "?open=all") as page:
             field, said = page.locator("#neuron-address"), page.locator("#neuron-said")
             for asked, answer in (
                 ("five", "A layer and a number within it are expected, such as 5.123."),
@@ -210,7 +210,7 @@ class TestNeuronPages:
                 f"all => all.map(r => r.cells[{n}].textContent)"
             )
 
-        with on_page(browser, path) as page:
+        with on_page(browser, path, "?open=neurons") as page:
             said = page.locator("#neuron-rows")
             page.locator("#neuron-tag").scroll_into_view_if_needed()
             page.wait_for_function("() => document.querySelector('#neuron-rows').textContent")
@@ -334,11 +334,28 @@ def test_printed_with_the_neuron_and_within_the_paper(browser: Any, path: Path) 
     with on_page(browser, path) as page:
         assert page.pdf(format="A4").startswith(b"%PDF")
         assert page.locator("#neuron-name").count() == 1  # printing asks for the first
-        # also figures that were not drawn yet have the window's width again
+        # also figures that were not drawn yet are wider again than on paper, 640 pixels
         page.wait_for_function(
             "() => [...document.querySelectorAll('.plot')].every(plot => "
-            "plot.querySelector('svg.main-svg')?.getBoundingClientRect().width > 700)"
+            "plot.querySelector('svg.main-svg')?.getBoundingClientRect().width > 660)"
         )
+
+
+def test_headings_open_and_the_address_remembers_them(browser: Any, path: Path) -> None:
+    with on_page(browser, path) as page:
+        page.wait_for_selector("html[data-drawn=yes]")
+        assert page.locator("#plot-lesion-matrix svg.main-svg").count(), "the first screen is drawn"
+        assert not page.locator("#plot-confusion-next svg").count(), "what is folded is not"
+        page.click("nav a[href='#probe']")
+        page.wait_for_selector("#plot-confusion-next svg.main-svg")
+        assert page.url.endswith("?open=probe#probe")
+        page.click("details[data-fold=methods] > summary")
+        page.wait_for_function("() => location.search === '?open=probe,methods'")
+        page.reload()
+        page.wait_for_selector("#plot-confusion-next svg.main-svg")
+        assert page.locator("details.fold[open]").count() == 2
+        page.evaluate("location.hash = '#neuron-next-1.17'")
+        page.wait_for_selector("#neuron-panel[data-shown='next-1.17']")
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,9 @@ def test_first_screen_has_question_verdict_and_numbers(made: MadeRun, page: Page
     assert study is not None
     text = page.text
     assert "Which neurons of m carry part of speech, and do they matter?" in text
-    assert study.verdict() in text
+    places = [text.index(sentence) for sentence in sentences_of(study.verdict())]
+    assert places == sorted(places)
+    assert f"6 neurons a tag, chosen at “{study.origin.position}”" in text
     assert "random neurons 0.600" in text
     assert "majority label 0.400" in text
     assert f"other words {number(study.off_diagonal_mean, 3, plus=True)}" in text
@@ -122,7 +124,8 @@ def test_figures_of_the_page_are_those_of_the_results(made: MadeRun, page: Page)
             "data-resid-word-3",
         ),
     }
-    expected = json_of(figures.layer_neuron_heatmap(made.at("next").scores, "VERB"))
+    results = made.at("next")
+    expected = json_of(figures.layer_neuron_heatmap(results.scores, "VERB", keys=results.keys))
     drawn = data["data-heatmap-next-2"]
     z, exact = drawn["data"][0].pop("z"), expected["data"][0].pop("z")
     assert drawn == expected
@@ -763,7 +766,7 @@ def test_browser_cuts_no_title_off_on_a_telephone(browser: Any, tmp_path: Path) 
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     faults: list[str] = []
     page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-    page.goto(path.as_uri())
+    page.goto(f"{path.as_uri()}?open=all")
     page.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
     titles = "document.querySelector('#plot-doses .g-gtitle').querySelectorAll('.line').length"
     before = page.evaluate(titles)

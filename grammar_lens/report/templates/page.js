@@ -77,6 +77,26 @@ function fit(layout, width) {
   }
 }
 
+// Numbers in the cells of a matrix do not shrink by themselves and would overlap on a telephone.
+function fitCells(spec, width) {
+  for (const trace of spec.data) {
+    if (!trace.texttemplate || !Array.isArray(trace.text) || !Array.isArray(trace.x)) continue;
+    if (width < 620) trace.showscale = false;
+    const labels = Math.max(...trace.x.map((name) => String(name).length));
+    const beside = Math.min(7.5 * labels, 150) + (trace.showscale === false ? 60 : 150);
+    const room = (width - beside) / trace.x.length;
+    const signs = () => Math.max(...trace.text.flat().map((cell) => String(cell).length), 1);
+    const size = () => Math.floor(room / (0.72 * signs()));
+    const usual = (trace.textfont && trace.textfont.size) || 12;
+    if (size() < usual) {
+      trace.text = trace.text.map((row) => row.map((cell) =>
+        String(cell).replace(/(^|\u2212|\+)0\./, "$1.").replace(" ", "")));
+    }
+    if (size() < 7) delete trace.texttemplate; // hovering still tells them
+    trace.textfont = {...trace.textfont, size: Math.max(Math.min(size(), usual), 7)};
+  }
+}
+
 function draw(plot, width = null) {
   const block = document.getElementById(plot.dataset.figure);
   const spec = JSON.parse(block.textContent);
@@ -89,6 +109,7 @@ function draw(plot, width = null) {
     }
   }
   fit(spec.layout, width || plot.clientWidth);
+  fitCells(spec, width || plot.clientWidth);
   if (width) spec.layout.width = width;
   plot.style.minHeight = spec.layout.height + "px";
   waiting.delete(plot);
@@ -123,6 +144,52 @@ function lead(plot) {
   plot.on("plotly_unhover", () => plot.classList.remove("leading"));
 }
 
+// Headings that open: which ones are open stands in the address, ?open=probe,lesions, or "all".
+const folds = Array.from(document.querySelectorAll("details.fold"));
+const hidden = (element) => Boolean(element.parentElement.closest("details:not([open])"));
+
+function openAround(element) {
+  const own = element.querySelector(":scope > details.fold"); // of a section
+  if (own) own.open = true;
+  for (let up = element.closest("details"); up; up = up.parentElement.closest("details")) up.open = true;
+}
+
+function openLinked() {
+  const name = decodeURIComponent(location.hash.slice(1));
+  const target = document.getElementById(name.startsWith("neuron-") ? "neurons" : name);
+  if (target) openAround(target);
+  return target;
+}
+
+function keepInAddress() {
+  const open = folds.filter((fold) => fold.open).map((fold) => fold.dataset.fold);
+  const names = open.length === folds.length ? "all" : open.join(",");
+  const query = names ? `?open=${names}` : location.pathname;
+  try {
+    history.replaceState(null, "", query + location.hash);
+  } catch {
+    // an address that may not change
+  }
+}
+
+const asked = (new URLSearchParams(location.search).get("open") || "").split(",");
+for (const fold of folds) fold.open = asked.includes("all") || asked.includes(fold.dataset.fold);
+openLinked();
+for (const details of document.querySelectorAll("details")) {
+  details.addEventListener("toggle", () => {
+    if (details.classList.contains("fold")) keepInAddress();
+    if (!details.open) return;
+    if (details.querySelector("#neuron")) window.dispatchEvent(new Event("hashchange"));
+    begin();
+  });
+}
+window.addEventListener("hashchange", openLinked);
+for (const link of document.querySelectorAll("nav a")) {
+  link.addEventListener("click", () => {
+    openAround(document.getElementById(link.hash.slice(1)));
+  });
+}
+
 const near = new Set();
 const watcher = new IntersectionObserver(
   (entries) => {
@@ -135,15 +202,26 @@ const watcher = new IntersectionObserver(
 );
 for (const plot of waiting) watcher.observe(plot);
 
+let drawing = false;
+function begin() {
+  if (drawing) return;
+  drawing = true;
+  delete document.documentElement.dataset.drawn;
+  drawNext();
+}
+
+// what is folded away has no width, and is drawn when it opens
 async function drawNext() {
-  const [plot] = [...near].filter((plot) => waiting.has(plot)).concat(...waiting);
+  const can = (plot) => waiting.has(plot) && !hidden(plot);
+  const [plot] = [...near].filter(can).concat([...waiting].filter(can));
   if (!plot) {
-    watcher.disconnect();
+    drawing = false;
+    if (!waiting.size) watcher.disconnect();
     document.documentElement.dataset.drawn = "yes";
     return;
   }
   await draw(plot);
-  if ([...near].some((other) => waiting.has(other))) setTimeout(drawNext, 0);
+  if ([...near].some(can)) setTimeout(drawNext, 0);
   else whenIdle(drawNext, {timeout: 500});
 }
 
@@ -151,9 +229,11 @@ async function drawNext() {
 const PRINTED = 640;
 let printed = Promise.resolve();
 function drawAll(width) {
-  return Promise.all(Array.from(document.querySelectorAll(".plot"), (plot) => draw(plot, width)));
+  const shown = Array.from(document.querySelectorAll(".plot")).filter((plot) => !hidden(plot));
+  return Promise.all(shown.map((plot) => draw(plot, width)));
 }
 window.addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
   printed = drawAll(PRINTED);
 });
 window.addEventListener("afterprint", async () => {
@@ -174,6 +254,7 @@ window.addEventListener("resize", () => {
     if (window.innerWidth === shown || !document.documentElement.dataset.drawn) return;
     shown = window.innerWidth;
     drawAll(null);
+    for (const plot of document.querySelectorAll(".plot")) if (hidden(plot)) waiting.add(plot);
   }, 200);
 });
 
@@ -230,4 +311,4 @@ for (const field of document.querySelectorAll("input[data-table]")) {
 }
 
 // after the first picture of the page itself
-requestAnimationFrame(() => setTimeout(drawNext, 0));
+requestAnimationFrame(() => setTimeout(begin, 0));
