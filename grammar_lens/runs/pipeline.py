@@ -215,6 +215,8 @@ def _computed(
             show_progress=c.show_progress,
             keepers=session.keepers_of_reading(run, steps),
         )
+    distributed.barrier()
+    run.reload(READING)  # the main process has noted the time
     session.say(f"{READING}: {run.record['timings'][READING]:,.1f} s")
     for step in steps:
         yield step, readings.pop(step).finish
