@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.matrices import diagonal_score
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.lesions.outcomes import Ablation
@@ -31,6 +32,7 @@ from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments, UnitStatistics
 from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.probing.layer_results import LayerProbes
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.result import Scores
 
@@ -68,6 +70,9 @@ class WideRun:
     summary: dict[str, Any]
     curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     path: Path = Path("runs/wide")
+    layers: LayerProbes | None = None
+    layer_table: pd.DataFrame | None = None
+    layer_lesions: LayerLesions | None = None
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -81,6 +86,9 @@ class WideRun:
 
     def evidence(self, position: str) -> Evidence:
         return Evidence(self.results[position].moments)
+
+    def residual_scores(self, position: str) -> Scores | None:
+        return None
 
 
 def wide_run(
