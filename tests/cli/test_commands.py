@@ -422,13 +422,14 @@ def test_serve_without_dash_says_what_to_install(
 
 
 def test_verbose_says_what_the_numbers_come_from(copied: Path) -> None:
+    shutil.rmtree(copied / "studies" / "course")
     code, _, err = call("course", copied, "--verbose", "--quiet")
     assert code == 0
     versions, settings, *passes, spent = err.splitlines()
     assert "torch 2" in versions
     assert versions.endswith(" threads")
     assert "model='reference-9m'" in settings
-    (told,) = [line for line in passes if line.startswith("grammar_lens.progress: time course: ")]
+    (told,) = [line for line in passes if line.startswith("grammar_lens.progress: reading for course: ")]
     assert "words in 1 batches" in told
     assert spent.startswith("course: ")
     assert "MiB (host)" in spent
@@ -508,7 +509,7 @@ def test_a_run_begins_with_its_plan(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "_do", stop)  # the plan is told before the first step
+    monkeypatch.setattr(pipeline, "do", stop)  # the plan is told before the first step
     options = ("--train", files[0], "--fresh", files[1], *SMALL[:-1])
     code, _, err = call("run", *options, "--out", tmp_path / "first")
     assert code == 130, err

@@ -186,8 +186,8 @@ class StoredRun:
 
     @property
     def has_studies(self) -> bool:
-        """Whether results are stored with a record; runs of earlier versions have bare files."""
-        return "studies" in self.record
+        """Whether results have records; runs of earlier versions, and copies without, have bare files."""
+        return "studies" in self.record and (self.path / STUDIES).is_dir()
 
     def study_of(self, step: str) -> Study | None:
         """The current study of a step; None where there is none, and in runs of earlier versions."""
@@ -302,11 +302,13 @@ class StoredRun:
 
     @cached_property
     def _scores(self) -> dict[str, Scores]:
+        self.require("score")
         evidence, attributions = self.moments, self.attributions
         return self._required("score", lambda path: read_scores(path, evidence, attributions))
 
     @cached_property
     def _keys(self) -> dict[str, KeyNeurons]:
+        self.require("select")
         rules, scores = {p: c.rule for p, c in self._controls.items()}, self._scores
         return self._required("select", lambda path: read_keys(path, scores, rules))
 

@@ -248,6 +248,7 @@ def _point(run: StoredRun, study: Study, config: Config) -> None:
     step, stored = study.step, config.stored()
     # the seed in run.json is that of the run; a step's own stands with the step
     settings = {name: stored[name] for name in study.settings if name != "seed"}
+    settings |= {name: v for name, v in stored.items() if name not in run.record["config"]}
     entry = {"name": study.name, "key": study.key}
     if "seed" in study.settings:
         entry["seed"] = study.settings["seed"]
