@@ -429,7 +429,9 @@ def test_verbose_says_what_the_numbers_come_from(copied: Path) -> None:
     assert "torch 2" in versions
     assert versions.endswith(" threads")
     assert "model='reference-9m'" in settings
-    (told,) = [line for line in passes if line.startswith("grammar_lens.progress: reading for course: ")]
+    (told,) = [
+        line for line in passes if line.startswith("grammar_lens.progress: reading for course: ")
+    ]
     assert "words in 1 batches" in told
     assert spent.startswith("course: ")
     assert "MiB (host)" in spent
