@@ -342,7 +342,7 @@ class StoredRun:
             )
         return probes[position]
 
-    @property
+    @cached_property
     def examples(self) -> Tables[Examples]:
         """Examples of the first key neurons by position; empty if not done."""
         stored = self._read("examples", STEPS["examples"], read_examples)
