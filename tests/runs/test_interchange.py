@@ -307,7 +307,7 @@ def test_examples_with_hostile_text(run: Run, tmp_path: Path) -> None:
         *(0, 1, ("NOUN",), np.ones(1, np.int64), nothing, examples, ()),
         *(np.zeros(1), (), (), origin),
     )
-    run.__dict__["examples"] = {"word": Examples({(0, 1): found}, origin)}
+    run.__dict__["_examples"] = {"word": Examples({(0, 1): found}, origin)}
     for format in ("csv", "parquet"):
         export_run(run, tmp_path / format, format=format)
         fields = [{"name": n, "type": "string"} for n in ("word", "text", "label", "end")]

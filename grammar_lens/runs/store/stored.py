@@ -342,9 +342,13 @@ class StoredRun:
             )
         return probes[position]
 
-    @cached_property
+    @property
     def examples(self) -> Tables[Examples]:
         """Examples of the first key neurons by position; empty if not done."""
+        return self._examples
+
+    @cached_property
+    def _examples(self) -> Tables[Examples]:
         stored = self._read("examples", STEPS["examples"], read_examples)
         return Tables("position", stored or {})
 
