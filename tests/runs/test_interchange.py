@@ -30,6 +30,7 @@ from grammar_lens.runs.interchange.writing import _writer, export_run
 from grammar_lens.runs.pipeline import run_all, run_step
 from grammar_lens.runs.run import Run, load_run
 from grammar_lens.runs.settings import Config
+from grammar_lens.runs.store.stored import Tables
 
 # pandas 3 reads floats exactly unasked
 EXACT: Any = {} if int(pd.__version__.split(".")[0]) >= 3 else {"float_precision": "round_trip"}
@@ -307,7 +308,7 @@ def test_examples_with_hostile_text(run: Run, tmp_path: Path) -> None:
         *(0, 1, ("NOUN",), np.ones(1, np.int64), nothing, examples, ()),
         *(np.zeros(1), (), (), origin),
     )
-    run.__dict__["_examples"] = {"word": Examples({(0, 1): found}, origin)}
+    run.__dict__["_examples"] = Tables("position", {"word": Examples({(0, 1): found}, origin)})
     for format in ("csv", "parquet"):
         export_run(run, tmp_path / format, format=format)
         fields = [{"name": n, "type": "string"} for n in ("word", "text", "label", "end")]
