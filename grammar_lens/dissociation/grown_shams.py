@@ -11,11 +11,11 @@ from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import Battery
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 
-SENTENCES = 60
+SENTENCES = 40
 """Sentences on which the sizes are found; the damage achieved is measured on all."""
 ROUNDS = 6
 """Times that the size of a label's first sham is tried, each nearer to the damage wanted."""
-MORE_ROUNDS = 3
+MORE_ROUNDS = 2
 """Times that the sizes of its other shams are tried, from the first one's on."""
 GROWTH = 4
 NEAR = 0.1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, embedding, model_name
+from grammar_lens.model.onednn import with_onednn
 
 
 def hooked(model: Model, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Any:
@@ -63,7 +64,7 @@ def final_hidden(
 def head_logits(model: Model, hidden: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
     """The head alone, without later scaling or capping of its logits (see `check_head`)."""
     if hasattr(model, "original_model"):
-        return model.original_model.get_output_embeddings()(hidden)
+        return with_onednn(model.original_model.get_output_embeddings())(hidden)
     return model.unembed(hidden[None])[0]
 
 

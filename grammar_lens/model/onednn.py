@@ -51,6 +51,16 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise
 
 
+def product(
+    x: Float[Tensor, "row n_in"], weight: Float[Tensor, "n_out n_in"]
+) -> Float[Tensor, "row n_out"]:
+    """x @ weight.T without gradients, by the faster library for float32 on this CPU."""
+    on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    if on_cpu and is_onednn_faster():
+        return _multiply(x.detach(), weight.detach(), None)
+    return torch.nn.functional.linear(x.detach(), weight.detach())
+
+
 def with_onednn(module: nn.Module) -> nn.Module:
     """The module, or for a float32 linear layer on a CPU where it is faster its oneDNN version."""
     if type(module) is not nn.Linear or "forward" in vars(module):  # a caller has replaced it

@@ -14,11 +14,14 @@ from torch import Tensor
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.model.forward import head_logits
+from grammar_lens.model.onednn import product
 from grammar_lens.model.weights import unembedding
 from grammar_lens.passes.readers import Reader, Seen
 
 _CHUNK = {False: 2**20, True: 2**25}
 """Logits (words x vocabulary) held in float64 at a time, on CPU and on a GPU."""
+_PRODUCT = {False: 2**24, True: 2**25}
+"""Logits made by one product with the head, whose weights are read once for all of its words."""
 
 Slope = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 """Logits [word vocab] of some of the words, which it may overwrite -> values, dvalue/dlogits."""
@@ -31,14 +34,19 @@ def through_head(
 ) -> tuple[Float[Tensor, " word"], Float[Tensor, "word d_model"]]:
     """A function of each word's logits in float64, and its gradient at what the head reads."""
     weight = unembedding(model)
-    chunk = max(1, _CHUNK[hidden.device.type == "cuda"] // len(weight))
+    n_tokens, on_gpu = len(weight), hidden.device.type == "cuda"
+    few, many = (max(1, size[on_gpu] // n_tokens) for size in (_CHUNK, _PRODUCT))
     values = torch.zeros(len(hidden), dtype=torch.float64, device=weight.device)
-    gradient = torch.zeros_like(hidden)
-    for begin in range(0, len(hidden), chunk):
-        part = slice(begin, begin + chunk)
-        logits = head_logits(model, hidden[part]).to(torch.float64, copy=True)
-        values[part], slopes = slope(logits, part)
-        gradient[part] = slopes.to(weight.dtype) @ weight
+    gradient, backward = torch.zeros_like(hidden), weight.T.contiguous()
+    for begin in range(0, len(hidden), many):
+        block = slice(begin, begin + many)
+        logits = head_logits(model, hidden[block])
+        for start in range(0, len(logits), few):
+            rows = slice(start, start + few)
+            part = slice(begin + start, min(begin + start + few, begin + many))
+            values[part], slopes = slope(logits[rows].to(torch.float64, copy=True), part)
+            logits[rows] = slopes.to(logits.dtype)
+        gradient[block] = product(logits.to(weight.dtype), backward)
     return values, gradient
 
 
