@@ -76,7 +76,9 @@ def next_word(
             autocompletion=labels_of_run,
         ),
     ] = "",
-    doses: Annotated[str, typer.Option(help="Doses, by commas; 1 cuts, below 0 amplifies.")] = "1",
+    doses: Annotated[
+        list[str], typer.Option(help="Doses, by commas; 1 cuts, below 0 amplifies.")
+    ] = ["1"],  # noqa: B006, typer copies it
     value: Annotated[
         str, typer.Option(help=f"{', '.join(VALUES[:3])}.", autocompletion=one_of(VALUES[:3]))
     ] = "mean",
@@ -88,10 +90,10 @@ def next_word(
     from grammar_lens.runs.run import load_run
 
     try:
-        amounts = [float(dose) for dose in listed(doses)]
+        amounts = [float(dose) for some in doses for dose in listed(some)]
     except ValueError:
         raise typer.BadParameter(
-            f"expected numbers separated by commas, got {doses!r}", param_hint="--doses"
+            f"expected numbers separated by commas, got {','.join(doses)!r}", param_hint="--doses"
         ) from None
     expected = load_run(run).next_word(
         prompt, lesion or None, doses=amounts, value=value, k=top_k or None, n_tokens=tokens

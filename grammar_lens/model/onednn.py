@@ -57,7 +57,7 @@ def product(
     """x @ weight.T without gradients, by the faster library for float32 on this CPU."""
     on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     if on_cpu and is_onednn_faster():
-        return _multiply(x.detach(), weight.detach(), None)
+        return multiply(x.detach(), weight.detach(), None)
     return torch.nn.functional.linear(x.detach(), weight.detach())
 
 

@@ -162,9 +162,9 @@ def probe_curve(
     Raises GrammarLensError for rankings of other labels or another site than the first, and of a model
     with other weights, unless `allow_other_model`.
     """
+    first = _require_alike(rankings)
     for keys in rankings.values():
         require_same_model(model, keys, allow_other_model=allow_other_model)
-    first = _require_alike(rankings)
     corpus = prepare(model, train, label=first.origin.label, labels=first.labels)
     new, _ = fresh_corpus(model, fresh, corpus)
     reading = curve_reading(

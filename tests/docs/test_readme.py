@@ -38,7 +38,7 @@ def test_every_command_it_names_exists() -> None:
     from grammar_lens.cli.app import app
 
     known = set(get_command(app).commands)  # pyright: ignore[reportAttributeAccessIssue]
-    named = set(re.findall(r"grammar-lens ([a-z]+)", README.read_text("utf-8")))
+    named = set(re.findall(r"grammar-lens ([a-z]+(?:-[a-z]+)*)", README.read_text("utf-8")))
     assert named
     assert named <= known
 
