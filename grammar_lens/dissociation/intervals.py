@@ -57,20 +57,20 @@ def _of_study(study: LesionStudy) -> _Words:
 
 def _of_table(study: LesionStudy, words: pd.DataFrame) -> _Words:
     ablation: Ablation = study.ablation
-    main = words[
+    main = words.loc[
         (words["kind"] == "set")
         & (words["replicate"] == 0)
         & (words["value"] == ablation.value)
         & np.isclose(words["dose"].to_numpy(float), ablation.dose)
         & (words["where"] == ablation.where)
     ]
-    intact = words[words["lesion"] == ""].set_index("word")
+    intact = words.loc[words["lesion"] == ""].set_index("word")
     intact = intact[intact["label"].isin(study.labels)]
     number = {label: i for i, label in enumerate(study.labels)}
     column = np.array([number[x] for x in intact["label"]], np.int64)
     rows = []
     for label in study.labels:
-        loss = main[main["lesion"] == label].set_index("word")["tag_loss"].reindex(intact.index)
+        loss = main.loc[main["lesion"] == label].set_index("word")["tag_loss"].reindex(intact.index)
         if loss.isna().any():
             raise GrammarLensError(
                 f"words has no {ablation} lesion of {label!r} at every word: give run.lesions of the "

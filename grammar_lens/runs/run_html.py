@@ -56,10 +56,10 @@ def _layers(run: StoredRun) -> str:
     if path is None:
         return ""
     table = pd.read_csv(path, keep_default_na=False, usecols=["label", "layer", "position"])
-    table = table[table["position"] == run.main_position]
+    table = table.loc[table["position"] == run.main_position]
     model = run.record.get("model") or {}
     n_layers = int(model.get("n_layers", table["layer"].max() + 1 if len(table) else 1))
-    labels = sorted(map(str, table["label"].unique()))
+    labels = sorted({str(x) for x in table["label"]})
     counts = [
         np.bincount(table["layer"][table["label"].astype(str) == x], minlength=n_layers)
         for x in labels

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_batteries import LABELS, battery, planted, study_of
+from traces import traces_of
 
 from grammar_lens import figures
 from grammar_lens.dissociation.intervals import cell_intervals
@@ -54,7 +55,7 @@ def test_the_losses_of_a_run_give_the_same_intervals(
     with pytest.raises(NotMeasuredError, match=r"run\.lesions"):
         cell_intervals(stored)
     with pytest.raises(GrammarLensError, match="give run"):
-        cell_intervals(stored, words[words["lesion"] != "VERB"])
+        cell_intervals(stored, words.loc[words["lesion"] != "VERB"])
 
 
 def test_the_weakest_difference_is_the_smallest_of_four(study: LesionStudy) -> None:
@@ -66,7 +67,7 @@ def test_the_weakest_difference_is_the_smallest_of_four(study: LesionStudy) -> N
 
 def test_cells_say_what_was_asked_for(study: LesionStudy) -> None:
     def text(cells: str) -> np.ndarray:
-        return np.array(figures.lesion_matrix(study, cells=cells).data[0].text, object)
+        return np.array(traces_of(figures.lesion_matrix(study, cells=cells))[0].text, object)
 
     weakest, interval = text("weakest"), text("interval")
     assert weakest[0, 2].startswith(f"{study.weakest[0, 2]:+.2f}".replace("-", "\N{MINUS SIGN}"))
