@@ -217,6 +217,16 @@ def _reported(worlds: Iterable[WorldResult]) -> list[Measure]:
         measures.append(
             _rate("any crossed pair", of, some, lambda w: (w.n_crossed_chosen or 0) > 0)
         )
+        # what a user's study says where nothing was planted: by the default rule few tags have neurons
+        studies = [w.by_default for w in _of(worlds, name) if w.by_default is not None]
+        of = f"{name} worlds, sets by the default rule"
+        for what, number in (
+            ("enough tags for a study", sum(s.p is not None for s in studies)),
+            ("p at most .05", sum(s.p is not None and s.p <= ALPHA for s in studies)),
+            ("any crossed pair", sum(s.n_crossed > 0 for s in studies)),
+            ("verdict: selective", sum(s.is_selective for s in studies)),
+        ):
+            measures.append(Measure(what, of, number, len(studies)))
     for strength in sorted({w.strength for w in _of(worlds, "weak")}, reverse=True):
         some = [w for w in _of(worlds, "weak") if w.strength == strength]
         of = f"strength {strength:g}"

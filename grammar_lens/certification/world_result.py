@@ -12,6 +12,7 @@ from grammar_lens.certification.planted.chain import TAGS
 from grammar_lens.certification.planted.design import KINDS
 from grammar_lens.certification.planted.world import FRESH_WORDS, TRAIN_WORDS, World, plant
 from grammar_lens.defaults import SEED
+from grammar_lens.dissociation.matrices import LEAST_LABELS
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.model.about import n_parameters
@@ -25,6 +26,8 @@ from grammar_lens.selectivity.scoring import score
 
 TOKEN_BUDGET = 4096
 """Tokens of one forward pass, lesions stacked as rows."""
+REPLICATES = 100
+"""Exchanges of tags for the null of a choice by the default rule."""
 STUDIED = {
     "true": "attribution_contrast",
     "weak": "attribution_contrast",
@@ -45,8 +48,9 @@ class WorldResult:
     tag, `n_chosen` in all, and `n_found` of them are planted. `costs` are the rise in tag loss of
     every tag when its planted set is cut, nats, and `n_true_pairs` the pairs of tags that these
     lesions dissociate doubly; both empty where nothing is planted. `p` and the crossed pairs are those of the
-    sets that `studied` says; `p_chosen` and `n_crossed_chosen` of the sets that
-    `attribution_contrast` chose, None where these are the same or nothing was asked.
+    sets that `studied` says; `p_chosen` and `n_crossed_chosen` of as many neurons as were planted,
+    by `attribution_contrast`, None where these are the same or nothing was asked. `by_default` is
+    the study that a user would make, of neurons chosen by the default rule; None where not asked.
     """
 
     kind: str
@@ -66,10 +70,26 @@ class WorldResult:
     n_true_crossed: int
     p_chosen: float | None
     n_crossed_chosen: int | None
+    by_default: "DefaultStudy | None"
     n_parameters: int
     n_words: int
     """Fresh words."""
     seconds: float
+
+
+@dataclass(frozen=True)
+class DefaultStudy:
+    """A study of the tags that have neurons by the default rule: the first k with q at most .05.
+
+    k is the largest planted set's: these models have few neurons.
+    """
+
+    n_labels: int
+    """Tags with such neurons; with fewer than 3 nothing can be tested, and the rest is empty."""
+    p: float | None
+    n_crossed: int
+    is_selective: bool
+    """Whether the verdict is that the damage is selective."""
 
 
 def run_world(
@@ -104,9 +124,10 @@ def judge(world: World, *, shams: int, seed: int, reported: bool = True) -> Worl
         "random": with_sets(chosen, world.sets),
     }[STUDIED[world.kind]]
     study = _study(world, sets, shams, seed)
-    again = None
+    again = by_default = None
     if reported and STUDIED[world.kind] != "attribution_contrast":
         again = _study(world, chosen, shams, seed)
+        by_default = study_by_default(world, moments, shams, seed)
     is_planted = world.kind in ("true", "weak")
     truth = _study(world, with_sets(chosen, world.sets), 0, seed) if is_planted else None
     true_pairs = set() if truth is None else _dissociating(truth)
@@ -129,6 +150,7 @@ def judge(world: World, *, shams: int, seed: int, reported: bool = True) -> Worl
         n_true_crossed=len(crossed & true_pairs),
         p_chosen=None if again is None else _p(again),
         n_crossed_chosen=None if again is None else len(again.crossed_pairs),
+        by_default=by_default,
         n_parameters=n_parameters(world.model),
         n_words=world.fresh.n_words,
         seconds=0.0,
@@ -148,6 +170,27 @@ def choose(world: World, moments: Moments, method: str) -> KeyNeurons:
     return replace(keys, sets={tag: keys[tag].top(len(world.sets[tag])) for tag in keys})
 
 
+def study_by_default(world: World, moments: Moments, shams: int, seed: int) -> DefaultStudy:
+    """The lesion study with everything at its default but the number of shams."""
+    attribution = attribute(
+        world.model,
+        world.train,
+        kind="own",
+        moments=moments,
+        replicates=REPLICATES,
+        seed=seed,
+        show_progress=False,
+    )
+    most = max(len(s) for s in world.sets.values())
+    evidence = Evidence(moments, attribution=attribution)
+    keys = select(score(evidence, "attribution_contrast"), k=most)
+    labels = [tag for tag in TAGS if len(keys[tag])]
+    if len(labels) < LEAST_LABELS:
+        return DefaultStudy(len(labels), None, 0, False)
+    study = _study(world, keys.only(labels), shams, seed, damage_matched=None)
+    return DefaultStudy(len(labels), _p(study), len(study.crossed_pairs), study.is_selective)
+
+
 def with_sets(keys: KeyNeurons, sets: Sets) -> KeyNeurons:
     """The same as if these neurons had been chosen."""
     assert keys.units is not None, "chosen by gl.select"
@@ -159,16 +202,18 @@ def with_sets(keys: KeyNeurons, sets: Sets) -> KeyNeurons:
     return replace(keys, sets=named, method="known", rule="by construction")
 
 
-def _study(world: World, keys: KeyNeurons, shams: int, seed: int) -> LesionStudy:
+def _study(
+    world: World, keys: KeyNeurons, shams: int, seed: int, damage_matched: int | None = 0
+) -> LesionStudy:
+    """Without damage-matched shams by default: planted neurons write as much as any."""
     return lesion_study(
         world.model,
         world.fresh,
         keys,
         lexicon=world.train,
         shams=shams,
-        # planted neurons write as much as any: their shams are well matched
-        damage_matched=0,
-        labels=TAGS,
+        damage_matched=damage_matched,
+        labels=[tag for tag in TAGS if tag in keys],
         seed=seed,
         token_budget=TOKEN_BUDGET,
         show_progress=False,

@@ -50,6 +50,7 @@ def result(kind: str, number: int = 0, p: float = 1.0, crossed: int = 0) -> Worl
         n_true_crossed=crossed if planted else 0,
         p_chosen=None,
         n_crossed_chosen=None,
+        by_default=None,
         n_parameters=62_640,
         n_words=2000,
         seconds=1.0,
