@@ -15,9 +15,10 @@ from grammar_lens import __version__
 from grammar_lens.cli.config_file import read_config_file
 from grammar_lens.cli.console import Console
 from grammar_lens.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, one_line_errors, say_error
-from grammar_lens.cli.options import parameter
+from grammar_lens.cli.options import RunArgument, parameter
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.runs.settings import OUTPUT, RENAMED, flag_of
+from grammar_lens.runs.store.location import find_run
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """The usage errors of click; typer may have its own copy of click."""
@@ -164,6 +165,7 @@ def command(
     def register(body: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in _parameters(body)[1:] if p.kind is not p.VAR_KEYWORD]
         chosen = [parameter(name, as_the_run=of_a_run) for name in settings]
+        of_runs = [p.name for p in own if p.annotation is RunArgument]
         shared = _parameters(_shared)[: None if prints_json else -1]
 
         @functools.wraps(body)
@@ -172,6 +174,8 @@ def command(
             console = Console(config_file=common.pop("config"), **common)
             with console.listening(), _ended(console, kept):
                 _require_text(given)
+                for name in of_runs:
+                    find_run(given[name])
                 body(console, **given)
 
         called.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]

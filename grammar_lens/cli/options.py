@@ -104,6 +104,9 @@ RunArgument = Annotated[
     Path,
     typer.Argument(help="A run directory.", metavar="RUN", autocompletion=run_directories),
 ]
+ShardsArgument = Annotated[
+    Path, typer.Argument(help="The run directory to make, with its shards.", metavar="RUN")
+]
 LabelOfRun = Annotated[
     str, typer.Option(help="The label whose neurons are cut.", autocompletion=labels_of_run)
 ]

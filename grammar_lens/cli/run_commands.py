@@ -12,6 +12,7 @@ from grammar_lens.cli.options import (
     NameOption,
     ResumeOption,
     RunArgument,
+    ShardsArgument,
     config_fields,
     config_of,
     in_panels,
@@ -115,7 +116,7 @@ def collect(
 
 
 @command(panel=STEPS, examples=("grammar-lens merge runs/ewt",))
-def merge(console: Console, run: RunArgument) -> None:
+def merge(console: Console, run: ShardsArgument) -> None:
     """Puts together what the jobs of a job array have collected (`collect --shard`)."""
     from grammar_lens.runs.shards import merge_shards
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import Any, SupportsIndex
 
 from grammar_lens.errors import GrammarLensError, require_neuron
@@ -23,6 +22,7 @@ from grammar_lens.neurons.own_text import TextActivations, activations
 from grammar_lens.neurons.view import NeuronView, scores_of
 from grammar_lens.runs.run_html import run_html
 from grammar_lens.runs.session import Session
+from grammar_lens.runs.store.location import find_run
 from grammar_lens.runs.store.stored import StoredRun
 from grammar_lens.runs.store.studies import STEPS
 
@@ -241,13 +241,4 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
     Raises GrammarLensError if there is none, or if run.json is damaged.
     """
-    folder, study = Path(path), None
-    if not (folder / "run.json").is_file() and "@" in folder.name:
-        name, _, study = folder.name.rpartition("@")
-        folder = folder.with_name(name) if name else folder
-    if not (folder / "run.json").is_file():
-        raise GrammarLensError(
-            f"{folder} is no run directory (it has no run.json): make one with "
-            f"`grammar-lens run --out {folder}`"
-        )
-    return Run(folder, study)
+    return Run(*find_run(path))
