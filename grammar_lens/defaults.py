@@ -23,6 +23,8 @@ SIGNS = ("absolute", "positive", "negative")
 RULES = ("top_k", "fdr", "permutation", "frequency")
 TOP_K = 100
 ALPHA = 0.05
+MASSIVE = 100.0
+"""Times the layer's median that a unit's mean absolute activation is massive from."""
 MIN_REPLICATES = 20
 """Replicates that a permutation null needs at least."""
 VALUES = ("zero", "mean", "resample", "resample_within")

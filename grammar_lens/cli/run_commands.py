@@ -21,7 +21,7 @@ from grammar_lens.runs.settings import EXAMPLES, LESIONS, OPTIONS, WORDS, Config
 
 WHOLE = tuple(name for name in OPTIONS if name != "neurons_from")
 PASS = ("device", "dtype", "token_budget", "device_map", "checkpoint_every")
-SELECTION = ("rule", "alpha", "sign", "top_k")
+SELECTION = ("rule", "alpha", "sign", "top_k", "massive")
 DEVICE = ("device", "device_map")
 
 

@@ -3,10 +3,12 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from grammar_lens.defaults import ALPHA, RULES, SIGNS, TOP_K
+from grammar_lens.defaults import ALPHA, MASSIVE, RULES, SIGNS, TOP_K
 from grammar_lens.errors import GrammarLensError, counted, require_between, require_one_of
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
+from grammar_lens.passes.moments import UnitStatistics
 from grammar_lens.selectivity.permutation_null import Null
+from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.result import Scores
 
 UNTESTED = "no null"
@@ -22,6 +24,7 @@ def select(
     per_layer: bool = False,
     alpha: float | int = ALPHA,
     null: Null | None = None,
+    massive: float | None = MASSIVE,
 ) -> KeyNeurons:
     """The key neurons of every label by a rule.
 
@@ -39,6 +42,9 @@ def select(
     "fdr" and "permutation" need; these choose at most `k` if it is given. Where a score counts both ways, `sign` ranks by its size, or takes only
     the largest ("positive") or the smallest ("negative"). Equal scores are broken by address, the
     lowest first. Units of no strength are never chosen, so a set may hold fewer than `k`.
+    By attributions, units of massive activations are not chosen: those whose mean absolute activation is over
+    `massive` times the median of their layer (None takes them). What attributions predict to first
+    order fails for them: cut, such a unit damages every label, and no sham is like it.
     Raises GrammarLensError for an unknown rule or sign, when `k` is not between 1 and the number of units, and
     when a rule lacks the null or the score that it needs.
     """
@@ -48,7 +54,11 @@ def select(
     q = _q_values(scores, null)
     strength = scores.strength(sign)
     allowed = _allowed(scores, rule, alpha, null, q)
-    strength = np.where(allowed, strength, 0.0)
+    left_out = np.zeros(strength.shape[1:], bool)
+    method = SCORES.get(scores.method)
+    if massive is not None and method is not None and method.needs == "attribution":
+        left_out = massive_units(scores.units, massive)
+    strength = np.where(allowed & ~left_out, strength, 0.0)
     most = k or (TOP_K if rule in ("top_k", "frequency") else n_layers * n_units)
     sets = {}
     for i, label in enumerate(scores.labels):
@@ -72,13 +82,29 @@ def select(
         sets=sets,
         method=scores.method,
         rule=_described(
-            rule, k, per_layer, sign if scores.best == "far" else "", _level(rule, alpha, q)
+            rule,
+            k,
+            per_layer,
+            sign if scores.best == "far" else "",
+            _level(rule, alpha, q),
+            int(left_out.sum()),
         ),
         n_units=n_units,
         n_layers=n_layers,
         units=scores.units,
         origin=scores.origin,
     )
+
+
+def massive_units(
+    units: UnitStatistics, massive: float = MASSIVE
+) -> Bool[np.ndarray, "layer unit"]:
+    """Units whose mean absolute activation is over so many times the median of their layer.
+
+    Source of the term: Sun et al. (2024), Massive Activations in Large Language Models, arXiv 2402.17762.
+    """
+    median = np.median(units.mean_abs, axis=1, keepdims=True)
+    return units.mean_abs > massive * median
 
 
 def _check(
@@ -153,11 +179,15 @@ def _level(rule: str, alpha: float | int, q: Float[np.ndarray, "label layer unit
     return f"at {alpha:g}"
 
 
-def _described(rule: str, k: int | None, per_layer: bool, sign: str, level: str) -> str:
+def _described(
+    rule: str, k: int | None, per_layer: bool, sign: str, level: str, n_massive: int
+) -> str:
     """The rule in words, for results and reports: "top 100, absolute, q at most 0.05".
 
     Without a sign, the largest values alone count.
     """
+    if n_massive:
+        level = ", ".join(part for part in (level, f"{n_massive} massive left out") if part)
     where = " per layer" if per_layer else ""
     sign = sign or "largest"
     if rule in ("top_k", "frequency"):

@@ -186,6 +186,15 @@ class Config:
         str, Option(CHOICE, "Rank by absolute, positive or negative score.", defaults.SIGNS)
     ] = "absolute"
     top_k: Annotated[int, Option(CHOICE, "Key neurons per label.", least=1)] = defaults.TOP_K
+    massive: Annotated[
+        float,
+        Option(
+            CHOICE,
+            "Attributions choose no unit whose mean absolute activation is over so many times the "
+            "median of its layer; 0: any unit.",
+            least=0,
+        ),
+    ] = defaults.MASSIVE
     neurons_from: Annotated[
         str | None,
         Option(

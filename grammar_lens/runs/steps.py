@@ -219,7 +219,14 @@ def run_select(session: Session, run: StoredRun) -> Save:
         scores, evidence = run.scores_at(position), run.evidence(position)
         most = c.top_k if c.rule in ("top_k", "frequency") and c.neurons_from is None else None
         if c.neurons_from is None:
-            keys = select(scores, most, rule=c.rule, sign=c.sign, alpha=c.alpha)
+            keys = select(
+                scores,
+                most,
+                rule=c.rule,
+                sign=c.sign,
+                alpha=c.alpha,
+                massive=c.massive or None,
+            )
             controls[position] = selection_controls(keys, scores, evidence, c.top_k, c.sign)
         else:
             keys = imported(c.neurons_from, run, position)

@@ -401,3 +401,30 @@ class TestKeyNeurons:
         verbs = frame[frame.label == "VERB"]
         assert list(zip(verbs.layer, verbs["index"], strict=True)) == list(keys["VERB"])
         assert "VERB" in keys._repr_html_()
+
+
+class TestMassiveActivations:
+    """A unit whose activations dwarf its layer's is not chosen by attributions, whatever its score."""
+
+    @staticmethod
+    def scores(method: str) -> Scores:
+        values = np.zeros((2, 2, 50))
+        values[:, 1, 7], values[0, 0, 3], values[1, 1, 9] = 5.0, 1.0, 2.0
+        mean_abs = np.ones((2, 50))
+        mean_abs[1, 7], mean_abs[1, 9] = 101.0, 99.0
+        units = UnitStatistics(np.zeros((2, 50)), mean_abs, np.zeros((2, 50)))
+        count = np.array([9.0, 9.0])
+        return Scores(method, ("A", "B"), count, values, values, None, units, ORIGIN, "high")
+
+    def test_attributions_leave_it_out_and_say_so(self) -> None:
+        keys = select(self.scores("attribution_contrast"), k=3)
+        assert [list(keys[x]) for x in "AB"] == [[(0, 3)], [(1, 9)]]
+        assert keys.rule == "top 3, largest, no null, 1 massive left out"
+
+    def test_unless_it_is_asked_for(self) -> None:
+        keys = select(self.scores("attribution_contrast"), k=3, massive=None)
+        assert [list(keys[x]) for x in "AB"] == [[(1, 7), (0, 3)], [(1, 7), (1, 9)]]
+        assert list(select(self.scores("attribution"), k=3, massive=98.0)["B"]) == []
+
+    def test_other_scores_take_it(self) -> None:
+        assert list(select(self.scores("correlation"), k=1)["A"]) == [(1, 7)]
