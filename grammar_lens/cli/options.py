@@ -104,8 +104,13 @@ RunArgument = Annotated[
     Path,
     typer.Argument(help="A run directory.", metavar="RUN", autocompletion=run_directories),
 ]
-ShardsArgument = Annotated[
-    Path, typer.Argument(help="The run directory to make, with its shards.", metavar="RUN")
+NewRunArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A run directory, made if need be.",
+        metavar="RUN",
+        autocompletion=run_directories,
+    ),
 ]
 LabelOfRun = Annotated[
     str, typer.Option(help="The label whose neurons are cut.", autocompletion=labels_of_run)

@@ -10,9 +10,9 @@ from grammar_lens.cli.app import STEPS, STUDY, command
 from grammar_lens.cli.console import Console
 from grammar_lens.cli.options import (
     NameOption,
+    NewRunArgument,
     ResumeOption,
     RunArgument,
-    ShardsArgument,
     config_fields,
     config_of,
     in_panels,
@@ -89,7 +89,7 @@ def plan(
 )
 def collect(
     console: Console,
-    run: RunArgument,
+    run: NewRunArgument,
     shard: Annotated[
         str, typer.Option(help="I/N: only the I-th of N shares, for a job array; then `merge`.")
     ] = "",
@@ -116,7 +116,7 @@ def collect(
 
 
 @command(panel=STEPS, examples=("grammar-lens merge runs/ewt",))
-def merge(console: Console, run: ShardsArgument) -> None:
+def merge(console: Console, run: NewRunArgument) -> None:
     """Puts together what the jobs of a job array have collected (`collect --shard`)."""
     from grammar_lens.runs.shards import merge_shards
 

@@ -66,7 +66,7 @@ def neurons_by_layer(
         legend = "legend" if line[0] == 2 else "legend2"
         _add_line(page, layers, line, layers.p, hover, legend)
     page.update_yaxes(row=1, col=1, type="category", autorange="reversed", dtick=1, showgrid=False)
-    page.update_yaxes(row=2, col=1, title_text="accuracy", range=[0, 1])
+    page.update_yaxes(row=2, col=1, title_text="accuracy (share of words)", range=[0, 1])
     page.update_yaxes(row=3, col=1, title_text="nats")
     o = scores.origin
     title = f"{plain(o.model)} layer by layer, words read at “{o.position}”"

@@ -178,7 +178,11 @@ def _accuracy(
         level = np.full(len(probe.layers), value)
         _line(figure, probe.layers, level, name, INK, dash, 1.0, legend, at, marks=False)
     figure.update_yaxes(
-        range=[0, 1.02], tickformat=".1f", title_text="accuracy", row=row, col=column
+        range=[0, 1.02],
+        tickformat=".1f",
+        title_text="accuracy (share of words)",
+        row=row,
+        col=column,
     )
 
 
@@ -196,7 +200,7 @@ def _information(figure: go.Figure, row: int, column: int, probe: LayerProbe) ->
     lowest = float(np.nanmin(probe.information))
     figure.update_yaxes(
         range=[min(-0.25, max(lowest, -1.5)) - 0.05, 1.2],
-        title_text="share of the information",
+        title_text="information gained (share)",
         row=row,
         col=column,
     )
@@ -211,7 +215,7 @@ def _selectivity(figure: go.Figure, row: int, column: int, table: pd.DataFrame) 
         if f"rms_{name}" in table:
             values = table[f"rms_{name}"].to_numpy(float)
             _line(figure, table.layer.to_numpy(), values, plural, colour, dash, 2.0, True, at)
-    figure.update_yaxes(rangemode="tozero", title_text="r", row=row, col=column)
+    figure.update_yaxes(rangemode="tozero", title_text="correlation r", row=row, col=column)
 
 
 def _line(

@@ -16,7 +16,7 @@ from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.model.about import Model, device_of, site_width
+from grammar_lens.model.about import Model, device_of, fingerprint, site_width
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.passes.moments import MomentAccumulator, Moments, pool
 from grammar_lens.passes.shared import Reading, Request, read_one
@@ -187,7 +187,7 @@ def course_reading(
     ]
 
     def finish() -> TimeCourse:
-        origin = corpus.origin(position, site)
+        origin = corpus.origin(position, site, fingerprint(model))
         by_set, n = moments.moments(origin), len(offsets)
         total = sums.sums().reshape(n, n_labels + 1, *shape)[:, :n_labels]
         count = np.stack([np.bincount(c, minlength=n_labels)[:n_labels] for c in codes]).astype(

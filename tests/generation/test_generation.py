@@ -134,6 +134,7 @@ class TestTheStoredProbe:
 
     def test_it_is_missing_in_a_run_of_old(self, stored: Path) -> None:
         (stored / "probe.safetensors").unlink()
+        shutil.rmtree(stored / "studies")
         code, _, err = call("generate", stored, "--lesion", "VERB")
         assert code == 2
         assert (
@@ -141,12 +142,14 @@ class TestTheStoredProbe:
             in err
         )
         assert call("probe", stored, "--probe-k", 3, "--quiet")[0] == 0
-        assert call("generate", stored, "--lesion", "VERB", "--tokens", 3)[0] == 0
+        code, _, err = call("generate", stored, "--lesion", "VERB", "--tokens", 3)
+        assert code == 0, err
 
     def test_it_is_not_read_once_other_neurons_were_chosen(self, stored: Path) -> None:
         assert call("select", stored, "--top-k", 5, "--quiet")[0] == 0
         with pytest.raises(
-            GrammarLensError, match=r"no probe\.json yet: first `grammar-lens probe"
+            GrammarLensError,
+            match=r"probe results of .* not made from its current results: first `grammar-lens probe",
         ):
             load_run(stored).fitted_at("word")
 

@@ -249,7 +249,7 @@ def test_a_hooked_model_is_taken_as_it_is(make_tiny: Callable[[], Model]):
     model = make_tiny()
     assert load_model(model) is model
     with pytest.raises(
-        GrammarLensError, match="hooked already, so its tokenizer, dtype and device stay"
+        GrammarLensError, match="hooked already, so its tokenizer, dtype and device are kept"
     ):
         load_model(model, dtype="bfloat16")
     model.tokenizer = None

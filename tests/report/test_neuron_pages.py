@@ -204,7 +204,7 @@ def test_tables_lead_to_neuron_pages(page: Page) -> None:
     leads = [str(a["href"]) for t, a in page.tags if t == "a" and "#neuron-" in str(a.get("href"))]
     assert "#neuron-word-1.17" in leads
     assert "#neuron-next-1.17" in leads
-    assert len(leads) == 60
+    assert len(leads) == 78
 
 
 def test_the_section_says_what_it_holds(made: MadeRun, page: Page) -> None:

@@ -566,7 +566,7 @@ def test_rows_of_the_position_alone(scores: Scores, tmp_path: Path) -> None:
         (
             "a.csv",
             "layer,index\n99999999999999999999999,1\n",
-            r"a\.csv:2: neuron 9.* does not exist",
+            r"a\.csv:2: layer is '9+', expected a whole number of at most 18 digits",
         ),
         ("a.csv", b"layer,index\n0,\xff\n", r"a\.csv is no text in UTF-8 \(invalid start byte at"),
         (
@@ -840,6 +840,8 @@ course = json.loads(path("time_course.json").read_text("utf-8"))
 assert np.array(course["strength"]).shape == (len(course["offsets"]), len(labels), 8)
 assert set(json.loads(path("controls.json").read_text("utf-8"))) == {"word", "next"}
 assert json.loads(path("summary.json").read_text("utf-8"))["schema"] == 1
+layers = json.loads(path("layers.json").read_text("utf-8"))
+assert len(layers["trained"]["word"]["accuracy"]) == len(pd.read_csv(path("layers.csv")))
 assert json.loads(path("examples.json").read_text("utf-8"))
 assert path("report.html").read_text("utf-8").lstrip().lower().startswith("<!doctype html")
 

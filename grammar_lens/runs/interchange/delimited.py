@@ -138,7 +138,9 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
 def _value(name: str, cell: str, path: Path, line: int) -> str | int | float:
     if name in WHOLE:
         if not _WHOLE_NUMBER.fullmatch(cell.strip()):
-            raise GrammarLensError(f"{path}:{line}: {name} is {cell!r}, expected a whole number")
+            raise GrammarLensError(
+                f"{path}:{line}: {name} is {cell!r}, expected a whole number of at most 18 digits"
+            )
         return int(cell.strip().split(".")[0])
     if name in REAL:
         try:

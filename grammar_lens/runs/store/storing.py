@@ -277,6 +277,8 @@ def _adopt(run: StoredRun) -> None:
         bare += [*(run.path / FIGURES).glob("*")] if step == "report" else []
         if not (run.path / STEPS[step]).is_file():
             continue
+        if step == "probe" and not (run.path / FITTED).is_file():
+            continue  # made before probes were kept: not whole, so that the step is done anew
         made = _record(run, step, config, run.record.get("versions"))
         folder = run.path / STUDIES / step / made["key"][:SHORT]
         shutil.rmtree(folder, ignore_errors=True)
