@@ -159,7 +159,26 @@ def of_texts(labels: tuple[str, ...], model: str) -> Iterator[object]:
         labels, (labels[0],), "mean", 1.0, scores, lesioned, cells, cells, cells, shams, shams
     )
     world = WorldResult(
-        *("true", 0, 1.0, "direct", labels[0], 4, 4, 4, 4, 0, (0.5,), 0.05, 1, 1, 1, None, None, None),
+        *(
+            "true",
+            0,
+            1.0,
+            "direct",
+            labels[0],
+            4,
+            4,
+            4,
+            4,
+            0,
+            (0.5,),
+            0.05,
+            1,
+            1,
+            1,
+            None,
+            None,
+            None,
+        ),
         *(1000, 500, 1.0),
     )
     yield Certification((world,), 19, 0, 1, 1.0)
