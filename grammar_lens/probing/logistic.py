@@ -9,7 +9,8 @@ products of the memory.
 """
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,9 @@ WORTH_EVALUATIONS, WORTH_OPERATIONS = 25, 2e8
 """A preconditioner may cost as much arithmetic as this many evaluations, or this much at least."""
 LEAST_FAST_SIZE = 100_000
 """Of smaller matrices the choice of the library makes no difference."""
+
+LEAST_SHARED_SIZE = 2**25
+"""Products of smaller matrices are not shared between threads."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,27 @@ def minimise(
     Every labeling uses the codes 0 to its largest, each at least once. `starts` are parameters to
     start from, None for the labels' frequencies.
     """
+    with _threads(features):
+        return _minimise(features, labelings, starts)
+
+
+@contextmanager
+def _threads(features: Float[Tensor, "word unit"]) -> Iterator[None]:
+    """One thread for small products on a CPU: several wait for each other wherever a core is busy."""
+    usual = torch.get_num_threads()
+    if features.device.type == "cpu" and features.numel() < LEAST_SHARED_SIZE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
+def _minimise(
+    features: Float[Tensor, "word unit"],
+    labelings: Sequence[Int[Tensor, " word"]],
+    starts: Sequence[Float[Tensor, "_ unit_and_bias"] | None] | None,
+) -> list[Minimum]:
     words = _Words(features)
     problems = [_Problem(words, codes) for codes in labelings]
     runs = [
