@@ -108,8 +108,8 @@ def is_of(run: StoredRun, step: str, config: Config) -> bool:
         study.verify(current=True)
     except GrammarLensError:
         return False
-    own = own_settings(step, config.stored())
-    return all(own.get(name, value) == value for name, value in study.settings.items())
+    # results made before a setting existed are not known to be of any value of it
+    return own_settings(step, config.stored()) == study.settings
 
 
 def drop_damaged(run: StoredRun, step: str) -> None:

@@ -53,7 +53,7 @@ def _in(*panels: str) -> tuple[str, ...]:
 OWN = {
     "collect": (*_in(WORDS), "score", "replicates", "sample", "seed", "dtype", "token_budget"),
     "score": ("score", "attribution", "attribution_words"),
-    "select": ("rule", "alpha", "sign", "top_k", "neurons_from"),
+    "select": ("rule", "alpha", "sign", "top_k", "massive", "neurons_from"),
     "examples": _in(EXAMPLES),
     "course": (),
     "layers": ("layer_words", "untrained", "seed"),
