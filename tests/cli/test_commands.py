@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 from changed_runs import of_an_earlier_version
+from small_runs import call
 from typed import present
-from typer.testing import CliRunner
 
 import grammar_lens as gl
-from grammar_lens.cli.app import app
 
 SENTENCES = (
     "The/DET old/ADJ man/NOUN slowly/ADV walked/VERB home/ADV",
@@ -59,13 +58,6 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     train.write_text(conllu(SENTENCES), "utf-8")
     fresh.write_text(conllu(FRESH), "utf-8")
     return train, fresh
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.fixture(scope="module")

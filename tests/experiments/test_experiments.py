@@ -7,7 +7,6 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from scripts import run_script
+from small_runs import write_beginnings
 
 import grammar_lens as gl
 from grammar_lens.model.about import Model
@@ -58,10 +58,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the beginnings of the embedded treebank, as few-train and few-test."""
     folder = tmp_path_factory.mktemp("few")
-    embedded = files("grammar_lens") / "embedded" / "treebank"
-    for split, n in (("train", 80), ("test", 40)):
-        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
-        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+    write_beginnings(folder, train=80, test=40)
     return folder
 
 

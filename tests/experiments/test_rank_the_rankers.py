@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import rank_the_rankers
 import typer
 from scipy import stats
+from small_runs import write_beginnings
 from typed import named_rows
 
 from grammar_lens.cli.scripts import start_page
@@ -36,10 +36,7 @@ def settings(
     folder = tmp_path_factory.mktemp("rankers")
     tiny_hf().save_pretrained(folder / "tiny")
     tiny_tokenizer.save_pretrained(folder / "tiny")
-    embedded = files("grammar_lens") / "embedded" / "treebank"
-    for split, n in (("train", 90), ("test", 30)):
-        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
-        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+    write_beginnings(folder, train=90, test=30)
     return {
         "model": str(folder / "tiny"),
         "train": f"{folder}:train",

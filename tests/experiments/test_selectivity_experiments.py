@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import reproduce_paper
 import torch
 from architectures import shake
 from scripts import refused, run_script
+from small_runs import write_beginnings
 from transformers import LlamaForCausalLM
 
 import grammar_lens as gl
@@ -38,10 +38,7 @@ def one_thread() -> Iterator[None]:
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the beginnings of the embedded treebank, as few-train and few-test."""
     folder = tmp_path_factory.mktemp("few")
-    embedded = files("grammar_lens") / "embedded" / "treebank"
-    for split, n in (("train", 100), ("test", 60)):
-        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
-        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+    write_beginnings(folder, train=100, test=60)
     return folder
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from changed_runs import change_record, of_an_earlier_version
+from small_runs import write_beginnings
 from traces import traces_of
 from typed import present
 
@@ -48,10 +48,7 @@ LABELS = ("NOUN", "VERB", "ADJ", "DET")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the embedded model on a few sentences, as far as the examples."""
     folder = tmp_path_factory.mktemp("made")
-    embedded = files("grammar_lens") / "embedded" / "treebank"
-    for split, n in (("train", 80), ("test", 12)):
-        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
-        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+    write_beginnings(folder, train=80, test=12)
     config = Config(
         train=f"{folder}:train",
         fresh=f"{folder}:test",

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 from changed_runs import of_an_earlier_version
-from typer.testing import CliRunner
+from small_runs import call, write_beginnings
 
 import grammar_lens as gl
-from grammar_lens.cli.app import app
 from grammar_lens.corpus.corpus import fresh_corpus, prepare
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.errors import GrammarLensError
@@ -36,13 +34,6 @@ LABELS = ("NOUN", "VERB", "PRON", "DET")
 PROMPT = "The old man"
 
 
-def call(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
 @pytest.fixture(scope="module")
 def made(
     tmp_path_factory: pytest.TempPathFactory, tiny_hf: Callable[[], Any], tiny_tokenizer: Any
@@ -51,10 +42,7 @@ def made(
     folder = tmp_path_factory.mktemp("made")
     tiny_hf().save_pretrained(folder / "tiny")
     tiny_tokenizer.save_pretrained(folder / "tiny")
-    embedded = files("grammar_lens") / "embedded" / "treebank"
-    for split, n in (("train", 45), ("test", 20)):
-        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
-        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+    write_beginnings(folder, train=45, test=20)
     config = Config(
         model=str(folder / "tiny"),
         train=f"{folder}:train",

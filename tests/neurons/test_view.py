@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
+from small_runs import write_beginnings
 
 import grammar_lens as gl
 from grammar_lens.corpus.origin import Origin
@@ -38,10 +38,7 @@ PROMPT = "The old man"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the real embedded model on the beginning of the embedded treebank."""
     folder = tmp_path_factory.mktemp("inspected")
-    embedded = files("grammar_lens") / "embedded" / "treebank"
-    for split, n in (("train", 70), ("test", 30)):
-        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
-        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+    write_beginnings(folder, train=70, test=30)
     config = Config(
         train=f"{folder}:train",
         fresh=f"{folder}:test",

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import save_file
+from small_runs import write_beginnings
 from typer.testing import CliRunner
 
 import grammar_lens as gl
@@ -136,10 +137,7 @@ def made(
     folder = tmp_path_factory.mktemp("fuzz")
     tiny_hf().save_pretrained(folder / "tiny")
     tiny_tokenizer.save_pretrained(folder / "tiny")
-    embedded = files("grammar_lens") / "embedded" / "treebank"
-    for split, k in (("train", 40), ("test", 20)):
-        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
-        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:k]) + "\n\n", "utf-8")
+    write_beginnings(folder, train=40, test=20)
     code, _, err = call(
         "run", "--model", folder / "tiny", "--train", f"{folder}:train", "--fresh",
         f"{folder}:test", "--labels", "DET,NOUN,PRON,VERB", "--replicates", 25, "--top-k", 4,

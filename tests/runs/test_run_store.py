@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from changed_runs import change_record, of_an_earlier_version
 from made_batteries import LABELS as STUDIED
 from made_batteries import battery, extended, planted, study_of, unshared
 from made_figures import made_layer_lesions, made_layers
-from typer.testing import CliRunner
+from small_runs import call, write_beginnings
 
 import grammar_lens as gl
-from grammar_lens.cli.app import app
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.origin import Origin
@@ -437,13 +435,6 @@ def test_settings_that_cannot_be_followed(settings: dict[str, Any], message: str
 # Steps on a stored run ------------------------------------------------------------------------
 
 
-def call(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
 @pytest.fixture(scope="module")
 def made(
     tmp_path_factory: pytest.TempPathFactory, tiny_hf: Callable[[], Any], tiny_tokenizer: Any
@@ -452,10 +443,7 @@ def made(
     folder = tmp_path_factory.mktemp("stored")
     tiny_hf().save_pretrained(folder / "tiny")
     tiny_tokenizer.save_pretrained(folder / "tiny")
-    embedded = files("grammar_lens") / "embedded" / "treebank"
-    for split, n in (("train", 70), ("test", 30)):
-        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
-        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+    write_beginnings(folder, train=70, test=30)
     code, _, err = call(
         "run", "--model", folder / "tiny", "--train", f"{folder}:train", "--fresh",
         f"{folder}:test", "--labels", ",".join(LABELS), "--replicates", 25, "--top-k", 6,

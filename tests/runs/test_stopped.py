@@ -5,12 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stopped_runs
+from small_runs import write_beginnings
 
 pytestmark = pytest.mark.slow
 
@@ -23,10 +23,7 @@ def options(
     folder = tmp_path_factory.mktemp("stopped")
     tiny_hf().save_pretrained(folder / "tiny")
     tiny_tokenizer.save_pretrained(folder / "tiny")
-    embedded = files("grammar_lens") / "embedded" / "treebank"
-    for split, n in (("train", 40), ("test", 20)):
-        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
-        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+    write_beginnings(folder, train=40, test=20)
     return [
         *("--model", str(folder / "tiny"), "--train", f"{folder}:train", "--fresh"),
         *(f"{folder}:test", "--labels", "DET,NOUN,PRON,VERB", "--replicates", "25"),

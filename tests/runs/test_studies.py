@@ -3,13 +3,13 @@
 import json
 import shutil
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from changed_runs import of_an_earlier_version
+from small_runs import call, write_beginnings
 from typer.testing import CliRunner
 
 import grammar_lens as gl
@@ -22,13 +22,6 @@ from grammar_lens.runs.store.studies import MADE_FROM, OWN, STEPS
 LABELS = "DET,NOUN,PRON,VERB"
 
 
-def call(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
 @pytest.fixture(scope="module")
 def made(
     tmp_path_factory: pytest.TempPathFactory, tiny_hf: Callable[[], Any], tiny_tokenizer: Any
@@ -37,10 +30,7 @@ def made(
     folder = tmp_path_factory.mktemp("studies")
     tiny_hf().save_pretrained(folder / "tiny")
     tiny_tokenizer.save_pretrained(folder / "tiny")
-    embedded = files("grammar_lens") / "embedded" / "treebank"
-    for split, n in (("train", 70), ("test", 30)):
-        blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
-        (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+    write_beginnings(folder, train=70, test=30)
     code, _, err = call(
         "run", "--model", folder / "tiny", "--train", f"{folder}:train", "--fresh",
         f"{folder}:test", "--labels", LABELS, "--replicates", 25, "--top-k", 6, "--alpha", 1,
