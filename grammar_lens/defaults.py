@@ -38,6 +38,10 @@ OTHER_SHAMS = 0
 """Shams of further values and doses, and of sufficiency."""
 ATTRIBUTION_WORDS = 50_000
 MAX_TRAIN_WORDS = 50_000
+HEAD_BLOCK = {False: 2**24, True: 2**25}
+"""Logits (words x vocabulary) made by one product with the head, without a GPU and with one."""
+HEAD_CHUNK = {False: 2**20, True: 2**25}
+"""Logits that are held in float64 at a time."""
 LAYER_WORDS = 20_000
 """Words that probes of layers are fitted on, and as many that they are judged on, at most."""
 EXAMPLE_WORDS = 20_000

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from grammar_lens.defaults import HEAD_BLOCK
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.model.about import Model, embedding, model_name
+from grammar_lens.model.about import Model, embedding, model_name, vocabulary_size
 from grammar_lens.model.onednn import with_onednn
 
 
@@ -66,6 +67,17 @@ def head_logits(model: Model, hidden: Float[Tensor, "row d_model"]) -> Float[Ten
     if hasattr(model, "original_model"):
         return with_onednn(model.original_model.get_output_embeddings())(hidden)
     return model.unembed(hidden[None])[0]
+
+
+def head_blocks(
+    model: Model, hidden: Float[Tensor, "row d_model"]
+) -> Iterator[tuple[slice, Float[Tensor, "some vocab"]]]:
+    """Logits of some rows at a time, so many that the head's weights are seldom read again."""
+    n_tokens = vocabulary_size(model)
+    step = max(1, HEAD_BLOCK[hidden.device.type == "cuda"] // n_tokens)
+    for begin in range(0, len(hidden), step):
+        part = slice(begin, min(begin + step, len(hidden)))
+        yield part, head_logits(model, hidden[part])
 
 
 def check_head(model: Model, token_ids: Int[Tensor, "row time"]) -> None:

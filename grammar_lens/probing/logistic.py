@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grammar_lens.model.onednn import is_onednn_faster, multiply
+from grammar_lens.model.onednn import product
 
 TOLERANCE = 4e-5
 """Fitting ends when what is left to gain, as a share of the objective, is estimated to be smaller."""
@@ -117,15 +117,14 @@ class _Words:
     def __init__(self, features: Float[Tensor, "word unit"]) -> None:
         self.x = features
         self.n_words, self.n_units = features.shape
-        large = features.numel() >= LEAST_FAST_SIZE and min(features.shape) > 1
-        self.is_fast = large and features.device.type == "cpu" and is_onednn_faster()
+        self._is_large = features.numel() >= LEAST_FAST_SIZE and min(features.shape) > 1
         self._gram: Tensor | None = None
 
     def logits(self, weight: Float[Tensor, "label unit"]) -> Float[Tensor, "label word"]:
-        return multiply(weight, self.x, None) if self.is_fast else weight @ self.x.T
+        return product(weight, self.x) if self._is_large else weight @ self.x.T
 
     def sums(self, of_words: Float[Tensor, "label word"]) -> Float[Tensor, "label unit"]:
-        return multiply(of_words, self.x.T, None) if self.is_fast else of_words @ self.x
+        return product(of_words, self.x.T) if self._is_large else of_words @ self.x
 
     def gram(self) -> Float[Tensor, "unit_and_one unit_and_one"]:
         """Mean product of every two units over some words, all of the same weight."""

@@ -9,13 +9,10 @@ from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.corpus.lexicon import DeviceLexicon, Lexicon, split_losses
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of
-from grammar_lens.model.forward import check_head, head_logits
+from grammar_lens.model.forward import check_head, head_blocks
 from grammar_lens.model.weights import unembedding
 from grammar_lens.passes.readers import RowReader, Seen
 from grammar_lens.passes.stream import HEAD_INPUT, Tap
-
-_CHUNK = {False: 2**20, True: 2**25}
-"""Logits (words x vocabulary) made at a time, on CPU and on a GPU."""
 
 
 class TagLossReader(RowReader):
@@ -33,23 +30,16 @@ class TagLossReader(RowReader):
     ) -> None:
         super().__init__((len(token),))
         head = unembedding(model)
-        self._model, self._vocabulary = model, len(head)
+        self._model = model
         self._token, self._label = (torch.from_numpy(x).to(head.device) for x in (token, label))
-        self._lexicon = DeviceLexicon.of(lexicon, self._vocabulary, head.device)
+        self._lexicon = DeviceLexicon.of(lexicon, len(head), head.device)
 
     def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]:
-        hidden, rows = seen.values(), words.to(self._token.device)
-        chunk = max(1, _CHUNK[hidden.is_cuda] // self._vocabulary)
+        token, label = (x[words.to(x.device)] for x in (self._token, self._label))
         losses = torch.cat(
             [
-                split_losses(
-                    head_logits(self._model, hidden[part]),
-                    self._token[rows[part]],
-                    self._label[rows[part]],
-                    self._lexicon,
-                ).tag_loss
-                for begin in range(0, len(hidden), chunk)
-                for part in [slice(begin, begin + chunk)]
+                split_losses(logits, token[part], label[part], self._lexicon).tag_loss
+                for part, logits in head_blocks(self._model, seen.values())
             ]
         )
         self._rows = words.cpu().numpy()

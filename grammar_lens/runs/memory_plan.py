@@ -7,8 +7,8 @@ the layers of a Llama: residual stream, attention, gated MLP, and what readers k
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-HEAD_CHUNK = {False: 2**20, True: 2**25}
-"""Logits that attribution holds at a time, without a GPU and with one."""
+from grammar_lens.defaults import HEAD_BLOCK, HEAD_CHUNK
+
 USABLE = 0.95
 """The share of the free memory that a run can count on; fragments and libraries take the rest."""
 
@@ -302,14 +302,13 @@ def attributing(sizes: Sizes) -> Needs:
     a_layer = batch.tokens * (8 * m.d_model + m.itemsize * (attention + 3 * m.d_mlp))
     gaps = 4 * batch.words * m.d_mlp
     graph = m.n_layers * (a_layer + gaps)
-    chunk = max(HEAD_CHUNK[sizes.on_gpu], m.vocabulary)
     shares = 8 * some.n_labels * m.vocabulary
     back = 3 * batch.tokens * m.itemsize * m.d_mlp + 2 * gaps + reading.reading(batch)
     return Needs(
         statistics=reading.on_device,
         activations=graph + max(back, forward(m, batch)),
         held=reading.held(batch, sizes.fused),
-        head=shares + chunk * (2 * m.itemsize + 3 * 8),
+        head=shares + _block(sizes) * 2 * m.itemsize + _chunk(sizes) * 3 * 8,
     )
 
 
@@ -318,15 +317,25 @@ def probing_layers(sizes: Sizes, layers: LayerSize) -> Needs:
     m, batch = sizes.model, sizes.batch
     rows = 4 * batch.words * (3 * m.d_model + 2 * layers.n_labels)
     read = batch.tokens * m.itemsize * 2 * m.d_model + rows
-    chunk = max(HEAD_CHUNK[sizes.on_gpu], m.vocabulary)
     table = 8 * (layers.n_labels + 1) * m.vocabulary
     return Needs(
         statistics=layers.sums + (0 if sizes.on_gpu else layers.posteriors),
         activations=max(read, forward(m, batch), layers.fit),
         held=0,
-        head=table + chunk * (m.itemsize + 2 * 8),
+        head=table + _block(sizes) * m.itemsize + _chunk(sizes) * 2 * 8,
         twin=0 if sizes.on_gpu or not layers.twin else m.parameter_bytes,
     )
+
+
+def _block(sizes: Sizes) -> int:
+    """Logits that one product with the head makes: those of a batch's words, or so many at a time."""
+    whole = sizes.batch.words * sizes.model.vocabulary
+    return max(min(HEAD_BLOCK[sizes.on_gpu], whole), sizes.model.vocabulary)
+
+
+def _chunk(sizes: Sizes) -> int:
+    """Logits that are held in float64."""
+    return max(HEAD_CHUNK[sizes.on_gpu], sizes.model.vocabulary)
 
 
 def lesioning(sizes: Sizes) -> Needs:
@@ -338,13 +347,12 @@ def lesioning(sizes: Sizes) -> Needs:
     intact = max(budget // sizes.stack, width) * m.itemsize
     stored = intact * ((m.n_layers + 1) * m.d_model + m.n_layers * m.d_mlp)
     words = min(budget, -(-budget * sizes.batch.words // sizes.batch.tokens))
-    chunk = max(HEAD_CHUNK[sizes.on_gpu], m.vocabulary)
     table = 8 * (some.n_labels + 1) * m.vocabulary
     return Needs(
         statistics=0,
         activations=stored + forward(m, full),
         held=0,
-        head=table + words * m.vocabulary * m.itemsize + 2 * 8 * chunk,
+        head=table + words * m.vocabulary * m.itemsize + 2 * 8 * _chunk(sizes),
     )
 
 

@@ -16,11 +16,13 @@ import torch
 from typed import present
 
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.model import forward
 from grammar_lens.model.loading import load_shape, locate
 from grammar_lens.passes.memory import free_memory
 from grammar_lens.probing.layer_probing import LayerProbing
 from grammar_lens.runs.forecast import duration, forecast, of_session, size, sizes_for
 from grammar_lens.runs.memory_plan import (
+    HEAD_BLOCK,
     HEAD_CHUNK,
     BatchSize,
     LayerSize,
@@ -285,7 +287,8 @@ class TestLlama:
 
 class TestArithmetic:
     def test_chunks_are_those_of_attribution(self) -> None:
-        assert HEAD_CHUNK == head._CHUNK
+        assert HEAD_CHUNK == head.HEAD_CHUNK
+        assert HEAD_BLOCK == forward.HEAD_BLOCK
 
     def test_every_remedy_makes_it_smaller(self) -> None:
         wide = replace(MODEL, itemsize=4, parameter_bytes=4 * 10**9)

@@ -11,17 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from grammar_lens.defaults import HEAD_CHUNK
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
-from grammar_lens.model.forward import head_logits
+from grammar_lens.model.forward import head_blocks
 from grammar_lens.model.onednn import product
 from grammar_lens.model.weights import unembedding
 from grammar_lens.passes.readers import Reader, Seen
-
-_CHUNK = {False: 2**20, True: 2**25}
-"""Logits (words x vocabulary) held in float64 at a time, on CPU and on a GPU."""
-_PRODUCT = {False: 2**24, True: 2**25}
-"""Logits made by one product with the head, whose weights are read once for all of its words."""
 
 Slope = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 """Logits [word vocab] of some of the words, which it may overwrite -> values, dvalue/dlogits."""
@@ -34,19 +30,16 @@ def through_head(
 ) -> tuple[Float[Tensor, " word"], Float[Tensor, "word d_model"]]:
     """A function of each word's logits in float64, and its gradient at what the head reads."""
     weight = unembedding(model)
-    n_tokens, on_gpu = len(weight), hidden.device.type == "cuda"
-    few, many = (max(1, size[on_gpu] // n_tokens) for size in (_CHUNK, _PRODUCT))
+    few = max(1, HEAD_CHUNK[hidden.device.type == "cuda"] // len(weight))
     values = torch.zeros(len(hidden), dtype=torch.float64, device=weight.device)
-    gradient, backward = torch.zeros_like(hidden), weight.T.contiguous()
-    for begin in range(0, len(hidden), many):
-        block = slice(begin, begin + many)
-        logits = head_logits(model, hidden[block])
+    gradient = torch.zeros_like(hidden)
+    for block, logits in head_blocks(model, hidden):
         for start in range(0, len(logits), few):
-            rows = slice(start, start + few)
-            part = slice(begin + start, min(begin + start + few, begin + many))
-            values[part], slopes = slope(logits[rows].to(torch.float64, copy=True), part)
-            logits[rows] = slopes.to(logits.dtype)
-        gradient[block] = product(logits.to(weight.dtype), backward)
+            rows = logits[start : start + few]
+            part = slice(block.start + start, block.start + start + len(rows))
+            values[part], slopes = slope(rows.to(torch.float64, copy=True), part)
+            rows.copy_(slopes)
+        gradient[block] = product(logits.to(weight.dtype), weight.T)
     return values, gradient
 
 
