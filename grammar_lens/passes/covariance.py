@@ -4,25 +4,22 @@ They are all that a linear discriminant needs. Both merge by the formula of Chan
 (1983), whose outer product of two means adds to the sum of squares and products.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grammar_lens.passes.readers import Seen, State
+from grammar_lens.passes.chan import chan
+from grammar_lens.passes.readers import AddOnce, Seen, State
 
 
-class CovarianceAccumulator:
+class CovarianceAccumulator(AddOnce):
     """Class means of every layer, and squares and products of deviations from them, on the device.
 
     The codes of its tap are word numbers; `classes` has each word's class, under one labelling or
     more. Means are kept of the classes of all labellings, one after the other; `within` holds the
     deviations from the class means of the first, summed over its classes. Batches are centred on
-    their own class means, so that float32 keeps what differs between words. A batch that is read
-    again after it ran out of memory may have been added in some layers already: words that were are
-    passed over there.
+    their own class means, so that float32 keeps what differs between words.
     """
 
     def __init__(
@@ -37,7 +34,7 @@ class CovarianceAccumulator:
         self._classes = torch.from_numpy(classes + first_class)
         self._n_classes = n_classes
         n = n_classes * len(classes)
-        self._layers: list[State] = [
+        layers = [
             {
                 "count": torch.zeros(n, dtype=torch.float64, device=device),
                 "mean": torch.zeros(n, n_units, dtype=torch.float64, device=device),
@@ -46,15 +43,13 @@ class CovarianceAccumulator:
             }
             for _ in range(n_layers)
         ]
-        self._pending: list[Tensor | None] = [None] * n_layers
+        super().__init__(layers)
 
     def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]:
         """Takes one batch's activations in one layer; returns whether all of them were finite."""
         x = seen.values().float()
-        state = self._layers[layer]
-        if state["mean"].device != x.device:
-            state = self._layers[layer] = {name: t.to(x.device) for name, t in state.items()}
-        self._pending[layer] = words
+        state = self._state_of(layer, x.device)
+        every = words
         if len(state["added"]):
             new = ~torch.isin(words, state["added"])
             x, words = x[new], words[new]
@@ -66,6 +61,7 @@ class CovarianceAccumulator:
         # nothing is changed before all is computed, so a batch that fails here is not half added
         state["within"].addmm_(rows.T, rows)
         _merge_means(state, count, mean)
+        self._note_added(layer, every)
         return mean.isfinite().all()
 
     def _of_batch(
@@ -88,30 +84,6 @@ class CovarianceAccumulator:
         exact = shift.double() + mean.double()
         exact[: self._n_classes] += rest.double()
         return size.double(), exact, x
-
-    def commit(self) -> None:
-        """Ends a batch."""
-        self._pending = [None] * len(self._pending)
-
-    def discard(self) -> None:
-        """Ends a batch that will be read again in pieces; what was added of it stays."""
-        for layer, words in enumerate(self._pending):
-            if words is not None:
-                state = self._layers[layer]
-                state["added"] = torch.cat([state["added"], words.to(state["added"].device)])
-        self.commit()
-
-    def state(self) -> list[State]:
-        """The statistics of every layer, one piece per layer."""
-        return self._layers
-
-    def load(self, pieces: Sequence[State]) -> None:
-        """Takes the place of what was added."""
-        devices = [layer["mean"].device for layer in self._layers]
-        self._layers = [
-            {name: t.to(device) for name, t in piece.items()}
-            for piece, device in zip(pieces, devices, strict=True)
-        ]
 
     def merge(self, first: State, second: State) -> State:
         """One layer's statistics over the words of both."""
@@ -140,7 +112,6 @@ def _merge_means(
     state: State, count: Float[Tensor, " class_"], mean: Float[Tensor, "class_ unit"]
 ) -> None:
     """Merges class means into running ones, in place."""
-    total = state["count"] + count
-    share = (count / total.clamp(min=1))[:, None]
-    state["mean"].add_((mean - state["mean"]) * share)
-    state["count"].copy_(total)
+    step, _ = chan(state["count"][:, None], count[:, None], mean - state["mean"])
+    state["mean"].add_(step)
+    state["count"].add_(count)

@@ -65,6 +65,54 @@ class Reader(Collector, Protocol):
     def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]: ...
 
 
+class AddOnce:
+    """Statistics of every layer that are changed as activations come, each word added once.
+
+    A batch that is read again after it ran out of memory may have been added in some layers already:
+    the words that were are remembered in each layer's `added`, and passed over there.
+    """
+
+    def __init__(self, layers: Sequence[State], on_host: Sequence[str] = ()) -> None:
+        """`layers` have the word numbers `added` beside their statistics, each none at first."""
+        self._layers, self._on_host = list(layers), frozenset(on_host)
+        self._pending: list[Tensor | None] = [None] * len(self._layers)
+
+    def _state_of(self, layer: int, device: torch.device) -> State:
+        """A layer's statistics, on the device that computes it."""
+        state = self._layers[layer]
+        if state["added"].device != device:
+            state = self._layers[layer] = self._moved(state, device)
+        return state
+
+    def _note_added(self, layer: int, words: Int[Tensor, " word"]) -> None:
+        """To be called once a batch's words are in the layer's statistics, and not before."""
+        self._pending[layer] = words
+
+    def _moved(self, state: State, device: torch.device) -> State:
+        return {name: t if name in self._on_host else t.to(device) for name, t in state.items()}
+
+    def commit(self) -> None:
+        """Ends a batch."""
+        self._pending = [None] * len(self._pending)
+
+    def discard(self) -> None:
+        """Ends a batch that will be read again in pieces; what was added of it stays."""
+        for layer, words in enumerate(self._pending):
+            if words is not None:
+                state = self._layers[layer]
+                state["added"] = torch.cat([state["added"], words.to(state["added"].device)])
+        self.commit()
+
+    def state(self) -> list[State]:
+        """The statistics of every layer, one piece per layer."""
+        return self._layers
+
+    def load(self, pieces: Sequence[State]) -> None:
+        """Takes the place of what was added."""
+        devices = [layer["added"].device for layer in self._layers]
+        self._layers = [self._moved(p, d) for p, d in zip(pieces, devices, strict=True)]
+
+
 class RowReader:
     """Rows of activations kept on the host, one per word; which have been read is remembered."""
 

@@ -4,7 +4,7 @@ What a null or a contrast needs of a corpus is sum_j w[row, j] x[j, unit] with w
 the pass: exchanged labels, or residual indicators.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int16
 from torch import Tensor
 
-from grammar_lens.passes.readers import Seen, State
+from grammar_lens.passes.readers import AddOnce, Seen, State
 
 Sum = Callable[[Tensor], Tensor]
 """Activations [word unit] of a batch -> its sums [row unit]."""
@@ -105,19 +105,18 @@ def weight_rows(weight: Float[np.ndarray, "row word"], device: torch.device) -> 
     return prepare
 
 
-class SumAccumulator:
+class SumAccumulator(AddOnce):
     """Weighted sums of every unit in every layer, on the device; its tap's codes are word numbers.
 
     Activations are taken from the mean of the first batch, so that float32 keeps what differs
-    between words. A batch that is read again after it ran out of memory may have been added in some
-    layers already: words that were are passed over there.
+    between words.
     """
 
     def __init__(
         self, rows: Rows, n_rows: int, n_layers: int, n_units: int, device: torch.device
     ) -> None:
         self._rows = rows
-        self._layers: list[State] = [
+        layers = [
             {
                 "sums": torch.zeros(n_rows, n_units, device=device),
                 "centre": torch.zeros(n_units, device=device),
@@ -127,17 +126,14 @@ class SumAccumulator:
             }
             for _ in range(n_layers)
         ]
-        self._pending: list[Tensor | None] = [None] * n_layers
+        super().__init__(layers, on_host=("begun",))
         self._batch: tuple[Tensor, Sum, Tensor] | None = None
 
     def add(self, layer: int, seen: Seen, words: Int[Tensor, " word"]) -> Bool[Tensor, ""]:
         """Takes one batch's activations in one layer; returns whether all of them were finite."""
         x = seen.values()
         x = x.float() if x.dtype != torch.float32 else x
-        state = self._layers[layer]
-        if state["sums"].device != x.device:
-            state = {n: t if n == "begun" else t.to(x.device) for n, t in state.items()}
-            self._layers[layer] = state
+        state = self._state_of(layer, x.device)
         if not state["begun"]:
             state["centre"].copy_(x.mean(0))
             state["begun"].fill_(True)
@@ -151,7 +147,7 @@ class SumAccumulator:
             x = x[new]
         state["sums"] += summed(x)
         state["total"] += total
-        self._pending[layer] = words
+        self._note_added(layer, words)
         return torch.isfinite(x.sum())
 
     def _sum(self, words: Tensor) -> tuple[Sum, Tensor]:
@@ -163,28 +159,8 @@ class SumAccumulator:
 
     def commit(self) -> None:
         """Ends a batch."""
-        self._pending = [None] * len(self._pending)
+        super().commit()
         self._batch = None
-
-    def discard(self) -> None:
-        """Ends a batch that will be read again in pieces; what was added of it stays."""
-        for layer, words in enumerate(self._pending):
-            if words is not None:
-                state = self._layers[layer]
-                state["added"] = torch.cat([state["added"], words])
-        self.commit()
-
-    def state(self) -> list[State]:
-        """The committed sums, one piece per layer."""
-        return self._layers
-
-    def load(self, pieces: Sequence[State]) -> None:
-        """Takes the place of what was added."""
-        devices = [layer["sums"].device for layer in self._layers]
-        self._layers = [
-            {name: t if name == "begun" else t.to(device) for name, t in piece.items()}
-            for piece, device in zip(pieces, devices, strict=True)
-        ]
 
     def merge(self, first: State, second: State) -> State:
         """One layer's sums over the words of both, from the centre of the first that has one."""

@@ -113,6 +113,29 @@ def test_words_added_before_memory_ran_out_are_passed_over() -> None:
     words.check(sums)
 
 
+def test_a_batch_that_fails_while_it_is_added_loses_no_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory may also run out in the statistics' own computation."""
+    words, sums = Words(3, 40), Words(3, 40).accumulator()
+    words.add(sums, np.arange(20))
+    sums.commit()
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    words.add(sums, np.arange(20, 40), 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(sums, "_of_batch", fail)
+        with pytest.raises(MemoryError):
+            words.add(sums, np.arange(20, 40), 1)
+    sums.discard()
+    for half in (np.arange(20, 30), np.arange(30, 40)):
+        words.add(sums, half)
+        sums.commit()
+    words.check(sums)
+
+
 def test_a_value_that_is_not_finite_is_told() -> None:
     words, sums = Words(4, 8), Words(4, 8).accumulator()
     words.values[5, 1, 2] = np.nan
