@@ -1,8 +1,8 @@
 """Shared passes: what several parts of a study read of the same corpus is read at once."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -36,6 +36,15 @@ class Reading(Generic[Result_co]):
     finish: Callable[[], Result_co]
 
 
+@dataclass
+class _CorpusPass:
+    """The pass over one corpus; `place` is the largest number of passes that a reading needs before."""
+
+    corpus: Corpus
+    requests: list[Request] = field(default_factory=list)
+    place: int = 0
+
+
 def read_together(
     model: Model,
     readings: Sequence[Reading[object]],
@@ -44,39 +53,25 @@ def read_together(
     token_budget: int | None = None,
     show_progress: bool = True,
     keepers: Keepers | None = None,
-    about: Mapping[str, object] | None = None,
 ) -> None:
     """Makes one pass over every corpus that the readings name, each in the order of every reading.
 
     Sentences without a word that anybody wants are not read. `what` names the work while it lasts.
-    With `keepers` a pass that was stopped can be resumed, if it is still of what `about` and the taps
-    say.
+    With `keepers` a pass that was stopped can be resumed, if it is still of what the taps say.
     """
     budget = token_budget or default_budget(model)
-    corpora: list[tuple[Corpus, list[Request]]] = []
-    for request in (request for reading in readings for request in reading.requests):
-        for corpus, requests in corpora:
-            if corpus.alignment is request.corpus.alignment:
-                requests.append(request)
-                break
-        else:
-            corpora.append((request.corpus, [request]))
-    # a corpus that some reading names second may need a pass before it
-    corpora.sort(key=lambda found: max(_place(readings, request) for request in found[1]))
-    for number, (corpus, requests) in enumerate(corpora):
-        taps = [tap for request in requests for tap in request.taps()]
-        keeper = None if keepers is None else keepers(number)
-        _read(model, corpus, taps, what, budget, show_progress, keeper, about or {})
-
-
-def _place(readings: Sequence[Reading[object]], request: Request) -> int:
-    """The number of corpora that a request's own reading names before it."""
+    passes: dict[int, _CorpusPass] = {}
     for reading in readings:
-        for i, own in enumerate(reading.requests):
-            if own is request:
-                before = {id(r.corpus.alignment) for r in reading.requests[:i]}
-                return len(before - {id(request.corpus.alignment)})
-    raise AssertionError("a request is of some reading")
+        before: dict[int, int] = {}
+        for request in reading.requests:
+            which = id(request.corpus.alignment)
+            one = passes.setdefault(which, _CorpusPass(request.corpus))
+            one.requests.append(request)
+            one.place = max(one.place, before.setdefault(which, len(before)))
+    for number, one in enumerate(sorted(passes.values(), key=lambda x: x.place)):
+        taps = [tap for request in one.requests for tap in request.taps()]
+        keeper = None if keepers is None else keepers(number)
+        _read(model, one.corpus, taps, what, budget, show_progress, keeper)
 
 
 def read_one(
@@ -100,7 +95,6 @@ def _read(
     budget: int,
     show_progress: bool,
     keeper: Keeper | None,
-    about: Mapping[str, object],
 ) -> None:
     alignment = corpus.alignment
     rows = [(tap.alignment or alignment).row[tap.wanted] for tap in taps]
@@ -108,9 +102,9 @@ def _read(
     if not len(needed):
         return
     batches = token_batches(alignment, budget, rows=needed)
+    about = None
     if keeper is not None:
-        identity = pass_identity(what, model, corpus, budget, batches)
-        about = {**identity, "taps": _digest(taps), **about}
+        about = {**pass_identity(what, model, corpus, budget, batches), "taps": _digest(taps)}
     n_tokens, each = sum(batch.n_tokens for batch in batches), alignment.words_per_token
     with track(what, n_tokens, unit="words", each=each, show=show_progress) as step:
         stream(

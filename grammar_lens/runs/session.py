@@ -87,9 +87,7 @@ class Session:
 
         def keeper(number: int) -> Keeper:
             file = f"{name}.{number}.{distributed.world()}.safetensors"
-            return Checkpoints(
-                self.unfinished / file, every=self.config.checkpoint_every, whole=True
-            )
+            return Checkpoints(self.unfinished / file, every=self.config.checkpoint_every)
 
         return keeper
 
