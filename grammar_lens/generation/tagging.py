@@ -52,15 +52,13 @@ class Tagger:
 
     def _tags(self, placed: Alignment) -> list[str | None]:
         """The tag of every word, None where it cannot be read."""
-        wanted = placed.readable(POSITION)
-        numbers = np.flatnonzero(wanted)
+        numbers = np.flatnonzero(placed.readable(POSITION))
         tags: list[str | None] = [None] * placed.n_words
         if not len(numbers):
             return tags
-        row = np.full(placed.n_words, -1)
-        row[numbers] = np.arange(len(numbers))
         reader = FeatureReader(len(numbers), self.probe.addresses)
-        tap = Tap(self.probe.origin.site, POSITION, wanted, row, reader, layers=reader.layers)
+        site = self.probe.origin.site
+        tap = Tap.of_rows(site, POSITION, numbers, placed.n_words, reader, reader.layers)
         rows = np.unique(placed.row[numbers])
         batches = token_batches(placed, default_budget(self.model), rows=rows)
         stream(self.model, placed, batches, [tap])

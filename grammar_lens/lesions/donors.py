@@ -124,19 +124,15 @@ def record_donors(
     ]
     words = np.concatenate([anyone, *extra])
     addresses = _addresses(model, sets)
-    wanted = np.zeros(len(classes), bool)
-    wanted[words] = True
-    row = np.full(len(classes), -1)
-    row[words] = np.arange(len(words))
     readers = {
         site: FeatureReader(len(words), np.array(pairs))
         for site, pairs in _by_site(addresses).items()
     }
     taps = [
-        Tap(site, position, wanted, row, reader, layers=reader.layers)
+        Tap.of_rows(site, position, words, len(classes), reader, reader.layers)
         for site, reader in readers.items()
     ]
-    rows = np.unique(alignment.row[wanted])
+    rows = np.unique(alignment.row[words])
     batches = token_batches(alignment, token_budget, rows=rows)
     stream(model, alignment, batches, taps, progress=progress)
     return Donors(

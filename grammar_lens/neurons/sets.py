@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, default_budget, prepare, sampled, warned
+from grammar_lens.corpus.corpus import Corpus, prepare, sampled
 from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError, counted, require_layer, require_neuron
 from grammar_lens.model.about import Model, model_name, site_width
 from grammar_lens.neurons.address import Addresses, parse_addresses
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes.readers import FeatureReader
-from grammar_lens.passes.stream import Tap, stream
+from grammar_lens.passes.shared import Reading, Request, read_one
+from grammar_lens.passes.stream import Tap
 
 MEAN_WORDS = 2000
 """Words over which the mean activations of a set are taken."""
@@ -89,12 +89,7 @@ def _means(
             f"no word of {corpus.bank.name} can be read at {position!r} among sentences of up to "
             f"{max_words} words: give a larger treebank or raise max_words"
         )
-    wanted = codes >= 0
-    row = np.full(len(codes), -1)
-    row[words] = np.arange(len(words))
     reader = FeatureReader(len(words), np.stack([units.layer, units.index], 1))
-    tap = Tap(units.site, position, wanted, row, reader, layers=reader.layers)
-    rows = np.unique(corpus.alignment.row[words])
-    batches = token_batches(corpus.alignment, default_budget(model), rows=rows)
-    stream(model, corpus.alignment, batches, [tap], warn=warned)
-    return reader.values.mean(0, dtype=np.float64)
+    tap = Tap.of_rows(units.site, position, words, len(codes), reader, reader.layers)
+    reading = Reading([Request(corpus, lambda: [tap])], lambda: reader.values)
+    return read_one(model, reading, "means", show_progress=False).mean(0, dtype=np.float64)

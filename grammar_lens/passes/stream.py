@@ -41,6 +41,21 @@ class Tap:
     alignment: Alignment | None = None
     """Other words of the same rows of tokens, if the tap is not of the pass's own words."""
 
+    @classmethod
+    def of_rows(
+        cls,
+        site: str,
+        position: str,
+        words: Int[np.ndarray, " row"],
+        n_words: int,
+        reader: Reader,
+        layers: Sequence[int] | None = None,
+    ) -> "Tap":
+        """A tap on some of a corpus's `n_words` words; the code of each is its row in `words`."""
+        row = np.full(n_words, -1)
+        row[words] = np.arange(len(words))
+        return cls(site, position, row >= 0, row, reader, layers)
+
 
 @dataclass
 class _Place:

@@ -19,7 +19,7 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, model_name
 from grammar_lens.passes.covariance import CovarianceAccumulator
 from grammar_lens.passes.readers import LinearReader, Reader
-from grammar_lens.passes.stream import Tap
+from grammar_lens.passes.stream import HEAD_INPUT, Tap
 from grammar_lens.probing.baselines import control_labels, majority_accuracy, word_baseline_accuracy
 from grammar_lens.probing.discriminant import Discriminant, discriminant, within_classes
 from grammar_lens.probing.layer_results import EMBEDDING, LayerProbe
@@ -31,7 +31,7 @@ from grammar_lens.probing.prediction import (
     losses_of,
 )
 from grammar_lens.probing.probe_words import ProbeWords
-from grammar_lens.probing.tag_losses import tag_loss_reader, tag_loss_tap
+from grammar_lens.probing.tag_losses import tag_loss_reader
 
 
 class LayerProbing:
@@ -105,9 +105,8 @@ class _Words:
 
     def tap(self, site: str, reader: Reader, layers: Sequence[int] | None = None) -> Tap:
         """A tap that gives the reader these words by their rows."""
-        row = np.full(len(self.corpus.classes), -1)
-        row[self.word] = np.arange(len(self.word))
-        return Tap(site, self.position, row >= 0, row, reader, layers)
+        n_words = len(self.corpus.classes)
+        return Tap.of_rows(site, self.position, self.word, n_words, reader, layers)
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ class _AtPosition:
         ]
         self.fresh_taps = _residual_taps(self.fresh, self._readers)
         if self._own is not None:
-            self.fresh_taps.append(tag_loss_tap(self.fresh.corpus, self.fresh.word, self._own))
+            self.fresh_taps.append(self.fresh.tap(HEAD_INPUT, self._own))
 
     def result(self) -> LayerProbe:
         """Accuracies and losses on the held-out words."""

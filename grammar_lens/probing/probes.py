@@ -16,12 +16,12 @@ from grammar_lens.neurons.neurons import KeyNeurons, random_neurons
 from grammar_lens.neurons.same_model import require_same_model
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.shared import Reading, Request, read_one
-from grammar_lens.passes.stream import Tap
+from grammar_lens.passes.stream import HEAD_INPUT, Tap
 from grammar_lens.probing.curves import CLASSIFIERS, ProbeCurve, curve, per_layer, round_robin
 from grammar_lens.probing.evaluation import ProbeResult, evaluate
 from grammar_lens.probing.fitting import Device
 from grammar_lens.probing.probe_words import Columns, ProbeWords
-from grammar_lens.probing.tag_losses import tag_loss_reader, tag_loss_tap
+from grammar_lens.probing.tag_losses import tag_loss_reader
 
 
 def probe(
@@ -99,7 +99,7 @@ def probe_reading(
     if predicted_by is not None and position == "next" and len(at):
         losses = tag_loss_reader(predicted_by[0], fresh, at, predicted_by[1])
     if losses is not None:
-        tap = tag_loss_tap(fresh, at, losses)
+        tap = Tap.of_rows(HEAD_INPUT, position, at, len(fresh.classes), losses)
         requests = [*requests, Request(fresh, lambda: [tap])]
 
     def finish() -> ProbeResult:
@@ -336,10 +336,10 @@ class WordReading:
     ) -> None:
         self._corpus, self._codes, self._position = corpus, codes, position
         self._words = np.flatnonzero(codes >= 0)
-        row = np.full(len(codes), -1)
-        row[self._words] = np.arange(len(self._words))
         self._reader = FeatureReader(len(self._words), addresses)
-        tap = Tap(site, position, codes >= 0, row, self._reader, layers=self._reader.layers)
+        tap = Tap.of_rows(
+            site, position, self._words, len(codes), self._reader, self._reader.layers
+        )
         self.request = Request(corpus, lambda: [tap])
 
     def read(self) -> ProbeWords:

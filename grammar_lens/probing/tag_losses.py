@@ -12,7 +12,6 @@ from grammar_lens.model.about import Model, device_of
 from grammar_lens.model.forward import check_head, head_blocks
 from grammar_lens.model.weights import unembedding
 from grammar_lens.passes.readers import RowReader, Seen
-from grammar_lens.passes.stream import HEAD_INPUT, Tap
 
 
 class TagLossReader(RowReader):
@@ -45,13 +44,6 @@ class TagLossReader(RowReader):
         self._rows = words.cpu().numpy()
         self.values[self._rows] = losses.float().cpu().numpy()
         return torch.isfinite(losses).all()
-
-
-def tag_loss_tap(corpus: Corpus, word: Int[np.ndarray, " row"], reader: TagLossReader) -> Tap:
-    """The tap that gives a reader its words, a row each in this order."""
-    row = np.full(len(corpus.classes), -1)
-    row[word] = np.arange(len(word))
-    return Tap(HEAD_INPUT, "next", row >= 0, row, reader)
 
 
 def tag_loss_reader(

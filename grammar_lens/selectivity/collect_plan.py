@@ -120,9 +120,9 @@ class SiteReaders:
             self._tap((weight != 0).any(0), numbers, self._contrasted)
         if plan.wanted.sample:
             self._sampled = SampleReader(len(plan.sampled), *shape)
-            place = np.full(len(read), -1)
-            place[plan.sampled] = np.arange(len(plan.sampled))
-            self._tap(place >= 0, place, self._sampled)
+            self.taps.append(
+                Tap.of_rows(site, plan.position, plan.sampled, len(read), self._sampled)
+            )
 
     def _tap(
         self, wanted: Bool[np.ndarray, " word"], codes: Int[np.ndarray, " word"], reader: Reader
