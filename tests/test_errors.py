@@ -144,7 +144,6 @@ OTHERS = {
     ("grammar_lens/cli/inspect_commands.py", "BadParameter"): "Typer names the option",
     ("grammar_lens/cli/options.py", "BadParameter"): "Typer names the option",
     ("grammar_lens/model/fast_path.py", "AssertionError"): "a mistake of the package itself",
-    ("grammar_lens/passes/shared.py", "AssertionError"): "a mistake of the package itself",
     ("grammar_lens/model/onednn.py", "MemoryError"): "caught by what makes batches smaller",
     (
         "grammar_lens/report/comparison_tables.py",
