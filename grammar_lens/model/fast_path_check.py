@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from grammar_lens.defaults import SITES as HOOKED_SITES
 from grammar_lens.model.about import Model, context_length, hook_name, place_name
-from grammar_lens.model.fast_path import SITES, FastPath, IntactPass
+from grammar_lens.model.fast_path import SITES, Change, FastPath, IntactPass
 from grammar_lens.model.forward import hooked
 from grammar_lens.model.onednn import with_onednn
 from grammar_lens.model.weights import output_weight
@@ -129,21 +129,31 @@ def _agrees(model: Model, fast: FastPath) -> bool:
 
         return hook
 
-    def halve(x: Tensor, **_: object) -> Tensor:
-        return torch.cat([x[:, :1], x[:, 1:] / 2], 1)
+    # the stream itself by a little in each layer: halved so often it would end in rounding
+    little = 1 - 0.5 / fast.n_layers
+    factors = {at: little if at[0] in ("resid_pre", "resid_post") else 0.75 for at in places}
+
+    def scaled(factor: float) -> Callable[..., Tensor]:
+        def hook(x: Tensor, **_: object) -> Tensor:
+            return torch.cat([x[:, :1], x[:, 1:] * factor], 1)
+
+        return hook
+
+    def scaled_later(factor: float) -> Change:
+        return lambda x: x * factor
 
     try:
         watched = [(site, layer) for site in (*sites, *extra) for layer in layers]
         with hooked(model, [(place_name(*at), look(at)) for at in watched]):
             want = model(ids)
-        with hooked(model, [(hook_name(model, *at), halve) for at in places]):
-            want_halved = model(ids)
+        with hooked(model, [(hook_name(model, *at), scaled(f)) for at, f in factors.items()]):
+            want_edited = model(ids)
         keep = dict.fromkeys((*sites, *extra), layers) | {"resid_pre": range(fast.n_layers + 1)}
         intact = fast.read(ids, keep, n_prefix=1)
         got = _one_by_one(fast, intact)
-        with fast.changed({at: lambda x: x / 2 for at in places}):
-            got_halved = _one_by_one(fast, intact)
-        pairs = [(want[:, 1:], got), (want_halved[:, 1:], got_halved)]
+        with fast.changed({at: scaled_later(f) for at, f in factors.items()}):
+            got_edited = _one_by_one(fast, intact)
+        pairs = [(want[:, 1:], got), (want_edited[:, 1:], got_edited)]
         pairs += [(hooked_activations[at], intact.activations[at]) for at in places]
         pairs += [_written_both_ways(model, fast, intact, layer) for layer in layers]
     except Exception:  # layers of another architecture may lack any part or argument

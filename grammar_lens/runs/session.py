@@ -27,6 +27,7 @@ from grammar_lens.errors import GrammarLensError, require_one_of
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.prepared import donors
 from grammar_lens.model.about import Model, describe, fingerprint, hook_name
+from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.model.loading import load_model
 from grammar_lens.model.untrained import require_twin
 from grammar_lens.neurons.neurons import Neurons
@@ -108,9 +109,16 @@ class Session:
         device = c.device
         if device is None and distributed.world().of > 1 and torch.cuda.is_available():
             device = str(distributed.local_device())
-        return load_model(
+        model = load_model(
             c.model, dtype=c.dtype, device=device, device_map=c.device_map, revision=c.revision
         )
+        if fast_path(model) is None:
+            self.say(
+                f"{c.model} runs through its hooks, which takes two to three times as long: its "
+                "layers are not Llama's, stand on several devices, or differ from the bridge's when "
+                "run alone."
+            )
+        return model
 
     @cached_property
     def weights(self) -> str:

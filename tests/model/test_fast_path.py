@@ -333,3 +333,23 @@ def test_other_products_are_left_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(onednn, "is_onednn_faster", lambda: False)
     plain = torch.nn.Linear(3, 3)
     assert onednn.with_onednn(plain) is plain
+
+
+def test_a_deep_model_has_one(tiny_tokenizer: Any) -> None:
+    """Its layers amplify rounding, so that the comparison must not shrink the residual stream to it."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=16,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        initializer_range=1.0,
+    )
+    config._attn_implementation = "eager"
+    deep = transformers.LlamaForCausalLM(config).eval()
+    assert fast_path(load_model(deep, tokenizer=tiny_tokenizer)) is not None
