@@ -71,6 +71,7 @@ def everything(model: Model, corpus: Corpus, sample: int) -> Evidence:
     return replace(
         evidence,
         attribution=own,
+        relevance=replace(own, relevance=True),
         integrated_gradients=replace(own, kind="integrated_gradients", frequency=np.abs(noise)),
         output_contrast=gl.output_contrast(model, gl.fit_lexicon(model, corpus).count),
     )

@@ -77,9 +77,11 @@ def main(config: Config) -> pd.DataFrame:
 
     # the neurons to cut, chosen at the token before the word
     evidence = gl.collect(model, train, position="next").evidence()
-    if SCORES[config.score].needs == "attribution":
-        attributions = gl.attribute(model, train, moments=evidence.moments)
-        evidence = replace(evidence, attribution=attributions)
+    needs = SCORES[config.score].needs
+    if SCORES[config.score].is_first_order:
+        relevance = needs == "relevance"
+        made = gl.attribute(model, train, relevance=relevance, moments=evidence.moments)
+        evidence = replace(evidence, **{needs: made})
     keys = gl.select(gl.score(evidence, config.score), config.k).only(listed(config.cut))
     assert keys.units is not None
     output = keys.units.mean_abs * output_norms(model)

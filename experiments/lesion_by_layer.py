@@ -107,9 +107,16 @@ def main(config: Config) -> pd.DataFrame:
     # key neurons over all layers, and the moments of the residual stream, from one pass
     collected = gl.collect(model, train, sites=("neuron", "resid_post"), position="next")
     evidence = collected.evidence()
-    if config.score in SCORES and SCORES[config.score].needs == "attribution":
-        made = gl.attribute(model, train, moments=evidence.moments, lexicon=lexicon)
-        evidence = replace(evidence, attribution=made)
+    score = SCORES.get(config.score)
+    if score is not None and score.is_first_order:
+        made = gl.attribute(
+            model,
+            train,
+            relevance=score.needs == "relevance",
+            moments=evidence.moments,
+            lexicon=lexicon,
+        )
+        evidence = replace(evidence, **{score.needs: made})
     chosen = gl.select(gl.score(evidence, config.score), config.k)
     labels = listed(config.cut) or None
     battery, cut, _ = ready(model, fresh, chosen, lexicon, labels, None, config.seed, None, True)

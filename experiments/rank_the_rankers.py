@@ -64,8 +64,6 @@ from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.registry import SCORES
 
 NAME = "rank_the_rankers"
-AT_NEXT_ONLY = ("attribution", "integrated_gradients")
-"""What attributions need: they are of the word to come."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +161,16 @@ def gather(
         evidence = replace(evidence, output_contrast=gl.output_contrast(model, lexicon.count))
     if position != "next":
         return evidence
-    if "attribution" in needs:
+    for name in needs & {"attribution", "relevance"}:
         attributions = gl.attribute(
-            model, corpus, moments=evidence.moments, lexicon=lexicon, seed=seed
+            model,
+            corpus,
+            relevance=name == "relevance",
+            moments=evidence.moments,
+            lexicon=lexicon,
+            seed=seed,
         )
-        evidence = replace(evidence, attribution=attributions)
+        evidence = replace(evidence, **{name: attributions})
     if "integrated_gradients" in needs:
         attributions = gl.attribute(
             model, corpus, kind="integrated_gradients", max_words=config.integrated_words, seed=seed
@@ -182,7 +185,7 @@ def choose(
     """Each score's neurons, enough for k of every label, and the seconds that scoring took."""
     keys, seconds = {}, {}
     for name in names:
-        if position != "next" and SCORES[name].needs in AT_NEXT_ONLY:
+        if position != "next" and SCORES[name].at_next_only:
             continue
         begin = time.perf_counter()
         scores = gl.score(evidence, name)

@@ -95,6 +95,8 @@ SCORE_NAMES = {
     "logit_contrast": "logit contrast (logits per activation)",
     "attribution": "attribution (nats per word)",
     "attribution_contrast": "attribution contrast (nats per word)",
+    "relevance": "relevance (nats per word)",
+    "relevance_contrast": "relevance contrast (nats per word)",
     "integrated_gradients": "integrated gradient",
     "frequency": "share of words where among the largest",
 }

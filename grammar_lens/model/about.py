@@ -16,6 +16,8 @@ GATE = "blocks.{layer}.mlp.hook_pre"
 _PLACES = {
     **SITES,
     "gate": GATE,
+    "up": "blocks.{layer}.mlp.hook_pre_linear",
+    "query": "blocks.{layer}.attn.hook_q",
     "key": "blocks.{layer}.attn.hook_k",
     "value": "blocks.{layer}.attn.hook_v",
 }
@@ -169,7 +171,7 @@ def hook_name(model: Model, site: str, layer: int) -> str:
 
 
 def place_name(place: str, layer: int) -> str:
-    """The TransformerLens name of a site, of the gate, or of a layer's keys or values."""
+    """The TransformerLens name of a site, or of a place beside the sites, such as a layer's keys."""
     return _PLACES[place].format(layer=layer)
 
 
@@ -196,6 +198,13 @@ def supported_architectures() -> list[str]:
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
     return sorted(SUPPORTED_ARCHITECTURES)
+
+
+def unwrapped(module: Any) -> Any:
+    """The Hugging Face module, whatever the bridge has wrapped around it."""
+    while getattr(module, "original_component", None) is not None:
+        module = module.original_component
+    return module
 
 
 def torch_module(model: Model) -> nn.Module:

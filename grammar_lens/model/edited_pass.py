@@ -19,12 +19,12 @@ Forward = Callable[[Int[Tensor, "row time"]], Float[Tensor, "row time d_model"]]
 def edited_pass(model: Model, changes: Mapping[tuple[str, int], Change]) -> Iterator[Forward]:
     """Yields a forward pass without head in which activations pass through their changes.
 
-    Places are (site, layer); besides the sites there are "gate", "key" and "value". A change that
+    Places are (site, layer); besides the sites there are "gate", "up", "query", "key" and "value". A change that
     returns its argument only observes. Uses plain hooks on the fast path where that is the same
     model, else the bridge's hooks, whose hook points and stepwise attention cost a tenth of the pass.
     """
     for site, layer in changes:
-        if site not in ("gate", "key", "value"):
+        if site not in ("gate", "up", "query", "key", "value"):
             hook_name(model, site, layer)
     fast = fast_path(model)
     if fast is not None and all(site in fast.places for site, _ in changes):

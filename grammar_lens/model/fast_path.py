@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 SITES = ("neuron", "resid_pre", "resid_post", "attn_out", "mlp_out")
 """The sites at which the fast path can be read and edited."""
-WATCHED = ("gate", "resid_mid", "key", "value")
+WATCHED = ("gate", "up", "resid_mid", "query", "key", "value")
 """Further places, if the layers have them; `BareModel.places` says which."""
 
 _CACHING = ("past_key_values", "use_cache")
@@ -210,12 +210,16 @@ def _module_at(block: Any, site: str) -> Any:
             return block.mlp.down_proj
         case "gate":
             return block.mlp.gate_proj
+        case "up":
+            return block.mlp.up_proj
         case "mlp_out":
             return block.mlp
         case "attn_out":
             return block.self_attn
         case "resid_mid":
             return block.post_attention_layernorm
+        case "query":
+            return block.self_attn.q_proj
         case "key":
             return block.self_attn.k_proj
         case "value":

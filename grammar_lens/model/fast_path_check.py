@@ -2,14 +2,13 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from grammar_lens.defaults import SITES as HOOKED_SITES
-from grammar_lens.model.about import Model, context_length, hook_name, place_name
+from grammar_lens.model.about import Model, context_length, hook_name, place_name, unwrapped
 from grammar_lens.model.fast_path import SITES, Change, FastPath, IntactPass
 from grammar_lens.model.forward import hooked
 from grammar_lens.model.onednn import with_onednn
@@ -17,7 +16,9 @@ from grammar_lens.model.weights import output_weight
 
 _KNOWN = "grammar_lens_fast_path"
 """Attribute of a model that caches its fast path, since comparing takes several forward passes."""
-_SAME = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
+_COMPARED = ("gate", "up", "resid_mid")
+"""Places beside the sites whose values are used, and so must be the bridge's."""
+SAME = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
 """Largest difference between activations of the bridge and the fast path, as a share of their size;
 Hugging Face computes norms and attention weights in float32 whatever the dtype."""
 
@@ -97,12 +98,6 @@ def _rebuilt(model: Model) -> FastPath | None:
 
 def _inside(model: nn.Module, name: str) -> nn.Module:
     """The Hugging Face module of that name, whatever the bridge wrapped around it on the way."""
-
-    def unwrapped(module: Any) -> Any:
-        while getattr(module, "original_component", None) is not None:
-            module = module.original_component
-        return module
-
     module = unwrapped(model)
     for part in name.split("."):
         module = unwrapped(module[int(part)] if part.isdigit() else getattr(module, part))
@@ -118,9 +113,7 @@ def _agrees(model: Model, fast: FastPath) -> bool:
     layers = range(fast.n_layers)
     sites = [s for s in SITES if HOOKED_SITES[s].format(layer=0) in model.hook_dict]
     places = [(site, layer) for site in sites for layer in layers]
-    extra = [
-        s for s in ("gate", "resid_mid") if s in fast.places and place_name(s, 0) in model.hook_dict
-    ]
+    extra = [s for s in _COMPARED if s in fast.places and place_name(s, 0) in model.hook_dict]
     hooked_activations: dict[tuple[str, int], Tensor] = {}
 
     def look(at: tuple[str, int]) -> Callable[..., None]:
@@ -158,7 +151,7 @@ def _agrees(model: Model, fast: FastPath) -> bool:
         pairs += [_written_both_ways(model, fast, intact, layer) for layer in layers]
     except Exception:  # layers of another architecture may lack any part or argument
         return False
-    share = _SAME.get(vocabulary.dtype, 1e-3)
+    share = SAME.get(vocabulary.dtype, 1e-3)
 
     def same(a: Tensor, b: Tensor) -> bool:
         return a.shape == b.shape and bool((a - b).abs().max() <= share * a.abs().max())
@@ -168,7 +161,7 @@ def _agrees(model: Model, fast: FastPath) -> bool:
         for s in extra
         if not all(same(hooked_activations[s, la], intact.activations[s, la]) for la in layers)
     }
-    fast.places -= differ | ({"gate", "resid_mid"} - set(extra))
+    fast.places -= differ | (set(_COMPARED) - set(extra))
     return all(same(a, b) for a, b in pairs)
 
 

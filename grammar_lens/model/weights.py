@@ -100,7 +100,7 @@ def _written(
 
 def _before_norm(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
     """Directions after the final norm as directions before it, its scale held at 1."""
-    rows = rows * _gain(model.ln_final, rows)
+    rows = rows * norm_gain(model.ln_final, rows)
     if str(model.cfg.normalization_type).startswith("LN"):
         rows = rows - rows.mean(1, keepdim=True)  # a LayerNorm subtracts the mean over dimensions
     return rows
@@ -110,7 +110,7 @@ def _after_norm(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tenso
     """Vectors after the final norm, with its scale held at 1."""
     if str(model.cfg.normalization_type).startswith("LN"):
         rows = rows - rows.mean(1, keepdim=True)
-    return rows * _gain(model.ln_final, rows)
+    return rows * norm_gain(model.ln_final, rows)
 
 
 def _before_mlp_norm(
@@ -118,7 +118,7 @@ def _before_mlp_norm(
 ) -> Float[Tensor, "row d_model"]:
     """Directions after a norm that follows the MLP (Gemma has one) as directions before it."""
     after = getattr(model.blocks[layer], "ln2_post", None)
-    return rows if after is None else rows * _gain(after, rows)
+    return rows if after is None else rows * norm_gain(after, rows)
 
 
 def _mean_unembedding(
@@ -149,7 +149,7 @@ def _mean_unembedding(
     return contrast
 
 
-def _gain(norm: nn.Module, like: Float[Tensor, "label d_model"]) -> Float[Tensor, " d_model"]:
+def norm_gain(norm: nn.Module, like: Float[Tensor, "label d_model"]) -> Float[Tensor, " d_model"]:
     """Factor of a norm for every dimension of a vector of scale 1, in float64.
 
     Measured on its output, so it does not matter how its weight is stored (Gemma adds 1 to it) or

@@ -42,7 +42,7 @@ def select(
     "fdr" and "permutation" need; these choose at most `k` if it is given. Where a score counts both ways, `sign` ranks by its size, or takes only
     the largest ("positive") or the smallest ("negative"). Equal scores are broken by address, the
     lowest first. Units of no strength are never chosen, so a set may hold fewer than `k`.
-    By attributions, units of massive activations are not chosen: those whose mean absolute activation is over
+    By attributions and relevance, units of massive activations are not chosen: those whose mean absolute activation is over
     `massive` times the median of their layer (None takes them). What attributions predict to first
     order fails for them: cut, such a unit damages every label, and no sham is like it.
     Raises GrammarLensError for an unknown rule or sign, when `k` is not between 1 and the number of units, and
@@ -56,7 +56,7 @@ def select(
     allowed = _allowed(scores, rule, alpha, null, q)
     left_out = np.zeros(strength.shape[1:], bool)
     method = SCORES.get(scores.method)
-    if massive is not None and method is not None and method.needs == "attribution":
+    if massive is not None and method is not None and method.is_first_order:
         left_out = massive_units(scores.units, massive)
     strength = np.where(allowed & ~left_out, strength, 0.0)
     most = k or (TOP_K if rule in ("top_k", "frequency") else n_layers * n_units)

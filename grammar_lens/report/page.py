@@ -162,7 +162,9 @@ def _section(run: RunLike, results: ResultsLike) -> Section:
         position=where,
         scores=scores,
         keys=keys,
-        attribution=evidence.attribution,
+        attribution=evidence.relevance
+        if SCORES[scores.method].needs == "relevance"
+        else evidence.attribution,
         n_key=len(owners),
         n_shared=sum(len(labels) > 1 for labels in owners.values()),
         bin_width=bin_width(keys.n_units),

@@ -97,7 +97,7 @@ def _choice(scores: Scores, keys: KeyNeurons, alpha: float) -> str:
 def _no_null(scores: Scores) -> str:
     """The reason why there are no exchanged labels to compare with."""
     known = SCORES.get(scores.method)
-    possible = known is not None and (known.class_means_suffice or known.needs == "attribution")
+    possible = known is not None and (known.class_means_suffice or known.is_first_order)
     if possible:
         return "no exchanged labels were collected with this score (--replicates 100)"
     return f"the score {scores.method!r} cannot be had from class sums, so it has no null"

@@ -245,8 +245,8 @@ def sizes_for(session: Session) -> tuple[Sizes, list[TokenBatch]]:
     in_row = np.bincount(alignment.row[read], minlength=len(alignment.token_ids))
     largest = max((b.token_ids.shape for b in batches), key=lambda x: x.numel(), default=(1, 1))
     most = max((int(in_row[b.rows].sum()) for b in batches), default=0)
-    at_next = SCORES[c.score_at("next")].needs if "next" in c.positions else ""
-    own = at_next == "attribution" and c.attribution == "own"
+    at_next = SCORES[c.score_at("next")] if "next" in c.positions else None
+    own = at_next is not None and at_next.is_first_order and c.attribution == "own"
     sizes = Sizes(
         model=ModelSize(
             name=str(about["name"]),
@@ -264,7 +264,7 @@ def sizes_for(session: Session) -> tuple[Sizes, list[TokenBatch]]:
         fused=on_gpu,
         on_gpu=on_gpu,
         n_nulls=sum(SCORES[x].class_means_suffice for x in dict.fromkeys(wanted.nulls or ())),
-        attribution=at_next in ("attribution", "integrated_gradients"),
+        attribution=at_next is not None and at_next.at_next_only,
         attributed_replicates=c.replicates if own else 0,
         layers=_layer_size(session),
         lesions=c.value != "none",
@@ -399,6 +399,7 @@ def _attribution_time(session: Session, expected: Forecast, collecting: Expected
         np.zeros((model.cfg.n_layers, site_width(model, "neuron"))),
         [(tap.codes, tap.reader) for tap in reading.taps],
         progress=clock,
+        relevance=needs == "relevance",
     )
     (seconds,) = clock.after_first
     padded = expected.passes["attribution"].padded

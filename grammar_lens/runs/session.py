@@ -29,6 +29,7 @@ from grammar_lens.lesions.prepared import donors
 from grammar_lens.model.about import Model, describe, fingerprint, hook_name
 from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.model.loading import load_model
+from grammar_lens.model.relevance_pass import require_relevance
 from grammar_lens.model.untrained import require_twin
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes import distributed
@@ -37,6 +38,7 @@ from grammar_lens.passes.checkpoints import Checkpoints
 from grammar_lens.runs.settings import Config, check_settings, check_top_k
 from grammar_lens.runs.store.directory import update_record
 from grammar_lens.runs.store.stored import StoredRun
+from grammar_lens.selectivity.registry import SCORES
 
 Say = Callable[[str], None]
 
@@ -217,6 +219,8 @@ class Session:
         for site in ("neuron", *c.sites):
             hook_name(self.model, site, 0)
         check_top_k(c, describe(self.model))
+        if "next" in c.positions and SCORES[c.score_at("next")].needs == "relevance":
+            require_relevance(self.model)
         _ = self.train
 
     def record_sources(self, run: StoredRun) -> None:

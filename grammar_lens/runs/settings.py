@@ -150,7 +150,7 @@ class Config:
         str,
         Option(
             CHOICE,
-            "Attributions of the word to come alone (own) or of later words too (all).",
+            "Attributions and relevance of the word to come alone (own) or of later words too (all).",
             ("own", "all"),
         ),
     ] = "own"
@@ -190,7 +190,7 @@ class Config:
         float,
         Option(
             CHOICE,
-            "Attributions choose no unit whose mean absolute activation is over so many times the "
+            "Attributions and relevance choose no unit whose mean absolute activation is over so many times the "
             "median of its layer; 0: any unit.",
             least=0,
         ),
@@ -368,9 +368,8 @@ class Config:
     def score_at(self, position: str) -> str:
         """The score used at a position; attributions are of predictions, so only `next` has them."""
         chosen = self.score or DEFAULT_SCORES[position]
-        needs = SCORES[chosen].needs
-        at_next_only = needs in ("attribution", "integrated_gradients")
-        return DEFAULT_SCORES[position] if at_next_only and position != "next" else chosen
+        usual = SCORES[chosen].at_next_only and position != "next"
+        return DEFAULT_SCORES[position] if usual else chosen
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -526,8 +525,12 @@ def _check_choice(c: Config) -> None:
         )
     if not by_null:
         return
-    nulls = {"attribution", "attribution_contrast"} if c.attribution == "own" else set()
-    nulls |= {name for name, m in SCORES.items() if m.class_means_suffice}
+    by_word = c.attribution == "own"
+    nulls = {
+        name
+        for name, method in SCORES.items()
+        if method.class_means_suffice or (method.is_first_order and by_word)
+    }
     without = [s for s in scores if s not in nulls]
     if without:
         raise GrammarLensError(

@@ -175,11 +175,12 @@ def _attribute(
 ) -> tuple[dict[str, object], Attribution] | None:
     """The attributions that a score needs, and of what they are made; None if the run has them."""
     c = session.config
-    if needs not in ("attribution", "integrated_gradients"):
+    if needs not in ("attribution", "relevance", "integrated_gradients"):
         return None
-    kind = c.attribution if needs == "attribution" else needs
+    first_order = needs != "integrated_gradients"
+    kind = c.attribution if first_order else needs
     made = {"kind": kind, "seed": c.seed, "words": c.attribution_words}
-    if needs == "attribution":
+    if first_order:
         made["replicates"] = c.replicates
     if needs in run.attributions and _attributions_made(run).get(needs) == made:
         return None
@@ -195,11 +196,12 @@ def _attribute(
             f"score: attributions of at most {c.attribution_words:,} of {readable:,} words, drawn by "
             f"sentence with seed {c.seed} (--attribution-words)"
         )
-    if needs == "attribution":
+    if first_order:
         attributions = attribute(
             session.model,
             session.train,
             kind=kind,
+            relevance=needs == "relevance",
             moments=run.moments.at("next")["neuron"],
             lexicon=session.lexicon,
             replicates=c.replicates if kind == "own" else 0,
@@ -389,7 +391,7 @@ def run_lesion(session: Session, run: StoredRun) -> Save:
         damage_matched=c.damage_matched,
         sham_sentences=c.sham_sentences,
         sufficiency=c.sufficiency,
-        attribution=run.attributions.get("attribution"),
+        attribution=run.attributions.get("attribution") or run.attributions.get("relevance"),
         labels=c.lesion_labels or None,
         seed=c.seed,
         token_budget=c.token_budget,

@@ -51,7 +51,7 @@ class Attribution(Shown):
 
     For `kind` "own" and "all" it is the expected rise of the label's tag loss, in nats per word, when
     the unit is set to its `reference` ("zero" or "mean"): positive means that the label needs the
-    unit. For "integrated_gradients" it is the unit's share of the gold token's probability (or its
+    unit; with `relevance` relevance propagation stands in for the gradient. For "integrated_gradients" it is the unit's share of the gold token's probability (or its
     logarithm). `frequency` is the share of the label's words at which the unit stood among the
     `top_share` largest of that word; None where it was not counted. `halves` are those of two halves of
     the sentences, `nulls` the scores' nulls by name. `completeness` is how far
@@ -67,13 +67,15 @@ class Attribution(Shown):
     frequency: Float[np.ndarray, "label layer unit"] | None = None
     top_share: float | None = None
     completeness: float | None = None
+    relevance: bool = False
     halves: tuple["Attribution", "Attribution"] | None = None
     nulls: Mapping[str, Null] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         o = self.origin
         return (
-            f"Attribution ({self.kind}, reference {self.reference}) of {o.model} over "
+            f"Attribution ({self.kind}{', relevance' * self.relevance}, reference {self.reference}) of "
+            f"{o.model} over "
             f"{int(self.count.sum()):,} words of {o.treebank}, {len(self.labels)} values of {o.label}"
         )
 
@@ -118,13 +120,18 @@ class Evidence(Shown):
     nulls: Mapping[str, Null] = field(default_factory=dict)
     adjusted: Adjusted | None = None
     attribution: Attribution | None = None
+    relevance: Attribution | None = None
     integrated_gradients: Attribution | None = None
     output_contrast: Float[np.ndarray, "label layer unit"] | None = None
 
     def null(self, method: str) -> Null | None:
         """The null of a score; None where no replicates were collected for it."""
-        nulls = self.attribution.nulls if self.attribution is not None else {}
-        return self.nulls.get(method) or nulls.get(method)
+        return self._nulls().get(method)
+
+    def _nulls(self) -> dict[str, Null]:
+        """The nulls of all scores, those of attributions and of relevance among them."""
+        made = [part.nulls for part in (self.relevance, self.attribution) if part is not None]
+        return {name: null for nulls in (*made, self.nulls) for name, null in nulls.items()}
 
     def split(self) -> "tuple[Evidence, Evidence] | None":
         """Evidence of two halves of the sentences, without labels too rare in one of them.
@@ -145,17 +152,19 @@ class Evidence(Shown):
         return Evidence(
             self.halves[i].only(labels),
             attribution=_half_attribution(self.attribution, i, labels),
+            relevance=_half_attribution(self.relevance, i, labels),
             integrated_gradients=_half_attribution(self.integrated_gradients, i, labels),
         )
 
     def __repr__(self) -> str:
-        nulls = {**self.nulls, **(self.attribution.nulls if self.attribution else {})}
+        nulls = self._nulls()
         parts = {
             "two halves": self.halves,
             "a sample": self.sample,
             f"nulls of {', '.join(nulls)}": nulls or None,
             "contrasts with words held constant": self.adjusted,
             "attributions": self.attribution,
+            "relevance": self.relevance,
             "integrated gradients": self.integrated_gradients,
             "output contrasts": self.output_contrast,
         }

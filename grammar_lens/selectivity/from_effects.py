@@ -48,9 +48,28 @@ def attribution_contrast(evidence: Evidence) -> ScoreValues:
     have so many).
     """
     assert evidence.attribution is not None, "see `score`"
-    mean, weight = evidence.attribution.mean, _compared(evidence.attribution.count)
-    others = np.einsum("lo,oiu->liu", weight, mean)
-    return _moving(evidence, mean - others), None
+    return _moving(evidence, _contrast(evidence.attribution)), None
+
+
+def relevance(evidence: Evidence) -> ScoreValues:
+    """`attribution` in nats per word, with relevance propagation in place of the gradient.
+
+    Source: RelP, arXiv 2508.21258; the rules are those of `model.relevance_pass`.
+    """
+    assert evidence.relevance is not None, "see `score`"
+    return _moving(evidence, evidence.relevance.mean), None
+
+
+def relevance_contrast(evidence: Evidence) -> ScoreValues:
+    """`relevance` of the label minus that of other labels, as `attribution_contrast` has it."""
+    assert evidence.relevance is not None, "see `score`"
+    return _moving(evidence, _contrast(evidence.relevance)), None
+
+
+def _contrast(attribution: Attribution) -> Float[np.ndarray, "label layer unit"]:
+    """Each label's mean minus the mean of the labels it is compared with."""
+    others = np.einsum("lo,oiu->liu", _compared(attribution.count), attribution.mean)
+    return attribution.mean - others
 
 
 def _compared(count: Float[np.ndarray, " label"]) -> Float[np.ndarray, "label other"]:

@@ -28,6 +28,16 @@ class Method:
     reference_test: str
 
     @property
+    def is_first_order(self) -> bool:
+        """Whether it is made of first-order effects, of gradients or of relevance."""
+        return self.needs in ("attribution", "relevance")
+
+    @property
+    def at_next_only(self) -> bool:
+        """Whether it is of the prediction of a word, which is made at the token before it."""
+        return self.is_first_order or self.needs == "integrated_gradients"
+
+    @property
     def compute(self) -> Callable[..., Any]:
         """The function of `Evidence` with the score's name; it brings in NumPy when first used."""
         return getattr(import_module(f"grammar_lens.selectivity.{self.module}"), self.name)
@@ -178,6 +188,30 @@ _METHODS = (
         summary="`attribution` of the label minus the mean over the other labels of 100 words or more",
         unit="nats per word",
         source="Nanda 2023; Kramar et al. 2024",
+        reference_test="NumPy, a loop over labels",
+    ),
+    Method(
+        name="relevance",
+        needs="relevance",
+        module="from_effects",
+        best="high",
+        neutral=0.0,
+        class_means_suffice=False,
+        summary="`attribution` with relevance propagation in place of the gradient",
+        unit="nats per word",
+        source="RelP, arXiv 2508.21258",
+        reference_test="autograd on a Llama written out",
+    ),
+    Method(
+        name="relevance_contrast",
+        needs="relevance",
+        module="from_effects",
+        best="high",
+        neutral=0.0,
+        class_means_suffice=False,
+        summary="`relevance` of the label minus the mean over the other labels of 100 words or more",
+        unit="nats per word",
+        source="RelP, arXiv 2508.21258",
         reference_test="NumPy, a loop over labels",
     ),
     Method(

@@ -14,6 +14,7 @@ from grammar_lens.selectivity.result import Scores
 _HOW_TO_GET = {
     "sample": "a sample of activations: gl.collect(..., sample=100)",
     "attribution": "attributions: gl.attribute(...)",
+    "relevance": "relevance: gl.attribute(..., relevance=True)",
     "integrated_gradients": 'integrated gradients: gl.attribute(..., kind="integrated_gradients")',
     "output_contrast": "the contrast of outgoing weights: gl.output_contrast(model, lexicon.count)",
 }
@@ -74,6 +75,11 @@ def _require_evidence(evidence: Evidence, method: Method) -> None:
         raise GrammarLensError(
             f"the {what} has the labels {', '.join(part.labels)} and the moments have "
             f"{', '.join(moments.labels)}: collect both with the same labels, in the same order"
+        )
+    if isinstance(part, Attribution) and part.relevance != (method.needs == "relevance"):
+        raise GrammarLensError(
+            f"the {what} was made by {'relevance propagation' if part.relevance else 'gradients'}: "
+            f"score {method.name!r} needs {_HOW_TO_GET[method.needs]}"
         )
     if isinstance(part, Sample):
         _require_sample(part, moments)

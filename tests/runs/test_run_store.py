@@ -137,6 +137,7 @@ def attributions(tiny: Model, corpus: Corpus) -> dict[str, Attribution]:
     integrated = gl.attribute(tiny, corpus, kind="integrated_gradients", steps=2, **QUIET)
     return {
         "attribution": gl.attribute(tiny, corpus, replicates=20, **QUIET),
+        "relevance": gl.attribute(tiny, corpus, relevance=True, replicates=20, **QUIET),
         "integrated_gradients": integrated,
     }
 
@@ -187,6 +188,7 @@ def test_scores_of_every_kind(
     seen = set()
     for pair in (
         ("correlation", "attribution_contrast"),
+        ("correlation", "relevance_contrast"),
         ("auroc", "frequency"),
         ("entropy", "integrated_gradients"),
         ("welch_t", "attribution"),

@@ -44,7 +44,11 @@ def evidence() -> Evidence:
     )
     contrast = mean.copy()
     return Evidence(
-        moments, attribution=own, integrated_gradients=integrated, output_contrast=contrast
+        moments,
+        attribution=own,
+        relevance=replace(own, relevance=True),
+        integrated_gradients=integrated,
+        output_contrast=contrast,
     )
 
 
@@ -90,6 +94,8 @@ class TestAttributions:
         [
             "attribution",
             "attribution_contrast",
+            "relevance",
+            "relevance_contrast",
             "integrated_gradients",
             "frequency",
             "logit_contrast",

@@ -403,6 +403,7 @@ def small_evidence() -> Evidence:
         moments,
         sample=sample,
         attribution=own,
+        relevance=replace(own, relevance=True),
         integrated_gradients=integrated,
         output_contrast=mean + 1,
     )
@@ -519,7 +520,8 @@ class TestRegistry:
 
     def test_methods_know_their_names_and_what_they_need(self) -> None:
         assert [method.name for method in SCORES.values()] == list(SCORES)
-        needs = ("moments", "sample", "attribution", "integrated_gradients", "output_contrast")
+        needs = ("moments", "sample", "attribution", "relevance", "integrated_gradients")
+        needs += ("output_contrast",)
         assert {method.needs for method in SCORES.values()} == set(needs)
         assert {method.best for method in SCORES.values()} == {"far", "high", "low"}
 

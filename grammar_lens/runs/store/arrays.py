@@ -79,7 +79,7 @@ def _nulls(name: str, about: Mapping[str, Any], arrays: Arrays) -> dict[str, Nul
 
 
 def save_attributions(path: Path, attributions: Mapping[str, Attribution]) -> None:
-    """Writes attributions by kind: "attribution" or "integrated_gradients"."""
+    """Writes attributions by the evidence they are: "attribution", "relevance", "integrated_gradients"."""
     arrays: Arrays = {}
     about: dict[str, Any] = {}
     for name, attribution in attributions.items():
@@ -121,7 +121,7 @@ def read_scores(
     scores = {}
     for position, about in metadata["scores"].items():
         evidence = collected.evidence(about["origin"]["site"], position)
-        known = dataclasses.replace(evidence, attribution=attributions.get("attribution"))
+        known = dataclasses.replace(evidence, **attributions)
         units, null = evidence.moments.units(), known.null(about["method"])
         scores[position] = _join(Scores, position, {**about, "units": units, "null": null}, arrays)
     return scores

@@ -283,7 +283,7 @@ class StoredRun:
 
     @cached_property
     def attributions(self) -> Tables[Attribution]:
-        """Attributions by name ("attribution", "integrated_gradients"); those the scores needed."""
+        """Attributions by name ("attribution", "relevance", "integrated_gradients"); those the scores needed."""
         stored = self._read("score", ATTRIBUTIONS, read_attributions)
         return Tables("attribution", stored or {})
 

@@ -16,6 +16,7 @@ from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError, require_one_of
 from grammar_lens.model.about import Model, device_of, fingerprint
+from grammar_lens.model.relevance_pass import require_relevance
 from grammar_lens.passes.batches import Keeper
 from grammar_lens.passes.checkpoints import pass_identity
 from grammar_lens.passes.moments import Moments
@@ -39,6 +40,7 @@ def attribute(
     bank: Treebank | Corpus,
     *,
     kind: str = "own",
+    relevance: bool = False,
     reference: str = "mean",
     moments: Moments | None = None,
     lexicon: Lexicon | None = None,
@@ -63,13 +65,17 @@ def attribute(
     from one backward pass for all labels; "all" counts later words as well, from one backward pass
     per label; both are the expected rise of the tag loss in nats when a neuron is set to its
     `reference`, its mean over these words (from `moments` at "next", or collected first) or zero.
+    With `relevance` both take relevance propagation for the gradient, at the same cost: norm scales,
+    attention patterns and act(x)/x are held constant, and of gate * up each factor gets half (RelP,
+    arXiv 2508.21258; models with RMSNorm and a gated MLP).
     "integrated_gradients" is the neuron's share of the gold token's probability (`target`
     "probability") or its logarithm, by `steps` midpoints from 0 to its value, with the share of words at
     which it is among the `top_share` largest attributions of all neurons, or of its layer's
     (`top_per_layer`), by "value" or by "size" (`top_by`).
     `lexicon` is by default that of the same words. `replicates` of exchanged labels give a null ("own"
     only). At most `max_words` words, whole sentences drawn with `seed`. A `keeper` is that of `collect` ("own" only).
-    Raises GrammarLensError for an unknown kind, reference or `top_by`, and for replicates that a kind cannot have.
+    Raises GrammarLensError for an unknown kind, reference or `top_by`, for replicates or relevance that a kind
+    cannot have, and for relevance of a model that it has no rules for.
     """
     require_one_of("kind", kind, KINDS)
     require_one_of("reference", reference, REFERENCES)
@@ -79,12 +85,19 @@ def attribute(
             f"replicates of exchanged labels need contributions word by word, which {kind!r} "
             "does not give: use kind 'own', or replicates=0"
         )
+    if relevance:
+        if kind == "integrated_gradients":
+            raise GrammarLensError(
+                "relevance takes the place of a gradient at the activations themselves, and "
+                "'integrated_gradients' has none there: use kind 'own' or 'all'"
+            )
+        require_relevance(model)
     corpus = prepare(model, bank, label=label, labels=labels)
     tables = fit_lexicon(model, corpus) if lexicon is None else lexicon
     if max_words is not None:
         corpus = drawn_words(corpus, max_words, seed)
     budget = token_budget or default_budget(model)
-    job = _Job(model, corpus, budget, show_progress)
+    job = _Job(model, corpus, budget, show_progress, relevance)
     if kind == "integrated_gradients":
         ranked = {
             "share": top_share,
@@ -109,9 +122,12 @@ def drawn_words(corpus: Corpus, max_words: int, seed: int) -> Corpus:
 class _Job:
     """The words, and how they are passed through the model."""
 
-    def __init__(self, model: Model, corpus: Corpus, budget: int, show_progress: bool) -> None:
+    def __init__(
+        self, model: Model, corpus: Corpus, budget: int, show_progress: bool, relevance: bool
+    ) -> None:
         self.model, self.corpus = model, corpus
         self.budget, self.show_progress = budget, show_progress
+        self.relevance = relevance
 
     def _track(self, what: str, n_tokens: int) -> AbstractContextManager[Advance]:
         each = self.corpus.alignment.words_per_token
@@ -159,12 +175,16 @@ class _Job:
                 about=None
                 if keeper is None
                 else self._about(values, tables, replicates, seed, batches),
+                relevance=self.relevance,
             )
-        halves = tuple(_of_moments("own", reference, m) for m in reading.halves)
-        whole = _of_moments("own", reference, reading.halves[0] + reading.halves[1])
+        first, second = (self._own(reference, moments) for moments in reading.halves)
+        whole = self._own(reference, reading.halves[0] + reading.halves[1])
         found = reading.replicates()
         nulls = {} if found is None else _nulls(found, whole)
-        return replace(whole, halves=(halves[0], halves[1]), nulls=nulls)
+        return replace(whole, halves=(first, second), nulls=nulls)
+
+    def _own(self, reference: str, moments: Moments) -> Attribution:
+        return replace(_of_moments("own", reference, moments), relevance=self.relevance)
 
     def _about(
         self,
@@ -181,6 +201,7 @@ class _Job:
             "labels": list(self.corpus.labels),
             "replicates": replicates,
             "seed": seed,
+            "relevance": self.relevance,
             "reference_and_lexicon": digest.hexdigest()[:16],
         }
 
@@ -210,6 +231,7 @@ class _Job:
                     values,
                     progress=step,
                     warn=warned,
+                    relevance=self.relevance,
                 )
             rows = [tables.labels.index(x) for x in self.corpus.labels]
             sums.append(total[rows])
@@ -226,7 +248,8 @@ class _Job:
     ) -> Attribution:
         mean = total / np.maximum(count, 1)[:, None, None]
         origin = self.corpus.origin("next", "neuron", fingerprint(self.model))
-        return Attribution("all", reference, self.corpus.labels, count, mean, origin)
+        labels = self.corpus.labels
+        return Attribution("all", reference, labels, count, mean, origin, relevance=self.relevance)
 
     def integrated(
         self, seed: int, steps: int, target: str, joint: bool, ranked: Mapping[str, Any]
@@ -312,16 +335,19 @@ def _of_moments(
 
 def _nulls(replicates: object, whole: Attribution) -> dict[str, Null]:
     """Nulls of the scores that are made of mean contributions."""
+    needs = "relevance" if whole.relevance else "attribution"
 
     def scorer(name: str):
         compute = SCORES[name].compute
 
         def values(m: Moments) -> Float[np.ndarray, "label layer unit"]:
-            return compute(Evidence(m, attribution=replace(whole, mean=m.mean, count=m.count)))[0]
+            now = replace(whole, mean=m.mean, count=m.count)
+            return compute(replace(Evidence(m), **{needs: now}))[0]
 
         return values
 
     return {
-        name: replicates.null(name, scorer(name), two_sided=SCORES[name].best == "far")  # pyright: ignore
-        for name in ("attribution", "attribution_contrast")
+        name: replicates.null(name, scorer(name), two_sided=method.best == "far")  # pyright: ignore
+        for name, method in SCORES.items()
+        if method.needs == needs
     }

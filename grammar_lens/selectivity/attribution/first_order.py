@@ -4,8 +4,8 @@ Attribution patching, (reference - a) times the loss's gradient, from one forwar
 backward passes as can be. Source: Kramar et al. (2024), AtP*, arXiv 2403.00745.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from grammar_lens.model.about import Model, device_of, site_width
 from grammar_lens.model.edited_pass import Forward, edited_pass
 from grammar_lens.model.forward import check_head
 from grammar_lens.model.kv_cache import require_keys_values
+from grammar_lens.model.relevance_pass import relevance_pass
 from grammar_lens.model.weights import unembedding
 from grammar_lens.passes.batches import Keeper, read_batches
 from grammar_lens.passes.readers import State
@@ -50,6 +51,7 @@ def attribute_own(
     warn: Callable[[str], None] | None = None,
     keeper: Keeper | None = None,
     about: Mapping[str, object] | None = None,
+    relevance: bool = False,
 ) -> None:
     """Hands every scored word's contributions, (reference - a) dL_tag/da, to the taps' readers.
 
@@ -57,18 +59,18 @@ def attribute_own(
     are those at that token. Words are scored when their class is not negative, and a tap gets those
     of them whose code is not. A reference of None is zero. Gradients through keys and values are
     stopped, so that a word's loss depends on its own position alone and one backward pass serves
-    all words of a batch; what a neuron does to later positions is left out.
+    all words of a batch; what a neuron does to later positions is left out. With `relevance` the
+    gradient is what `relevance_pass` hands back in its place.
     `progress`, `warn`, `keeper` and `about` are those of `activations.stream`.
     Raises GrammarLensError for labels unknown to the lexicon, a reference of another shape and
     attributions that are not finite; GrammarLensError for models whose logits are scaled or capped.
     """
     job = _Job(model, alignment, classes, lexicon, reference)
     job.check(batches)
-    require_keys_values(model)
-    layers = range(model.cfg.n_layers)
-    stops = {(place, layer): _stop_gradient for layer in layers for place in ("key", "value")}
+    if not relevance:
+        require_keys_values(model)
 
-    with job.edited_pass(stops) as forward:
+    with job.own_pass(relevance) as forward:
 
         def read(batch: TokenBatch) -> None:
             words, where = job.locate(batch)
@@ -111,6 +113,7 @@ def attribute_all(
     *,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
+    relevance: bool = False,
 ) -> tuple[Float[np.ndarray, "label layer unit"], Float[np.ndarray, " label"]]:
     """Sums of (reference - a) dL_tag/da over the words of each label and all positions; their count.
 
@@ -124,7 +127,7 @@ def attribute_all(
     sums = _Sums(n_labels, n_layers, width, device_of(model))
     job.check(batches)
 
-    with job.edited_pass({}) as forward:
+    with job.free_pass(relevance) as forward:
 
         def read(batch: TokenBatch) -> None:
             words, where = job.locate(batch)
@@ -247,9 +250,22 @@ class _Job:
                 check_head(self._model, batch.token_ids[:1].to(device_of(self._model)))
                 return
 
-    @contextmanager
-    def edited_pass(self, stops: Mapping[tuple[str, int], Change]) -> Iterator[Forward]:
-        """A forward pass in which every neuron starts a gradient."""
+    def own_pass(self, relevance: bool) -> AbstractContextManager[Forward]:
+        """A forward pass in which every neuron starts a gradient that stays at its position."""
+        if relevance:
+            return relevance_pass(self._model, self._starts(), through_attention=False)
+        layers = range(self._model.cfg.n_layers)
+        stops = {(place, layer): Tensor.detach for layer in layers for place in ("key", "value")}
+        return edited_pass(self._model, {**self._starts(), **stops})
+
+    def free_pass(self, relevance: bool) -> AbstractContextManager[Forward]:
+        """A forward pass in which every neuron starts a gradient that flows through everything."""
+        if relevance:
+            return relevance_pass(self._model, self._starts(), through_attention=True)
+        return edited_pass(self._model, self._starts())
+
+    def _starts(self) -> dict[tuple[str, int], Change]:
+        """Changes by which every neuron starts a gradient."""
 
         def start(layer: int) -> Change:
             def change(activation: Tensor) -> Tensor:
@@ -260,9 +276,7 @@ class _Job:
 
             return change
 
-        starts = {("neuron", layer): start(layer) for layer in range(self._model.cfg.n_layers)}
-        with edited_pass(self._model, {**starts, **stops}) as forward:
-            yield forward
+        return {("neuron", layer): start(layer) for layer in range(self._model.cfg.n_layers)}
 
     def forward(
         self, forward: Forward, batch: TokenBatch, where: Int[Tensor, " word"], watch: _Watch
@@ -281,10 +295,6 @@ class _Job:
         label = torch.from_numpy(self._classes[words]).to(self._shares.device)
         slope: Slope = tag_loss(label, self._shares)
         return through_head(self._model, hidden.detach(), slope)[1]
-
-
-def _stop_gradient(activation: Tensor) -> Tensor:
-    return activation.detach()
 
 
 def _rows(
