@@ -44,10 +44,21 @@ def info(console: Console) -> None:
     bank = load_treebank()
     facts = {
         **versions_and_devices(),
+        "float32 products": _products(),
         "embedded model": "reference-9m",
         "embedded treebank": repr(bank),
     }
     console.result(*(f"{name:18} {value}" for name, value in facts.items()), data=lambda: facts)
+
+
+def _products() -> str:
+    """Which library multiplies float32 matrices on this CPU, and how the two compared."""
+    from grammar_lens.model.onednn import is_onednn_faster, onednn_speed
+
+    speed = onednn_speed()
+    if speed is None:
+        return "MKL (oneDNN is not there)"
+    return f"{'oneDNN' if is_onednn_faster() else 'MKL'} (oneDNN {speed:.1f} times as fast as MKL)"
 
 
 def versions_and_devices() -> dict[str, str]:

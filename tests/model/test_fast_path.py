@@ -1,6 +1,7 @@
 """The fast path computes the same as the bridge, or it is not taken."""
 
 import copy
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -322,6 +323,34 @@ def test_products_are_those_of_the_layer(monkeypatch: pytest.MonkeyPatch):
             fast(ours).square().sum().backward()
             plain(theirs).square().sum().backward()
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("slower", "chosen"), [("linear", True), ("onednn", False)])
+def test_the_faster_library_multiplies(
+    monkeypatch: pytest.MonkeyPatch, slower: str, chosen: bool
+) -> None:
+    """Whichever it is: here one of them waits at each product."""
+
+    def waiting(wait: bool) -> Callable[..., Tensor]:
+        def product(x: Tensor, weight: Tensor, *_: object) -> Tensor:
+            time.sleep(0.005 if wait else 0)
+            return x @ weight.T
+
+        return product
+
+    monkeypatch.setattr(onednn, "MEASURED", 0.3)
+    monkeypatch.setattr(onednn, "multiply", waiting(slower == "onednn"))
+    monkeypatch.setattr(torch.nn.functional, "linear", waiting(slower == "linear"))
+    measured = onednn.onednn_speed.__wrapped__()
+    assert measured is not None
+    assert (measured > 1) == chosen
+    monkeypatch.setattr(onednn, "onednn_speed", lambda: measured)
+    assert onednn.is_onednn_faster() == chosen
+
+
+def test_wrong_products_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "multiply", lambda x, weight, _: x @ weight.T + 1)
+    assert onednn.onednn_speed.__wrapped__() is None
 
 
 def test_other_products_are_left_alone(monkeypatch: pytest.MonkeyPatch):
