@@ -14,27 +14,26 @@ One thread, interleaved rounds, the fastest counts, the same batches for all:
 Both ways of integrated gradients must agree to 1e-5 of the largest, or the program ends with an error.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from measure import FOLDER, interleaved, machine, one_thread, positive, show, target
+from measure import FOLDER, TIMES, interleaved, one_thread, positive, save, show, target
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
+from words import with_every_tag
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
-from grammar_lens.corpus.corpus import default_budget, fresh_corpus, prepare
+from grammar_lens.corpus.corpus import default_budget, fresh_corpus
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.files import make_folder, write_json
 from grammar_lens.model.about import model_name
 from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.passes.moments import MomentAccumulator, Moments
 from grammar_lens.runs.session import read_source
-from grammar_lens.runs.store.provenance import library_versions
 from grammar_lens.selectivity.attribution.first_order import attribute_all, attribute_own
 from grammar_lens.selectivity.attribution.integrated import integrated_gradients
 
@@ -68,8 +67,7 @@ class Setting:
         self.bare_model = AutoModelForCausalLM.from_pretrained(
             locate(config.model), dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
-        bank = read_source(config.train, "upos")
-        train = prepare(self.model, bank, labels=bank.require_label("upos")[0])
+        train = with_every_tag(self.model, config.train)
         fresh = read_source(config.treebank, "upos")
         self.corpus, _ = fresh_corpus(self.model, fresh, train, config.sentences)
         self.alignment = self.corpus.alignment
@@ -168,47 +166,33 @@ def main(config: Config) -> None:
     saved = rows["plain"]["cpu_seconds"] / rows["reused"]["cpu_seconds"]
     n_words = {name: int((setting.codes >= 0).sum()) for name in ("bare", "own", "all")}
     n_words |= {name: int(fast.count.sum()) for name in ("reused", "plain")}
+    for name, row in rows.items():
+        row |= {"words": n_words[name], "speed": n_words[name] / row["cpu_seconds"]}
+    more = {"bare passes": "{bare_passes:.2f}", "words / CPU s": "{speed:.0f}"}
     show(
         f"{model_name(setting.model)} on {n_words['bare']:,} words of {setting.corpus.bank.name}; "
         f"integrated gradients of {n_words['plain']:,} in {config.steps} steps; "
         f"one thread, fastest of {config.rounds} rounds",
-        ("way", "words", "CPU s", "slowest", "wall s", "bare passes", "words / CPU s"),
-        [
-            (
-                name,
-                f"{n_words[name]:,}",
-                f"{row['cpu_seconds']:.2f}",
-                f"{row['cpu_seconds_slowest']:.2f}",
-                f"{row['wall_seconds']:.2f}",
-                f"{row['bare_passes']:.2f}" if "bare_passes" in row else "",
-                f"{n_words[name] / row['cpu_seconds']:.0f}",
-            )
-            for name, row in rows.items()
-        ],
+        "way",
+        rows,
+        {"words": "{words:,}", **TIMES, **more},
     )
     labels = setting.n_backward
     print(f"both ways of integrated gradients: {difference:.1e} of the largest (allowed {SAME:g})")
     print(target("own / bare", rows["own"]["bare_passes"], OWN))
     print(target(f"all / bare, {labels:.1f} labels", rows["all"]["bare_passes"], 1 + 2 * labels))
     print(target("plain / reused", saved, REUSE, at_least=True))
-    make_folder(config.out.parent)
-    write_json(
-        config.out,
-        {
-            "benchmark": "attribution",
-            "config": asdict(config),
-            "machine": machine(),
-            "versions": library_versions(),
-            "model": model_name(setting.model),
-            "treebank": setting.corpus.bank.name,
-            "sentences": len(setting.corpus.bank),
-            "tokens": setting.alignment.n_tokens,
-            "words": n_words,
-            "labels_per_batch": labels,
-            "rows": rows,
-            "plain_to_reused": saved,
-            "largest_relative_difference": difference,
-        },
+    save(
+        "attribution",
+        config,
+        model=model_name(setting.model),
+        treebank=setting.corpus.bank.name,
+        sentences=len(setting.corpus.bank),
+        tokens=setting.alignment.n_tokens,
+        labels_per_batch=labels,
+        rows=rows,
+        plain_to_reused=saved,
+        largest_relative_difference=difference,
     )
 
 

@@ -29,10 +29,8 @@ least 15. In memory: what collect adds at most a tenth of what the usual way add
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,14 +40,15 @@ import torch
 import typer
 from measure import (
     FOLDER,
+    TIMES,
     Timing,
     compare,
     forget_peak,
+    in_own_process,
     interleaved,
-    machine,
     one_thread,
-    peak_memory,
     positive,
+    save,
     show,
     target,
 )
@@ -60,13 +59,12 @@ import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.corpus import prepare
-from grammar_lens.files import make_folder, write_json
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.model.forward import final_hidden
 from grammar_lens.model.loading import REFERENCE_MODEL, locate
+from grammar_lens.passes.memory import peak_host
 from grammar_lens.runs.session import read_source
-from grammar_lens.runs.store.provenance import library_versions
 from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collected, Collection
 
@@ -177,7 +175,7 @@ def main(config: Config) -> None:
     if config.only:
         print(json.dumps(memory(setting, config.only)))
         return
-    peaks = {name: _memory_alone(config, name) for name in _alone()}
+    peaks = {name: in_own_process(__file__, config, name) for name in single()}
     difference = check(config)
     timings = time_all(setting)
     rows = table(setting, timings, peaks)
@@ -197,24 +195,18 @@ def main(config: Config) -> None:
         ratios[f"{name} / collect"] = {"ratio": ratio}
     extra = {name: row["extra_mib"] for name, row in rows.items() if "extra_mib" in row}
     report(setting, rows, ratios, extra, difference)
-    make_folder(config.out.parent)
-    write_json(
-        config.out,
-        {
-            "benchmark": "collecting",
-            "config": asdict(config),
-            "machine": machine(),
-            "versions": library_versions(),
-            "model": model_name(setting.model),
-            "treebank": setting.corpus.bank.name,
-            "sentences": len(setting.rows),
-            "tokens": setting.n_tokens,
-            "labels": setting.corpus.labels,
-            "rows": rows,
-            "ratios": ratios,
-            "extra_mib_collect_to_usual": extra["collect"] / extra["usual"],
-            "largest_difference_of_correlations": difference,
-        },
+    save(
+        "collecting",
+        config,
+        model=model_name(setting.model),
+        treebank=setting.corpus.bank.name,
+        sentences=len(setting.rows),
+        tokens=setting.n_tokens,
+        labels=setting.corpus.labels,
+        rows=rows,
+        ratios=ratios,
+        extra_mib_collect_to_usual=extra["collect"] / extra["usual"],
+        largest_difference_of_correlations=difference,
     )
 
 
@@ -232,17 +224,9 @@ def time_all(setting: Setting) -> dict[str, Timing]:
     del x
     _ = setting.fresh, setting.own_layers
     ways: dict[str, Callable[[], object]] = {
-        "bare": lambda: setting.run(setting.fresh),
-        "layers": lambda: setting.run(setting.own_layers),
+        **{name: partial(_SINGLE[name], setting) for name in single()},
         "pass": lambda: ready.pop().read(False),
-        "collect": setting.collect,
-        "neurons": partial(setting.collect, ("neuron",)),
-        "bridge": setting.bridge,
         "align": setting.align,
-        "copied": peers.copied,
-        **({"nnsight": peers.nnsight} if has_nnsight() else {}),
-        "usual": lambda: peers.usual(setting.sample),
-        "filtered": lambda: peers.usual(setting.sample, filtered=True),
         "correlations": lambda: _corrcoefs(long_x, long_tags, own_columns),
     }
     return interleaved(ways, setting.config.rounds)
@@ -296,35 +280,21 @@ def report(
 ) -> None:
     corpus, config = setting.corpus, setting.config
     shares = rows["usual"]["extrapolated_from"]
-    bare, layers = rows["bare"]["cpu_seconds"], rows["layers"]["cpu_seconds"]
+    for row in rows.values():
+        for below in ("layers", "bare"):
+            row[f"to_{below}"] = row["cpu_seconds"] / rows[below]["cpu_seconds"]
+    more = {"tokens/s": "tokens_per_cpu_second", "peak MiB": "peak_mib", "extra": "extra_mib"}
     show(
         f"{model_name(setting.model)} on {corpus.bank.name}: {len(setting.rows):,} sentences, "
         f"{setting.n_tokens:,} tokens; one thread, fastest of {config.rounds} rounds",
-        (
-            "way",
-            "CPU s",
-            "slowest",
-            "wall s",
-            "/ layers",
-            "/ bare",
-            "tokens/s",
-            "peak MiB",
-            "extra",
-        ),
-        [
-            (
-                f"{name} (extrapolated)" if name in EXTRAPOLATED else name,
-                f"{row['cpu_seconds']:.2f}",
-                f"{row['cpu_seconds_slowest']:.2f}",
-                f"{row['wall_seconds']:.2f}",
-                f"{row['cpu_seconds'] / layers:.2f}",
-                f"{row['cpu_seconds'] / bare:.2f}",
-                f"{row['tokens_per_cpu_second']:,.0f}",
-                f"{row['peak_mib']:,.0f}" if "peak_mib" in row else "",
-                f"{row['extra_mib']:,.0f}" if "extra_mib" in row else "",
-            )
-            for name, row in rows.items()
-        ],
+        "way",
+        {f"{x} (extrapolated)" if x in EXTRAPOLATED else x: row for x, row in rows.items()},
+        {
+            **TIMES,
+            "/ layers": "{to_layers:.2f}",
+            "/ bare": "{to_bare:.2f}",
+            **{title: f"{{{key}:,.0f}}" for title, key in more.items()},
+        },
     )
     print(
         f"usual and filtered: EXTRAPOLATED from {len(setting.sample)} sentences ({shares['sentences']:.2%}) "
@@ -369,19 +339,21 @@ def check(config: Config) -> float:
 
 
 _SINGLE: dict[str, Callable[[Setting], object]] = {
-    "bare": lambda here: here.run(here.fresh),
-    "layers": lambda here: here.run(here.own_layers),
-    "bridge": lambda here: here.bridge(),
-    "collect": lambda here: here.collect(),
-    "neurons": lambda here: here.collect(("neuron",)),
-    "copied": lambda here: here.peers.copied(),
-    "nnsight": lambda here: here.peers.nnsight(),
-    "usual": lambda here: here.peers.usual(here.sample),
-    "filtered": lambda here: here.peers.usual(here.sample, filtered=True),
+    "bare": lambda s: s.run(s.fresh),
+    "layers": lambda s: s.run(s.own_layers),
+    "bridge": lambda s: s.bridge(),
+    "collect": lambda s: s.collect(),
+    "neurons": lambda s: s.collect(("neuron",)),
+    "copied": lambda s: s.peers.copied(),
+    "nnsight": lambda s: s.peers.nnsight(),
+    "usual": lambda s: s.peers.usual(s.sample),
+    "filtered": lambda s: s.peers.usual(s.sample, filtered=True),
 }
+"""Every way whose memory is measured alone."""
 
 
-def _alone() -> list[str]:
+def single() -> list[str]:
+    """The ways of `_SINGLE` that can be gone here."""
     return [name for name in _SINGLE if name != "nnsight" or has_nnsight()]
 
 
@@ -389,26 +361,9 @@ def memory(setting: Setting, name: str) -> dict[str, float]:
     """Resident memory of this process with everything loaded, and at most during one pass, in MiB."""
     _ = setting.fresh, setting.own_layers
     forget_peak()
-    loaded = peak_memory()
+    loaded = peak_host()
     _SINGLE[name](setting)
-    return {"loaded_mib": loaded, "peak_mib": peak_memory()}
-
-
-def _memory_alone(config: Config, name: str) -> dict[str, float]:
-    """`memory` of one way in a process of its own."""
-    flags = (
-        f"--treebank={config.treebank}",
-        f"--model={config.model}",
-        f"--token-budget={config.token_budget}",
-        f"--usual-sentences={config.usual_sentences}",
-    )
-    done = subprocess.run(
-        [sys.executable, __file__, *flags, f"--only={name}"],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return {"loaded_mib": loaded, "peak_mib": peak_host()}
 
 
 if __name__ == "__main__":

@@ -21,9 +21,6 @@ straight line through the numbers themselves. Draws docs/growth.png if kaleido f
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -31,35 +28,32 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import plotly.graph_objects as go
+import pandas as pd
+import plotly.express as px
 import torch
 import typer
 from measure import (
     FOLDER,
     forget_peak,
+    in_own_process,
     interleaved,
-    machine,
     one_thread,
-    peak_memory,
     positive,
+    save,
     show,
 )
-from plotly.subplots import make_subplots
-from words import POSITION, readable
+from words import POSITION, random_lesions, readable
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, default_budget
 from grammar_lens.defaults import MIN_REPLICATES
-from grammar_lens.figures.style import ACCENT, CONTRAST, GREY, finish
-from grammar_lens.files import make_folder, write_json
+from grammar_lens.figures.style import COLOURS, finish
 from grammar_lens.lesions.battery import run_battery
-from grammar_lens.lesions.outcomes import Condition
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import REFERENCE_MODEL, locate
-from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.passes.memory import peak_host
 from grammar_lens.runs.session import read_source
-from grammar_lens.runs.store.provenance import library_versions
 from grammar_lens.selectivity.permutation_null import permute_tags
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -96,6 +90,13 @@ SWEEPS: dict[str, dict[int, Point]] = {
     "layers": {n: Point(layers=n) for n in (2, 4, 8)},
     "neurons": {n: Point(neurons=n) for n in (448, 896, 1792)},
     "lesions": {n: Point(lesions=n) for n in (2, 4, 8, 16)},
+}
+MEMORY = ("pass", "words", "exchange_table")
+QUANTITIES = {
+    "cpu_seconds": "CPU s",
+    "pass_mib": "pass adds, MiB",
+    "words_mib": "words, MiB",
+    "exchange_table_mib": "permuted labels, MiB",
 }
 POINTS = tuple(dict.fromkeys(point for sweep in SWEEPS.values() for point in sweep.values()))
 
@@ -140,12 +141,7 @@ def make_pass(config: Config, point: Point, model: Model, corpus: Corpus) -> Cal
             show_progress=False,
         )
     lexicon, codes = gl.fit_lexicon(model, corpus), corpus.read(POSITION)
-    rng, zeros, labels = np.random.default_rng(0), np.zeros(K), corpus.labels
-    conditions = []
-    for i in range(point.lesions):
-        index = rng.permutation(point.neurons)[:K]
-        neurons = Neurons(f"set {i}", "neuron", np.arange(K) % point.layers, index, zeros, zeros)
-        conditions.append(Condition(labels[i % len(labels)], 1 + i // len(labels), neurons))
+    conditions = random_lesions(corpus.labels, point.lesions, K, point.layers, point.neurons)
     return lambda: run_battery(
         model, corpus.alignment, codes, lexicon, conditions, token_budget=default_budget(model)
     )
@@ -156,21 +152,21 @@ def memory(config: Config, point: Point) -> dict[str, float]:
     model = make_model(point)
     bank = source(config.treebank)
     forget_peak()
-    before = peak_memory()
+    before = peak_host()
     corpus = make_corpus(config, point, model)
     forget_peak()
-    loaded = peak_memory()
+    loaded = peak_host()
     codes, rng = corpus.read(POSITION), np.random.default_rng(0)
     table = permute_tags(codes, corpus.alignment.sentence, MIN_REPLICATES, rng).codes.nbytes
     make_pass(config, replace(point, lesions=0), model, _little(corpus, model, bank))()  # warm
     one = make_pass(config, point, model, corpus)
     forget_peak()
-    ready = peak_memory()
+    ready = peak_host()
     one()
     return {
         "words": loaded - before,
         "exchange_table": table / 2**20,
-        "pass": peak_memory() - ready,
+        "pass": peak_host() - ready,
     }
 
 
@@ -179,25 +175,8 @@ def _little(corpus: Corpus, model: Model, bank: gl.Treebank) -> Corpus:
     return readable(model, gl.Treebank(f"start of {bank.name}", corpus.bank.sentences[:20]))
 
 
-def memory_alone(config: Config, point: Point) -> dict[str, float]:
-    """`memory` in a process of its own."""
-    flags = (
-        f"--treebank={config.treebank}",
-        f"--sentences={config.sentences}",
-        f"--lesion-sentences={config.lesion_sentences}",
-        f"--token-budget={config.token_budget}",
-        f"--only={json.dumps(asdict(point))}",
-    )
-    # what is freed goes back at once, or the peak would depend on what loading left behind
-    frugal = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-    done = subprocess.run(
-        [sys.executable, __file__, *flags],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **frugal},
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+FRUGAL = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""What is freed goes back at once, or the peak would depend on what loading left behind."""
 
 
 def fit(x: list[int], y: list[float]) -> dict[str, float]:
@@ -221,34 +200,22 @@ def main(config: Config) -> None:
     if config.only:
         print(json.dumps(memory(config, Point(**json.loads(config.only)))))
         return
-    mib = {point: memory_alone(config, point) for point in POINTS}
+    mib = {
+        point: in_own_process(__file__, config, json.dumps(asdict(point)), **FRUGAL)
+        for point in POINTS
+    }
     seconds, tokens = time_all(config)
     sweeps: dict[str, Any] = {}
     for name, sweep in SWEEPS.items():
         x = [config.sentences * n if name == "sentences" else n for n in sweep]
         points = list(sweep.values())
-        columns: dict[str, list[float]] = {
-            "cpu_seconds": [seconds[p] for p in points],
-            "pass_mib": [mib[p]["pass"] for p in points],
-            "words_mib": [mib[p]["words"] for p in points],
-            "exchange_table_mib": [mib[p]["exchange_table"] for p in points],
-        }
-        fits = {key: fit(x, y) for key, y in columns.items() if key in ("cpu_seconds", "pass_mib")}
-        if name == "sentences":
-            fits |= {key: fit(x, columns[key]) for key in ("words_mib", "exchange_table_mib")}
+        columns: dict[str, list[float]] = {"cpu_seconds": [seconds[p] for p in points]}
+        columns |= {f"{key}_mib": [mib[p][key] for p in points] for key in MEMORY}
+        fitted = columns if name == "sentences" else ("cpu_seconds", "pass_mib")
+        fits = {key: fit(x, columns[key]) for key in fitted}
         sweeps[name] = {"x": x, "tokens": [tokens[p] for p in points], **columns, "fits": fits}
     report(config, sweeps)
-    make_folder(config.out.parent)
-    write_json(
-        config.out,
-        {
-            "benchmark": "growth",
-            "config": asdict(config),
-            "machine": machine(),
-            "versions": library_versions(),
-            "sweeps": sweeps,
-        },
-    )
+    save("growth", config, sweeps=sweeps)
     draw(config, sweeps)
 
 
@@ -265,22 +232,17 @@ def time_all(config: Config) -> tuple[dict[Point, float], dict[Point, int]]:
 
 
 def report(config: Config, sweeps: dict[str, Any]) -> None:
-    rows = [
-        (
-            f"{name} {x:,}",
-            f"{s['tokens'][i]:,}",
-            f"{s['cpu_seconds'][i]:.2f}",
-            f"{s['pass_mib'][i]:.1f}",
-            f"{s['words_mib'][i]:.1f}",
-            f"{s['exchange_table_mib'][i]:.2f}",
-        )
+    rows = {
+        f"{name} {x:,}": {key: s[key][i] for key in ("tokens", *QUANTITIES)}
         for name, s in sweeps.items()
         for i, x in enumerate(s["x"])
-    ]
+    }
+    layouts = {title: f"{{{key}:.2f}}" for key, title in QUANTITIES.items()}
     show(
-        f"growth on {config.treebank}; one thread, fastest of {config.rounds} rounds; memory in MiB",
-        ("point", "tokens", "CPU s", "pass adds", "words", "exchange table"),
+        f"growth on {config.treebank}; one thread, fastest of {config.rounds} rounds",
+        "point",
         rows,
+        {"tokens": "{tokens:,}", **layouts},
     )
     for name, s in sweeps.items():
         for key, of in s["fits"].items():
@@ -292,80 +254,56 @@ def report(config: Config, sweeps: dict[str, Any]) -> None:
 
 def draw(config: Config, sweeps: dict[str, Any]) -> None:
     """The page beside the numbers, and the picture where there is a browser."""
-    figure = make_subplots(
-        rows=2,
-        cols=len(sweeps),
-        vertical_spacing=0.14,
-        horizontal_spacing=0.06,
-        subplot_titles=[
-            f"{name}, exponent {s['fits'][key]['exponent']:.2f}"
-            for key, name in (("cpu_seconds", "time"), ("pass_mib", "memory"))
-            for s in sweeps.values()
-        ],
+    titles = {
+        name: f"{name}, exponents {s['fits']['cpu_seconds']['exponent']:.2f} and "
+        f"{s['fits']['pass_mib']['exponent']:.2f}"
+        for name, s in sweeps.items()
+    }
+    table = pd.DataFrame(
+        [
+            {
+                "sweep": titles[name],
+                "unit": "CPU seconds" if key == "cpu_seconds" else "MiB",
+                "quantity": title,
+                "x": x,
+                "value": s[key][i],
+            }
+            for name, s in sweeps.items()
+            for key, title in QUANTITIES.items()
+            if key in s["fits"]
+            for i, x in enumerate(s["x"])
+        ]
     )
-    for column, (name, s) in enumerate(sweeps.items(), 1):
-        _panel(figure, 1, column, s, "cpu_seconds", "CPU seconds", ACCENT)
-        _panel(figure, 2, column, s, "pass_mib", "memory a pass adds", ACCENT)
-        if name == "sentences":
-            _panel(figure, 2, column, s, "words_mib", "words themselves", CONTRAST)
-            _panel(figure, 2, column, s, "exchange_table_mib", "exchanged labels (20)", GREY)
-        title = "neurons of a layer" if name == "neurons" else name
-        ticks = s["x"][1:] if name == "sentences" else s["x"]  # the first two stand too close
-        figure.update_xaxes(tickvals=ticks, rangemode="tozero", row=1, col=column)
-        figure.update_xaxes(tickvals=ticks, rangemode="tozero", title_text=title, row=2, col=column)
+    figure = px.scatter(
+        table,
+        x="x",
+        y="value",
+        color="quantity",
+        facet_col="sweep",
+        facet_row="unit",
+        facet_col_spacing=0.06,
+        facet_row_spacing=0.12,
+        trendline="ols",
+        labels={"x": "", "value": "", "quantity": ""},
+        color_discrete_sequence=list(COLOURS),
+    )
+    figure.for_each_annotation(lambda a: a.update(text=a.text.partition("=")[2]))
+    figure.update_xaxes(matches=None, rangemode="tozero", showticklabels=True)
+    figure.update_yaxes(matches=None, rangemode="tozero", showticklabels=True)
     finish(
         figure,
         "How time and memory grow",
-        "collecting with a random model of the reference model's shape, and batteries of lesions; one "
-        "CPU thread; lines are straight fits",
+        "collecting, and batteries of lesions, with a random model; one CPU thread; straight fits; "
+        "exponents of time and of the memory that a pass adds",
         height=620,
     )
-    figure.update_yaxes(rangemode="tozero")
-    figure.update_yaxes(title_text="CPU seconds", row=1, col=1)
-    figure.update_yaxes(title_text="MiB", row=2, col=1)
-    figure.update_layout(
-        width=1180,
-        legend={"orientation": "h", "x": 0, "y": -0.16},
-        margin={"t": 110, "b": 100},
-    )
+    figure.update_layout(margin={"t": 120})
     figure.write_html(config.out.with_suffix(".html"), include_plotlyjs=True)
     try:
-        figure.write_image(config.png, scale=2)
+        figure.write_image(config.png, scale=2, width=1180)
     except Exception as error:  # kaleido's and choreographer's own, of many kinds
         reason = str(error).strip().splitlines() or [type(error).__name__]
         print(f"no {config.png}: {reason[0]} (set BROWSER_PATH to a Chromium)")
-
-
-def _panel(
-    figure: go.Figure, row: int, column: int, s: dict[str, Any], key: str, name: str, colour: str
-) -> None:
-    """One quantity's points and its straight line."""
-    of, x = s["fits"][key], np.array([0, s["x"][-1]])
-    first = column == 1 and row == 2
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=of["slope"] * x + of["intercept"],
-            mode="lines",
-            line={"color": colour, "width": 1.2, "dash": "dot"},
-            hoverinfo="skip",
-            showlegend=False,
-        ),
-        row=row,
-        col=column,
-    )
-    figure.add_trace(
-        go.Scatter(
-            x=s["x"],
-            y=s[key],
-            mode="markers",
-            marker={"color": colour, "size": 9},
-            name=name,
-            showlegend=first,
-        ),
-        row=row,
-        col=column,
-    )
 
 
 if __name__ == "__main__":

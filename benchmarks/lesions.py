@@ -16,21 +16,21 @@ program ends with an error.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from measure import FOLDER, interleaved, machine, one_thread, positive, show, target
+from measure import FOLDER, TIMES, interleaved, one_thread, positive, save, show, target
+from words import with_every_tag
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
-from grammar_lens.corpus.corpus import default_budget, fresh_corpus, prepare
+from grammar_lens.corpus.corpus import default_budget, fresh_corpus
 from grammar_lens.corpus.lexicon import DeviceLexicon, split_losses
 from grammar_lens.dissociation.shams import output_matched_shams
-from grammar_lens.files import make_folder, write_json
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.outcomes import Condition, Outcomes
 from grammar_lens.lesions.prepared import LESION_TAGS
@@ -39,7 +39,6 @@ from grammar_lens.model.forward import next_token_logits
 from grammar_lens.model.loading import REFERENCE_MODEL
 from grammar_lens.model.weights import output_norms
 from grammar_lens.runs.session import read_source
-from grammar_lens.runs.store.provenance import library_versions
 from grammar_lens.selectivity.evidence import Evidence
 
 SAME = 3e-5
@@ -68,8 +67,7 @@ class Setting:
 
     def __init__(self, config: Config) -> None:
         self.model = gl.load_model(config.model, device="cpu")
-        bank = read_source(config.train, "upos")
-        train = prepare(self.model, bank, labels=bank.require_label("upos")[0])
+        train = with_every_tag(self.model, config.train)
         fresh = read_source(config.treebank, "upos")
         self.corpus, _ = fresh_corpus(self.model, fresh, train, config.sentences)
         self.alignment = self.corpus.alignment
@@ -165,46 +163,31 @@ def main(config: Config) -> None:
     for name, row in rows.items():
         row["conditions"] = 1 if name == "clean" else n
         row["clean_passes_per_condition"] = row["cpu_seconds"] / row["conditions"] / clean
-    faster = {
-        way: rows[way]["cpu_seconds"] / rows["battery"]["cpu_seconds"] for way in ("naive", "lean")
-    }
+    battery = rows["battery"]["cpu_seconds"]
+    faster = {way: rows[way]["cpu_seconds"] / battery for way in ("naive", "lean")}
+    per_condition = {"clean passes per condition": "{clean_passes_per_condition:.2f}"}
     show(
         f"{model_name(setting.model)} on {len(setting.corpus.bank)} sentences of {setting.corpus.bank.name}, "
         f"{n - 1} lesions of {config.k} neurons; one thread, fastest of {config.rounds} rounds",
-        ("way", "conditions", "CPU s", "slowest", "wall s", "clean passes per condition"),
-        [
-            (
-                name,
-                str(row["conditions"]),
-                f"{row['cpu_seconds']:.2f}",
-                f"{row['cpu_seconds_slowest']:.2f}",
-                f"{row['wall_seconds']:.2f}",
-                f"{row['clean_passes_per_condition']:.2f}",
-            )
-            for name, row in rows.items()
-        ],
+        "way",
+        rows,
+        {"conditions": "{conditions}", **TIMES, **per_condition},
     )
     print(f"same losses: largest difference {difference:.1e} nats (allowed {SAME:g})")
     cost = rows["battery"]["clean_passes_per_condition"]
     print(target("naive / battery", faster["naive"], 2.0, at_least=True))
     print(target("cost of a lesion in clean passes", cost, 0.75))
     print(f"lean / battery: {faster['lean']:.2f}")
-    make_folder(config.out.parent)
-    write_json(
-        config.out,
-        {
-            "benchmark": "lesions",
-            "config": asdict(config),
-            "machine": machine(),
-            "versions": library_versions(),
-            "model": model_name(setting.model),
-            "treebank": setting.corpus.bank.name,
-            "sentences": len(setting.corpus.bank),
-            "tokens": setting.alignment.n_tokens,
-            "rows": rows,
-            "times_faster_than": faster,
-            "largest_difference_of_losses": difference,
-        },
+    save(
+        "lesions",
+        config,
+        model=model_name(setting.model),
+        treebank=setting.corpus.bank.name,
+        sentences=len(setting.corpus.bank),
+        tokens=setting.alignment.n_tokens,
+        rows=rows,
+        times_faster_than=faster,
+        largest_difference_of_losses=difference,
     )
 
 

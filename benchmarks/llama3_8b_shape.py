@@ -42,7 +42,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
@@ -50,27 +50,23 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import typer
-from measure import FOLDER, Timing, compare, machine, positive, show, target
-from words import POSITION, readable
+from measure import FOLDER, Timing, compare, positive, save, show, target
+from words import POSITION, random_lesions, readable
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.alignment import TokenBatch, token_batches
 from grammar_lens.corpus.corpus import default_budget
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.files import make_folder, write_json
 from grammar_lens.lesions.battery import run_battery
-from grammar_lens.lesions.outcomes import Condition
 from grammar_lens.model.about import Model
 from grammar_lens.model.fast_path_check import fast_path
-from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes import moments as moments_module
 from grammar_lens.passes.moments import MomentAccumulator, Moments
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.reduction import PLAIN
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.runs.session import read_source
-from grammar_lens.runs.store.provenance import library_versions
 from grammar_lens.selectivity.attribution.first_order import attribute_own
 from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collection
@@ -178,19 +174,11 @@ class Setting:
         n_features = min(10 * config.k, config.layers * config.d_mlp)
         chosen = rng.choice(config.layers * config.d_mlp, n_features, replace=False)
         self.features = np.stack(np.unravel_index(np.sort(chosen), self.shape), 1)
-        self.conditions = [self._condition(i, rng) for i in range(config.lesions)]
+        self.conditions = random_lesions(self.corpus.labels, config.lesions, config.k, *self.shape)
 
     def _batches(self, codes: np.ndarray) -> list[TokenBatch]:
         rows = np.unique(self.alignment.row[codes >= 0])
         return token_batches(self.alignment, self.config.token_budget, rows=rows)
-
-    def _condition(self, i: int, rng: np.random.Generator) -> Condition:
-        """A mean lesion of random neurons in all layers: it begins as early as lesions do."""
-        k = min(self.config.k, self.config.d_mlp)
-        layer, index = np.arange(k) % self.config.layers, rng.permutation(self.config.d_mlp)[:k]
-        zeros, labels = np.zeros(k), self.corpus.labels
-        neurons = Neurons(f"set {i}", "neuron", layer, index, zeros, mean=zeros)
-        return Condition(labels[i % len(labels)], i // len(labels), neurons)
 
     @torch.no_grad()
     def run(self, body: Any) -> None:
@@ -434,39 +422,38 @@ def n_tokens(setting: Setting, way: str) -> int:
     return sum(batch.n_tokens for batch in (setting.few_batches if lesions else setting.batches))
 
 
+def rows_of(
+    setting: Setting, timings: dict[str, Timing], clock: Clock
+) -> dict[str, dict[str, float | None]]:
+    """What was measured of every way; no tokens of a way that reads none."""
+    rows: dict[str, dict[str, float | None]] = {}
+    for name, timing in timings.items():
+        row = {**timing.row(), "rounds": len(timing.wall), "peak_gpu_gib": clock.peak.get(name)}
+        if name not in UNREAD:
+            row["tokens"] = n_tokens(setting, name)
+            row["tokens_per_second"] = row["tokens"] / min(timing.wall)
+        rows[name] = row
+    return rows
+
+
 def write(
     setting: Setting, timings: dict[str, Timing], clock: Clock, worst: dict[str, float], took: float
 ) -> None:
     config = setting.config
     like = torch.zeros(1, 1, dtype=getattr(torch, config.dtype), device=setting.device)
-    gpu = torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else None
-    make_folder(config.out.parent)
-    write_json(
-        config.out,
-        {
-            "benchmark": "llama3_8b_shape",
-            "config": asdict(config),
-            "machine": {**machine(), "gpu": gpu},
-            "versions": library_versions(),
-            "reduction": type(moments_module.reduction_for(like)).__name__,
-            "treebank": setting.corpus.bank.name,
-            "sentences": len(setting.corpus.bank),
-            "rows": {
-                name: {
-                    "wall_seconds": min(t.wall),
-                    "wall_seconds_slowest": max(t.wall),
-                    "rounds": len(t.wall),
-                    "tokens": n_tokens(setting, name),
-                    "peak_gpu_gib": clock.peak.get(name),
-                }
-                for name, t in timings.items()
-            },
-            "ratios": ratios_of(timings, len(setting.conditions) + 1),
-            "goals": GOALS,
-            "bare_layers_agree": setting.has_layers,
-            "largest_differences": worst,
-            "seconds_in_all": took,
-        },
+    save(
+        "llama3_8b_shape",
+        config,
+        gpu=torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else None,
+        reduction=type(moments_module.reduction_for(like)).__name__,
+        treebank=setting.corpus.bank.name,
+        sentences=len(setting.corpus.bank),
+        rows=rows_of(setting, timings, clock),
+        ratios=ratios_of(timings, len(setting.conditions) + 1),
+        goals=GOALS,
+        bare_layers_agree=setting.has_layers,
+        largest_differences=worst,
+        seconds_in_all=took,
     )
 
 
@@ -475,19 +462,16 @@ def report(setting: Setting, timings: dict[str, Timing], clock: Clock) -> None:
     show(
         f"{config.layers} layers, d_model {config.d_model}, d_mlp {config.d_mlp}, {config.dtype}, on "
         f"{config.device}; {len(setting.corpus.bank):,} sentences of {setting.corpus.bank.name}",
-        ("way", "rounds", "wall s", "slowest", "tokens", "tokens/s", "peak GPU GiB"),
-        [
-            (
-                name,
-                str(len(t.wall)),
-                f"{min(t.wall):.3f}",
-                f"{max(t.wall):.3f}",
-                "" if name in UNREAD else f"{n_tokens(setting, name):,}",
-                "" if name in UNREAD else f"{n_tokens(setting, name) / min(t.wall):,.0f}",
-                f"{clock.peak[name]:.1f}" if name in clock.peak else "",
-            )
-            for name, t in timings.items()
-        ],
+        "way",
+        rows_of(setting, timings, clock),
+        {
+            "rounds": "{rounds}",
+            "wall s": "{wall_seconds:.3f}",
+            "slowest": "{wall_seconds_slowest:.3f}",
+            "tokens": "{tokens:,}",
+            "tokens/s": "{tokens_per_second:,.0f}",
+            "peak GPU GiB": "{peak_gpu_gib:.1f}",
+        },
     )
     for name, of in ratios_of(timings, len(setting.conditions) + 1).items():
         ratio, goal = of["ratio"], GOALS.get(name)

@@ -1,18 +1,21 @@
-"""What the benchmarks share: interleaved rounds, the machine's name, memory, a table, a JSON file.
+"""What the benchmarks share: interleaved rounds, memory, a table, a JSON file.
 
 Ways to do one thing are compared within one process and one run, a round of each after the other,
 so that a busy machine slows all of them; the minimum over the rounds is what counts. CPU seconds
 stand beside wall seconds because other work on the machine does not enter them.
 """
 
+import json
 import os
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,16 @@ from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
-from grammar_lens.passes.memory import peak_host
+from grammar_lens.files import make_folder, write_json
+from grammar_lens.runs.store.provenance import library_versions
 
 FOLDER = Path("results") / "benchmarks"
+TIMES = {
+    "CPU s": "{cpu_seconds:.3f}",
+    "slowest": "{cpu_seconds_slowest:.3f}",
+    "wall s": "{wall_seconds:.3f}",
+}
+"""Columns of a timing."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,9 @@ class Timing:
 
     def row(self) -> dict[str, float]:
         """The fastest round and the slowest, which shows how busy the machine was."""
-        return {
-            "cpu_seconds": min(self.cpu),
-            "cpu_seconds_slowest": max(self.cpu),
-            "wall_seconds": min(self.wall),
-            "wall_seconds_slowest": max(self.wall),
-        }
+        clocks = {"cpu": self.cpu, "wall": self.wall}
+        fastest = {f"{name}_seconds": min(taken) for name, taken in clocks.items() if taken}
+        return fastest | {f"{x}_seconds_slowest": max(t) for x, t in clocks.items() if t}
 
 
 def compare(above: Timing, below: Timing, clock: str = "cpu") -> dict[str, float]:
@@ -91,14 +98,9 @@ def children_cpu() -> float:
 
 
 def forget_peak() -> None:
-    """Lets `peak_memory` begin anew, where the system can: loading a model has peaks of its own."""
+    """Lets `peak_host` begin anew, where the system can: loading a model has peaks of its own."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory() -> float:
-    """The largest resident memory of this process so far, in MiB."""
-    return peak_host()
 
 
 def machine() -> dict[str, Any]:
@@ -114,16 +116,50 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table; the first column is text, the others are numbers."""
+def show(
+    title: str, first: str, rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]
+) -> None:
+    """Prints a table of the rows' names and numbers, each column by its format.
+
+    A cell is empty where the row lacks the number.
+    """
     # a Text: "handmade:train:" in a plain title would become a picture of a train
     table = Table(title=Text(title), title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
+    for name, row in rows.items():
+        present = {key: value for key, value in row.items() if value is not None}
+        table.add_row(name, *(_cell(layout, present) for layout in columns.values()))
     width = max(110, Console().width)
     Console(width=width).print(table, markup=False, emoji=False)
+
+
+def _cell(layout: str, row: Mapping[str, Any]) -> str:
+    try:
+        return layout.format_map(row)
+    except KeyError:
+        return ""
+
+
+def save(name: str, config: Any, **results: object) -> None:
+    """Writes the JSON file of a benchmark: its flags and results, the machine, and library versions."""
+    make_folder(config.out.parent)
+    origin = {"machine": machine(), "versions": library_versions()}
+    write_json(config.out, {"benchmark": name, "config": asdict(config), **origin, **results})
+
+
+def in_own_process(script: str, config: Any, only: str, **environment: str) -> dict[str, float]:
+    """What the script prints last for `--only`, in a process that has done nothing else."""
+    flags = asdict(config) | {"only": only}
+    done = subprocess.run(
+        [sys.executable, script, *(f"--{k.replace('_', '-')}={v}" for k, v in flags.items())],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def target(what: str, value: float, limit: float, *, at_least: bool = False) -> str:

@@ -17,29 +17,28 @@ probes of more columns out of the second check, which takes minutes for them.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from measure import FOLDER, interleaved, machine, one_thread, positive, show
+from measure import FOLDER, interleaved, one_thread, positive, save, show
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from words import with_every_tag
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
-from grammar_lens.corpus.corpus import Corpus, default_budget, fresh_corpus, prepare
-from grammar_lens.files import make_folder, write_json
+from grammar_lens.corpus.corpus import Corpus, default_budget, fresh_corpus
 from grammar_lens.model.about import model_name
 from grammar_lens.model.loading import REFERENCE_MODEL
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.probing.fitting import Probe, fit, fit_each, scale
 from grammar_lens.runs.session import read_source
-from grammar_lens.runs.store.provenance import library_versions
 
 POSITION = "word"
 SAME = 0.003
@@ -47,6 +46,7 @@ SAME = 0.003
 GAP = 1e-4
 """The objective is at most this share above the least one."""
 RANDOM = "random"
+WAYS = ("naive", "fit", "both")
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ class Setting:
 
     def __init__(self, config: Config) -> None:
         self.model = gl.load_model(config.model, device="cpu")
-        bank = read_source(config.train, "upos")
-        train = prepare(self.model, bank, labels=bank.require_label("upos")[0])
+        train = with_every_tag(self.model, config.train)
         fresh, _ = fresh_corpus(self.model, read_source(config.fresh, "upos"), train)
         names = [name.strip() for name in config.scores.split(",")]
         self.ks = [int(k) for k in config.ks.split(",")]
@@ -175,58 +174,46 @@ def main(config: Config) -> None:
         ways |= {f"fit {name}": partial(setting.quick, which)}
         ways |= {f"both {name}": partial(setting.both, which)}
     rows = {name: timing.row() for name, timing in interleaved(ways, config.rounds).items()}
-    lines, table = [], []
+    lines = {}
     for which, (naive_accuracy, accuracy) in right.items():
         name = " ".join(map(str, which))
-        naive, quick, both = (
-            rows[f"{way} {name}"]["cpu_seconds"] for way in ("naive", "fit", "both")
-        )
         line = {"score": which[0], "k": which[1], "columns": len(setting.columns[which])}
-        line |= {"naive_cpu_seconds": naive, "fit_cpu_seconds": quick, "ratio": naive / quick}
-        line |= {"naive_accuracy": naive_accuracy, "accuracy": accuracy}
-        line |= {"both_cpu_seconds": both, "gap": gaps.get(which)}
-        lines.append(line)
-        table.append(
-            (
-                *(which[0], str(which[1]), str(len(setting.columns[which]))),
-                *(f"{naive:.2f}", f"{quick:.2f}", f"{naive / quick:.1f}", f"{both:.2f}"),
-                *(f"{naive_accuracy:.4f}", f"{accuracy:.4f}"),
-                f"{gaps[which]:.0e}" if which in gaps else "",
-            )
-        )
+        line |= {f"{x}_cpu_seconds": rows[f"{x} {name}"]["cpu_seconds"] for x in WAYS}
+        line["ratio"] = line["naive_cpu_seconds"] / line["fit_cpu_seconds"]
+        line |= {"naive_accuracy": naive_accuracy, "accuracy": accuracy, "gap": gaps.get(which)}
+        lines[name] = line
     show(
         f"{model_name(setting.model)}, {len(setting.classes):,} training and {len(setting.gold):,} fresh words; "
         f"one thread, fastest of {config.rounds} rounds",
-        (
-            *("score", "k", "columns", "naive CPU s", "fit CPU s", "ratio", "both CPU s"),
-            *("naive right", "right", "gap"),
-        ),
-        table,
+        "score and k",
+        lines,
+        {
+            "columns": "{columns}",
+            **{f"{x} CPU s": f"{{{x}_cpu_seconds:.2f}}" for x in WAYS},
+            "naive / fit": "{ratio:.1f}",
+            "naive right": "{naive_accuracy:.4f}",
+            "right": "{accuracy:.4f}",
+            "gap": "{gap:.0e}",
+        },
     )
     once = rows["scale"]["cpu_seconds"]
     totals = {}
     for most in sorted({10, 20, max(setting.ks)}):
-        some = [line for line in lines if line["k"] <= most]
+        some = [line for line in lines.values() if line["k"] <= most]
         quick = sum(line["fit_cpu_seconds"] for line in some)
         totals[most] = sum(line["naive_cpu_seconds"] for line in some) / max(quick, 1e-9)
         print(f"naive / fit, all probes up to k = {most}: {totals[most]:.2f}")
     print(f"scaling {setting.train.shape[1]:,} units once: {once:.2f} s")
     print(f"same answers: accuracies differ by {difference:.4f} at most (allowed {SAME:g})")
-    make_folder(config.out.parent)
-    write_json(
-        config.out,
-        {
-            "benchmark": "probes",
-            "config": asdict(config),
-            "machine": machine(),
-            "versions": library_versions(),
-            "model": model_name(setting.model),
-            "rows": rows,
-            "probes": lines,
-            "scale_cpu_seconds": once,
-            "naive_to_fit_up_to_k": totals,
-            "largest_difference_of_accuracies": difference,
-        },
+    save(
+        "probes",
+        config,
+        model=model_name(setting.model),
+        rows=rows,
+        probes=list(lines.values()),
+        scale_cpu_seconds=once,
+        naive_to_fit_up_to_k=totals,
+        largest_difference_of_accuracies=difference,
     )
 
 

@@ -22,16 +22,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from measure import FOLDER, machine, positive, show, target
+from measure import FOLDER, positive, save, show, target
 from wide_run import LAYERS, UNITS, wide_run
 
 from grammar_lens.cli.scripts import start_page
-from grammar_lens.files import make_folder, write_json
 from grammar_lens.report.page import write_report
 from grammar_lens.runs.run import load_run
-from grammar_lens.runs.store.provenance import library_versions
 
-MOST_BYTES, MOST_LOADED, MOST_SHOWN = 15e6, 3.0, 5.0
+MOST_MEGABYTES, MOST_LOADED, MOST_SHOWN = 15.0, 3.0, 5.0
 _NOW = "() => performance.now() / 1000"
 _LOADED = "() => performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd / 1000"
 
@@ -57,40 +55,22 @@ class Written:
 
 def main(config: Config) -> None:
     """Writes the pages, opens them, prints and writes what was measured."""
-    for name in ("layers", "units", "rounds"):
-        positive(config, name)
+    positive(config, "layers", "units", "rounds")
     with tempfile.TemporaryDirectory() as folder:
         written = _write(config, Path(folder))
         seen = _open(written, config.rounds)
     rows = {name: {"write_seconds": written[name].seconds, **seen[name]} for name in written}
-    show(
-        f"report.html, medians of {config.rounds} rounds",
-        ("page", "MB", "written s", "loaded s", "neuron s", "drawn s", "drawn, slowest"),
-        [
-            (
-                name,
-                f"{row['bytes'] / 1e6:.2f}",
-                *(f"{row[x]:.2f}" for x in ("write_seconds", "loaded", "neuron", "drawn")),
-                f"{row['drawn_slowest']:.2f}",
-            )
-            for name, row in rows.items()
-        ],
-    )
+    for row in rows.values():
+        row["megabytes"] = row["bytes"] / 1e6
+    columns = {"MB": "megabytes", "written s": "write_seconds", "loaded s": "loaded"}
+    columns |= {"neuron s": "neuron", "drawn s": "drawn", "drawn, slowest": "drawn_slowest"}
+    layouts = {title: f"{{{key}:.2f}}" for title, key in columns.items()}
+    show(f"report.html, medians of {config.rounds} rounds", "page", rows, layouts)
     for name, row in rows.items():
-        print(target(f"{name}: MB", row["bytes"] / 1e6, MOST_BYTES / 1e6))
+        print(target(f"{name}: MB", row["megabytes"], MOST_MEGABYTES))
         print(target(f"{name}: loaded, s", row["loaded"], MOST_LOADED))
         print(target(f"{name}: a neuron shown, s", row["neuron"], MOST_SHOWN))
-    make_folder(config.out.parent)
-    write_json(
-        config.out,
-        {
-            "benchmark": "report_page",
-            "machine": machine(),
-            "versions": library_versions(),
-            "rounds": config.rounds,
-            "rows": rows,
-        },
-    )
+    save("report_page", config, rows=rows)
 
 
 def _write(config: Config, folder: Path) -> dict[str, Written]:
@@ -135,7 +115,7 @@ def _open(written: Mapping[str, Written], rounds: int) -> dict[str, dict[str, fl
 def _visit(browser: Any, path: Path) -> dict[str, float]:
     """One visit: a neuron is looked up as soon as the page takes input."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto(path.as_uri(), wait_until="domcontentloaded")
+    page.goto(f"{path.as_uri()}?open=all", wait_until="domcontentloaded")
     page.fill("#neuron-address", "0.0")
     page.press("#neuron-address", "Enter")
     page.wait_for_selector("#neuron-panel[data-shown$='-0.0']", timeout=120_000)

@@ -14,25 +14,23 @@ Goal, in CPU seconds: all scores of moments together at most 2 % of collect.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from measure import FOLDER, Timing, interleaved, machine, one_thread, positive, show, target
+from measure import FOLDER, TIMES, interleaved, one_thread, positive, save, show, target
+from words import with_every_tag
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
-from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.files import make_folder, write_json
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.model.loading import REFERENCE_MODEL
 from grammar_lens.passes.moments import Moments
-from grammar_lens.runs.session import read_source
-from grammar_lens.runs.store.provenance import library_versions
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.registry import SCORES
 
@@ -53,12 +51,6 @@ class Config:
     large: Annotated[bool, typer.Option(help="Also 17 x 32 x 14,336 random moments.")] = False
     rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 3
     out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "scores.json"
-
-
-def prepared(model: Model, config: Config) -> Corpus:
-    """The corpus; labels with one word, which cannot be scored, are left out."""
-    bank = read_source(config.treebank, "upos")
-    return prepare(model, bank, labels=bank.require_label("upos")[0])
 
 
 def everything(model: Model, corpus: Corpus, sample: int) -> Evidence:
@@ -115,8 +107,8 @@ def main(config: Config) -> None:
     positive(config, "sample", "rounds")
     one_thread()
     model = gl.load_model(config.model, device="cpu")
-    corpus = prepared(model, config)
-    timings: dict[str, Timing] = interleaved(ways(model, corpus, config), config.rounds)
+    corpus = with_every_tag(model, config.treebank)
+    timings = interleaved(ways(model, corpus, config), config.rounds)
     rows = {name: timing.row() for name, timing in timings.items()}
     collect = rows["collect"]["cpu_seconds"]
     for row in rows.values():
@@ -125,33 +117,19 @@ def main(config: Config) -> None:
     show(
         f"{model_name(model)} on {len(corpus.bank)} sentences of {corpus.bank.name}, "
         f"{len(corpus.labels)} labels; one thread, fastest of {config.rounds} rounds",
-        ("what", "CPU s", "slowest", "wall s", "% of collect"),
-        [
-            (
-                name,
-                f"{row['cpu_seconds']:.4f}",
-                f"{row['cpu_seconds_slowest']:.4f}",
-                f"{row['wall_seconds']:.4f}",
-                f"{row['percent_of_collect']:.2f}",
-            )
-            for name, row in rows.items()
-        ],
+        "what",
+        rows,
+        {**TIMES, "% of collect": "{percent_of_collect:.2f}"},
     )
     print(target("all scores of moments, % of collect", percent, MOST_PERCENT))
-    make_folder(config.out.parent)
-    write_json(
-        config.out,
-        {
-            "benchmark": "scores",
-            "config": asdict(config),
-            "machine": machine(),
-            "versions": library_versions(),
-            "model": model_name(model),
-            "treebank": corpus.bank.name,
-            "sentences": len(corpus.bank),
-            "rows": rows,
-            "scores_of_moments_percent_of_collect": percent,
-        },
+    save(
+        "scores",
+        config,
+        model=model_name(model),
+        treebank=corpus.bank.name,
+        sentences=len(corpus.bank),
+        rows=rows,
+        scores_of_moments_percent_of_collect=percent,
     )
 
 

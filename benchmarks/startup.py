@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from measure import FOLDER, children_cpu, interleaved, machine, positive, show, target
+from measure import FOLDER, TIMES, children_cpu, interleaved, positive, save, show, target
 
 from grammar_lens.cli.scripts import start_page
-from grammar_lens.files import make_folder, write_json
-from grammar_lens.runs.store.provenance import library_versions
 
 MOST = 5.0
 
@@ -47,7 +45,6 @@ class Config:
 def main(config: Config) -> None:
     """Times all programs, prints and writes."""
     positive(config, "rounds")
-
     ways = {
         name: partial(subprocess.run, arguments, check=True, stdout=subprocess.DEVNULL)
         for name, arguments in programs().items()
@@ -56,33 +53,12 @@ def main(config: Config) -> None:
     rows = {name: timing.row() for name, timing in timings.items()}
     nothing, typer_alone, package, command = (row["wall_seconds"] for row in rows.values())
     ratio = command / typer_alone
-    show(
-        f"start-up, fastest of {config.rounds} rounds",
-        ("program", "wall ms", "slowest", "CPU ms"),
-        [
-            (
-                name,
-                f"{1000 * row['wall_seconds']:.1f}",
-                f"{1000 * row['wall_seconds_slowest']:.1f}",
-                f"{1000 * row['cpu_seconds']:.1f}",
-            )
-            for name, row in rows.items()
-        ],
-    )
-    print(f"import grammar_lens beyond Python itself: {1000 * (package - nothing):.1f} ms")
+    show(f"start-up, fastest of {config.rounds} rounds", "program", rows, TIMES)
+    beyond = package - nothing
+    print(f"import grammar_lens beyond Python itself: {1000 * beyond:.1f} ms")
     print(target("grammar-lens --help / import typer", ratio, MOST))
-    make_folder(config.out.parent)
-    write_json(
-        config.out,
-        {
-            "benchmark": "startup",
-            "machine": machine(),
-            "versions": library_versions(),
-            "rounds": config.rounds,
-            "rows": rows,
-            "import_beyond_python_seconds": package - nothing,
-            "help_to_typer_ratio": ratio,
-        },
+    save(
+        "startup", config, rows=rows, import_beyond_python_seconds=beyond, help_to_typer_ratio=ratio
     )
 
 

@@ -17,11 +17,10 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from measure import FOLDER, machine, one_thread, show, target
+from measure import FOLDER, one_thread, save, show, target
 
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import default_budget
-from grammar_lens.files import make_folder, write_json
 from grammar_lens.model.about import Model, embedding
 from grammar_lens.passes.stream import stream
 from grammar_lens.runs.pipeline import do
@@ -29,7 +28,6 @@ from grammar_lens.runs.session import Session
 from grammar_lens.runs.settings import Config as RunConfig
 from grammar_lens.runs.steps import READINGS
 from grammar_lens.runs.store.directory import open_run
-from grammar_lens.runs.store.provenance import library_versions
 
 MOST = 5.0
 STAGES = (("collect",), ("score",), ("select",), tuple(READINGS), ("lesion",), ("report",))
@@ -107,28 +105,17 @@ def main(config: Config) -> None:
         }
         for name, cost in counter.stages.items()
     }
-    without = sum(
-        row["collecting_passes"]
-        for name, row in rows.items()
-        if name not in ("bare forward pass", "lesion", "report")
-    )
-    show(
-        f"{config.model}, {alignment.n_words:,} training words",
-        ("stage", "CPU s", "collecting passes", "bare passes", "times the training words"),
-        [(name, *(f"{value:.2f}" for value in row.values())) for name, row in rows.items()],
-    )
+    aside = ("bare forward pass", "lesion", "report")
+    without = sum(row["collecting_passes"] for name, row in rows.items() if name not in aside)
+    columns = {
+        "CPU s": "{cpu_seconds:.2f}",
+        "collecting passes": "{collecting_passes:.2f}",
+        "bare passes": "{bare_passes:.2f}",
+        "times the training words": "{times_the_training_words:.2f}",
+    }
+    show(f"{config.model}, {alignment.n_words:,} training words", "stage", rows, columns)
     print(target("steps without lesions, in collecting passes", without, MOST))
-    make_folder(config.out.parent)
-    write_json(
-        config.out,
-        {
-            "benchmark": "study",
-            "rows": rows,
-            "without_lesions": without,
-            "machine": machine(),
-            "versions": library_versions(),
-        },
-    )
+    save("study", config, rows=rows, without_lesions=without)
 
 
 if __name__ == "__main__":

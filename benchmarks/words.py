@@ -1,12 +1,37 @@
 """The words that the benchmarks read."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 import grammar_lens as gl
 from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.lesions.outcomes import Condition
 from grammar_lens.model.about import Model
+from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.runs.session import read_source
 
 POSITION = "next"
+
+
+def with_every_tag(model: Model, source: str) -> Corpus:
+    """The words of a treebank, named as for `--train`, with all its tags."""
+    bank = read_source(source, "upos")
+    return prepare(model, bank, labels=bank.require_label("upos")[0])
+
+
+def random_lesions(
+    labels: Sequence[str], n: int, k: int, n_layers: int, n_units: int
+) -> list[Condition]:
+    """Lesions of `k` random neurons in all layers: the battery begins at the first one, as a study's does."""
+    rng, k = np.random.default_rng(0), min(k, n_units)
+    layers, zeros = np.arange(k) % n_layers, np.zeros(k)
+    conditions = []
+    for i in range(n):
+        index = rng.permutation(n_units)[:k]
+        neurons = Neurons(f"set {i}", "neuron", layers, index, zeros, mean=zeros)
+        conditions.append(Condition(labels[i % len(labels)], 1 + i // len(labels), neurons))
+    return conditions
 
 
 def readable(model: Model, bank: gl.Treebank) -> Corpus:

@@ -329,11 +329,11 @@ class TestBenchmarks:
         page = benchmark("collecting")
         asked = []
 
-        def remember(_config: object, name: str) -> dict[str, float]:
+        def remember(_script: str, _config: object, name: str) -> dict[str, float]:
             asked.append(name)
             return {"loaded_mib": 100.0, "peak_mib": 110.0}
 
-        monkeypatch.setattr(page, "_memory_alone", remember)
+        monkeypatch.setattr(page, "in_own_process", remember)
         page.main(
             page.Config(
                 treebank=f"{words}:train",
@@ -366,7 +366,7 @@ class TestBenchmarks:
     ) -> None:
         page = benchmark("collecting")
         config = page.Config(treebank=f"{words}:test", model=str(tiny_folder))
-        found = page._memory_alone(config, "collect")
+        found = page.in_own_process(page.__file__, config, "collect")
         assert 10 < found["loaded_mib"] <= found["peak_mib"] < 20_000
 
     @pytest.mark.parametrize(
