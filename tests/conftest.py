@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shape_checks  # noqa: F401  (before anything of the package)
 import torch
 from architectures import shake
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers

@@ -1,0 +1,40 @@
+"""Runtime checks of types and shapes at a fraction of the time that the import hook of jaxtyping takes.
+
+The hook wraps every function in `jaxtyped`, which binds the arguments anew at each call. Shapes need
+that; functions without an array in their signature are checked by the type checker alone, and
+functions inside functions, which would be wrapped each time the outer one runs, by pyright alone.
+"""
+
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import jaxtyping
+
+_JAXTYPED = jaxtyping.jaxtyped
+
+
+def _needs_shapes(hint: Any) -> bool:
+    """Whether a type holds an array, or a name that only jaxtyping looks up with patience."""
+    if isinstance(hint, str | typing.ForwardRef):
+        return True
+    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+        return True
+    inner = hint if isinstance(hint, list) else typing.get_args(hint)
+    return any(_needs_shapes(x) for x in inner)
+
+
+def _checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`jaxtyped` for classes and for functions of arrays, the type checker for other functions."""
+
+    def decorate(target: Any) -> Any:
+        hints = getattr(target, "__annotations__", {}).values()
+        if isinstance(target, type) or any(map(_needs_shapes, hints)):
+            return _JAXTYPED(target, typechecker=typechecker)
+        return target if "<locals>" in target.__qualname__ else typechecker(target)
+
+    return decorate
+
+
+# what the import hook puts before every function and class that it loads from now on
+jaxtyping.jaxtyped = _checked
