@@ -52,7 +52,7 @@ def info(console: Console) -> None:
 
 
 def _products() -> str:
-    """Which library multiplies float32 matrices on this CPU, and how the two compared."""
+    """The library that multiplies float32 matrices on this CPU, and the two compared."""
     from grammar_lens.model.onednn import is_onednn_faster, onednn_speed
 
     speed = onednn_speed()

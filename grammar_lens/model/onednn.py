@@ -78,7 +78,7 @@ def with_onednn(module: nn.Module) -> nn.Module:
 
 @cache
 def onednn_speed() -> float | None:
-    """How many times as fast as MKL oneDNN multiplies here, or None where it cannot be used.
+    """The speed of oneDNN in that of MKL on this machine, or None where it cannot be used.
 
     The best of several products of each, in turns and on one thread: what else the machine does
     slows single products, and threads that wait for each other even more.
