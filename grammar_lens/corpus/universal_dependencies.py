@@ -1,18 +1,11 @@
 """Named Universal Dependencies treebanks -> cached files, their checksums checked on each use."""
 
-import hashlib
-import json
-import os
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pooch
-
+from grammar_lens.corpus.downloads import RemoteFile, address_of, cache_folder
 from grammar_lens.errors import GrammarLensError, nearest
-from grammar_lens.files import make_folder, write_json
 
 BASE_URL = "https://raw.githubusercontent.com/UniversalDependencies"
 RELEASE = "r2.16"
@@ -82,19 +75,15 @@ def fetch(name: UDName, *, base_url: str | None = None) -> tuple[dict[str, Path]
     whose git blob id is known is checked against it, any other against its first download.
     Raises GrammarLensError if there is no such split or treebank, no connection, or a wrong file.
     """
-    base = (base_url or os.environ.get("GRAMMAR_LENS_UD_URL") or BASE_URL).rstrip("/")
-    cache = Path(os.environ.get("GRAMMAR_LENS_CACHE") or pooch.os_cache("grammar-lens"))
-    if not base.startswith(("http://", "https://")):
-        raise GrammarLensError(
-            f"expected an address that begins with http:// or https://: {base!r}"
-        )
-    folder = cache / "ud" / RELEASE / name.repository
+    base = address_of(base_url, "GRAMMAR_LENS_UD_URL", BASE_URL)
+    folder = cache_folder() / "ud" / RELEASE / name.repository
     url = f"{base}/{name.repository}/{RELEASE}/"
     files: dict[str, Path] = {}
     notes: list[str] = []
-    absent: list[_Source] = []
+    absent: list[RemoteFile] = []
     for split in (name.split,) if name.split else SPLITS:
-        source = _Source(folder, url, name.file(split))
+        file = name.file(split)
+        source = RemoteFile(folder, url, file, f"release {RELEASE}", BLOB_IDS.get(file))
         if source.known_absent:
             continue
         path = source.fetch(notes)
@@ -111,103 +100,8 @@ def fetch(name: UDName, *, base_url: str | None = None) -> tuple[dict[str, Path]
         )
     for source in absent:
         # The tag never moves: remember it, so that the cached splits load without a connection.
-        make_folder(source.folder)
-        write_json(source.record_path, {"absent": source.address})
+        source.remember_absent()
     return files, tuple(notes)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """One file of a treebank at its URL and in the cache."""
-
-    folder: Path
-    url: str
-    file: str
-
-    @property
-    def address(self) -> str:
-        return self.url + self.file
-
-    @property
-    def record_path(self) -> Path:
-        return self.folder / f"{self.file}.json"
-
-    @property
-    def known_absent(self) -> bool:
-        return self.record().get("absent") == self.address
-
-    def record(self) -> dict[str, str]:
-        """The sha256 and address of the first download, or the address it was absent from."""
-        if not self.record_path.exists():
-            return {}
-        return json.loads(self.record_path.read_text(encoding="utf-8"))
-
-    def fetch(self, notes: list[str]) -> Path | None:
-        """The checked file in the cache, None if the server has none; adds to the notes."""
-        if self.file in BLOB_IDS:
-            return self._download(None, _BlobCheck(BLOB_IDS[self.file]))
-        recorded = self.record().get("sha256")
-        path = self._download(recorded, None)
-        if path is None:
-            return None
-        if recorded:
-            notes.append(f"{self.file}: equal to its first, unverified download")
-            return path
-        digest = pooch.file_hash(str(path))
-        write_json(self.record_path, {"sha256": digest, "url": self.address})
-        note = f"{self.file}: unverified download, no checksum is known for release {RELEASE}"
-        notes.append(note)
-        warnings.warn(
-            f"{note}; its sha256 {digest} is recorded in {self.record_path} and enforced from now "
-            "on",
-            stacklevel=2,
-        )
-        return path
-
-    def _download(self, sha256: str | None, check: "_BlobCheck | None") -> Path | None:
-        registry: dict[str, Any] = {self.file: sha256}
-        fetcher = pooch.Pooch(path=self.folder, base_url=self.url, registry=registry)
-        try:
-            return Path(fetcher.fetch(self.file, processor=check))
-        except OSError as error:  # the errors of requests are OSErrors too
-            if getattr(getattr(error, "response", None), "status_code", None) == 404:
-                return None
-            raise GrammarLensError(
-                f"cannot fetch {self.address}: {error}. Download it by other means and give "
-                "its path"
-            ) from error
-        except GrammarLensError:
-            raise
-        except ValueError as error:
-            raise GrammarLensError(
-                f"{self.address} is not the file that was first fetched: {error} If the "
-                f"change is meant, delete {self.record_path}"
-            ) from error
-
-
-@dataclass(frozen=True)
-class _BlobCheck:
-    """A pooch processor that removes a file whose git blob id is not the expected one."""
-
-    expected: str
-
-    def __call__(self, fname: str, action: str | None, pooch: Any) -> str:
-        actual = blob_id(Path(fname).read_bytes())
-        if actual != self.expected:
-            os.remove(fname)
-            raise GrammarLensError(
-                f"{fname} has git blob id {actual}, expected {self.expected} of release {RELEASE}: "
-                "it was removed, run again to download it"
-            )
-        return fname
-
-
-def blob_id(data: bytes) -> str:
-    """Git's id of a file: SHA-1 over `blob <length>`, a zero byte and the content, in hex.
-
-    Source: Pro Git, ch. 10.2, Git Objects.
-    """
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 _PAIRS = """

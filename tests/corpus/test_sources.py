@@ -1,22 +1,22 @@
 """Sources of treebanks: paths, the package, Universal Dependencies, Hugging Face datasets."""
 
 import hashlib
-import http.server
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import pytest
 from datasets import config
+from file_server import Server, serving
 
 from grammar_lens.corpus import sources, universal_dependencies
+from grammar_lens.corpus.downloads import blob_id
 from grammar_lens.corpus.hugging_face import HubSpec
 from grammar_lens.corpus.sources import load_treebank
-from grammar_lens.corpus.universal_dependencies import LANGUAGE_CODES, RELEASE, UDName, blob_id
+from grammar_lens.corpus.universal_dependencies import LANGUAGE_CODES, RELEASE, UDName
 from grammar_lens.errors import GrammarLensError
 
 FILES = {"train": "Go on", "dev": "Stay", "test": "Leave now"}
@@ -143,47 +143,18 @@ def test_a_package_without_its_treebank_says_so(tmp_path: Path, monkeypatch) -> 
 # Universal Dependencies ---------------------------------------------------------------------
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `pages`; a page of None breaks off in the middle."""
-
-    pages: dict[str, bytes | None]
-    requests: list[str]
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        server = cast(Server, self.server)
-        server.requests.append(self.path)
-        if self.path not in server.pages:
-            self.send_error(404)
-            return
-        page = server.pages[self.path]
-        self.send_response(200)
-        self.send_header("Content-Length", str(1000 if page is None else len(page)))
-        self.end_headers()
-        self.wfile.write(b"# half a file" if page is None else page)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch, tmp_path: Path) -> Iterator[Server]:
     """A UD mirror with UD_English-Made whole and UD_French-Made with a test split only."""
-    with Server(("127.0.0.1", 0), Handler) as made:
-        made.requests = []
-        made.pages = {
-            f"/UD_English-Made/{RELEASE}/en_made-ud-{split}.conllu": conllu(text).encode()
-            for split, text in FILES.items()
-        }
-        made.pages[f"/UD_French-Made/{RELEASE}/fr_made-ud-test.conllu"] = conllu("Va").encode()
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    pages: dict[str, bytes | None] = {
+        f"/UD_English-Made/{RELEASE}/en_made-ud-{split}.conllu": conllu(text).encode()
+        for split, text in FILES.items()
+    }
+    pages[f"/UD_French-Made/{RELEASE}/fr_made-ud-test.conllu"] = conllu("Va").encode()
+    with serving(pages) as made:
         monkeypatch.setenv("GRAMMAR_LENS_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("GRAMMAR_LENS_UD_URL", f"http://127.0.0.1:{made.server_port}")
         yield made
-        made.shutdown()
-        thread.join()
 
 
 @pytest.fixture
