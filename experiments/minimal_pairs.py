@@ -11,21 +11,41 @@ random, none more than once more often than others; they are in configs/minimal_
 """
 
 import argparse
+import csv
+import io
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from grammar_lens.agreement.pairs import NUMBERS, MinimalPair, pairs_to_csv
 from grammar_lens.cli.config_file import read_toml
 from grammar_lens.files import write_text
 
 ROOT = Path(__file__).parents[1]
+NUMBERS = ("singular", "plural")
 N_FRAMES = 40
 """Frames of a paradigm; each gives a pair of either number."""
 FUNCTION_WORDS = ("the", "that", "of", "with", "to", "a")
 IRREGULAR = {"man": "men", "woman": "women", "child": "children"}
 WORDS = read_toml(ROOT / "experiments" / "configs" / "minimal_pairs.toml")
+
+
+@dataclass(frozen=True)
+class AgreementPair:
+    """A row of the file: a minimal pair that differs in one word, and what is known of it.
+
+    `number` is that of the noun that decides the agreement. `attractor` is the number of a noun
+    between it and the verb, beside its own: "other", "same", or "none" where there is no such noun.
+    """
+
+    phenomenon: str
+    term: str
+    number: str
+    attractor: str
+    good: str
+    bad: str
+    good_word: str
+    bad_word: str
 
 
 @dataclass(frozen=True)
@@ -52,29 +72,42 @@ class Frame:
         return False
 
 
-def write_pairs(seed: int = 0) -> tuple[MinimalPair, ...]:
+def write_pairs(seed: int = 0) -> tuple[AgreementPair, ...]:
     """Eighty pairs for each of ten paradigms; the package's are those of seed 0."""
     # random() is all that is used: Python promises that its numbers never change
     rng = random.Random(seed)
     pairs = []
     for frames in (subject_verb, phrase, object_relative, subject_relative, question, *DETERMINED):
         name = frames.__name__
+        term = f"{'determiner_noun' if frames in DETERMINED else 'subject_verb'}_agreement"
         chosen = _first(frames(rng))
         kinds = [("none", name)]
         if chosen[0].beside != ("", ""):
             kinds = [("other", f"{name}_attractor"), ("same", f"{name}_control")]
-        for attractor, paradigm in kinds:
+        for attractor, phenomenon in kinds:
             for frame in chosen:
                 for number in (0, 1):
                     beside = 1 - number if attractor == "other" else number
                     good, bad = frame.forms[number], frame.forms[1 - number]
                     said = [frame.sentence(number, beside, word) for word in (good, bad)]
                     pairs.append(
-                        MinimalPair(
-                            paradigm, NUMBERS[number], attractor, said[0], said[1], good, bad
+                        AgreementPair(
+                            *(phenomenon, term, NUMBERS[number], attractor),
+                            *(said[0], said[1], good, bad),
                         )
                     )
     return tuple(pairs)
+
+
+def as_csv(pairs: Iterable[AgreementPair]) -> str:
+    """The pairs as a CSV text with a header."""
+    out = io.StringIO()
+    table = csv.DictWriter(
+        out, [field.name for field in fields(AgreementPair)], lineterminator="\n"
+    )
+    table.writeheader()
+    table.writerows(asdict(pair) for pair in pairs)
+    return out.getvalue()
 
 
 def subject_verb(rng: random.Random) -> Iterator[Frame]:
@@ -173,4 +206,4 @@ if __name__ == "__main__":
         "--out", type=Path, default=ROOT / "grammar_lens" / "embedded" / "minimal_pairs.csv"
     )
     flags = parser.parse_args()
-    write_text(flags.out, pairs_to_csv(write_pairs(flags.seed)))
+    write_text(flags.out, as_csv(write_pairs(flags.seed)))

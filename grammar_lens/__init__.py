@@ -37,6 +37,10 @@ if _TYPE_CHECKING:
     from grammar_lens.neurons.timecourse import TimeCourse, time_course
     from grammar_lens.neurons.view import NeuronView
     from grammar_lens.passes.moments import Moments
+    from grammar_lens.phenomena.pairs import Pairs, load_pairs
+    from grammar_lens.phenomena.result import PhenomenaStudy
+    from grammar_lens.phenomena.scoring import score_pairs
+    from grammar_lens.phenomena.study import phenomena_study
     from grammar_lens.probing.erasure import erasure
     from grammar_lens.probing.evaluation import ProbeResult
     from grammar_lens.probing.layer_probes import layer_probes
@@ -72,6 +76,8 @@ _HOME = {
     "NeuronView": "neurons.view",
     "Neurons": "neurons.neurons",
     "NotMeasuredError": "errors",
+    "Pairs": "phenomena.pairs",
+    "PhenomenaStudy": "phenomena.result",
     "ProbeResult": "probing.evaluation",
     "Scores": "selectivity.result",
     "TimeCourse": "neurons.timecourse",
@@ -92,20 +98,22 @@ _HOME = {
     "lesion": "lesions.context",
     "lesion_study": "dissociation.study",
     "load_model": "model.loading",
+    "load_pairs": "phenomena.pairs",
     "load_run": "runs.run",
     "load_treebank": "corpus.sources",
     "output_contrast": "model.weights",
+    "phenomena_study": "phenomena.study",
     "probe": "probing.probes",
     "probe_curve": "probing.probes",
     "probe_layers": "probing.probes",
     "read_neurons": "runs.interchange.reading",
     "score": "selectivity.scoring",
+    "score_pairs": "phenomena.scoring",
     "select": "neurons.selection",
     "time_course": "neurons.timecourse",
     "untrained_twin": "model.untrained",
 }
 _SUBMODULES = (
-    "agreement",
     "certification",
     "cli",
     "corpus",
@@ -117,6 +125,7 @@ _SUBMODULES = (
     "model",
     "neurons",
     "passes",
+    "phenomena",
     "probing",
     "report",
     "runs",

@@ -26,11 +26,10 @@ from made_figures import (
     made_probe,
     made_redundancy,
 )
+from made_keys import ORIGIN
+from made_phenomena import made_phenomena
 
 import grammar_lens
-from grammar_lens.agreement.lesioning import AgreementStudy
-from grammar_lens.agreement.pairs import MinimalPair
-from grammar_lens.agreement.scoring import PairScores
 from grammar_lens.certification.measures import Certification
 from grammar_lens.certification.world_result import WorldResult
 from grammar_lens.corpus.bank import Sentence, Treebank, Word
@@ -51,6 +50,8 @@ from grammar_lens.neurons.own_text import TextActivations
 from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.subspaces import Subspaces
 from grammar_lens.neurons.timecourse import TimeCourse
+from grammar_lens.phenomena.pairs import MinimalPair, Pairs
+from grammar_lens.phenomena.scoring import PairScores
 from grammar_lens.probing.curves import CurvePoint, ProbeCurve
 from grammar_lens.probing.erasure import ErasureResult
 from grammar_lens.probing.fitted import FittedProbe
@@ -146,18 +147,12 @@ def of_texts(labels: tuple[str, ...], model: str) -> Iterator[object]:
     word = Word("runs", (0, 4), {"upos": labels[0]})
     sentence = Sentence("1", f"runs {labels[0]}", (word,), None, f"{model}:1")
     yield from (sentence, Treebank(model, (sentence,), {"train": (0, 1)}, (labels[0],)))
-    pairs = tuple(
-        MinimalPair(labels[0], number, "none", "they run", "they runs", "run", "runs")
-        for number in ("singular", "plural")
-    )
-    scores = PairScores(pairs, np.array([-1.0, -3.0]), np.array([-2.0, -2.0]))
-    cells = np.zeros((len(labels), 1))
-    shams = np.zeros((2, len(labels), 1))
-    lesioned = dict.fromkeys(labels, scores)
-    yield scores
-    yield AgreementStudy(
-        labels, (labels[0],), "mean", 1.0, scores, lesioned, cells, cells, cells, shams, shams
-    )
+    pairs = tuple(MinimalPair(labels[0], "they run", "they runs", model) for _ in range(2))
+    log_p = np.array([-1.0, -3.0])
+    scores = PairScores(pairs, log_p, log_p, log_p, log_p)
+    yield from (Pairs(pairs), scores)
+    study = made_phenomena(labels, origin=replace(ORIGIN, model=model))
+    yield from (study.own, study)
     world = WorldResult(
         *(
             "true",

@@ -11,6 +11,7 @@ from grammar_lens.figures.neurons import layer_profile, overlap_matrix
 from grammar_lens.figures.next_word import next_word
 from grammar_lens.figures.one_neuron import activations_by_label, neuron_scores
 from grammar_lens.figures.passages import concordance
+from grammar_lens.figures.phenomena import phenomena_matrix
 from grammar_lens.figures.probes import accuracy_against_k, confusion, probe_accuracy
 from grammar_lens.figures.residual import layer_by_layer, layer_lesions
 from grammar_lens.figures.several import (
@@ -48,6 +49,7 @@ __all__ = [
     "next_word",
     "overlap_matrix",
     "own_damage",
+    "phenomena_matrix",
     "probe_accuracies",
     "probe_accuracy",
     "redundancy",

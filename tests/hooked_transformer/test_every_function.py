@@ -16,9 +16,6 @@ import pytest
 import torch
 
 import grammar_lens as gl
-from grammar_lens.agreement.lesioning import agreement_study
-from grammar_lens.agreement.pairs import read_pairs
-from grammar_lens.agreement.scoring import score_pairs
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.generation.tagging import Tagger
@@ -50,6 +47,7 @@ LOOSER = {
 }
 QUIET: dict[str, Any] = {"show_progress": False}
 LABELS = ("NOUN", "VERB", "PRON")
+PAIRS = gl.load_pairs()[:160]
 TEXTS = ["The old man never saw the sea again.", "They do not like the cold rain."]
 
 
@@ -227,13 +225,15 @@ def fit_lexicon(model: Model, g: Given) -> object:
     return gl.fit_lexicon(model, g.train)
 
 
-def agreement(model: Model, g: Given) -> object:
-    pairs = read_pairs()[::97]
-    return agreement_study(model, g.keys, pairs, shams=[g.keys], value="zero", **QUIET)
+def phenomena_study(model: Model, g: Given) -> object:
+    study = gl.phenomena_study(
+        model, PAIRS, g.keys, tags=g.keys.labels, shams=2, k=10, alpha=1, **QUIET
+    )
+    return study.to_frame(), study.intact, study.keys.to_frame()
 
 
-def scored_pairs(model: Model, g: Given) -> object:
-    return score_pairs(model, read_pairs()[::97])
+def score_pairs(model: Model, g: Given) -> object:
+    return gl.score_pairs(model, PAIRS)
 
 
 def written(model: Model, g: Given) -> object:
@@ -260,8 +260,6 @@ def tagger(model: Model, g: Given) -> object:
 
 CALLS: dict[str, Callable[[Model, Given], object]] = {
     "KeyNeuronFeatures": key_neuron_features,
-    "agreement.agreement_study": agreement,
-    "agreement.score_pairs": scored_pairs,
     "attribute": attribute,
     "calibrate": calibrate,
     "collect": collect,
@@ -271,6 +269,8 @@ CALLS: dict[str, Callable[[Model, Given], object]] = {
     "examples_of": examples_of,
     "find_again": find_again,
     "fit_lexicon": fit_lexicon,
+    "phenomena_study": phenomena_study,
+    "score_pairs": score_pairs,
     "generation.Tagger": tagger,
     "generation.write_on": written,
     "key_subspaces": key_subspaces,
@@ -288,7 +288,7 @@ CALLS: dict[str, Callable[[Model, Given], object]] = {
 
 def taking_a_model() -> Iterator[str]:
     """The public functions and classes with a parameter `model` that is not a name."""
-    rooms = {name: import_module(f"grammar_lens.{name}") for name in ("agreement", "generation")}
+    rooms = {name: import_module(f"grammar_lens.{name}") for name in ("generation",)}
     public = {name: getattr(gl, name) for name in dir(gl) if not name.startswith("_")}
     for room, module in rooms.items():
         public |= {f"{room}.{name}": getattr(module, name) for name in module.__all__}

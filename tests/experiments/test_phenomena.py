@@ -1,4 +1,4 @@
-"""The experiment with lesions and number agreement."""
+"""The experiment with phenomena of grammar."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,11 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import lesion_agreement
+import phenomena
 import pytest
-
-from grammar_lens.agreement.pairs import pairs_to_csv, read_pairs
-from grammar_lens.cli.options import listed
 
 
 def test_it_writes_its_folder(
@@ -21,23 +18,22 @@ def test_it_writes_its_folder(
     embedded = files("grammar_lens") / "embedded" / "treebank" / "handmade-train.conllu"
     few = "\n\n".join(embedded.read_text("utf-8").split("\n\n")[:40]) + "\n\n"
     (tmp_path / "few.conllu").write_text(few, "utf-8")
-    (tmp_path / "pairs.csv").write_text(pairs_to_csv(read_pairs()[::20]), "utf-8")
-    config = lesion_agreement.Config(
+    config = phenomena.Config(
         model=str(tmp_path / "tiny"), train=str(tmp_path / "few.conllu"), cut="NOUN,VERB",
-        pairs=str(tmp_path / "pairs.csv"), k=3, shams=2, out=tmp_path / "out",
+        max_pairs=24, k=3, shams=2, sham_pairs=3, out=tmp_path / "out",
     )  # fmt: skip
-    table = lesion_agreement.main(config)
-    assert set(table.lesion) == set(listed(config.cut))
-    assert len(table) == 2 * 10
+    table = phenomena.main(config)
+    assert set(table.lesion) == {*table.phenomenon, "NOUN", "VERB"}
+    assert len(table) == (10 + 2) * 10
     assert table.p.between(1 / 3, 1).all()
-    names = {p.name for p in config.out.iterdir()}
-    assert names == {
-        *("agreement.csv", "intact.csv", "shams.csv", "pairs.csv", "run.json"),
-        "lesion_agreement.html",
+    assert {p.name for p in config.out.iterdir()} == {
+        *("phenomena.csv", "intact.csv", "shams.csv", "overlap.csv", "pairs.csv", "run.json"),
+        "phenomena.html",
     }
-    assert len((config.out / "pairs.csv").read_text("utf-8").splitlines()) == 1 + 3 * 40
+    assert len((config.out / "pairs.csv").read_text("utf-8").splitlines()) == 1 + 240
+    assert len((config.out / "overlap.csv").read_text("utf-8").splitlines()) == 1 + 20
     assert "cells pass .05" in capsys.readouterr().out
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").touch()
     with pytest.raises(ValueError, match="holds something else: choose another --out"):
-        lesion_agreement.main(replace(config, out=tmp_path / "mine"))
+        phenomena.main(replace(config, out=tmp_path / "mine"))
