@@ -15,6 +15,7 @@ if _TYPE_CHECKING:
     from grammar_lens.corpus.lexicon import Lexicon
     from grammar_lens.corpus.sources import load_treebank
     from grammar_lens.dissociation.checks import calibrate, find_again
+    from grammar_lens.dissociation.method_checks import calibrate_methods
     from grammar_lens.dissociation.result import LesionStudy
     from grammar_lens.dissociation.study import lesion_study
     from grammar_lens.errors import GrammarLensError, NotMeasuredError
@@ -85,6 +86,7 @@ _HOME = {
     "all_neurons": "neurons.neurons",
     "attribute": "selectivity.attribution.attribute",
     "calibrate": "dissociation.checks",
+    "calibrate_methods": "dissociation.method_checks",
     "collect": "selectivity.collecting",
     "collect_labels": "selectivity.collecting",
     "donors": "lesions.prepared",

@@ -8,7 +8,12 @@ import plotly.graph_objects as go
 
 from grammar_lens import figures
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.dissociation.calibration import Calibration, calibration
+from grammar_lens.dissociation.calibration import (
+    Calibration,
+    MethodCalibration,
+    calibration,
+    method_calibration,
+)
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.layer_lesions import DIRECTION, NEURONS, LayerLesions
@@ -198,6 +203,14 @@ def made_doses(labels: tuple[str, ...], base: LesionStudy) -> DoseResponse:
         slope_p=np.array([1e-6, 1e-4, 0.5]),
         sham_slope=np.full((base.n_shams, len(labels)), 0.02),
     )
+
+
+def made_method_calibration(labels: tuple[str, ...] = LABELS) -> MethodCalibration:
+    rng = np.random.default_rng(5)
+    measured = rng.normal(size=(len(labels), 24))
+    predicted = {"relevance": measured + rng.normal(size=measured.shape), "activation": -measured}
+    kinds = {"1 random": np.arange(24) < 12, "10 random": np.arange(24) >= 12}
+    return method_calibration(labels, predicted, measured, kinds, np.arange(24) % 3)
 
 
 def made_calibration(labels: tuple[str, ...] = LABELS) -> Calibration:

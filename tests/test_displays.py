@@ -21,6 +21,7 @@ from made_figures import (
     made_extended,
     made_layer_lesions,
     made_layers,
+    made_method_calibration,
     made_moments,
     made_null,
     made_probe,
@@ -129,6 +130,7 @@ def of_lesions(labels: tuple[str, ...], model: str) -> Iterator[object]:
     assert study.damage_matched is not None
     yield from (study, study.damage_matched, study.sufficiency, study.doses)
     yield from (made_calibration(labels), made_redundancy(labels))
+    yield made_method_calibration(labels)
     # a set of the label itself: "OTHER" stands first in a battery
     yield battery(np.zeros((2, len(labels), len(labels))), labels, n_sentences=3)
     here = {("neuron", 0): np.arange(3)}

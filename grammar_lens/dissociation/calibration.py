@@ -1,5 +1,6 @@
-"""Calibration: predicted effects of single neurons against their true lesions."""
+"""Calibration: predicted effects of neurons against their true lesions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,12 +114,135 @@ def calibration(
     )
 
 
+@dataclass(frozen=True)
+class MethodCalibration(Shown):
+    """Agreement of several methods' predictions with the true effects of the same lesions.
+
+    `groups` are the kinds of lesions: so many random neurons at a time, or single neurons that some method
+    ranks high among random ones. Values are of every sample of lesions, disjoint from the others, and means
+    over labels: Spearman's and Pearson's correlation with the rise of the label's tag loss, and the share of
+    the largest tenth of effects that is among the largest tenth of predictions (`chance` is .1). NaN where
+    nothing varies.
+    """
+
+    labels: tuple[str, ...]
+    methods: tuple[str, ...]
+    groups: tuple[str, ...]
+    n_lesions: Int[np.ndarray, "group sample"]
+    rank: Float[np.ndarray, "method group sample"]
+    linear: Float[np.ndarray, "method group sample"]
+    recall: Float[np.ndarray, "method group sample"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per group and method: means over samples with 95 % intervals of Student's t."""
+        rows = []
+        for g, group in enumerate(self.groups):
+            for m, method in enumerate(self.methods):
+                row = {"lesions": group, "method": method, "n": int(self.n_lesions[g].sum())}
+                for name in ("rank", "linear", "recall"):
+                    mean, low, high = t_interval(getattr(self, name)[m, g])
+                    row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+    def difference(self, first: str, second: str) -> pd.DataFrame:
+        """A row per group: how much better one method is than another on the same lesions, with intervals."""
+        a, b = (self.methods.index(method) for method in (first, second))
+        rows = []
+        for g, group in enumerate(self.groups):
+            row: dict[str, object] = {"lesions": group}
+            for name in ("rank", "linear", "recall"):
+                values = getattr(self, name)
+                mean, low, high = t_interval(values[a, g] - values[b, g])
+                row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def verdict(self) -> str:
+        """The outcome in one sentence."""
+        best = []
+        for g, group in enumerate(self.groups):
+            mean = self.rank[:, g].mean(1)
+            if np.isfinite(mean).any():
+                m = int(np.nanargmax(mean))
+                best.append(f"{self.methods[m]} for {group} ({mean[m]:.2f})")
+        return (
+            f"Of {len(self.methods)} methods, predictions agree best by rank with true lesions: "
+            f"{', '.join(best) or 'none'}."
+        )
+
+    def __repr__(self) -> str:
+        return f"MethodCalibration: {self.verdict()}"
+
+
+TOP_SHARE = 0.1
+"""Share of the largest effects that is looked for among the largest predictions."""
+
+
+def method_calibration(
+    labels: tuple[str, ...],
+    predicted: Mapping[str, Float[np.ndarray, "label lesion"]],
+    measured: Float[np.ndarray, "label lesion"],
+    groups: Mapping[str, Bool[np.ndarray, " lesion"]],
+    sample: Int[np.ndarray, " lesion"],
+) -> MethodCalibration:
+    """Predictions of several methods against the change of L_tag (nats) under the same lesions.
+
+    `groups` marks the lesions of every kind, `sample` numbers the disjoint samples from 0.
+    Raises GrammarLensError for a group with fewer than 3 lesions in a sample.
+    """
+    n_samples = int(sample.max(initial=-1)) + 1
+    shape = (len(predicted), len(groups), n_samples)
+    rank, linear, recall = (np.full(shape, np.nan) for _ in range(3))
+    n_lesions = np.zeros(shape[1:], np.int64)
+    for g, (group, members) in enumerate(groups.items()):
+        for s in range(n_samples):
+            at = np.flatnonzero(members & (sample == s))
+            n_lesions[g, s] = len(at)
+            if len(at) < 3:
+                raise GrammarLensError(
+                    f"{group} has {len(at)} lesions in sample {s}, expected 3 or more: cut more groups, "
+                    "or make fewer samples"
+                )
+            true, k = measured[:, at], max(1, round(TOP_SHARE * len(at)))
+            for m, values in enumerate(predicted.values()):
+                some = values[:, at]
+                rank[m, g, s] = _known_mean(_rank_correlation(some, true))
+                linear[m, g, s] = _known_mean(_correlation(some, true))
+                recall[m, g, s] = _recall(some, true, k).mean()
+    return MethodCalibration(
+        labels, tuple(predicted), tuple(groups), n_lesions, rank, linear, recall
+    )
+
+
+def t_interval(values: Float[np.ndarray, " sample"]) -> tuple[float, float, float]:
+    """Mean and 95 % interval of Student's t; NaN without two values."""
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return (float(known.mean()) if len(known) else np.nan), np.nan, np.nan
+    half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
+    return float(known.mean()), float(known.mean() - half), float(known.mean() + half)
+
+
+def _known_mean(values: Float[np.ndarray, " label"]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else np.nan
+
+
 def _rank_correlation(
     predicted: Float[np.ndarray, "*row lesion"], measured: Float[np.ndarray, "*row lesion"]
 ) -> Float[np.ndarray, "*row"]:
     """Spearman's rank correlation along the last axis; NaN where one side does not vary."""
     x, y = (stats.rankdata(v, axis=-1) for v in (predicted, measured))
-    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    return _correlation(x, y)
+
+
+def _correlation(
+    predicted: Float[np.ndarray, "*row lesion"], measured: Float[np.ndarray, "*row lesion"]
+) -> Float[np.ndarray, "*row"]:
+    """Pearson's correlation along the last axis; NaN where one side does not vary."""
+    x = predicted - predicted.mean(-1, keepdims=True)
+    y = measured - measured.mean(-1, keepdims=True)
     size = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     return np.divide((x * y).sum(-1), size, out=np.full(size.shape, np.nan), where=size > 0)
 

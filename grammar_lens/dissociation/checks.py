@@ -54,6 +54,34 @@ def calibrate(
         model, fresh, keys, lexicon, labels, max_sentences, seed, token_budget, show_progress
     )
     everything = all_neurons(keys)
+    effects = effects_of(attribution, keys, cut)
+    drawn = rng.permutation(len(everything))[:n_random]
+    best = [keys[label].top(n_top) for label in cut]
+    chosen = np.concatenate([drawn, *(s.layer * keys.n_units + s.index for s in best)])
+    _, first = np.unique(chosen, return_index=True)
+    chosen = chosen[np.sort(first)]
+    ablation = Ablation(value, 1.0, where)
+    conditions = [
+        Condition(f"{n}", 1, everything.take(np.array([n])), ablation) for n in chosen.tolist()
+    ]
+    outcomes = battery.run(conditions, codes=battery.studied, what="single neurons")
+    return calibration(
+        cut,
+        effects[:, chosen],
+        own_rises(outcomes, cut),
+        np.arange(len(chosen)) < len(drawn),
+        k=k,
+        rng=rng,
+    )
+
+
+def effects_of(
+    attribution: Attribution, keys: KeyNeurons, cut: Sequence[str]
+) -> Float[np.ndarray, "label unit"]:
+    """Attributions of the labels that are cut, a row per label.
+
+    Raises GrammarLensError where they are of other labels or of another number of neurons.
+    """
     n_layers, n_units = attribution.mean.shape[1:]
     missing = [label for label in cut if label not in attribution.labels]
     if missing or (n_layers, n_units) != (keys.n_layers, keys.n_units):
@@ -62,25 +90,8 @@ def calibrate(
             f"and the key neurons of {', '.join(cut)} in {keys.n_layers} layers of {keys.n_units}: "
             "make them from the same words and model"
         )
-    drawn = rng.permutation(len(everything))[:n_random]
-    best = [keys[label].top(n_top) for label in cut]
-    chosen = np.concatenate([drawn, *(s.layer * n_units + s.index for s in best)])
-    _, first = np.unique(chosen, return_index=True)
-    chosen = chosen[np.sort(first)]
-    ablation = Ablation(value, 1.0, where)
-    conditions = [
-        Condition(f"{n}", 1, everything.take(np.array([n])), ablation) for n in chosen.tolist()
-    ]
-    outcomes = battery.run(conditions, codes=battery.studied, what="single neurons")
     rows = [attribution.labels.index(label) for label in cut]
-    return calibration(
-        cut,
-        attribution.mean[rows].reshape(len(cut), -1)[:, chosen],
-        _own_rises(outcomes, cut),
-        np.arange(len(chosen)) < len(drawn),
-        k=k,
-        rng=rng,
-    )
+    return attribution.mean[rows].reshape(len(cut), -1)
 
 
 def find_again(
@@ -145,12 +156,12 @@ def find_again(
         for label in cut
     ]
     outcomes = battery.run(conditions, codes=battery.studied, what="rounds of lesions")
-    rises = _own_rises(outcomes, cut).reshape(len(cut), rounds, len(cut))
+    rises = own_rises(outcomes, cut).reshape(len(cut), rounds, len(cut))
     own = np.einsum("lrl->rl", rises)
     return redundancy(cut, [Round(keys.k * (r + 1), own[r], again[r]) for r in range(rounds)])
 
 
-def _own_rises(outcomes: Outcomes, labels: tuple[str, ...]) -> Float[np.ndarray, "label lesion"]:
+def own_rises(outcomes: Outcomes, labels: tuple[str, ...]) -> Float[np.ndarray, "label lesion"]:
     """Mean rise of the tag loss (nats) of each label's words under each lesion."""
     change = outcomes.tag_loss[1:] - outcomes.tag_loss[:1]
     columns = [outcomes.labels.index(label) for label in labels]

@@ -120,9 +120,9 @@ class Evidence(Shown):
     nulls: Mapping[str, Null] = field(default_factory=dict)
     adjusted: Adjusted | None = None
     attribution: Attribution | None = None
-    relevance: Attribution | None = None
     integrated_gradients: Attribution | None = None
     output_contrast: Float[np.ndarray, "label layer unit"] | None = None
+    relevance: Attribution | None = None
 
     def null(self, method: str) -> Null | None:
         """The null of a score; None where no replicates were collected for it."""
@@ -130,8 +130,12 @@ class Evidence(Shown):
 
     def _nulls(self) -> dict[str, Null]:
         """The nulls of all scores, those of attributions and of relevance among them."""
-        made = [part.nulls for part in (self.relevance, self.attribution) if part is not None]
-        return {name: null for nulls in (*made, self.nulls) for name, null in nulls.items()}
+        made = [part.nulls for part in (self.attribution, self.relevance) if part is not None]
+        every = dict(self.nulls)
+        for nulls in made:
+            for name, null in nulls.items():
+                every.setdefault(name, null)
+        return every
 
     def split(self) -> "tuple[Evidence, Evidence] | None":
         """Evidence of two halves of the sentences, without labels too rare in one of them.

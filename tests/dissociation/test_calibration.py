@@ -1,15 +1,30 @@
 """Attributions against true lesions of single neurons, and lesions repeated."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from grammar_lens.dissociation.calibration import Calibration, calibration
+import grammar_lens as gl
+from grammar_lens.corpus.bank import Treebank
+from grammar_lens.dissociation.calibration import (
+    Calibration,
+    MethodCalibration,
+    calibration,
+    method_calibration,
+    t_interval,
+)
+from grammar_lens.dissociation.checks import own_rises
 from grammar_lens.dissociation.redundancy import Round, redundancy
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.outcomes import Condition
+from grammar_lens.lesions.prepared import ready
+from grammar_lens.model.about import Model
+from grammar_lens.neurons.neurons import all_neurons
+from grammar_lens.selectivity.evidence import Attribution
 
 LABELS = ("NOUN", "VERB", "ADJ")
 
@@ -155,3 +170,112 @@ class TestRedundancy:
             GrammarLensError, match=r"round 1 has the losses .*, expected 3 finite ones"
         ):
             redundancy(LABELS, [one, two])
+
+
+class TestMethodCalibration:
+    def made(self, noise: float = 0.5) -> tuple[MethodCalibration, np.ndarray, np.ndarray]:
+        """120 lesions in 4 samples: "good" is the truth and noise, "bad" is noise."""
+        rng = np.random.default_rng(0)
+        measured = rng.normal(size=(3, 120))
+        good = 2 * measured + noise * rng.normal(size=measured.shape)
+        predicted = {"good": good, "bad": rng.normal(size=measured.shape)}
+        kinds = {"1 random": np.arange(120) < 60, "10 random": np.arange(120) >= 60}
+        got = method_calibration(LABELS, predicted, measured, kinds, np.arange(120) % 4)
+        return got, good, measured
+
+    def test_it_agrees_with_scipy(self) -> None:
+        got, good, measured = self.made()
+        assert got.n_lesions.tolist() == [[15] * 4] * 2
+        for s in range(4):
+            at = np.arange(60)[np.arange(60) % 4 == s]
+            pairs = [(good[i, at], measured[i, at]) for i in range(3)]
+            rank = sum(float(stats.spearmanr(*pair)[0]) for pair in pairs) / 3  # pyright: ignore
+            linear = sum(float(stats.pearsonr(*pair)[0]) for pair in pairs) / 3  # pyright: ignore
+            assert got.rank[0, 0, s] == pytest.approx(rank, rel=1e-9)
+            assert got.linear[0, 0, s] == pytest.approx(linear, rel=1e-9)
+            # a tenth of 15 lesions is 2 of them
+            both = [len({*a.argsort()[-2:]} & {*b.argsort()[-2:]}) / 2 for a, b in pairs]
+            assert got.recall[0, 0, s] == pytest.approx(np.mean(both))
+
+    def test_intervals_and_differences(self) -> None:
+        got, *_ = self.made()
+        frame = got.to_frame()
+        good, bad = (frame[frame["method"] == x].set_index("lesions") for x in ("good", "bad"))
+        values = got.rank[1, 1]
+        interval: Any = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
+        row: Any = bad.loc["10 random"]
+        assert row["rank_low"] == pytest.approx(interval[0])
+        assert row["rank_high"] == pytest.approx(interval[1])
+        assert row["rank_low"] < 0 < row["rank_high"], "nothing is planted there"
+        gain = got.difference("good", "bad").set_index("lesions")
+        assert (gain["rank_low"] > 0).all()
+        assert gain.loc["1 random", "linear"] == pytest.approx(
+            good.loc["1 random", "linear"] - bad.loc["1 random", "linear"]
+        )
+        assert "good for 1 random" in repr(got)
+
+    def test_one_sample_has_no_interval(self) -> None:
+        mean, low, high = t_interval(np.array([0.3]))
+        assert mean == 0.3
+        assert np.isnan([low, high]).all()
+
+    def test_too_few_lesions(self) -> None:
+        values = np.ones((1, 4))
+        with pytest.raises(GrammarLensError, match="b has 2 lesions in sample 0, expected 3"):
+            method_calibration(
+                ("A",), {"m": values}, values, {"b": np.arange(4) < 2}, np.zeros(4, int)
+            )
+
+
+class TestCalibrateMethods:
+    def test_the_truth_is_best(self, tiny: Model, bank: Treebank) -> None:
+        """Attributions that are the true effects of single neurons, and the same upside down."""
+        labels = ("DET", "NOUN", "PRON", "VERB")
+        quiet: dict[str, Any] = {"show_progress": False}
+        moments = gl.collect(tiny, bank["train"], labels=labels, **quiet)["neuron"]
+        keys = gl.select(gl.score(moments), k=5)
+        battery, cut, _ = ready(
+            tiny, bank["test"], keys, bank["train"], labels, None, 0, None, False
+        )
+        every = all_neurons(keys)
+        cuts = [Condition(f"{n}", 1, every.take(np.array([n]))) for n in range(len(every))]
+        outcomes = battery.run(cuts, codes=battery.studied)
+        effects = own_rises(outcomes, cut).reshape(len(cut), 2, 48)
+        true = Attribution("own", "mean", cut, np.ones(len(cut)), effects, keys.origin)
+        methods = {"true": true, "false": replace(true, mean=-effects)}
+        got = gl.calibrate_methods(
+            tiny,
+            bank["test"],
+            keys,
+            methods,
+            lexicon=bank["train"],
+            labels=labels,
+            sizes=(1, 8),
+            n_groups=40,
+            n_top=2,
+            samples=4,
+            **quiet,
+        )
+        assert got.methods == ("true", "false", "activation")
+        assert got.groups == ("1 random", "8 random", "1, strong ones too")
+        np.testing.assert_allclose(got.rank[0, 0], 1, atol=0.05)
+        np.testing.assert_allclose(got.rank[1], -got.rank[0], atol=1e-9)
+        assert got.rank[0, 1].mean() > 0.8, "effects nearly add up"
+        assert got.linear[0, 2].min() > 0.99
+        assert got.recall[0, 2].mean() > 0.9 > got.recall[1, 2].mean()
+        assert np.abs(got.rank[2, 0]).max() < 0.99
+        assert (got.n_lesions[2] >= got.n_lesions[0]).all()
+        assert got.n_lesions[0].tolist() == [10] * 4
+
+    def test_errors(self, tiny: Model, bank: Treebank) -> None:
+        moments = gl.collect(tiny, bank["train"], show_progress=False)["neuron"]
+        keys = gl.select(gl.score(moments), k=5)
+        given: dict[str, Any] = {"lexicon": bank["train"], "show_progress": False}
+        wrong: list[tuple[dict[str, Any], str]] = [
+            ({"n_groups": 4}, "n_groups is 4, expected 15"),
+            ({"samples": 0}, "samples is 0, expected 1"),
+            ({"sizes": (97,)}, "size of a group is 97, expected 1 to 96"),
+        ]
+        for bad, message in wrong:
+            with pytest.raises(GrammarLensError, match=message):
+                gl.calibrate_methods(tiny, bank["test"], keys, {}, **given, **bad)

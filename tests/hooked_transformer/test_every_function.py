@@ -200,6 +200,12 @@ def calibrate(model: Model, g: Given) -> object:
     )
 
 
+def calibrate_methods(model: Model, g: Given) -> object:
+    given: dict[str, Any] = {"sizes": (1, 4), "n_groups": 9, "n_top": 1, "samples": 3, **QUIET}
+    methods = {"attribution": g.attribution}
+    return gl.calibrate_methods(model, g.fresh, g.keys, methods, lexicon=g.lexicon, **given)
+
+
 def find_again(model: Model, g: Given) -> object:
     keys = g.keys.top(6)
     return gl.find_again(model, g.train, g.fresh, keys, moments=g.moments, rounds=2, **QUIET)
@@ -262,6 +268,7 @@ CALLS: dict[str, Callable[[Model, Given], object]] = {
     "KeyNeuronFeatures": key_neuron_features,
     "attribute": attribute,
     "calibrate": calibrate,
+    "calibrate_methods": calibrate_methods,
     "collect": collect,
     "collect_labels": collect_labels,
     "donors": donors,
