@@ -1,25 +1,30 @@
 """Grow sham sets until they do as much damage as the real lesions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from grammar_lens.dissociation.shams import growing_sham, size_for
 from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import Battery
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 
-SENTENCES = 40
-"""Sentences on which the sizes are found; the damage achieved is measured on all."""
+SENTENCES = 200
+"""Sentences, of those the shams will be measured on, on which the sizes are found."""
+GROUPS = 5
+"""Parts of these sentences; every sham is tried on one of them, and all together on all."""
 ROUNDS = 6
-"""Times that the size of a label's first sham is tried, each nearer to the damage wanted."""
+"""Times that a label's size is tried with one sham of each group."""
 MORE_ROUNDS = 2
-"""Times that the sizes of its other shams are tried, from the first one's on."""
+"""Times that it is then tried with all shams."""
 GROWTH = 4
+AIM = 1.1
+"""Damage that is aimed at, as a share of the real set's: too little would not be a fair comparison."""
 NEAR = 0.1
-"""A sham whose damage on the sample is this near to the real one's (as a share of it) is not tried again."""
+"""A size whose damage is this near to what is aimed at, as a share of it, is good enough."""
 Key = tuple[str, int]
 """Label and replicate of a sham."""
 
@@ -30,12 +35,15 @@ def grown_shams(
     ablation: Ablation,
     n_replicates: int,
     rng: np.random.Generator,
+    words: Bool[np.ndarray, " word"] | None = None,
 ) -> list[Condition]:
     """Damage-matched shams of every label: random neurons added until the loss rises as much.
 
-    The loss is the mean NLL of the words at which shams are scored. Sizes are found on a sample of
-    sentences by trying, and by interpolating between what was tried; the nearest of those is taken.
-    The first replicate is tried from small to large, the others from the size it ended with.
+    The loss is the mean NLL of the words at which shams are scored, by default at all of them, else
+    at some `words`. All shams of a label have one size, at which they do on average a tenth more
+    damage than the real set. It is found by trying sizes, and by interpolating between them, on at
+    most `SENTENCES` sentences; each sham is tried on a part of these, so that the mean over shams is
+    one over sentences, too, at the cost of a few of them.
     """
     union = sets.union()
     units = sets.units
@@ -45,19 +53,34 @@ def grown_shams(
         for r in range(1, n_replicates + 1)
         for label in sets
     }
-    # the words of the labels studied alone, in a few sentences
-    codes = np.where(battery.sentences(SENTENCES, rng), battery.studied, -1)
-    search = _Search(battery, sets, ablation, growing, codes)
-    search.measure_targets()
-    first = {label: len(sets[label]) * GROWTH for label in sets}
-    search.go([key for key in growing if key[1] == 1], first, ROUNDS)
-    later = {label: search.nearest((label, 1)) for label in sets}
-    search.go([key for key in growing if key[1] > 1], later, MORE_ROUNDS)
-    return [search.condition(key, search.nearest(key)) for key in growing]
+    groups = _groups(battery, words, n_replicates, rng)
+    search = _Search(battery, sets, ablation, growing, groups)
+    few = range(1, len(groups) + 1)
+    size = search.go(few, {label: len(sets[label]) * GROWTH for label in sets}, ROUNDS)
+    if n_replicates > len(few):
+        size = search.go(range(1, n_replicates + 1), size, MORE_ROUNDS)
+    return [search.condition(key, size[key[0]]) for key in growing]
+
+
+def _groups(
+    battery: Battery,
+    words: Bool[np.ndarray, " word"] | None,
+    n_replicates: int,
+    rng: np.random.Generator,
+) -> list[Int[np.ndarray, " word"]]:
+    """The classes of the words of each group of sentences, -1 for all other words."""
+    some = battery.shared if words is None else battery.shared & words
+    sample = replace(battery, shared=some)
+    some = some & sample.sentences(SENTENCES, rng)
+    row = battery.corpus.alignment.row
+    rows = rng.permutation(np.unique(row[some]))
+    n = max(1, min(GROUPS, n_replicates, len(rows)))
+    parts = (np.isin(row, rows[g::n]) & some for g in range(n))
+    return [np.where(part, battery.codes, -1) for part in parts]
 
 
 class _Search:
-    """Sizes that were tried, and the damage that each did."""
+    """Finds the size at which a label's shams do the damage of its real set."""
 
     def __init__(
         self,
@@ -65,47 +88,62 @@ class _Search:
         sets: KeyNeurons,
         ablation: Ablation,
         growing: Mapping[Key, Neurons],
-        codes: Int[np.ndarray, " word"],
+        groups: Sequence[Int[np.ndarray, " word"]],
     ) -> None:
         self._battery, self._sets, self._ablation = battery, sets, ablation
-        self._growing, self._codes = growing, codes
-        self._tried: dict[Key, dict[int, float]] = {key: {} for key in growing}
-        self._target: dict[str, float] = {}
+        self._growing, self._groups = growing, groups
+        counts = np.array([(codes >= 0).sum() for codes in groups], float)
+        self._weight = counts / counts.sum()
+        real = [Condition(label, 0, sets[label], ablation) for label in sets]
+        rises = [_rises(battery, real, codes, "real sets") for codes in groups]
+        target = AIM * (self._weight @ np.array(rises))
+        self._target = dict(zip(sets, target.tolist(), strict=True))
 
-    def measure_targets(self) -> None:
-        """Measures the damage of the real sets."""
-        real = [Condition(label, 0, self._sets[label], self._ablation) for label in self._sets]
-        rises = _rises(self._battery, real, self._codes, "real sets")
-        self._target = dict(zip(self._sets, rises.tolist(), strict=True))
+    def go(
+        self, replicates: Sequence[int], first: Mapping[str, int], rounds: int
+    ) -> dict[str, int]:
+        """Tries sizes of some shams, from `first` on; the size of each label that came nearest.
 
-    def go(self, keys: Sequence[Key], first: Mapping[str, int], rounds: int) -> None:
-        """Tries sizes of some shams, from `first` on, until each is near its label's damage."""
+        Damage need not rise with size, so that none is taken untried. A single neuron where the real
+        set does no damage.
+        """
+        tried: dict[str, dict[int, float]] = {label: {} for label in self._sets}
         for step in range(rounds):
-            sizes = {key: self._next_size(key, first[key[0]]) for key in keys}
-            conditions = [self.condition(key, size) for key, size in sizes.items() if size]
-            if not conditions:
-                return
-            of = f"{step + 1} of at most {rounds}"
-            rises = _rises(self._battery, conditions, self._codes, of)
-            for condition, rise in zip(conditions, rises.tolist(), strict=True):
-                tried = self._tried[condition.label, condition.replicate]
-                tried[len(condition.neurons)] = rise
+            sizes = {label: self._next_size(label, tried[label], first[label]) for label in tried}
+            sizes = {label: size for label, size in sizes.items() if size}
+            if not sizes:
+                break
+            for label, rise in self._measured(
+                replicates, sizes, f"{step + 1} of at most {rounds}"
+            ).items():
+                tried[label][sizes[label]] = rise
+        return {label: self._nearest(label, tried[label]) for label in tried}
 
     def condition(self, key: Key, size: int) -> Condition:
         """The lesion of the first neurons of a sham."""
         return Condition(*key, self._growing[key].top(size), self._ablation, "matched")
 
-    def nearest(self, key: Key) -> int:
-        """The size that came nearest: damage need not rise with size, so none is taken untried.
+    def _measured(
+        self, replicates: Sequence[int], sizes: Mapping[str, int], which: str
+    ) -> dict[str, float]:
+        """Mean rise of the loss over shams of these sizes, each on the sentences of its group."""
+        total = np.zeros(len(sizes))
+        for g, codes in enumerate(self._groups):
+            own = [r for r in replicates if (r - 1) % len(self._groups) == g]
+            conditions = [
+                self.condition((label, r), size) for r in own for label, size in sizes.items()
+            ]
+            rises = _rises(self._battery, conditions, codes, which)
+            total += self._weight[g] * rises.reshape(len(own), len(sizes)).mean(0)
+        return dict(zip(sizes, total.tolist(), strict=True))
 
-        Where the real set does no damage, a single neuron.
-        """
-        tried, target = self._tried[key], self._target[key[0]]
+    def _nearest(self, label: str, tried: Mapping[int, float]) -> int:
+        target = self._target[label]
         return min(tried, key=lambda size: abs(tried[size] - target)) if target > 0 else 1
 
-    def _next_size(self, key: Key, first: int) -> int:
-        most = len(self._growing[key])
-        return next_size(self._tried[key], self._target[key[0]], min(first, most), most)
+    def _next_size(self, label: str, tried: Mapping[int, float], first: int) -> int:
+        most = min(len(sham) for (of, _), sham in self._growing.items() if of == label)
+        return next_size(tried, self._target[label], min(first, most), most)
 
 
 def next_size(tried: Mapping[int, float], target: float, first: int, most: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus
@@ -84,14 +84,15 @@ def lesion_study(
     for other in dict.fromkeys(others):
         if other != ablation:
             conditions += _conditions(sets, drawn[:other_shams], other)
+    sampled = _sampled(battery, sham_sentences, seed)
     if damage_matched is None:
         damage_matched = shams if _least_output(sets, drawn, output) < ENOUGH else 0
     if damage_matched:
-        conditions += grown_shams(battery, sets, ablation, damage_matched, rng)
+        conditions += grown_shams(battery, sets, ablation, damage_matched, rng, sampled)
     if sufficiency:
         conditions += _rests(sets, drawn[:other_shams], ablation)
     study = dissociation(
-        _outcomes(battery, conditions, ablation, sham_sentences, folder, seed),
+        _outcomes(battery, conditions, ablation, sampled, folder),
         sets,
         output,
         tag_entropy=battery.lexicon.entropy,
@@ -105,20 +106,27 @@ def lesion_study(
     return replace(study, first_order=predicted)
 
 
+def _sampled(
+    battery: Battery, sham_sentences: int | None, seed: int
+) -> Bool[np.ndarray, " word"] | None:
+    """The words of the sentences that shams are measured on; None for all."""
+    every = len(np.unique(battery.corpus.alignment.sentence[battery.shared]))
+    if sham_sentences is None or sham_sentences >= every:
+        return None
+    # a generator of its own: the draws of shams do not depend on how many sentences they are read at
+    return battery.sentences(sham_sentences, np.random.default_rng([seed, 11]))
+
+
 def _outcomes(
     battery: Battery,
     conditions: list[Condition],
     ablation: Ablation,
-    sham_sentences: int | None,
+    sampled: Bool[np.ndarray, " word"] | None,
     folder: Path | None,
-    seed: int,
 ) -> Outcomes:
     """The main lesions at all words, everything else at the words of some sentences."""
-    every = len(np.unique(battery.corpus.alignment.sentence[battery.shared]))
-    if sham_sentences is None or sham_sentences >= every:
+    if sampled is None:
         return battery.run(conditions, folder=folder)
-    # a generator of its own: the draws of shams do not depend on how many sentences they are read at
-    sampled = battery.sentences(sham_sentences, np.random.default_rng([seed, 11]))
     codes = np.where(sampled, battery.codes, -1)
     wanted = [(c.replicate, c.ablation, c.kind) == (0, ablation, "set") for c in conditions]
     real = [c for c, is_real in zip(conditions, wanted, strict=True) if is_real]

@@ -302,7 +302,7 @@ def test_they_do_as_much_damage(ready: Battery, many: KeyNeurons, monkeypatch: p
     sets = many.top(40).only(TAGS)
     batteries = counted(monkeypatch)
     grown = grown_shams(ready, sets, ablation, 2, np.random.default_rng(0))
-    assert 2 <= len(batteries) <= 1 + damage.ROUNDS + damage.MORE_ROUNDS
+    assert 4 <= len(batteries) <= 2 * (1 + damage.ROUNDS), "two groups of sentences"
     assert [(c.label, c.replicate) for c in grown] == [(t, r) for r in (1, 2) for t in TAGS]
     union = {tuple(row) for row in sets.union().tolist()}
     for condition in grown:
@@ -317,8 +317,10 @@ def test_they_do_as_much_damage(ready: Battery, many: KeyNeurons, monkeypatch: p
     ratio = rises(ready, grown).reshape(2, 3) / real
     reachable = real > 0.1  # on so few words, a single neuron may do a tenth of a nat
     assert reachable.any()
-    assert (np.abs(ratio[:, reachable] - 1) < 0.2).all()
-    assert len({len(c.neurons) for c in grown}) > 3
+    assert (np.abs(ratio.mean(0)[reachable] - damage.AIM) < 0.3).all()
+    sizes = [len(c.neurons) for c in grown]
+    assert sizes[:3] == sizes[3:], "a size for every label"
+    assert len(set(sizes)) > 1
 
 
 def test_sets_that_do_no_damage_get_one_neuron(
@@ -332,7 +334,7 @@ def test_sets_that_do_no_damage_get_one_neuron(
     only = sets.only([tag for tag, rise in zip(TAGS, real, strict=True) if rise < 0])
     grown = grown_shams(ready, only, ablation, 3, np.random.default_rng(0))
     assert {len(c.neurons) for c in grown} == {1}
-    assert len(batteries) == 1, "the real sets alone say that there is nothing to match"
+    assert len(batteries) == 3, "the real sets alone say that there is nothing to match"
 
 
 def test_damage_that_no_sham_can_do(
@@ -381,7 +383,7 @@ def test_damage_that_jumps_is_searched_for_so_long_and_no_longer(
     sets = replace(sets, sets={"NOUN": sets["NOUN"]})
     (grown,) = grown_shams(ready, sets, Ablation(), 1, np.random.default_rng(0))
     assert len(tried) <= damage.ROUNDS
-    assert len(grown.neurons) == min(tried, key=lambda size: abs(tried[size] - 1))
+    assert len(grown.neurons) == min(tried, key=lambda size: abs(tried[size] - damage.AIM))
 
 
 def test_as_many_as_shams_where_those_carry_too_little(
