@@ -248,7 +248,8 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="csv, parquet or latex.", autocompletion=one_of(("csv", "parquet", "latex"))
+            help="csv, parquet, latex, or hub: Parquet with masks and a card, to upload to the hub.",
+            autocompletion=one_of(("csv", "parquet", "latex", "hub")),
         ),
     ] = "csv",
     top: Annotated[

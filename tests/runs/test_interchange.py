@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from huggingface_hub import DatasetCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import grammar_lens as gl
@@ -351,6 +353,33 @@ def test_nothing_else_is_overwritten(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(GrammarLensError, match=r"holds something else \(file\)"):
         export_run(run, tmp_path / "file")
+
+
+def test_a_folder_for_the_hub(made: Path, tmp_path: Path) -> None:
+    """Its card names the tables that are there, its masks are the key neurons, and it is replaced."""
+    run, out = load_run(made), tmp_path / "hub"
+    export_run(run, out, format="hub", top=3)
+    files = {path.name for path in export_run(run, out, format="hub", top=3)}
+    assert {path.name for path in out.iterdir()} == files
+    card = DatasetCard((out / "README.md").read_text("utf-8"))
+    data = card.data.to_dict()
+    assert "lesion-study" in data["tags"]
+    tables = {config["data_files"] for config in data["configs"]}
+    assert tables == {name for name in files if name.endswith(".parquet")}
+    assert run.study is not None
+    assert run.study.verdict() in card.text
+    assert "| probe accuracy at 'next' |" in card.text
+    for position in run.positions:
+        keys = run.keys_at(position)
+        with safe_open(out / f"key_neurons.{position}.safetensors", "numpy") as masks:
+            assert set(masks.keys()) == {label for label in keys if len(keys[label])}
+            for label in masks.keys():  # noqa: SIM118
+                found = np.argwhere(masks.get_tensor(label))
+                assert sorted(map(tuple, found.tolist())) == sorted(keys[label])
+    scores = run.scores_at("next")
+    back = read_neurons(out / "key_neurons.next.safetensors", like=scores)
+    for label in back:
+        assert set(back[label]) == set(run.keys_at("next")[label])
 
 
 # Out and back ---------------------------------------------------------------------------------

@@ -6,10 +6,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.runs.interchange.listing import Listing, Options
+
+
+def masks_of(keys: KeyNeurons) -> dict[str, UInt8[np.ndarray, "layer unit"]]:
+    """A mask of ones for the key neurons of each label that has any; `read_safetensors` reads them."""
+    masks = {}
+    for label, neurons in keys.items():
+        if len(neurons):
+            masks[label] = np.zeros((keys.n_layers, keys.n_units), np.uint8)
+            masks[label][neurons.layer, neurons.index] = 1
+    return masks
 
 
 def read_npy(path: Path, options: Options) -> Listing:

@@ -1,32 +1,38 @@
-"""A run's results as CSV or Parquet, with a description of every table and column."""
+"""A run's results as CSV, LaTeX or Parquet, with a description of every table and column."""
 
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv, parquet
+from safetensors.numpy import save_file
 
 from grammar_lens.display import latex
 from grammar_lens.errors import GrammarLensError, expected_one_of
 from grammar_lens.files import make_folder, write_file, write_json
+from grammar_lens.runs.interchange.dataset_card import dataset_card
 from grammar_lens.runs.interchange.export_tables import tables_of
+from grammar_lens.runs.interchange.masks import masks_of
 from grammar_lens.runs.interchange.schema import Table
 from grammar_lens.runs.store.stored import StoredRun
 
 DESCRIPTION = "datapackage.json"
+CARD = "README.md"
 MADE_BY = "grammar_lens"
 MEDIA = {
     "csv": "text/csv",
     "parquet": "application/vnd.apache.parquet",
     "latex": "application/x-latex",
+    "hub": "application/vnd.apache.parquet",
 }
-ENDS = {"csv": "csv", "parquet": "parquet", "latex": "tex"}
+ENDS = {"csv": "csv", "parquet": "parquet", "latex": "tex", "hub": "parquet"}
 MOST = {"csv": 1000, "latex": 10}
 _ARROW = {
     "string": pa.string(),
@@ -41,7 +47,8 @@ def export_run(
 ) -> list[Path]:
     """Writes the run's results as self-describing tables; returns their files.
 
-    `format` is "csv", "parquet" or "latex". `top` is how many of each label's strongest neurons the table of
+    `format` is "csv", "parquet", "latex" or "hub": Parquet with masks of the key neurons as safetensors
+    and a data set card, a folder to upload to the Hugging Face hub as it is. `top` is how many of each label's strongest neurons the table of
     scores has: None for all, "auto" for 1,000 in CSV, 10 in LaTeX and all in Parquet. The file datapackage.json
     (Frictionless Data) gives the type, meaning and unit of every column. In CSV, text
     is quoted and what is missing is empty, so read it with `keep_default_na=False`. Tables of an
@@ -56,17 +63,19 @@ def export_run(
     folder = Path(folder)
     earlier = _earlier(folder)
     tables = tables_of(run, most)
-    names = [*(f"{table.name}.{ENDS[format]}" for table in tables), DESCRIPTION]
+    writers = {f"{table.name}.{ENDS[format]}": _writer(table, format) for table in tables}
+    further = _for_the_hub(run, tables) if format == "hub" else {}
     part = folder.absolute().with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     make_folder(part)
     try:
-        for table, name in zip(tables, names[:-1], strict=True):
-            write_file(part / name, _writer(table, format))
-        write_json(part / DESCRIPTION, _described(run, tables, format))
+        for name, write in (writers | further).items():
+            write_file(part / name, write)
+        write_json(part / DESCRIPTION, _described(run, tables, format, list(further)))
         # nothing of an export that fails is left, and what was there before stays
         for old in earlier:
             old.unlink(missing_ok=True)
         make_folder(folder)
+        names = [*writers, *further, DESCRIPTION]
         for name in names:
             os.replace(part / name, folder / name)
     finally:
@@ -92,6 +101,17 @@ def _earlier(folder: Path) -> list[Path]:
             "that holds an earlier export alone"
         )
     return [folder / name for name in names]
+
+
+def _for_the_hub(run: StoredRun, tables: list[Table]) -> dict[str, Callable[[Path], object]]:
+    """Writers of the masks of key neurons, by position, and of the card."""
+    writers: dict[str, Callable[[Path], object]] = {}
+    for position in run.positions if run.has("select") else ():
+        masks = masks_of(run.keys_at(position))
+        writers[f"key_neurons.{position}.safetensors"] = partial(save_file, masks)
+    card = dataset_card(run, tables, list(writers))
+    writers[CARD] = lambda path: path.write_text(card, "utf-8")
+    return writers
 
 
 def _writer(table: Table, format: str) -> Callable[[Path], None]:
@@ -126,7 +146,9 @@ def _arrow_table(part: pd.DataFrame, arrow: pa.Schema) -> pa.Table:
     )
 
 
-def _described(run: StoredRun, tables: list[Table], format: str) -> Mapping[str, Any]:
+def _described(
+    run: StoredRun, tables: list[Table], format: str, further: Sequence[str]
+) -> Mapping[str, Any]:
     """The data package: every table with its columns, and where the numbers come from."""
     record = run.record
     words = {role: t["name"] for role, t in record.get("treebank", {}).items()}
@@ -136,7 +158,10 @@ def _described(run: StoredRun, tables: list[Table], format: str) -> Mapping[str,
         "title": f"Lesion study of {run.config['model']}",
         "description": "What grammar_lens found, table by table. Words: "
         + ", ".join(f"{role} {name}" for role, name in words.items()),
-        "resources": [_resource(table, format) for table in tables],
+        "resources": [
+            *(_resource(table, format) for table in tables),
+            *({"name": name.lower(), "path": name} for name in further),
+        ],
         MADE_BY: {name: record.get(name) for name in ("config", "model", "versions", "commit")},
     }
 
@@ -147,9 +172,9 @@ def _resource(table: Table, format: str) -> Mapping[str, Any]:
         "type": "table",
         "path": f"{table.name}.{ENDS[format]}",
         "description": table.about,
-        "format": format,
+        "format": ENDS[format],
         "mediatype": MEDIA[format],
-        **({"encoding": "utf-8"} if format != "parquet" else {}),
+        **({"encoding": "utf-8"} if format in ("csv", "latex") else {}),
         "schema": {
             "fields": [
                 {"name": f.name, "type": f.kind, "description": f.about} for f in table.fields
