@@ -1,12 +1,9 @@
 """A pass that is stopped goes on as if it had not been, and nothing else is taken for it."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from changed_runs import change_record
+from processes import Running, command
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -319,9 +317,6 @@ def collect(out: Path, words: Path, *more: str) -> list[str]:
     ]
 
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
 def call(arguments: list[str]) -> str:
     """Runs a command in this process, which is not killed; what it says on stderr."""
     threads = torch.get_num_threads()
@@ -332,19 +327,11 @@ def call(arguments: list[str]) -> str:
     return done.stderr
 
 
-def kill(arguments: list[str], wait: Callable[[], object]) -> bool:
+def kill(folder: Path, arguments: list[str], wait: Callable[[Running], object]) -> bool:
     """Starts a command and kills it after a wait; whether it was still running."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "grammar_lens", *arguments, "--quiet"],
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        wait()
-        if process.poll() is not None:
-            return False
-        process.send_signal(signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
+    running = command(*arguments, "--quiet", folder=folder)
+    wait(running)
+    return running.kill() == -signal.SIGKILL
 
 
 def assert_same_moments(one: Path, other: Path) -> None:
@@ -376,29 +363,25 @@ def test_a_killed_process_goes_on(words: Path, whole: Path, tmp_path: Path) -> N
     for resume in ([], ["--resume"]):
         before = kept.stat().st_mtime_ns if kept.exists() else 0
 
-        def newer(before: int = before) -> None:
-            end = time.monotonic() + 60
-            while not (kept.exists() and kept.stat().st_mtime_ns > before):
-                assert time.monotonic() < end
-                time.sleep(0.01)
+        def newer(running: Running, before: int = before) -> None:
+            running.until(lambda: kept.exists() and kept.stat().st_mtime_ns > before)
             time.sleep(rng.uniform(0, 0.2))
 
-        assert kill(collect(stopped, words, *often, *resume), newer)
+        assert kill(tmp_path, collect(stopped, words, *often, *resume), newer)
     call(collect(stopped, words, "--resume"))
     assert_same_moments(stopped, whole)
 
 
 @pytest.mark.slow
 def test_fifty_random_kills(words: Path, whole: Path, tmp_path: Path) -> None:
-    """At any moment from the start of Python to the end; every one is resumed and compared."""
+    """At any moment from the start of the command to the end; every one is resumed and compared."""
     begin = time.monotonic()
-    command = [sys.executable, "-m", "grammar_lens", *collect(tmp_path / "timed", words)]
-    subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True, timeout=300)
+    assert command(*collect(tmp_path / "timed", words), folder=tmp_path).ended(300) == 0
     took, rng, killed = time.monotonic() - begin, random.Random(2), 0
     for i in range(200):
         stopped = tmp_path / f"stopped{i}"
-        command = collect(stopped, words, "--checkpoint-every", "1")
-        if not kill(command, lambda: time.sleep(rng.uniform(0.5, 1.05) * took)):
+        arguments = collect(stopped, words, "--checkpoint-every", "1")
+        if not kill(tmp_path, arguments, lambda _: time.sleep(rng.uniform(0, 1.05) * took)):
             continue
         killed += 1
         call(collect(stopped, words, "--resume"))
