@@ -1,9 +1,5 @@
-"""A process of tests/passes/test_distributed.py, started by torchrun or alone.
+"""A process of tests/passes/test_distributed.py, alone or one of several."""
 
-torchrun --nproc-per-node N tests/distributed_worker.py MODEL_FOLDER WORDS.conllu OUT.npz
-"""
-
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +16,8 @@ from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collection
 
 
-def main(folder: str, words: str, out: str) -> None:
+def everything(folder: Path, words: Path, out: Path) -> None:
     """Collects, attributes, reads features and lesions; the main process stores what it has."""
-    torch.set_num_threads(1)
     with distributed.started() as here:
         model = gl.load_model(folder)
         corpus = prepare(model, gl.load_treebank(words))
@@ -68,7 +63,7 @@ def main(folder: str, words: str, out: str) -> None:
             shams=2,
             others=[Ablation("resample", 1.0, "every")],
             labels=("NOUN", "VERB", "DET"),
-            folder=Path(out).with_suffix(".unfinished"),
+            folder=out.with_suffix(".unfinished"),
             **quiet,
         )
         result["matrix"] = study.matrix
@@ -84,7 +79,3 @@ def main(folder: str, words: str, out: str) -> None:
             assert torch.equal(first, mine), "processes have different results"
         if here.is_main:
             np.savez(out, **result)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from distributed_worker import everything
+from processes import command, group, start
 from rounding import float32_error
 
 from grammar_lens.corpus.bank import Treebank
@@ -19,7 +21,6 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.passes import distributed
 from grammar_lens.passes.distributed import Shard
 
-WORKER = Path(__file__).parents[1] / "distributed_worker.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -78,34 +79,11 @@ def write_conllu(path: Path, bank: Treebank, times: int) -> None:
     path.write_text("\n".join([*lines, ""]), "utf-8")
 
 
-def torchrun(n: int, *command: str) -> list[str]:
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(n), *command),
-    ]
-
-
-TORN_DOWN = "terminate called without an active exception"
-"""Message of C++ on destroying a running thread: seen once, under load, cause unknown."""
-
-
-def finished(command: list[str]) -> None:
-    """Runs processes to their end; once more if one of them ended as `TORN_DOWN` tells."""
-    for last in (False, True):
-        done = subprocess.run(
-            command, env=ENVIRONMENT, timeout=300, capture_output=True, text=True, check=False
-        )
-        if done.returncode == 0:
-            return
-        if last or TORN_DOWN not in done.stderr:
-            raise AssertionError(f"exit code {done.returncode}: {done.stderr[-4000:]}")
-
-
 @pytest.fixture(scope="module")
 def alone(folder: Path, words: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("alone") / "out.npz"
-    command = [sys.executable, str(WORKER), str(folder), str(words), str(out)]
-    subprocess.run(command, check=True, env=ENVIRONMENT, timeout=300)
+    running = start(everything, folder, words, out, folder=out.parent)
+    assert running.ended(300) == 0, running.stderr
     return np.load(out)
 
 
@@ -116,8 +94,11 @@ def test_processes_agree_with_one(
     n: int, alone: Any, folder: Path, words: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.npz"
-    command = torchrun(n, str(WORKER), str(folder), str(words), str(out))
-    finished(command)
+    together = [
+        start(everything, folder, words, out, folder=tmp_path, environment=one) for one in group(n)
+    ]
+    for running in together:
+        assert running.ended(300) == 0, running.stderr
     got = np.load(out)
     assert set(got) == set(alone)
     for name in alone:
@@ -156,12 +137,17 @@ def started(words: Path, bank: Treebank, tmp_path: Path) -> Iterator[Callable[..
     running: list[subprocess.Popen[str]] = []
 
     def start(out: Path, *more: str) -> subprocess.Popen[str]:
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
         options = ("--train", str(many), "--replicates", "20", "--token-budget", "60", "--quiet")
-        command = torchrun(
-            2, "-m", "grammar_lens", "collect", str(out), *options, "--checkpoint-every", "2", *more
-        )
         process = subprocess.Popen(
-            command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [
+                *(sys.executable, *torchrun, "-m", "grammar_lens", "collect", str(out)),
+                *(*options, "--checkpoint-every", "2", *more),
+            ],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         running.append(process)
         return process
@@ -172,30 +158,29 @@ def started(words: Path, bank: Treebank, tmp_path: Path) -> Iterator[Callable[..
             process.kill()
 
 
-def test_a_process_that_is_killed_stops_all(started: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", ["1", pytest.param("0", marks=pytest.mark.slow)])
+def test_a_process_that_is_killed_stops_all(
+    rank: str, started: Callable[..., Any], tmp_path: Path
+) -> None:
     """With exit code 1, soon, a word on how to resume, and a checkpoint to resume from; whichever it is."""
     out = tmp_path / "run"
     kept = [out / "unfinished" / f"collect.{i}of2.safetensors" for i in (1, 2)]
-    for rank, resume in (("1", []), ("0", ["--resume"])):
-        before = {path: path.stat().st_mtime_ns for path in kept if path.exists()}
-        run = started(out, *resume)
-        end = time.monotonic() + 120
-        while not all(
-            path.exists() and path.stat().st_mtime_ns > before.get(path, 0) for path in kept
-        ):
-            assert run.poll() is None, run.communicate()[1]
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        ranks = {
-            p.environ()["RANK"]: p
-            for p in psutil.Process(run.pid).children(recursive=True)
-            if "RANK" in p.environ()
-        }
-        ranks[rank].send_signal(signal.SIGKILL)
-        _, told = run.communicate(timeout=60)
-        assert run.returncode == 1
-        assert "run again with --resume" in told
-        assert "SIGKILL" in told
+    run = started(out)
+    end = time.monotonic() + 120
+    while not all(path.exists() for path in kept):
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    ranks = {
+        p.environ()["RANK"]: p
+        for p in psutil.Process(run.pid).children(recursive=True)
+        if "RANK" in p.environ()
+    }
+    ranks[rank].send_signal(signal.SIGKILL)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "run again with --resume" in told
+    assert "SIGKILL" in told
     again = started(out, "--resume")
     text, told = again.communicate(timeout=120)
     assert again.returncode == 0, told
@@ -205,11 +190,11 @@ def test_a_process_that_is_killed_stops_all(started: Callable[..., Any], tmp_pat
 
 
 def test_bad_input_is_told_once(words: Path, tmp_path: Path) -> None:
-    options = ("--train", str(words), "--label", "nonsense", "--out", str(tmp_path / "run"))
-    command = torchrun(2, "-m", "grammar_lens", "run", *options)
-    done = subprocess.run(
-        command, check=False, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("error: unknown label 'nonsense'") == 1
+    options = ("run", "--train", words, "--label", "nonsense", "--out", tmp_path / "run")
+    main, other = (command(*options, folder=tmp_path, environment=one) for one in group(2))
+    assert main.ended() == 2
+    assert main.stderr.startswith("error: unknown label 'nonsense'")
+    # the other waits, for torchrun stops it when the main one ends
+    assert other.kill() == -signal.SIGKILL
+    assert other.stderr == ""
     assert not (tmp_path / "run").exists()
