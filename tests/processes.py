@@ -99,7 +99,7 @@ def command(
     *arguments: object, folder: Path, environment: Mapping[str, str] | None = None
 ) -> Running:
     """Starts `grammar-lens ARGUMENTS`."""
-    return start(_command, [str(a) for a in arguments], folder=folder, environment=environment)
+    return start(run_command, [str(a) for a in arguments], folder=folder, environment=environment)
 
 
 def group(n: int) -> list[dict[str, str]]:
@@ -131,7 +131,8 @@ def _call(
     function(*arguments)
 
 
-def _command(arguments: list[str]) -> None:
+def run_command(arguments: list[str]) -> None:
+    """`grammar-lens ARGUMENTS`, in a process of its own."""
     from grammar_lens.cli import main
 
     sys.argv = ["grammar-lens", *arguments]

@@ -2,35 +2,26 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from scripts import ROOT, run_script
 
 
 @pytest.mark.shared
 def test_the_benchmark_at_the_shape_of_llama_3_runs_small_on_the_cpu(
-    tmp_path: Path, shared_data: Path
+    tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "shape.json"
     flags = {
-        **{"device": "cpu", "layers": 2, "d-model": 64, "d-mlp": 160, "heads": 4, "kv-heads": 2},
-        **{"sentences": 20, "lesion-sentences": 5, "lesions": 3, "rounds": 1, "slow-rounds": 1},
+        **{"device": "cpu", "layers": 2, "d_model": 64, "d_mlp": 160, "heads": 4, "kv_heads": 2},
+        **{"sentences": 20, "lesion_sentences": 5, "lesions": 3, "rounds": 1, "slow_rounds": 1},
         "tokenizer": shared_data / "tokenizers" / "llama3",
         "treebank": f"{shared_data}/treebanks/UD_English-EWT:dev",
         "out": out,
     }
-    script = BENCHMARKS / "llama3_8b_shape.py"
-    done = subprocess.run(
-        [sys.executable, str(script), *(f"--{name}={value}" for name, value in flags.items())],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    assert run_script(monkeypatch, "benchmarks/llama3_8b_shape.py", flags) in (0, None)
     found = json.loads(out.read_text())
     ways = {"bare", "layers", "collect", "plan", "pass", "found", "plain", "features", "opening"}
     ways |= {"head", "own", "clean", "clean all", "battery"}

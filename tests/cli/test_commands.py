@@ -2,18 +2,15 @@
 
 import gzip
 import json
-import os
 import resource
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from changed_runs import of_an_earlier_version
+from processes import command, run_command, start
 from small_runs import call
 from typed import present
 
@@ -368,39 +365,13 @@ def test_export_and_compare(made: Path, copied: Path, tmp_path: Path) -> None:
     assert (code, "2 or more" in err) == (2, True)
 
 
-def test_serve_ends_well_with_ctrl_c(made: Path) -> None:
+def test_serve_ends_well_with_ctrl_c(made: Path, tmp_path: Path) -> None:
     pytest.importorskip("dash")
-    command = [
-        sys.executable,
-        "-m",
-        "grammar_lens",
-        "serve",
-        str(made),
-        "--port",
-        "0",
-        "--no-browser",
-    ]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=_hears_ctrl_c,  # noqa: PLW1509  # it starts no thread
-    ) as server:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        server.send_signal(signal.SIGINT)
-        try:
-            _, err = server.communicate(timeout=60)
-        finally:
-            server.kill()
-    assert "http://127.0.0.1:" in line, err
-    assert (server.returncode, "Traceback" in err) == (0, False)
-
-
-def _hears_ctrl_c() -> None:
-    """In a child: what runs in the background of a shell is deaf to it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    server = command("serve", made, "--port", 0, "--no-browser", folder=tmp_path)
+    server.until(lambda: "http://127.0.0.1:" in server.stdout)
+    server.interrupt()
+    assert server.ended(60) == 0
+    assert "Traceback" not in server.stderr
 
 
 def test_serve_without_dash_says_what_to_install(
@@ -631,25 +602,19 @@ def test_existing_run_without_resume(made: Path, files: tuple[Path, Path], tmp_p
     assert (code, f"cannot be made in {files[0]}" in err) == (2, True)
 
 
-def test_full_disk_keeps_what_was_done(files: tuple[Path, Path], tmp_path: Path) -> None:
-    def small_files_only() -> None:
-        # writing past the limit fails as a full disk does, with an OSError
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+def with_small_files(arguments: list[str]) -> None:
+    """Runs a command that fails on writing past a limit as on a full disk, with an OSError."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    run_command(arguments)
 
+
+def test_full_disk_keeps_what_was_done(files: tuple[Path, Path], tmp_path: Path) -> None:
     options = (
         "run", "--train", str(files[0]), "--fresh", str(files[1]), "--out", str(tmp_path / "out"),
         *SMALL, "--values", "none", "--replicates", "0",
     )  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "grammar_lens", *options],
-        check=False,
-        capture_output=True,
-        text=True,
-        preexec_fn=small_files_only,
-        env=environment,
-    )  # the limit must hold in the child alone
-    assert done.returncode == 2, done.stderr
+    done = start(with_small_files, options, folder=tmp_path)
+    assert done.ended() == 2, done.stderr
     assert "cannot write" in done.stderr
     assert "Traceback" not in done.stderr
     assert "--resume" in done.stderr
@@ -662,24 +627,10 @@ def test_full_disk_keeps_what_was_done(files: tuple[Path, Path], tmp_path: Path)
 
 
 def test_ctrl_c_stops_with_a_word_on_how_to_go_on(files: tuple[Path, Path], tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-W", "ignore", "-m", "grammar_lens", "run", "--train", str(files[0]),
-        "--fresh", str(files[1]), "--out", str(tmp_path / "out"), "--quiet",
-    ]  # fmt: skip
-    run = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=_hears_ctrl_c,  # noqa: PLW1509  # it starts no thread
-    )
-    end = time.monotonic() + 120
-    while not (tmp_path / "out" / "moments.safetensors").exists():
-        assert run.poll() is None, "it ended before it could be stopped"
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
-    _, told = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert "--resume" in told
-    assert "Traceback" not in told
+    options = ("--train", files[0], "--fresh", files[1], "--out", tmp_path / "out", "--quiet")
+    running = command("run", *options, folder=tmp_path)
+    running.until((tmp_path / "out" / "moments.safetensors").exists)
+    running.interrupt()
+    assert running.ended(60) == 130
+    assert "--resume" in running.stderr
+    assert "Traceback" not in running.stderr

@@ -1,13 +1,9 @@
 """The explorer: it computes what the study computes, leaks no lesion, and works in a real browser."""
 
 import json
-import os
 import queue
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from changed_runs import change_record, of_an_earlier_version
+from processes import Running, start
 from small_runs import write_beginnings
 from traces import traces_of
 from typed import present
@@ -555,37 +552,26 @@ class TestTheServer:
 
 # In a browser ---------------------------------------------------------------------------------
 
-SERVE = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-from grammar_lens.explorer import serve
-from grammar_lens.runs.run import load_run
-serve(load_run(sys.argv[1]), port=0, open_browser=False)
-"""
+
+def serve_run(run: Path) -> None:
+    """Serves a run until it is interrupted."""
+    serve(load_run(run), port=0, open_browser=False)
 
 
-def started(run: Path) -> tuple[subprocess.Popen[str], str]:
+def started(run: Path, folder: Path) -> tuple[Running, str]:
     """A server of a run in its own process, and where it is."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(run)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert server.stdout is not None
-    line = server.stdout.readline()
-    assert " is at http://127.0.0.1:" in line
-    return server, line.split(" is at ")[1].split()[0]
+    server = start(serve_run, run, folder=folder)
+    server.until(lambda: "\n" in server.stdout)
+    return server, server.stdout.split(" is at ")[1].split()[0]
 
 
 @pytest.fixture(scope="module")
-def url(made: Path) -> Iterator[str]:
+def url(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server of the run; Ctrl-C ends it."""
-    server, url = started(made)
+    server, url = started(made, tmp_path_factory.mktemp("server"))
     yield url
-    server.send_signal(signal.SIGINT)
-    rest, _ = server.communicate(timeout=30)
-    assert (server.returncode, rest) == (0, "")
+    server.interrupt()
+    assert (server.ended(30), len(server.stdout.splitlines())) == (0, 1)
 
 
 def visit(browser: Any, url: str, faults: list[str]) -> Any:
@@ -781,9 +767,9 @@ def test_browser_is_accessible_and_fits(opened: Any) -> None:
 
 
 @pytest.mark.browser
-def test_browser_without_the_model(browser: Any, stored: Path) -> None:
+def test_browser_without_the_model(browser: Any, stored: Path, tmp_path: Path) -> None:
     changed(stored, lambda record: record["config"].update(model="./nowhere"))
-    server, url = started(stored)
+    server, url = started(stored, tmp_path)
     try:
         faults: list[str] = []
         page = visit(browser, url, faults)
@@ -795,8 +781,7 @@ def test_browser_without_the_model(browser: Any, stored: Path) -> None:
         page.close()
         assert faults == []
     finally:
-        server.terminate()
-        server.communicate(timeout=30)
+        server.kill()
 
 
 class TestStrangeRequests:

@@ -1,49 +1,44 @@
 """One process writes to a run directory at a time, and a killed one leaves no lock behind."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from processes import Running, start
+from small_runs import call
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.runs.store.directory import LOCK, writing
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from grammar_lens.runs.store.directory import writing
-with writing(Path(sys.argv[1])):
-    print("holds", flush=True)
-    time.sleep(300)
-"""
+
+def hold(path: Path) -> None:
+    """Writes to the directory until it is killed."""
+    with writing(path):
+        print("holds", flush=True)
+        time.sleep(300)
 
 
 @contextmanager
-def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+def holder(path: Path, folder: Path) -> Iterator[Running]:
     """Another process that writes to the directory."""
-    command = [sys.executable, "-c", HOLD, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "holds\n"
-            yield process
-        finally:
-            process.kill()
+    running = start(hold, path, folder=folder)
+    try:
+        running.until(lambda: running.stdout == "holds\n")
+        yield running
+    finally:
+        running.kill()
 
 
 def test_a_second_writer_is_told_at_once_and_a_killed_one_leaves_no_lock(tmp_path: Path):
     path = tmp_path / "run"
-    with holder(path) as process:
+    with holder(path, tmp_path) as other:
         begin = time.monotonic()
         with pytest.raises(GrammarLensError, match="another process is writing"), writing(path):
             pass
         assert time.monotonic() - begin < 1
-        process.kill()
-        process.wait()
+        other.kill()
     assert (path / LOCK).exists()
     with writing(path):
         (path / "run.json").write_text("{}")
@@ -52,12 +47,11 @@ def test_a_second_writer_is_told_at_once_and_a_killed_one_leaves_no_lock(tmp_pat
 
 def test_the_command_says_so_in_one_line(tmp_path: Path):
     path = tmp_path / "run"
-    command = [sys.executable, "-m", "grammar_lens", "run", "--out", str(path), "--quiet"]
-    with holder(path):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "another process is writing" in done.stderr
+    with holder(path, tmp_path):
+        code, _, err = call("run", "--out", path, "--quiet")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "another process is writing" in err
     assert not (path / "run.json").exists()
 
 

@@ -226,7 +226,7 @@ def test_the_peak_of_a_pass_is_within_a_factor_of_two() -> None:
     passes = [
         ("collect", 4096, 0),
         ("collect", 2048, 100),
-        ("nulls", 1024, 100),
+        ("nulls", 1024, 40),
         ("attribution", 2048, 20),
         ("layers", 2048, 0),
         ("lesion", 4096, 0),
