@@ -147,6 +147,11 @@ def _group(
     pass
 
 
+_CONTEXT = inspect.Parameter(
+    "ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+)
+
+
 def command(
     *,
     panel: str,
@@ -169,8 +174,10 @@ def command(
         shared = _parameters(_shared)[: None if prints_json else -1]
 
         @functools.wraps(body)
-        def called(**given: Any) -> None:
+        def called(ctx: typer.Context, **given: Any) -> None:
             common = {p.name: given.pop(p.name) for p in shared}
+            if given.get("resume"):
+                _leave_open(ctx, given, settings)
             console = Console(config_file=common.pop("config"), **common)
             with console.listening(), _ended(console, kept):
                 _require_text(given)
@@ -179,7 +186,7 @@ def command(
                 body(console, **given)
 
         called.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
-            [p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *chosen, *shared)]
+            [_CONTEXT, *(p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *chosen, *shared))]
         )
         text = inspect.cleandoc(body.__doc__ or "")
         if of_a_run:
@@ -191,6 +198,13 @@ def command(
         return body
 
     return register
+
+
+def _leave_open(ctx: Any, given: dict[str, Any], settings: Sequence[str]) -> None:
+    """Sets to None what was given neither on the command line nor in a file: a resumed run has it."""
+    for name in settings:
+        if name != "out" and ctx.get_parameter_source(name).name == "DEFAULT":
+            given[name] = None
 
 
 def _require_text(given: dict[str, Any]) -> None:

@@ -94,8 +94,17 @@ def _read(name: str, value: Any) -> Any:
 
 
 def config_of(settings: Mapping[str, Any], **more: Any) -> Config:
-    """The checked settings of a command that makes a run. Raises GrammarLensError."""
+    """The checked settings of a command that makes a run, or resumes one.
+
+    Those that are None are the run's where it exists, and the defaults otherwise. Raises GrammarLensError.
+    """
     config = Config(**config_fields(settings), **more)
+    if None in settings.values() and (config.out / "run.json").is_file():
+        from grammar_lens.runs.store.stored import StoredRun
+
+        changes = config_fields(settings) | more
+        changes.pop("out", None)
+        config = Config.of(StoredRun(config.out), **changes)
     check_settings(config)
     return config
 
@@ -124,5 +133,10 @@ NameOption = Annotated[
 ]
 ResumeOption = Annotated[
     bool,
-    typer.Option("--resume", help="Complete an existing run.", rich_help_panel=OUTPUT, metavar=""),
+    typer.Option(
+        "--resume",
+        help="Complete an existing run, with its settings.",
+        rich_help_panel=OUTPUT,
+        metavar="",
+    ),
 ]

@@ -179,6 +179,14 @@ def test_resume_redoes_only_what_is_missing(made: Path, files: tuple[Path, Path]
     assert "score: it was '', now 'welch_t'" in err
     assert call("run", *options)[0] == 2
 
+    code, _, err = call("run", "--resume", "--out", made)
+    assert code == 0, "settings that are not given are the run's"
+    assert "lesion: done before, kept" in err
+    code, _, err = call("run", "--resume", "--out", made, "--shams", "9")
+    assert code == 2
+    assert err.count(": it was") == 1
+    assert "now 9" in err
+
 
 def test_a_run_of_earlier_settings_goes_on(made: Path, tmp_path: Path) -> None:
     old = tmp_path / "old"
