@@ -46,7 +46,7 @@ import grammar_lens as gl
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import fresh_corpus, prepare
-from grammar_lens.dissociation.by_layer import layer_row, stacked_by_layer
+from grammar_lens.dissociation.tables import layer_row, stacked
 from grammar_lens.figures.layers import neurons_by_layer
 from grammar_lens.model.about import describe
 from grammar_lens.neurons.overlap import same_sets, strength_by_layer
@@ -129,7 +129,8 @@ def main(config: Config) -> pd.DataFrame:
         "labels": list(train.labels),
         "dropped_duplicates": dropped,
     }
-    tables = {"layers": layers, "selectivity": selectivity, "lesions": stacked_by_layer(studies)}
+    lesions = stacked({i: study.to_frame() for i, study in enumerate(studies)}, "layer")
+    tables = {"layers": layers, "selectivity": selectivity, "lesions": lesions}
     experiment.finish(about, tables, figure)
     return layers
 

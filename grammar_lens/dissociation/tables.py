@@ -9,6 +9,7 @@ import pandas as pd
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.result import LesionStudy, value_ladder
 from grammar_lens.dissociation.verdicts import least
+from grammar_lens.probing.evaluation import ProbeResult
 
 BY = ("score", "domain")
 """The first columns of the tables of several studies: the score that chose, and the treebank."""
@@ -40,6 +41,31 @@ def stacked(tables: Mapping[Any, pd.DataFrame], *names: str) -> pd.DataFrame:
         return pd.DataFrame(columns=[*names, *columns])
     table = pd.concat(full, names=list(names))
     return table.reset_index(level=list(names)).reset_index(drop=True)
+
+
+def layer_row(
+    layer: int, strongest: pd.Series, probe: ProbeResult, study: LesionStudy
+) -> dict[str, Any]:
+    """A layer's strongest neuron, its probe and its lesions, with the baselines of each beside it."""
+    shams = replace(study, matrix=study.sham_mean)
+    return {
+        "layer": layer,
+        "best_label": strongest.label,
+        "best_neuron": strongest.best_neuron,
+        "best_score": strongest.best_score,
+        "n_neurons": probe.n_neurons,
+        "accuracy": probe.accuracy,
+        "random_accuracy": probe.random_accuracy,
+        "majority_accuracy": probe.majority_accuracy,
+        "word_baseline_accuracy": probe.word_baseline_accuracy,
+        "control_accuracy": probe.control_accuracy,
+        "diagonal": study.diagonal_mean,
+        "off_diagonal": study.off_diagonal_mean,
+        "sham_diagonal": shams.diagonal_mean,
+        "sham_off_diagonal": shams.off_diagonal_mean,
+        "sham_output_ratio": study.output_ratio.min(),
+        "p": study.p_value,
+    }
 
 
 def study_row(study: LesionStudy) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -29,7 +28,7 @@ def neurons_by_layer(
 ) -> go.Figure:
     """Selectivity, probe and lesions over the layers.
 
-    `layers` has a row per layer from `dissociation.by_layer.layer_row`; `k`, `cut` and `value` say
+    `layers` has a row per layer from `dissociation.tables.layer_row`; `k`, `cut` and `value` say
     which neurons were lesioned, and how.
     """
     strength = layer_strength(scores)
@@ -74,41 +73,6 @@ def neurons_by_layer(
         title=title,
         legend={"y": 0.63, "yanchor": "top"},
         legend2={"y": 0.27, "yanchor": "top"},
-    )
-
-
-def lesions_by_layer(layers: pd.DataFrame, model: str, *, k: int) -> go.Figure:
-    """The costs of each layer's lesions: `k` key neurons per label, whole layer, directions.
-
-    `layers` has a row per layer from `dissociation.by_layer.lesion_row`.
-    """
-    page = _panels(
-        f"Key neurons of a label in the layer ({k} per label over all layers)",
-        "All neurons of the layer",
-        "The subspace of the labels' means after the layer",
-    )
-    lines: tuple[_Line, ...] = (
-        (1, "own", "own words", _RED, "solid"),
-        (1, "other", "other words", _BLUE, "solid"),
-        (1, "sham_own", "own words, shams", _RED, "dot"),
-        (1, "sham_other", "other words, shams", _BLUE, "dot"),
-        (2, "whole", "all words, whole layer", GREY, "solid"),
-        (3, "directions", "all words, directions", _BLUE, "solid"),
-        (3, "random_directions", "all words, random directions", _BLUE, "dot"),
-    )
-    beside = np.stack([layers.key_neurons, layers.p.astype(float)], 1)
-    for line in lines:
-        hover = "layer %{x}: %{y:+.4f} nats"
-        if line[0] == 1:
-            hover += "<br>%{customdata[0]} key neurons, p %{customdata[1]:.3f}"
-        legend = "legend" if line[0] == 1 else f"legend{line[0]}"
-        _add_line(page, layers, line, beside, hover, legend)
-    page.update_yaxes(title_text="rise in tag loss (nats)")
-    return page.update_layout(
-        title=f"{plain(model)}: what lesions of one layer cost",
-        legend={"y": 1, "yanchor": "top"},
-        legend2={"y": 0.62, "yanchor": "top"},
-        legend3={"y": 0.27, "yanchor": "top"},
     )
 
 

@@ -9,24 +9,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import lesion_by_layer
 import lesion_study
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from rounding import model_error
 from scripts import refused, run_script
-from typed import present
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
-from grammar_lens.corpus.corpus import fresh_corpus, prepare
-from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation import grown_shams
-from grammar_lens.dissociation.by_layer import label_directions
 from grammar_lens.lesions.store import Store
-from grammar_lens.runs.session import read_source
 
 ROOT = Path(__file__).parents[2]
 TAGS = ("NOUN", "VERB", "PRON")
@@ -406,138 +399,3 @@ class TestConfigurationFile:
         studies = pd.read_csv(tmp_path / "out" / "studies.csv").set_index("score")
         assert (studies.S > 0.05).all()
         assert studies.p["attribution_contrast"] == pytest.approx(0.05)
-
-
-class TestLesionByLayer:
-    @pytest.fixture
-    def few(self, sources: dict[str, Any]) -> dict[str, Any]:
-        return {**sources, "k": 10, "shams": 2, "score": "correlation"}
-
-    def test_numbers_and_figure_are_written(
-        self, few: dict[str, Any], tmp_path: Path, capsys: Any
-    ) -> None:
-        out = tmp_path / "deep" / "results"
-        layers = lesion_by_layer.main(lesion_by_layer.Config(**few, out=out))
-        assert "layer 1: " in capsys.readouterr().out
-        assert list(layers.layer) == [0, 1]
-        assert layers.key_neurons.sum() == 10 * len(TAGS)
-        assert (layers.n_directions == len(TAGS) - 1).all()
-        assert layers.p.between(1 / 3 - 1e-9, 1).all()
-        stored = pd.read_csv(out / "layers.csv")
-        pd.testing.assert_frame_equal(stored, layers, check_dtype=False, rtol=1e-12)
-        lesions = pd.read_csv(out / "lesions.csv")
-        assert len(lesions) == 2 * (len(TAGS) + 2) * len(TAGS)
-        own = lesions[lesions.lesion == lesions.label].groupby("layer")
-        np.testing.assert_allclose(own.tag_loss_change.mean(), layers.own, rtol=1e-9)
-        np.testing.assert_allclose(own.sham_mean.mean(), layers.sham_own, rtol=1e-9)
-        record = json.loads((out / "run.json").read_text("utf-8"))
-        assert record["experiment"] == "lesion_by_layer"
-        assert record["labels"] == list(TAGS)
-        page = (out / "lesion_by_layer.html").read_text("utf-8")
-        assert "random directions" in page
-        assert not re.search(r"<script[^>]*src=", page), "the figure opens without a network"
-
-    def test_losses_equal_those_of_a_study_of_the_layer(
-        self, few: dict[str, Any], tmp_path: Path
-    ) -> None:
-        lesion_by_layer.main(lesion_by_layer.Config(**few, out=tmp_path))
-        lesions = pd.read_csv(tmp_path / "lesions.csv")
-        model = gl.load_model(few["model"])
-        train = prepare(model, read_source(few["train"], "upos"), min_words=2)
-        fresh, _ = fresh_corpus(model, read_source(few["fresh"], "upos"), train)
-        moments = gl.collect(model, train, show_progress=False)["neuron"]
-        keys = gl.select(gl.score(moments, "correlation"), 10)
-        study = gl.lesion_study(
-            model,
-            fresh,
-            keys.in_layer(1),
-            lexicon=gl.fit_lexicon(model, train),
-            labels=TAGS,
-            shams=0,
-            show_progress=False,
-        )
-        table = lesions.query("layer == 1").pivot(
-            index="lesion", columns="label", values="tag_loss_change"
-        )
-        found = table.loc[list(TAGS), list(TAGS)].to_numpy()
-        # means over words of float32 losses of a few nats
-        within = model_error(model, 5.0) / np.sqrt(study.n_words.min())
-        np.testing.assert_allclose(found, study.matrix, rtol=0, atol=within)
-        assert np.abs(study.matrix).max() > 1e-3
-        everything = gl.all_neurons(keys, [1])
-        with gl.lesion(model, everything):
-            np.testing.assert_allclose(
-                table.loc["whole layer", list(TAGS)] + base(study),
-                base(
-                    gl.lesion_study(
-                        model,
-                        fresh,
-                        keys,
-                        lexicon=gl.fit_lexicon(model, train),
-                        labels=TAGS,
-                        shams=0,
-                        show_progress=False,
-                    )
-                ),
-                rtol=0,
-                atol=within,
-            )
-
-    def test_a_layer_with_the_neurons_of_two_labels_has_no_p(
-        self, few: dict[str, Any], tmp_path: Path
-    ) -> None:
-        given: dict[str, Any] = {**few, "k": 1, "cut": "NOUN,VERB,PRON"}
-        layers = lesion_by_layer.main(lesion_by_layer.Config(**given, out=tmp_path))
-        assert (layers.key_neurons < 3).any()
-        assert layers.p[layers.key_neurons < 3].isna().all()
-        assert (layers.own[layers.key_neurons == 0] == 0).all()
-
-    def test_directions_span_the_differences_of_the_means(self) -> None:
-        rng = np.random.default_rng(0)
-        moments = gl.Moments(
-            labels=("A", "B", "C"),
-            count=np.array([5.0, 5.0, 5.0]),
-            mean=rng.standard_normal((3, 2, 6)),
-            m2=np.ones((3, 2, 6)),
-            fired=np.zeros((3, 2, 6)),
-            mean_abs=np.ones((2, 6)),
-            origin=Origin("model", "bank", "upos", "next", "resid_post"),
-        )
-        real, *random = label_directions(moments, ("A", "C"), 1, 3, rng)
-        gap = moments.mean[2, 1] - moments.mean[0, 1]
-        np.testing.assert_allclose(np.abs(real.basis @ gap), np.linalg.norm(gap), rtol=1e-12)
-        assert {len(x) for x in (real, *random)} == {1}
-        assert all(abs((x.basis @ real.basis.T).item()) < 0.99 for x in random)
-        np.testing.assert_allclose(present(random[0].mean), moments.mean[:, 1].mean(0), rtol=1e-12)
-
-    @pytest.mark.parametrize(
-        ("bad", "message"),
-        [
-            ({"cut": "NOUN,ZZZ"}, "no key neurons"),
-            ({"k": 97}, "k is 97"),
-            ({"score": "magic"}, "score is 'magic'"),
-        ],
-    )
-    def test_bad_input_is_one_line_and_code_2(
-        self,
-        bad: dict[str, Any],
-        message: str,
-        few: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        given: dict[str, Any] = {**few, **bad, "out": tmp_path / "out"}
-        assert message in refused(monkeypatch, capsys, "experiments/lesion_by_layer.py", given)
-
-
-def base(study: gl.LesionStudy) -> np.ndarray:
-    """The intact tag loss of each label's words."""
-    outcomes = study.outcomes
-    assert outcomes is not None
-    return np.array(
-        [
-            outcomes.tag_loss[0, outcomes.label == outcomes.labels.index(label)].mean()
-            for label in study.labels
-        ]
-    )
