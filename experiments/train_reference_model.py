@@ -13,7 +13,6 @@ The output folder loads offline with AutoModelForCausalLM and AutoTokenizer. Ctr
 checkpoint.safetensors; --resume continues as if nothing had happened (on a CPU to the last bit).
 """
 
-import bz2
 import hashlib
 import json
 import math
@@ -35,7 +34,6 @@ import torch
 import torch.nn.functional as F
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -44,7 +42,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from grammar_lens.cli.errors import INTERRUPTED
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.files import make_folder, to_json, write_file, write_json, write_text
+from grammar_lens.files import make_folder, to_json, write_file, write_json
 from grammar_lens.runs.store.provenance import checkout_commit, library_versions
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
@@ -53,10 +51,10 @@ LLAMA_3_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 COMPILE_STEPS = 5  # on a GPU the first steps of a session compile: the clock leaves them out
-SUFFIXES = (".txt", ".md", ".bz2")
+SUFFIXES = (".txt", ".md")
 CHECKPOINT = "checkpoint.safetensors"
 RECORD = "training.json"  # written last: a folder that has it is complete
-MODEL_FILES = ("model.safetensors", "config.json", "generation_config.json", "RECIPE.md")
+MODEL_FILES = ("model.safetensors", "config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 FREE_ON_RESUME = {"text", "out", "tokenizer", "resume", "overwrite", "device", "micro_batch"}
 
@@ -70,16 +68,12 @@ class Config:
 
     text: Annotated[
         Path,
-        typer.Option(help="folder of .txt and .md files, plain or .bz2, UTF-8, read recursively"),
+        typer.Option(
+            help="folder of .txt and .md files, UTF-8, read recursively: a file is a document, "
+            "blank lines end paragraphs"
+        ),
     ]
     out: Annotated[Path, typer.Option(help="folder for the model, new or empty")]
-    layout: Annotated[
-        Literal["paragraphs", "lines"],
-        typer.Option(
-            help="paragraphs: a file is a document, blank lines end paragraphs, line breaks become "
-            "spaces; lines: a line is a paragraph, blank lines end documents"
-        ),
-    ] = "paragraphs"
     tokenizer: Annotated[
         Path | None, typer.Option(help="tokenizer.json or its folder (default: train one)")
     ] = None
@@ -101,7 +95,6 @@ class Config:
     learning_rate: Annotated[float, typer.Option(help="peak learning rate")] = 3e-3
     warmup: Annotated[int, typer.Option(help="steps of warm-up")] = 200
     weight_decay: Annotated[float, typer.Option(help="weight decay of the matrices")] = 0.1
-    untied: Annotated[bool, typer.Option(help="separate input and output embeddings")] = False
     evaluate_every: Annotated[
         int, typer.Option(help="steps between validations, which also save a checkpoint")
     ] = 500
@@ -245,8 +238,8 @@ def read_documents(config: Config, console: Console) -> list[list[str]]:
         if path.suffix.lower() in SUFFIXES and path.is_file() and not is_hidden:
             paths.append(path)
     if not paths:
-        raise GrammarLensError(f"no .txt, .md or .bz2 files under {config.text}: check the path")
-    documents = [d for path in paths for d in documents_of(read_text(path), config.layout)]
+        raise GrammarLensError(f"no .txt or .md files under {config.text}: check the path")
+    documents = [paragraphs for path in paths if (paragraphs := paragraphs_of(path))]
     lengths = [len(paragraph) for document in documents for paragraph in document]
     console.print(
         f"{len(paths):,} files, {len(documents):,} documents, {sum(lengths):,} characters"
@@ -254,30 +247,15 @@ def read_documents(config: Config, console: Console) -> list[list[str]]:
     return documents
 
 
-def read_text(path: Path) -> str:
-    """The text of a file with line ends `\\n`. Raises GrammarLensError if it is not UTF-8 or bz2."""
-    raw = path.read_bytes()
-    if path.suffix.lower() == ".bz2":
-        try:
-            raw = bz2.decompress(raw)
-        except (OSError, ValueError) as error:  # damaged, or cut off
-            raise GrammarLensError(
-                f"{path} is not a complete bz2 file: replace or remove it"
-            ) from error
+def paragraphs_of(path: Path) -> list[str]:
+    """The paragraphs of a file, each in one line. Raises GrammarLensError if it is not UTF-8."""
     try:
-        return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GrammarLensError(
             f"{path} is not UTF-8 (byte {error.start}): convert or remove it"
         ) from error
-
-
-def documents_of(text: str, layout: str) -> list[list[str]]:
-    """The paragraphs of each document in the text of a file; see `Config.layout`."""
-    blocks = [block for block in re.split(r"\n\s*\n", text) if block.strip()]
-    if layout == "lines":
-        return [[line for line in block.split("\n") if line.strip()] for block in blocks]
-    return [[" ".join(block.split()) for block in blocks]] if blocks else []
+    return [" ".join(block.split()) for block in re.split(r"\n\s*\n", text) if block.strip()]
 
 
 def split(
@@ -291,7 +269,7 @@ def split(
     if n < 2:
         raise GrammarLensError(
             f"found {n} documents with text, needs at least 2 because validation keeps whole ones: "
-            "add or split files, or use --layout lines"
+            "add or split files"
         )
     n_validation = min(max(8, n // 200), max(1, n // 5))
     shuffled = [documents[i] for i in rng.permutation(n)]
@@ -410,7 +388,7 @@ def start(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> Training:
         max_position_embeddings=config.context,
         rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
         rms_norm_eps=1e-5,
-        tie_word_embeddings=not config.untied,
+        tie_word_embeddings=True,
         initializer_range=0.02,
         bos_token_id=tokenizer.token_to_id(BOS),
         eos_token_id=tokenizer.token_to_id(EOS),
@@ -460,16 +438,13 @@ def train(training: Training, console: Console) -> None:
     if compiles:
         torch.set_float32_matmul_precision("high")  # torch.compile warns otherwise
     step_loss = torch.compile(loss_of) if compiles else loss_of
-    columns = (BarColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn())
-    progress = Progress(*columns, console=console, transient=True)
     first_step, seconds_before = training.step, training.seconds
-    clock = shown = time.monotonic()
-    with stop_signal() as stop, progress:
-        bar = progress.add_task("first step", total=1.0)
+    clock = time.monotonic()
+    with stop_signal() as stop:
         while training.done < 1:
             if stop.is_set():
                 save_checkpoint(training)
-                progress.print(
+                console.print(
                     f"stopped after step {training.step:,}: run again with --resume to continue"
                 )
                 raise KeyboardInterrupt
@@ -481,11 +456,8 @@ def train(training: Training, console: Console) -> None:
             training.seconds = seconds_before + now - clock
             if training.step % training.config.evaluate_every == 0 or training.done >= 1:
                 evaluate(training, rate)
-                progress.print(describe(training.history[-1]))
+                console.print(describe(training.history[-1]))
                 save_checkpoint(training)
-            elif now - shown > 0.5:  # seldom, because reading the loss waits for the GPU
-                shown = now
-                progress.update(bar, completed=training.done, description=outlook(training))
 
 
 def take_step(training: Training, rate: float, step_loss: Callable[..., torch.Tensor]) -> None:
@@ -537,13 +509,6 @@ def describe(line: Evaluation) -> str:
         f"validation {line.validation_loss:.3f}  rate {line.learning_rate:.5f}  "
         f"{line.seconds:.0f} s"
     )
-
-
-def outlook(training: Training) -> str:
-    """The text of the progress bar."""
-    speed = training.tokens / max(training.seconds, 1e-9)
-    loss = training.losses[-1].item()
-    return f"step {training.step:,}  loss {loss:.3f}  {speed:,.0f} tokens/s"
 
 
 @contextmanager
@@ -662,7 +627,7 @@ def load_checkpoint(training: Training, record: dict[str, Any]) -> None:
 
 
 def save_model(training: Training) -> None:
-    """Save bfloat16 weights, recipe and record, then remove the checkpoint."""
+    """Save bfloat16 weights and the record, then remove the checkpoint."""
     out, model = training.config.out, training.model.bfloat16()
     with tempfile.TemporaryDirectory(dir=out) as folder:
         model.save_pretrained(folder, max_shard_size="1TB")
@@ -678,31 +643,8 @@ def save_model(training: Training) -> None:
         "corpus_sha256": training.corpus.sha256,
         "history": [asdict(line) for line in training.history],
     }
-    write_text(out / "RECIPE.md", recipe(record))
     write_json(out / RECORD, record)
     (out / CHECKPOINT).unlink(missing_ok=True)
-
-
-def recipe(record: dict[str, Any]) -> str:
-    """The record in words."""
-    config, last = record["config"], record["history"][-1]
-    return f"""# How these weights were made
-
-By `experiments/train_reference_model.py` of grammar_lens; `training.json` has every flag and loss.
-
-- `LlamaForCausalLM`: {config["n_layers"]} layers, d_model {config["d_model"]}, d_mlp \
-{config["d_mlp"]}, {config["n_heads"]} heads, {config["n_kv_heads"]} key/value heads, vocabulary \
-{record["vocabulary"]:,}; {record["n_parameters"]:,} parameters in bfloat16.
-- Text: `{config["text"]}`; {record["train_tokens"]:,} tokens for training and \
-{record["validation_tokens"]:,} (whole documents) for validation.
-- Passages of 1 to 15 paragraphs, each `BOS text EOS`, shuffled, packed; windows of \
-{config["window"]} tokens; batch {config["batch"]}.
-- AdamW (0.9, 0.95), weight decay {config["weight_decay"]} on matrices, clip 1.0; learning rate \
-{config["learning_rate"]}, {config["warmup"]} steps of warm-up, constant for 40 %, then linear to \
-2 %; seed {config["seed"]}.
-- {last["step"]:,} steps, {last["tokens"]:,} tokens, {last["seconds"]:,.0f} seconds. Validation \
-loss {last["validation_loss"]:.3f} nats per token.
-"""
 
 
 def flag(name: str) -> str:
