@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError, require_one_of
 from grammar_lens.model import gguf
 from grammar_lens.model.about import (
@@ -26,6 +27,8 @@ from grammar_lens.model.about import (
 from grammar_lens.model.support import mlp_width, require_dense, require_vocabulary
 
 REFERENCE_MODEL = "reference-9m"
+UNTRAINED = "untrained:"
+"""Before the name of any model: the same architecture and tokenizer with random weights."""
 
 
 def load_model(
@@ -40,7 +43,8 @@ def load_model(
     """A hooked transformer: the embedded model, a folder, a GGUF file, a hub id or a loaded model.
 
     `smollm2-135m` is the name of a model in a Python package (see `gguf.PACKAGED`). A GGUF file needs
-    the extra `gguf`; its weights are dequantised and its own tokenizer is used. `revision` is the
+    the extra `gguf`; its weights are dequantised and its own tokenizer is used. `untrained:NAME` has
+    the weights from which training would start (seed 0): what it shows takes no training. `revision` is the
     branch, tag or commit of a hub model, by default its main branch.
     `dtype` is by default float32 on CPU and the checkpoint's own on a GPU; `device` is a GPU when
     there is one. A loaded Hugging Face model needs its `tokenizer` and is wrapped in place: do not
@@ -63,6 +67,8 @@ def load_model(
         chosen = None if device is None else _pick_device(device)
         return wrap(_cast(source, dtype), tokenizer, chosen)
     name = str(source) if source is not None else REFERENCE_MODEL
+    if name.startswith(UNTRAINED):
+        return _load_untrained(name, tokenizer, dtype, _pick_device(device), revision)
     location = locate(name)
     stored = _check_files(location, needs_tokenizer=tokenizer is None)
     device = _pick_device(device)
@@ -80,6 +86,40 @@ def load_model(
     return model
 
 
+def _load_untrained(
+    name: str,
+    tokenizer: Any,
+    dtype: str | torch.dtype | None,
+    device: torch.device,
+    revision: str | None,
+) -> Model:
+    """The model of a name without its prefix, with random weights; its own are not read."""
+    location = locate(name.removeprefix(UNTRAINED))
+    _check_files(location, needs_tokenizer=tokenizer is None, needs_weights=False)
+    chosen = _pick_dtype(dtype, device)
+    with _explained_errors(location):
+        config, tokenizer = _load_config(location, tokenizer, revision)
+        if not isinstance(chosen, torch.dtype):
+            chosen = getattr(config, "dtype", None) or torch.float32
+        model = wrap(draw_weights(config, chosen, device), tokenizer, device)
+    model.grammar_lens_name = UNTRAINED + _short_name(name.removeprefix(UNTRAINED), location)
+    return model
+
+
+def draw_weights(
+    config: Any, dtype: torch.dtype, device: torch.device, seed: int = SEED
+) -> nn.Module:
+    """A model of the configuration with weights drawn by the architecture's own initialiser."""
+    from transformers import AutoModelForCausalLM
+
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.device(device):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation="eager", trust_remote_code=False
+        )
+
+
 def load_shape(
     source: str | os.PathLike[str],
     *,
@@ -94,7 +134,7 @@ def load_shape(
     """
     from transformers import AutoModelForCausalLM
 
-    location = locate(str(source))
+    location = locate(str(source).removeprefix(UNTRAINED))
     _check_files(location, needs_tokenizer=True, needs_weights=False)
     chosen = _pick_dtype(dtype, torch.device("cpu" if device == "cpu" else "cuda"))
     with _explained_errors(location):
@@ -112,7 +152,7 @@ def load_shape(
 
 def has_weights(source: str | os.PathLike[str]) -> bool:
     """Whether weights may be available; False only for a local folder that has none."""
-    location = locate(str(source))
+    location = locate(str(source).removeprefix(UNTRAINED))
     if not isinstance(location, Path) or gguf.is_gguf(location):
         return True
     return any(location.glob("*.safetensors"))

@@ -9,7 +9,7 @@ import torch
 from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of, embedding, model_name, torch_module
-from grammar_lens.model.loading import wrap
+from grammar_lens.model.loading import draw_weights, wrap
 
 
 def untrained_twin(
@@ -24,18 +24,10 @@ def untrained_twin(
     HookedTransformer.
     """
     require_twin(model)
-    from transformers import AutoModelForCausalLM
-
     weight = next(embedding(model).parameters())
-    own = model.original_model
-    config = copy.deepcopy(own.config)
+    config = copy.deepcopy(model.original_model.config)
     device = weight.device if device is None else torch.device(device)
-    gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), torch.device(device):
-        torch.manual_seed(seed)
-        drawn = AutoModelForCausalLM.from_config(
-            config, dtype=weight.dtype, attn_implementation="eager", trust_remote_code=False
-        )
+    drawn = draw_weights(config, weight.dtype, device, seed)
     twin = wrap(drawn, model.tokenizer, device)
     twin.grammar_lens_name = f"{model_name(model)}, untrained"
     return twin

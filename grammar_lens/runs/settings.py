@@ -66,7 +66,12 @@ class Config:
     """The settings of a run; all but those in `NOT_STORED` decide its numbers."""
 
     model: Annotated[
-        str, Option(WORDS, "reference-9m (embedded), a local folder, or a Hugging Face id.")
+        str,
+        Option(
+            WORDS,
+            "reference-9m (embedded), a local folder, FILE.gguf, smollm2-135m, or a Hugging Face id; "
+            "untrained: before it gives the same model with random weights.",
+        ),
     ] = "reference-9m"
     train: Annotated[
         str,

@@ -1,12 +1,13 @@
 """The untrained twin: the same architecture and tokenizer, other weights, drawn by a seed."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.model.about import Model, describe, fingerprint, n_parameters
+from grammar_lens.model.about import Model, describe, fingerprint, model_name, n_parameters
 from grammar_lens.model.loading import load_model
 from grammar_lens.model.untrained import untrained_twin
 
@@ -54,3 +55,20 @@ def test_a_model_without_a_config_is_refused() -> None:
 
     with pytest.raises(GrammarLensError, match="model is a HookedTransformer"):
         untrained_twin(Hooked())
+
+
+def test_a_name_stands_for_the_twin(reference: Model, tmp_path: Path) -> None:
+    """The same weights as the twin's; a folder needs none of its own."""
+    named = load_model("untrained:reference-9m")
+    assert model_name(named) == "untrained:reference-9m"
+    twin = untrained_twin(reference).original_model
+    for ours, theirs in zip(named.original_model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    bare = tmp_path / "bare"
+    reference.original_model.config.save_pretrained(bare)
+    reference.tokenizer.save_pretrained(bare)
+    of_a_folder = load_model(f"untrained:{bare}", dtype="bfloat16")
+    assert model_name(of_a_folder) == "untrained:bare"
+    assert next(of_a_folder.original_model.parameters()).dtype == torch.bfloat16
+    with pytest.raises(GrammarLensError, match=r"config\.json"):
+        load_model(f"untrained:{tmp_path}")
