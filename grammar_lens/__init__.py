@@ -17,6 +17,7 @@ if _TYPE_CHECKING:
     from grammar_lens.dissociation.checks import calibrate, find_again
     from grammar_lens.dissociation.method_checks import calibrate_methods
     from grammar_lens.dissociation.result import LesionStudy
+    from grammar_lens.dissociation.size_curves import lesion_curves
     from grammar_lens.dissociation.study import lesion_study
     from grammar_lens.errors import GrammarLensError, NotMeasuredError
     from grammar_lens.lesions.context import lesion
@@ -98,6 +99,7 @@ _HOME = {
     "key_subspaces": "neurons.subspaces",
     "layer_probes": "probing.layer_probes",
     "lesion": "lesions.context",
+    "lesion_curves": "dissociation.size_curves",
     "lesion_study": "dissociation.study",
     "load_model": "model.loading",
     "load_pairs": "phenomena.pairs",

@@ -21,6 +21,7 @@ from grammar_lens.dissociation.matrices import diagonal_score
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.redundancy import Redundancy, Round, redundancy
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.size_curves import CUT, KEEP, KEY, RANKINGS, SizeCurves
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.neurons.controls import SelectionControls, sham_localiser
@@ -340,6 +341,27 @@ def made_layer_table(n_layers: int = 3) -> pd.DataFrame:
     return table
 
 
+def made_size_curves(labels: tuple[str, ...] = LABELS, *, model: str = "m") -> SizeCurves:
+    """Everything cut costs 2 nats; k key neurons cost k / 200 and save as much, others nothing."""
+    rows = [
+        {
+            "label": label,
+            "ranking": ranking,
+            "lesion": lesion,
+            "k": k,
+            "own": (0.0 if lesion == CUT else 2.0) + (-1 if lesion == KEEP else 1) * share,
+            "other": 0.01,
+        }
+        for label in labels
+        for ranking in RANKINGS
+        for lesion in (CUT, KEEP)
+        for k in (10, 30, 100)
+        for share in [k / 200 if ranking == KEY else 0.0]
+    ]
+    everything = np.full(len(labels), 2.0)
+    return SizeCurves(labels, pd.DataFrame(rows), everything, 700, 60, origin(model, "next"))
+
+
 def made_layer_lesions(
     labels: tuple[str, ...] = LABELS, *, model: str = "m", n_layers: int = 3
 ) -> LayerLesions:
@@ -444,6 +466,7 @@ def every_figure(labels: tuple[str, ...], model: str) -> list[go.Figure]:
         figures.sufficiency(whole),
         figures.bias_and_auroc(whole),
         figures.layer_lesions(made_layer_lesions(labels, model=model)),
+        figures.lesion_curves(made_size_curves(labels, model=model)),
         figures.layer_by_layer(made_layers(labels, model=model), made_layer_table()),
         figures.time_course(course),
         figures.time_course(course, labels[1]),

@@ -20,10 +20,12 @@ from made_figures import (
     made_moments,
     made_null,
     made_probe,
+    made_size_curves,
 )
 
 from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.size_curves import SizeCurves
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import (
     QUANTILES,
@@ -70,6 +72,7 @@ class MadeRun:
     layers: LayerProbes | None = None
     layer_table: pd.DataFrame | None = None
     layer_lesions: LayerLesions | None = None
+    size_curves: SizeCurves | None = None
     residual: Scores | None = None
     path: Path = Path("runs/made")
 
@@ -132,6 +135,7 @@ def made_run(labels: tuple[str, ...] = LABELS, model: str = "m", **changes: Any)
         layers=made_layers(labels, model=model),
         layer_table=made_layer_table(),
         layer_lesions=made_layer_lesions(labels, model=model),
+        size_curves=made_size_curves(labels, model=model),
         residual=made_residual(labels, model),
         examples={p: made_examples(r.keys) for p, r in results.items()},
     )

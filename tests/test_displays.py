@@ -26,6 +26,7 @@ from made_figures import (
     made_null,
     made_probe,
     made_redundancy,
+    made_size_curves,
 )
 from made_keys import ORIGIN
 from made_phenomena import made_phenomena
@@ -109,6 +110,7 @@ def of_neurons(labels: tuple[str, ...], model: str) -> Iterator[object]:
     yield made_course(labels, model=model)
     layers = made_layers(labels, model=model)
     yield from (layers, layers["word"], made_layer_lesions(labels, model=model))
+    yield made_size_curves(labels, model=model)
     course = np.zeros((2, n, 3, 40))
     yield TimeCourse(labels, (-1, 0), np.ones((2, n)), course, moments.origin)
     yield directions(labels[0], np.eye(4)[:2], layer=1)

@@ -59,7 +59,7 @@ def _shown(name: str) -> Any:
     """A setting's default as it is written on the command line."""
     default, (kind, _) = DEFAULTS[name], _kind(name)
     if isinstance(default, tuple):
-        return [",".join(f"{x:g}" if kind is float else x for x in default)] if default else []
+        return [",".join(f"{x:g}" if kind is float else str(x) for x in default)] if default else []
     return _none_of(name) if default is None else default
 
 

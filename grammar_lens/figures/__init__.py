@@ -21,6 +21,7 @@ from grammar_lens.figures.several import (
     own_damage,
     probe_accuracies,
 )
+from grammar_lens.figures.sizes import lesion_curves
 from grammar_lens.figures.trust import grammar_or_vocabulary, selection_controls
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "layer_neuron_heatmap",
     "layer_neuron_heatmaps",
     "layer_profile",
+    "lesion_curves",
     "lesion_matrices",
     "lesion_matrix",
     "lesion_null",

@@ -54,6 +54,8 @@ def _all_figures(run: RunLike) -> Iterator[tuple[str, Any]]:
         yield "layer-by-layer", figures.layer_by_layer(run.layers, run.layer_table)
     if run.layer_lesions is not None:
         yield "lesions-by-layer", figures.layer_lesions(run.layer_lesions)
+    if run.size_curves is not None:
+        yield "curves-over-k", figures.lesion_curves(run.size_curves)
     for position in run.positions:
         yield from _residual_heatmaps(run.residual_scores(position), position)
     if run.course is not None and run.course.labels:

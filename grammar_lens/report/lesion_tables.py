@@ -6,6 +6,7 @@ import numpy as np
 
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.result import LesionStudy, value_ladder
+from grammar_lens.dissociation.size_curves import SizeCurves
 from grammar_lens.figures.style import number
 from grammar_lens.report.result_tables import DASH, Cell, Table, measured, small
 
@@ -37,6 +38,23 @@ def pair_table(study: LesionStudy) -> Table:
 
 def _by_pair(pairs: Sequence[CrossedPair]) -> dict[tuple[str, str], CrossedPair]:
     return {(pair.first, pair.second): pair for pair in pairs}
+
+
+def curve_table(curves: SizeCurves) -> Table:
+    """The areas under each label's curves over k."""
+    rows: list[list[Cell]] = [
+        [
+            (str(area["label"]), str(area["label"])),
+            (str(area["ranking"]), str(area["ranking"])),
+            measured(area["lesion"], 3, plus=True),
+            measured(area["completeness"], 2),
+            measured(area["keep"], 3, plus=True),
+            measured(area["faithfulness"], 2),
+        ]
+        for area in curves.areas().to_dict("records")
+    ]
+    columns = ("Tag", "Neurons", "Cut (nats)", "Completeness", "Kept alone (nats)", "Faithfulness")
+    return Table(columns, rows)
 
 
 def match_table(study: LesionStudy) -> Table | None:

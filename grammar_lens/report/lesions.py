@@ -9,6 +9,7 @@ import numpy as np
 
 from grammar_lens import figures
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.size_curves import KEY, SizeCurves
 from grammar_lens.figures.style import number
 from grammar_lens.report import lesion_tables
 from grammar_lens.report.pictures import Picture, picture
@@ -21,7 +22,7 @@ VALUE_NAMES = {
 }
 COMMAND = (
     "grammar-lens lesion RUN --damage-matched 20 --values mean,zero,resample "
-    "--doses 1,0.25,0.5,0.75 --other-shams 10 --sufficiency"
+    "--doses 1,0.25,0.5,0.75 --other-shams 10 --sufficiency --curves"
 )
 """Measures everything that the page can show."""
 
@@ -44,7 +45,7 @@ class Missing:
     option: str
 
 
-def lesion_contents(study: LesionStudy | None) -> dict[str, Any]:
+def lesion_contents(study: LesionStudy | None, curves: SizeCurves | None) -> dict[str, Any]:
     """Contents of the template's section on the lesion study."""
     if study is None:
         return {"study": None, "sentences": [], "p_bars": []}
@@ -61,6 +62,8 @@ def lesion_contents(study: LesionStudy | None) -> dict[str, Any]:
         "dose_pictures": _doses(study),
         "ladder_picture": _ladder(study),
         "rest_picture": _rest(study),
+        "curve_pictures": [] if curves is None else _curves(curves),
+        "curve_table": None if curves is None else lesion_tables.curve_table(curves),
         "bias_picture": _bias(study),
         "loss_picture": _loss(study),
         "pair_table": lesion_tables.pair_table(study),
@@ -71,7 +74,7 @@ def lesion_contents(study: LesionStudy | None) -> dict[str, Any]:
         "lesion_table": lesion_tables.lesion_table(study),
         "n_possible": len(study.labels) * (len(study.labels) - 1) // 2,
         "further": further(study),
-        "missing": missing(study),
+        "missing": missing(study, curves),
         "command": COMMAND,
     }
 
@@ -93,7 +96,7 @@ def sentences(text: str) -> list[str]:
 _POINTING_BACK = ("It ", "That ", "These ", "So few ", "Against them", "The sets suffice")
 
 
-def missing(study: LesionStudy) -> list[Missing]:
+def missing(study: LesionStudy, curves: SizeCurves | None) -> list[Missing]:
     """Parts this study lacks, in the order in which the page would show them."""
     texts = []
     if not study.n_shams:
@@ -113,6 +116,9 @@ def missing(study: LesionStudy) -> list[Missing]:
     if not study.sufficiency:
         why = "whether the sets alone are enough to predict their tags"
         texts.append(Missing("Sufficiency", why, "--sufficiency"))
+    if curves is None:
+        why = "how many neurons a tag needs, beside random and merely active ones"
+        texts.append(Missing("Curves over k", why, "--curves"))
     if _lacks_further_shams(study):
         why = "doses, values and sufficiency have nothing to be compared with"
         texts.append(Missing("Shams of further lesions", why, "--other-shams 10"))
@@ -246,6 +252,23 @@ def _rest(study: LesionStudy) -> Picture | None:
     if study.sufficiency is None:
         return None
     return picture("sufficiency", figures.sufficiency(study), study.sufficiency.verdict())
+
+
+def _curves(curves: SizeCurves) -> list[Picture]:
+    """Means over labels, then each label."""
+    figure = figures.lesion_curves(curves)
+    pictures = [picture("curves", figure, curves.verdict(), choice="all tags")]
+    areas = curves.areas()
+    for label in curves.labels:
+        of = areas[(areas["label"] == label) & (areas["ranking"] == KEY)].iloc[0]
+        words = (
+            f"Loss of {label} against the number of its neurons. Mean over log k: cutting them causes "
+            f"{of['completeness']:.0%} of what cutting everything costs, keeping them alone saves "
+            f"{of['faithfulness']:.0%}."
+        )
+        figure = figures.lesion_curves(curves, label)
+        pictures.append(picture("curves", figure, words, choice=label))
+    return pictures
 
 
 def _bias(study: LesionStudy) -> Picture:

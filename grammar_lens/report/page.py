@@ -124,7 +124,7 @@ def _contents(run: RunLike) -> dict[str, Any]:
         "score_methods": SCORES,
         "unit_name": unit_name,
         "top": TOP,
-        **lesion_contents(study),
+        **lesion_contents(study, run.size_curves),
     }
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.size_curves import SizeCurves
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import Examples
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -56,6 +57,8 @@ class RunLike(Protocol):
     def layer_table(self) -> pd.DataFrame | None: ...
     @property
     def layer_lesions(self) -> LayerLesions | None: ...
+    @property
+    def size_curves(self) -> SizeCurves | None: ...
     @property
     def curves(self) -> Mapping[str, pd.DataFrame]: ...
     @property

@@ -301,6 +301,18 @@ class Config:
             "stream after it, at --sham-sentences.",
         ),
     ] = False
+    curves: Annotated[
+        bool,
+        Option(
+            LESIONS,
+            "Also cut each label's first k neurons, and all but these, for several k, at "
+            "--sham-sentences: about as many lesions as 17 shams.",
+        ),
+    ] = False
+    curve_ks: Annotated[
+        tuple[int, ...],
+        Option(LESIONS, "Neurons per label of --curves, with commas.", least=1),
+    ] = defaults.CURVE_KS
     max_fresh_sentences: Annotated[
         int, Option(LESIONS, "At most so many fresh sentences are lesioned.", least=1)
     ] = 1000

@@ -13,6 +13,7 @@ from typing import Any
 
 from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.dissociation.layer_lesions import LAYER_SHAMS, LayerLesions, lesions_by_layer
+from grammar_lens.dissociation.size_curves import SizeCurves, lesion_curves
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import write_file, write_json, write_text
@@ -56,6 +57,7 @@ from grammar_lens.runs.store.results import (
     save_layer_lesions,
     save_layers,
     save_probes,
+    save_size_curves,
     save_study,
 )
 from grammar_lens.runs.store.stored import (
@@ -65,6 +67,7 @@ from grammar_lens.runs.store.stored import (
     FITTED,
     LAYER_LESIONS,
     LAYERS,
+    SIZE_CURVES,
     SUMMARY,
     StoredRun,
 )
@@ -401,8 +404,11 @@ def run_lesion(session: Session, run: StoredRun) -> Save:
     outcomes = study.outcomes
     assert outcomes is not None
     by_layer = _lesions_by_layer(session, run) if c.by_layer else None
+    curves = _size_curves(session, run) if c.curves else None
 
     def save(folder: Path) -> None:
+        if curves is not None:
+            save_size_curves(folder / SIZE_CURVES, curves)
         if by_layer is not None:
             save_layer_lesions(folder / LAYER_LESIONS, by_layer)
         save_study(folder, STEPS["lesion"], study, outcome_table(outcomes, corpus.forms))
@@ -420,6 +426,34 @@ def _lesions_by_layer(session: Session, run: StoredRun) -> LayerLesions:
         run.keys_at(run.main_position),
         lexicon=session.lexicon,
         shams=min(c.shams, LAYER_SHAMS),
+        sentences=c.sham_sentences,
+        labels=c.lesion_labels or None,
+        seed=c.seed,
+        token_budget=c.token_budget,
+        show_progress=c.show_progress,
+    )
+
+
+def _size_curves(session: Session, run: StoredRun) -> SizeCurves:
+    """The curves over the number of neurons, chosen by the run's rule but as many as the largest k."""
+    c, position = session.config, run.main_position
+    keys = run.keys_at(position)
+    if c.neurons_from is None and c.rule in ("top_k", "frequency"):
+        keys = select(
+            run.scores_at(position),
+            max(c.curve_ks),
+            rule=c.rule,
+            sign=c.sign,
+            alpha=c.alpha,
+            massive=c.massive or None,
+        )
+    return lesion_curves(
+        session.model,
+        session.lesioned,
+        keys,
+        lexicon=session.lexicon,
+        ks=c.curve_ks,
+        where=c.lesion_at,
         sentences=c.sham_sentences,
         labels=c.lesion_labels or None,
         seed=c.seed,

@@ -12,6 +12,7 @@ from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.size_curves import KEY, RANDOM, SizeCurves
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.neurons.controls import selection_summary
 from grammar_lens.probing.layer_table import layer_rows
@@ -53,7 +54,18 @@ def summarise(run: StoredRun) -> dict[str, Any]:
         summary["lesion"] = lesion_summary(run.study)
         if run.layer_lesions is not None:
             summary["lesion"]["by_layer"] = run.layer_lesions.by_layer().to_dict("records")
+        if run.size_curves is not None:
+            summary["lesion"]["curves"] = curve_summary(run.size_curves)
     return summary
+
+
+def curve_summary(curves: SizeCurves) -> dict[str, Any]:
+    """The points of the curves over k, means over labels, and the areas of every label."""
+    return {
+        "points": curves.means().to_dict("records"),
+        "areas": curves.areas().to_dict("records"),
+        "everything": dict(zip(curves.labels, curves.everything.tolist(), strict=True)),
+    }
 
 
 def lesion_summary(study: LesionStudy) -> dict[str, Any]:
@@ -323,8 +335,24 @@ def _lesion_rows(row: Any, lesion: dict[str, Any]) -> None:
         f"{sum(bool(confirmed) for *_, confirmed in pairs)} confirmed by AUROC",
     )
     _further_rows(row, lesion)
+    if "curves" in lesion:
+        _curve_row(row, lesion["curves"]["areas"])
     for kind in dict.fromkeys(x["lesion"] for x in lesion.get("by_layer", [])):
         _by_layer_row(row, kind, [x for x in lesion["by_layer"] if x["lesion"] == kind])
+
+
+def _curve_row(row: Any, areas: Sequence[dict[str, Any]]) -> None:
+    """The row of the curves over k: the areas of the key neurons beside those of random ones."""
+
+    def mean(name: str, ranking: str) -> float:
+        return float(np.mean([x[name] for x in areas if x["ranking"] == ranking]))
+
+    row(
+        "a tag's first k neurons, mean over log k",
+        f"cut {mean('completeness', KEY):.0%}, kept alone {mean('faithfulness', KEY):.0%}",
+        f"of what cutting everything costs; random neurons of the same layers "
+        f"{mean('completeness', RANDOM):.0%} and {mean('faithfulness', RANDOM):.0%}",
+    )
 
 
 def _by_layer_row(row: Any, kind: str, layers: Sequence[dict[str, Any]]) -> None:

@@ -206,6 +206,11 @@ def calibrate_methods(model: Model, g: Given) -> object:
     return gl.calibrate_methods(model, g.fresh, g.keys, methods, lexicon=g.lexicon, **given)
 
 
+def lesion_curves(model: Model, g: Given) -> object:
+    given: dict[str, Any] = {"ks": (2, 4), "sentences": 4, **QUIET}
+    return gl.lesion_curves(model, g.fresh, g.keys, lexicon=g.lexicon, **given)
+
+
 def find_again(model: Model, g: Given) -> object:
     keys = g.keys.top(6)
     return gl.find_again(model, g.train, g.fresh, keys, moments=g.moments, rounds=2, **QUIET)
@@ -283,6 +288,7 @@ CALLS: dict[str, Callable[[Model, Given], object]] = {
     "key_subspaces": key_subspaces,
     "layer_probes": layer_probes,
     "lesion": lesion,
+    "lesion_curves": lesion_curves,
     "lesion_study": lesion_study,
     "output_contrast": output_contrast,
     "probe": probe,

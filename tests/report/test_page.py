@@ -20,6 +20,7 @@ from made_figures import (
     made_layers,
     made_moments,
     made_probe,
+    made_size_curves,
     made_study,
 )
 from made_runs import MadeRun, Page, made_adjusted, made_run
@@ -116,6 +117,7 @@ def test_figures_of_the_page_are_those_of_the_results(made: MadeRun, page: Page)
         *("data-doses-1", "data-doses-2", "data-doses-3", "data-doses-4"),
         *("data-damage-matched", "data-values", "data-sufficiency", "data-bias"),
         "data-loss-split",
+        *(f"data-curves-{i}" for i in (1, 2, 3, 4)),
         *(
             "data-layers",
             "data-layer-lesions",
@@ -344,6 +346,7 @@ def test_a_run_without_the_newer_results_has_a_page(tmp_path: Path) -> None:
         layers=None,
         layer_table=None,
         layer_lesions=None,
+        size_curves=None,
         residual=None,
         study=made_study(),
     )
@@ -444,7 +447,8 @@ def test_page_is_accessible_by_structure(page: Page) -> None:
 
 def test_steps_not_yet_run_are_named(tmp_path: Path) -> None:
     without: dict[str, Any] = {
-        **{"layers": None, "layer_table": None, "layer_lesions": None, "residual": None}
+        **{"layers": None, "layer_table": None, "layer_lesions": None, "residual": None},
+        "size_curves": None,
     }
     run = made_run(results={}, study=None, summary={}, record={}, **without)
     nothing = Page(report(run, tmp_path))
@@ -560,16 +564,18 @@ def test_lesions_not_measured_are_told_with_their_options(made: MadeRun, tmp_pat
     bare, whole = made_study(), made_extended()
 
     def options(study: LesionStudy) -> list[str]:
-        return [m.option.split()[0] for m in missing(study)]
+        return [m.option.split()[0] for m in missing(study, made_size_curves())]
 
-    assert options(bare) == ["--damage-matched", "--doses", "--values", "--sufficiency"]
+    without = ["--damage-matched", "--doses", "--values", "--sufficiency"]
+    assert options(bare) == without
+    assert [m.option.split()[0] for m in missing(bare, None)] == [*without, "--curves"]
     assert options(made_study(n_shams=0))[0] == "--shams"
     assert "--damage-matched" not in options(made_study(n_shams=0))
     assert options(whole) == ["--other-shams"]  # "resample" has no shams
     assert options(replace(whole, others=whole.others[:1])) == []
-    assert "so they may do" in missing(bare)[0].why
+    assert "so they may do" in missing(bare, None)[0].why
     weak = replace(bare, output_ratio=np.array([0.95, 0.6, 0.97]))
-    assert "so they may do" not in missing(weak)[0].why
+    assert "so they may do" not in missing(weak, None)[0].why
 
     page = Page(report(made_run(study=bare, results={}), tmp_path))
     assert "grammar-lens lesion RUN --damage-matched 20 --values mean,zero,resample" in page.text

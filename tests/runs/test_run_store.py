@@ -14,7 +14,7 @@ import pytest
 from changed_runs import change_record, of_an_earlier_version
 from made_batteries import LABELS as STUDIED
 from made_batteries import battery, extended, planted, study_of, unshared
-from made_figures import made_layer_lesions, made_layers
+from made_figures import made_layer_lesions, made_layers, made_size_curves
 from small_runs import call, write_beginnings
 
 import grammar_lens as gl
@@ -53,6 +53,7 @@ from grammar_lens.runs.store.results import (
     read_keys,
     read_layer_lesions,
     read_layers,
+    read_size_curves,
     read_study,
     save_controls,
     save_course,
@@ -60,6 +61,7 @@ from grammar_lens.runs.store.results import (
     save_keys,
     save_layer_lesions,
     save_layers,
+    save_size_curves,
     save_study,
 )
 from grammar_lens.runs.store.stored import ATTRIBUTIONS, StoredRun
@@ -313,6 +315,8 @@ def test_layers_and_their_lesions(tmp_path: Path):
     assert_same(read_layers(tmp_path / "layers.json"), made_layers())
     save_layer_lesions(tmp_path / "layer_lesions.json", made_layer_lesions())
     assert_same(read_layer_lesions(tmp_path / "layer_lesions.json"), made_layer_lesions())
+    save_size_curves(tmp_path / "size_curves.json", made_size_curves())
+    assert_same(read_size_curves(tmp_path / "size_curves.json"), made_size_curves())
 
 
 def test_curves(tmp_path: Path):

@@ -17,6 +17,7 @@ from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.redundancy import Redundancy, Round
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.size_curves import SizeCurves
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.files import read_json, to_json, write_file, write_json, write_text
@@ -144,6 +145,25 @@ def read_layer_lesions(path: Path) -> LayerLesions:
     table[numbers] = table[numbers].astype(float)
     made = {"labels": tuple(data["labels"]), "table": table, "origin": Origin(**data["origin"])}
     return LayerLesions(**{**data, **made})
+
+
+def save_size_curves(path: Path, curves: SizeCurves) -> None:
+    """Writes the curves over the number of neurons."""
+    write_json(path, _with_tables(curves))
+
+
+def read_size_curves(path: Path) -> SizeCurves:
+    """Read the file of `save_size_curves`."""
+    data = read_json(path)
+    table = pd.DataFrame(data["table"])
+    table[["own", "other"]] = table[["own", "other"]].astype(float)
+    made = {
+        "labels": tuple(data["labels"]),
+        "table": table,
+        "everything": np.array(data["everything"], float),
+        "origin": Origin(**data["origin"]),
+    }
+    return SizeCurves(**{**data, **made})
 
 
 def save_curves(path: Path, curves: Mapping[str, ProbeCurve]) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from grammar_lens.display import Shown
 from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.size_curves import SizeCurves
 from grammar_lens.errors import GrammarLensError, NotMeasuredError
 from grammar_lens.files import read_json, read_sealed
 from grammar_lens.neurons.controls import SelectionControls
@@ -38,6 +39,7 @@ from grammar_lens.runs.store.results import (
     read_layer_lesions,
     read_layers,
     read_probe,
+    read_size_curves,
     read_study,
 )
 from grammar_lens.runs.store.studies import (
@@ -67,7 +69,7 @@ _OF_STEP = {
     "examples": ("_examples",),
     "layers": ("_layers", "_layer_table"),
     "probe": ("_probes",),
-    "lesion": ("_layer_lesions", "_study", "lesions"),
+    "lesion": ("_layer_lesions", "_size_curves", "_study", "lesions"),
 }
 """Cached results that each step makes outdated."""
 ATTRIBUTIONS = "attributions.safetensors"
@@ -81,6 +83,7 @@ LAYERS = "layers.csv"
 SUMMARY = "summary.json"
 OUTCOMES = "lesions.parquet"
 LAYER_LESIONS = "layer_lesions.json"
+SIZE_CURVES = "size_curves.json"
 
 
 Part = TypeVar("Part", bound=Shown)
@@ -470,6 +473,15 @@ class StoredRun:
     @cached_property
     def _layer_lesions(self) -> LayerLesions | None:
         return self._read("lesion", LAYER_LESIONS, read_layer_lesions)
+
+    @property
+    def size_curves(self) -> SizeCurves | None:
+        """Curves over the number of neurons cut or kept; None where not asked for (`--curves`)."""
+        return self._size_curves
+
+    @cached_property
+    def _size_curves(self) -> SizeCurves | None:
+        return self._read("lesion", SIZE_CURVES, read_size_curves)
 
     @cached_property
     def lesions(self) -> pd.DataFrame:
