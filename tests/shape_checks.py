@@ -1,8 +1,8 @@
 """Runtime checks of types and shapes at a fraction of the time that the import hook of jaxtyping takes.
 
 The hook wraps every function in `jaxtyped`, which binds the arguments anew at each call. Shapes need
-that; functions without an array in their signature are checked by the type checker alone, and
-functions inside functions, which would be wrapped each time the outer one runs, by pyright alone.
+that; functions without an array in their signature are checked by the type checker alone. Functions
+inside functions, which are made anew each time the outer one runs, are checked the first time.
 """
 
 import typing
@@ -12,6 +12,8 @@ from typing import Any
 import jaxtyping
 
 _JAXTYPED = jaxtyping.jaxtyped
+_MADE: set[Any] = set()
+"""Code of the inner functions that were made before."""
 
 
 def _needs_shapes(hint: Any) -> bool:
@@ -31,7 +33,11 @@ def _checked(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
         hints = getattr(target, "__annotations__", {}).values()
         if isinstance(target, type) or any(map(_needs_shapes, hints)):
             return _JAXTYPED(target, typechecker=typechecker)
-        return target if "<locals>" in target.__qualname__ else typechecker(target)
+        if "<locals>" in target.__qualname__:
+            if target.__code__ in _MADE:
+                return target
+            _MADE.add(target.__code__)
+        return typechecker(target)
 
     return decorate
 

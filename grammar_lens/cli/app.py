@@ -174,7 +174,7 @@ def command(
         shared = _parameters(_shared)[: None if prints_json else -1]
 
         @functools.wraps(body)
-        def called(ctx: typer.Context, **given: Any) -> None:
+        def called(ctx: Any, **given: Any) -> None:  # typer's own kind of click's Context
             common = {p.name: given.pop(p.name) for p in shared}
             if given.get("resume"):
                 _leave_open(ctx, given, settings)
