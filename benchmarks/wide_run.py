@@ -17,6 +17,7 @@ from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.matrices import diagonal_score
 from grammar_lens.dissociation.result import LesionStudy
+from grammar_lens.dissociation.size_curves import SizeCurves
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import (
@@ -73,6 +74,7 @@ class WideRun:
     layers: LayerProbes | None = None
     layer_table: pd.DataFrame | None = None
     layer_lesions: LayerLesions | None = None
+    size_curves: SizeCurves | None = None
 
     @property
     def positions(self) -> tuple[str, ...]:
