@@ -36,6 +36,10 @@ SHAM_SENTENCES = 200
 """Sentences at which real and sham lesions are compared."""
 CURVE_KS = (10, 30, 100, 300)
 """Neurons of a label that are cut, or kept alone, for the curves over their number."""
+FOLDS = 2
+"""Folds of minimal pairs."""
+SHAM_PAIRS = 50
+"""Minimal pairs of each phenomenon at which real and sham lesions are compared."""
 OTHER_SHAMS = 0
 """Shams of further values and doses, and of sufficiency."""
 ATTRIBUTION_WORDS = 50_000

@@ -39,6 +39,7 @@ from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments
+from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.probing.layer_results import LayerProbes
 from grammar_lens.selectivity.contrasts import Adjusted
@@ -73,6 +74,7 @@ class MadeRun:
     layer_table: pd.DataFrame | None = None
     layer_lesions: LayerLesions | None = None
     size_curves: SizeCurves | None = None
+    phenomena: PhenomenaStudy | None = None
     residual: Scores | None = None
     path: Path = Path("runs/made")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from grammar_lens.cli.app import app
+from grammar_lens.phenomena.pairs import Pairs, load_pairs
 
 
 def write_beginnings(folder: Path, **sentences: int) -> None:
@@ -14,6 +15,13 @@ def write_beginnings(folder: Path, **sentences: int) -> None:
     for split, n in sentences.items():
         blocks = (embedded / f"handmade-{split}.conllu").read_text("utf-8").split("\n\n")
         (folder / f"few-{split}.conllu").write_text("\n\n".join(blocks[:n]) + "\n\n", "utf-8")
+
+
+def write_pairs(path: Path, each: int = 24) -> None:
+    """Writes a CSV file of minimal pairs of two of the project's phenomena."""
+    chosen = ("subject_verb", "determiner_noun")
+    pairs = [p for p in load_pairs(max_pairs=each) if p.phenomenon in chosen]
+    Pairs(tuple(pairs)).to_csv(path)
 
 
 def call(*arguments: object) -> tuple[int, str, str]:

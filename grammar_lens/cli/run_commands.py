@@ -17,12 +17,14 @@ from grammar_lens.cli.options import (
     config_of,
     in_panels,
 )
-from grammar_lens.runs.settings import EXAMPLES, LESIONS, OPTIONS, WORDS, Config
+from grammar_lens.runs.settings import EXAMPLES, LESIONS, OPTIONS, PHENOMENA, WORDS, Config
 
 WHOLE = tuple(name for name in OPTIONS if name != "neurons_from")
 PASS = ("device", "dtype", "token_budget", "device_map", "checkpoint_every")
 SELECTION = ("rule", "alpha", "sign", "top_k", "massive")
 DEVICE = ("device", "device_map")
+AS_THE_RUN: Any = None
+"""The default of a setting that stays as the run has it."""
 
 
 @command(
@@ -39,7 +41,7 @@ DEVICE = ("device", "device_map")
     ),
 )
 def run(console: Console, resume: ResumeOption = False, **settings: Any) -> None:
-    """The whole study: collect, score, select, examples, course, layers, probe, lesion, report."""
+    """The whole study: collect, score, select, examples, course, layers, probe, lesion, phenomena, report."""
     from grammar_lens.runs.pipeline import run_all
 
     config = config_of(settings, show_progress=console.shows_progress)
@@ -239,6 +241,32 @@ def lesion(console: Console, run: RunArgument, name: NameOption = None, **settin
     """Cuts each label's key neurons and measures every label's loss, against sham lesions."""
     done = _step("lesion", run, console, {**settings, "name": name})
     _tell_parts(console, done, repr(done.study), ("lesion",))
+
+
+@command(
+    panel=STEPS,
+    settings=(*(x for x in in_panels(PHENOMENA) if x != "pair_shams"), "seed", *DEVICE),
+    of_a_run=True,
+    examples=(
+        "grammar-lens phenomena runs/demo --pairs embedded",
+        "grammar-lens phenomena runs/demo --pairs blimp:npi_present_1 --pairs mine.csv --max-pairs 150 "
+        "--shams 20",
+    ),
+)
+def phenomena(
+    console: Console,
+    run: RunArgument,
+    shams: Annotated[
+        int, typer.Option(help="Sham replicates; p cannot go below 1/(1+shams).", min=0)
+    ] = AS_THE_RUN,
+    name: NameOption = None,
+    **settings: Any,
+) -> None:
+    """Finds and cuts the neurons of grammatical phenomena, and the tags', at minimal pairs."""
+    done = _step("phenomena", run, console, {**settings, "pair_shams": shams, "name": name})
+    study = done.phenomena
+    tables = [x.matrix().round(2).to_string() for x in (study.own, study.tags) if x is not None]
+    _tell_parts(console, done, "\n\n".join([*tables, study.verdict()]), ("phenomena",))
 
 
 @command(panel=STEPS, examples=("grammar-lens report runs/demo",))

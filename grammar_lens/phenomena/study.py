@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from grammar_lens.defaults import ALPHA, MASSIVE, SEED, SHAMS, TOP_K
+from grammar_lens.defaults import ALPHA, FOLDS, MASSIVE, SEED, SHAM_PAIRS, SHAMS, TOP_K
 from grammar_lens.dissociation.changes import Changes
 from grammar_lens.dissociation.matrices import diagonal_score, diagonal_scores
 from grammar_lens.dissociation.pairs import crossed_pairs
@@ -31,9 +31,6 @@ from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.phenomena.scoring import PairScores, PreparedPairs
 from grammar_lens.progress import track
 
-FOLDS = 2
-SHAM_PAIRS = 50
-"""Pairs of each phenomenon at which sham lesions are made."""
 N_BOOTSTRAP = 1000
 
 

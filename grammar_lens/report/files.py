@@ -62,6 +62,9 @@ def _all_figures(run: RunLike) -> Iterator[tuple[str, Any]]:
         yield f"time-course-{run.course.origin.position}", figures.time_course(run.course)
     if run.study is not None:
         yield from _lesion_figures(run.study)
+    if run.phenomena is not None:
+        for cells in ("fall", "accuracy"):
+            yield f"phenomena-{cells}", figures.phenomena_matrix(run.phenomena, cells=cells)
 
 
 def _residual_heatmaps(scores: Scores | None, where: str) -> Iterator[tuple[str, Any]]:

@@ -21,6 +21,7 @@ from grammar_lens.report.html import fill
 from grammar_lens.report.layers import layer_section
 from grammar_lens.report.lesions import Bar, lesion_contents
 from grammar_lens.report.neurons import neuron_pages
+from grammar_lens.report.phenomena import phenomena_section
 from grammar_lens.report.pictures import Picture
 from grammar_lens.report.protocols import ResultsLike, RunLike, results_of
 from grammar_lens.report.result_tables import TOP, Table
@@ -111,6 +112,7 @@ def _contents(run: RunLike) -> dict[str, Any]:
         "perception": PERCEPTION,
         "course": run.course,
         "layers": layer_section(run),
+        "phenomena": phenomena_section(run.phenomena),
         "probe": probe,
         "probe_bars": _probe_bars(probe) if probe else [],
         "alignment": alignment,

@@ -13,6 +13,7 @@ from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import Examples
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.probing.layer_results import LayerProbes
 from grammar_lens.selectivity.evidence import Evidence
@@ -49,6 +50,8 @@ class RunLike(Protocol):
     def positions(self) -> tuple[str, ...]: ...
     @property
     def study(self) -> LesionStudy | None: ...
+    @property
+    def phenomena(self) -> PhenomenaStudy | None: ...
     @property
     def course(self) -> CourseSummary | None: ...
     @property

@@ -30,6 +30,7 @@ _TO_DO = {
     "examples": "--example-neurons 10",
     "layers": "--layer-words 20000",
     "lesion": "--values mean",
+    "phenomena": "--pairs embedded, or another source of minimal pairs",
 }
 """Options that bring in the steps that settings can leave out."""
 

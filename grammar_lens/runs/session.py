@@ -35,6 +35,7 @@ from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes import distributed
 from grammar_lens.passes.batches import Keeper
 from grammar_lens.passes.checkpoints import Checkpoints
+from grammar_lens.phenomena.pairs import Pairs, load_pairs
 from grammar_lens.runs.settings import Config, check_settings, check_top_k
 from grammar_lens.runs.store.directory import update_record
 from grammar_lens.runs.store.stored import StoredRun
@@ -149,6 +150,15 @@ class Session:
         )
 
     @cached_property
+    def pairs(self) -> Pairs:
+        """The minimal pairs of the study of phenomena."""
+        c = self.config
+        pairs = load_pairs(c.pairs, max_pairs=c.max_pairs, seed=c.seed)
+        for note in pairs.notes:
+            self.say(f"pairs: {note}")
+        return pairs
+
+    @cached_property
     def lexicon(self) -> Lexicon:
         """P(label | token) of the training words."""
         return fit_lexicon(self.model, self.train)
@@ -219,6 +229,8 @@ class Session:
         for site in ("neuron", *c.sites):
             hook_name(self.model, site, 0)
         check_top_k(c, describe(self.model))
+        if c.pairs:
+            _ = self.pairs
         if "next" in c.positions and SCORES[c.score_at("next")].needs == "relevance":
             require_relevance(self.model)
         _ = self.train

@@ -29,6 +29,7 @@ WORDS = "Model and words"
 CHOICE = "Choosing neurons"
 PROBE = "Probe"
 LESIONS = "Lesions"
+PHENOMENA = "Minimal pairs"
 EXAMPLES = "Examples"
 MACHINE = "Machine"
 OUTPUT = "Output"
@@ -316,6 +317,52 @@ class Config:
     max_fresh_sentences: Annotated[
         int, Option(LESIONS, "At most so many fresh sentences are lesioned.", least=1)
     ] = 1000
+    pairs: Annotated[
+        tuple[str, ...],
+        Option(
+            PHENOMENA,
+            "Sources of minimal pairs, with commas or several times: FILE.jsonl (as BLiMP), FILE.csv (good, "
+            "bad), a folder, blimp:UID, blimp:all, embedded; by default none, so no study of phenomena.",
+            complete=("embedded", "blimp:"),
+        ),
+    ] = ()
+    max_pairs: Annotated[
+        int | None,
+        Option(PHENOMENA, "Pairs of each phenomenon, drawn with --seed, at most; 0: all.", least=1),
+    ] = 200
+    pairs_at: Annotated[
+        str,
+        Option(
+            PHENOMENA,
+            "Where a phenomenon's log odds are attributed: at the first differing token, or over the "
+            "whole sentence.",
+            ("token", "sentence"),
+        ),
+    ] = "token"
+    pair_tags: Annotated[
+        tuple[str, ...],
+        Option(
+            PHENOMENA,
+            "Tags whose key neurons are cut at minimal pairs, separated by commas; by default eight; "
+            "none: no tag's.",
+            complete=("none", *UPOS),
+        ),
+    ] = ()
+    folds: Annotated[
+        int,
+        Option(
+            PHENOMENA,
+            "Folds of the pairs: those outside choose neurons, that inside tests.",
+            least=2,
+        ),
+    ] = defaults.FOLDS
+    pair_shams: Annotated[
+        int, Option(PHENOMENA, "Sham replicates of the lesions at minimal pairs.", least=0)
+    ] = defaults.SHAMS
+    sham_pairs: Annotated[
+        int | None,
+        Option(PHENOMENA, "Pairs of each phenomenon at which shams are made; 0: all.", least=1),
+    ] = defaults.SHAM_PAIRS
     example_neurons: Annotated[
         int,
         Option(
@@ -395,6 +442,7 @@ class Config:
             "examples": self.example_neurons == 0,
             "layers": self.layer_words == 0,
             "lesion": self.value == "none",
+            "phenomena": not self.pairs,
         }
         return tuple(step for step, left in without.items() if left)
 

@@ -31,6 +31,7 @@ from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import course_reading
 from grammar_lens.passes.shared import Reading
+from grammar_lens.phenomena.study import phenomena_study
 from grammar_lens.probing.curves import ProbeCurve
 from grammar_lens.probing.layer_probes import layer_reading, untrained_probes
 from grammar_lens.probing.layer_results import LayerProbes
@@ -56,6 +57,7 @@ from grammar_lens.runs.store.results import (
     save_keys,
     save_layer_lesions,
     save_layers,
+    save_phenomena,
     save_probes,
     save_size_curves,
     save_study,
@@ -462,6 +464,28 @@ def _size_curves(session: Session, run: StoredRun) -> SizeCurves:
     )
 
 
+def run_phenomena(session: Session, run: StoredRun) -> Save:
+    """The lesions of phenomena's and tags' neurons, at minimal pairs."""
+    c = session.config
+    study = phenomena_study(
+        session.model,
+        session.pairs,
+        run.keys_at(run.main_position),
+        tags=() if c.pair_tags == ("none",) else c.pair_tags or None,
+        k=c.top_k,
+        alpha=c.alpha,
+        massive=c.massive or None,
+        at=c.pairs_at,
+        folds=c.folds,
+        shams=c.pair_shams,
+        sham_pairs=c.sham_pairs,
+        seed=c.seed,
+        token_budget=c.token_budget,
+        show_progress=c.show_progress,
+    )
+    return lambda folder: save_phenomena(folder, STEPS["phenomena"], study)
+
+
 def run_report(session: Session, run: StoredRun) -> Save:
     """summary.json, figures/ and report.html from what is there."""
 
@@ -481,6 +505,7 @@ WORK: Mapping[str, Callable[[Session, StoredRun], Save]] = {
     "score": run_score,
     "select": run_select,
     "lesion": run_lesion,
+    "phenomena": run_phenomena,
     "report": run_report,
 }
 READINGS: Mapping[str, Callable[[Session, StoredRun], Reading[Save]]] = {

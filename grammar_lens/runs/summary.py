@@ -15,6 +15,7 @@ from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.size_curves import KEY, RANDOM, SizeCurves
 from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.neurons.controls import selection_summary
+from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.probing.layer_table import layer_rows
 from grammar_lens.runs.store.stored import StoredRun
 from grammar_lens.selectivity.collecting import Collected
@@ -56,7 +57,42 @@ def summarise(run: StoredRun) -> dict[str, Any]:
             summary["lesion"]["by_layer"] = run.layer_lesions.by_layer().to_dict("records")
         if run.size_curves is not None:
             summary["lesion"]["curves"] = curve_summary(run.size_curves)
+    if run.phenomena is not None:
+        summary["phenomena"] = phenomena_summary(run.phenomena)
     return summary
+
+
+def phenomena_summary(study: PhenomenaStudy) -> dict[str, Any]:
+    """The numbers of a study of phenomena; what was not measured is None."""
+    n = len(study.phenomena)
+    return {
+        "k": study.k,
+        "value": study.ablation.value,
+        "phenomena": list(study.phenomena),
+        "terms": list(study.terms),
+        "pairs": int(study.n_pairs.sum()),
+        "accuracy": study.intact["accuracy"].to_numpy(float),
+        "log_odds": study.intact["log_odds"].to_numpy(float),
+        "n_neurons": study.own.n_neurons,
+        "matrix": study.own.fall,
+        "accuracy_matrix": study.own.accuracy,
+        "sham_mean": study.own.sham_mean,
+        "n_shams": study.own.n_shams,
+        "output_ratio": _least(study.own.output_ratio) if study.own.n_shams else None,
+        "diagonal_mean": study.diagonal_mean,
+        "off_diagonal_mean": study.off_diagonal_mean,
+        "same_term_mean": study.same_term_mean,
+        "specificity": study.specificity,
+        "specificity_interval": study.specificity_interval,
+        "dominance_interval": study.dominance_interval,
+        "p_value": study.p_value,
+        "is_selective": study.is_selective,
+        "crossed_pairs": _pairs(study.crossed_pairs),
+        "n_possible_pairs": n * (n - 1) // 2,
+        "tags": study.tags and list(study.tags.lesions),
+        "tag_matrix": study.tags and study.tags.fall,
+        "verdict": study.verdict(),
+    }
 
 
 def curve_summary(curves: SizeCurves) -> dict[str, Any]:
@@ -192,7 +228,32 @@ def summary_table(summary: dict[str, Any]) -> Table:
     _layer_rows(row, summary.get("layers", []))
     if "lesion" in summary:
         _lesion_rows(row, summary["lesion"])
+    if "phenomena" in summary:
+        _phenomena_rows(row, summary["phenomena"])
     return table
+
+
+def _phenomena_rows(row: Any, found: dict[str, Any]) -> None:
+    low, high = found["specificity_interval"]
+    row(
+        f"{len(found['phenomena'])} phenomena, intact",
+        f"{np.mean(found['accuracy']):.3f} of {found['pairs']:,} minimal pairs right",
+        "chance 0.5",
+    )
+    row(
+        f"a phenomenon's top {found['k']} neurons cut ({found['value']})",
+        f"its own log odds {-found['diagonal_mean']:+.3f} nats",
+        f"other phenomena {-found['off_diagonal_mean']:+.3f}; specificity "
+        f"{_number(found['specificity'], 2)} ({_number(low, 2)} to {_number(high, 2)})",
+    )
+    p, ratio = found["p_value"], found["output_ratio"]
+    carry = f", which carry {ratio:.2f} of the output or more" if ratio is not None else ""
+    row(
+        "phenomena: selective?",
+        "yes" if found["is_selective"] else "not shown",
+        f"p = {_number(p, 3)} by {found['n_shams']} shams{carry}; {len(found['crossed_pairs'])} of "
+        f"{found['n_possible_pairs']} pairs dissociate doubly",
+    )
 
 
 def _title(summary: dict[str, Any]) -> str:

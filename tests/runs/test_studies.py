@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from changed_runs import of_an_earlier_version
-from small_runs import call, write_beginnings
+from small_runs import call, write_beginnings, write_pairs
 from typer.testing import CliRunner
 
 import grammar_lens as gl
@@ -31,11 +31,13 @@ def made(
     tiny_hf().save_pretrained(folder / "tiny")
     tiny_tokenizer.save_pretrained(folder / "tiny")
     write_beginnings(folder, train=70, test=30)
+    write_pairs(folder / "pairs.csv")
     code, _, err = call(
         "run", "--model", folder / "tiny", "--train", f"{folder}:train", "--fresh",
         f"{folder}:test", "--labels", LABELS, "--replicates", 25, "--top-k", 6, "--alpha", 1,
         "--probe-k", 3, "--values", "mean", "--doses", "1", "--shams", 3, "--other-shams", 0,
-        "--damage-matched", 0, "--max-fresh-sentences", 20, "--out", folder / "run", "--quiet",
+        "--damage-matched", 0, "--max-fresh-sentences", 20, "--pairs",
+        folder / "pairs.csv", "--pair-shams", 2, "--sham-pairs", 5, "--out", folder / "run", "--quiet",
     )  # fmt: skip
     assert code == 0, err
     return folder / "run"
@@ -84,6 +86,7 @@ def test_another_choice_hides_what_rests_on_the_old_and_the_old_brings_it_back(r
     before = shown(run)
     assert call("select", run, "--top-k", 3, "--quiet")[0] == 0
     hidden = {"probe.json", "lesions.parquet", "lesion_matrix.json", "report.html", "summary.json"}
+    hidden |= {"phenomena.json", "phenomena.parquet", "phenomena_neurons.csv"}
     assert not hidden & set(shown(run))
     assert not (run / "figures").exists()
     again = gl.load_run(run)

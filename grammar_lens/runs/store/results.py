@@ -25,6 +25,8 @@ from grammar_lens.lesions.outcomes import Ablation, Outcomes
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.timecourse import CourseSummary
+from grammar_lens.phenomena.effects import PairEffects
+from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.probing.curves import ProbeCurve
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.probing.layer_results import LayerProbe, LayerProbes
@@ -252,6 +254,65 @@ def read_study(data: dict[str, Any]) -> LesionStudy:
         first_order=predicted and _from_json(FirstOrder, predicted, n),
         **intervals,
     )
+
+
+PAIRS = "phenomena.parquet"
+"""The file of the pairs of a study of phenomena, one by one."""
+PHENOMENA_NEURONS = "phenomena_neurons.csv"
+
+
+def save_phenomena(folder: Path, name: str, study: PhenomenaStudy) -> None:
+    """Writes the pairs one by one, the neurons of every phenomenon, and then the statistics."""
+    pairs = study.pairs
+    if pairs is not None:
+        write_file(folder / PAIRS, lambda p: pairs.to_parquet(p, index=False, compression="zstd"))
+    text = study.keys.to_frame().to_csv(index=False, lineterminator="\n")
+    write_text(folder / PHENOMENA_NEURONS, text)
+    data = _with_tables(dataclasses.replace(study, pairs=None))
+    data |= {"keys": {"method": study.keys.method, "rule": study.keys.rule}}
+    data |= {"p_value": study.p_value, "specificity": study.specificity}
+    data |= {"is_selective": study.is_selective, "verdict": study.verdict()}
+    write_json(folder / name, data)
+
+
+def read_phenomena(data: dict[str, Any], neurons: pd.DataFrame, like: KeyNeurons) -> PhenomenaStudy:
+    """The study of phenomena without its pairs one by one; `like` are the run's key neurons."""
+    names = tuple(data["phenomena"])
+    keys = KeyNeurons.from_frame(
+        neurons, like, rule=data["keys"]["rule"], method=data["keys"]["method"], labels=names
+    )
+    origin = Origin(**data["origin"])
+    tables = {
+        name: pd.DataFrame(data[name]).fillna(np.nan).infer_objects()
+        for name in ("intact", "overlap", "reliability")
+    }
+    fields = {field.name for field in dataclasses.fields(PhenomenaStudy)}
+    given = {
+        **{name: value for name, value in data.items() if name in fields},
+        **tables,
+        "phenomena": names,
+        "terms": tuple(data["terms"]),
+        "n_pairs": np.array(data["n_pairs"], np.int64),
+        "n_sham_pairs": np.array(data["n_sham_pairs"], np.int64),
+        "ablation": Ablation(**data["ablation"]),
+        "own": _effects(data["own"]),
+        "tags": data["tags"] and _effects(data["tags"]),
+        "s_star_sham": np.array(data["s_star_sham"], np.float64),
+        "crossed_pairs": _pairs(data),
+        "dominance_interval": _interval(data["dominance_interval"]),
+        "specificity_interval": _interval(data["specificity_interval"]),
+        "keys": dataclasses.replace(keys, origin=origin),
+        "notes": tuple(data["notes"]),
+        "origin": origin,
+    }
+    return PhenomenaStudy(**given)
+
+
+def _effects(data: dict[str, Any]) -> PairEffects:
+    shape = len(data["lesions"]), len(data["phenomena"])
+    given: dict[str, Any] = {name: tuple(data[name]) for name in ("lesions", "phenomena")}
+    arrays = {k: np.array(v, np.float64) for k, v in data.items() if k not in given}
+    return PairEffects(**{**given, **arrays, "sham": arrays["sham"].reshape(-1, *shape)})
 
 
 def read_calibration(data: dict[str, Any]) -> Calibration:

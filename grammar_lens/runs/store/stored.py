@@ -19,6 +19,7 @@ from grammar_lens.neurons.examples import Examples
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments
+from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.probing.fitted import FittedProbe
 from grammar_lens.probing.layer_results import LayerProbes
@@ -32,12 +33,15 @@ from grammar_lens.runs.store.arrays import (
 )
 from grammar_lens.runs.store.examples import read_examples
 from grammar_lens.runs.store.results import (
+    PAIRS,
+    PHENOMENA_NEURONS,
     read_controls,
     read_course,
     read_curves,
     read_keys,
     read_layer_lesions,
     read_layers,
+    read_phenomena,
     read_probe,
     read_size_curves,
     read_study,
@@ -64,12 +68,13 @@ _OF_STEP = {
     "score": ("attributions", "_scores", "scores", "_keys", "keys"),
     "select": (
         *("_keys", "keys", "_controls", "_examples", "_layer_table", "_probes", "_study"),
-        "lesions",
+        *("lesions", "_phenomena"),
     ),
     "examples": ("_examples",),
     "layers": ("_layers", "_layer_table"),
     "probe": ("_probes",),
     "lesion": ("_layer_lesions", "_size_curves", "_study", "lesions"),
+    "phenomena": ("_phenomena",),
 }
 """Cached results that each step makes outdated."""
 ATTRIBUTIONS = "attributions.safetensors"
@@ -482,6 +487,33 @@ class StoredRun:
     @cached_property
     def _size_curves(self) -> SizeCurves | None:
         return self._read("lesion", SIZE_CURVES, read_size_curves)
+
+    @property
+    def phenomena(self) -> PhenomenaStudy | None:
+        """The study of phenomena, without its pairs one by one (`minimal_pairs`); None if not done."""
+        return self._phenomena
+
+    @cached_property
+    def _phenomena(self) -> PhenomenaStudy | None:
+        neurons = self._read("phenomena", PHENOMENA_NEURONS, pd.read_csv)
+        if neurons is None:
+            return None
+        like = self.keys
+        return self._read(
+            "phenomena",
+            STEPS["phenomena"],
+            lambda path: read_phenomena(read_json(path), neurons, like),
+        )
+
+    @property
+    def minimal_pairs(self) -> pd.DataFrame:
+        """A row per minimal pair: its fold, sentences, scores, and the fall of its log odds by lesion."""
+        table = self._read("phenomena", PAIRS, pd.read_parquet)
+        if table is None:
+            raise NotMeasuredError(
+                f"{self.path} has no {PAIRS}: first `grammar-lens phenomena {self.path} --pairs ...`"
+            )
+        return table
 
     @cached_property
     def lesions(self) -> pd.DataFrame:

@@ -5,6 +5,8 @@ files are linked at their places in the run directory: a process killed in betwe
 there, or what the next writer puts right.
 """
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -14,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.files import file_digest, make_folder, write_file, write_sealed
+from grammar_lens.files import file_digest, make_folder, to_json, write_file, write_sealed
+from grammar_lens.phenomena.pairs import load_pairs
 from grammar_lens.runs.settings import Config
 from grammar_lens.runs.store.directory import update_record
 from grammar_lens.runs.store.provenance import checkout_commit, library_versions
@@ -107,6 +110,8 @@ def is_of(run: StoredRun, step: str, config: Config) -> bool:
             return True  # a run of an earlier version
         study.verify(current=True)
     except GrammarLensError:
+        return False
+    if step == "phenomena" and study.made["inputs"].get("pairs") != _pairs_digest(config):
         return False
     # results made before a setting existed are not known to be of any value of it
     return own_settings(step, config.stored()) == study.settings
@@ -215,7 +220,17 @@ def _inputs(run: StoredRun, step: str, config: Config) -> dict[str, Any]:
     inputs["model"] = run.record.get("model", {}).get("weights")
     if step == "select" and config.neurons_from is not None:
         inputs["neurons"] = file_digest(Path(config.neurons_from))
+    if step == "phenomena":
+        inputs["pairs"] = _pairs_digest(config)
     return inputs
+
+
+def _pairs_digest(config: Config) -> str:
+    """A digest of the minimal pairs that the settings name; empty without any."""
+    if not config.pairs:
+        return ""
+    pairs = load_pairs(config.pairs, max_pairs=config.max_pairs, seed=config.seed)
+    return hashlib.sha256(json.dumps(to_json(pairs.pairs)).encode()).hexdigest()
 
 
 def _name(run: StoredRun, step: str, key: str, name: str | None) -> str:

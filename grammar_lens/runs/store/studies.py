@@ -15,7 +15,7 @@ from typing import Any
 
 from grammar_lens.errors import DamagedError, GrammarLensError
 from grammar_lens.files import file_digest, read_sealed, to_json
-from grammar_lens.runs.settings import EXAMPLES, LESIONS, OPTIONS, WORDS
+from grammar_lens.runs.settings import EXAMPLES, LESIONS, OPTIONS, PHENOMENA, WORDS
 
 STUDIES = "studies"
 MADE = "made.json"
@@ -29,6 +29,7 @@ STEPS = {
     "layers": "layers.json",
     "probe": "probe.json",
     "lesion": "lesion_matrix.json",
+    "phenomena": "phenomena.json",
     "report": "report.html",
 }
 """The steps in their order, each with the file that says it is done."""
@@ -41,6 +42,7 @@ MADE_FROM = {
     "layers": ("collect",),  # of the words alone, whichever neurons are chosen
     "probe": ("select",),
     "lesion": ("select",),
+    "phenomena": ("select",),
     "report": tuple(step for step in STEPS if step != "report"),
 }
 """The steps whose results each step reads; the report reads those that there are."""
@@ -59,6 +61,7 @@ OWN = {
     "layers": ("layer_words", "untrained", "seed"),
     "probe": ("probe_k", "max_train_words", "seed"),
     "lesion": (*_in(LESIONS), "seed"),
+    "phenomena": (*_in(PHENOMENA), "seed"),
     "report": (),
 }
 """The settings that decide a step's results, beside those of the steps it is made from."""
