@@ -23,8 +23,6 @@ WHOLE = tuple(name for name in OPTIONS if name != "neurons_from")
 PASS = ("device", "dtype", "token_budget", "device_map", "checkpoint_every")
 SELECTION = ("rule", "alpha", "sign", "top_k", "massive")
 DEVICE = ("device", "device_map")
-AS_THE_RUN: Any = None
-"""The default of a setting that stays as the run has it."""
 
 
 @command(
@@ -257,13 +255,17 @@ def phenomena(
     console: Console,
     run: RunArgument,
     shams: Annotated[
-        int, typer.Option(help="Sham replicates; p cannot go below 1/(1+shams).", min=0)
-    ] = AS_THE_RUN,
+        int,
+        typer.Option(
+            help="Sham replicates; p cannot go below 1/(1+shams); -1: as the run has it.", min=-1
+        ),
+    ] = -1,
     name: NameOption = None,
     **settings: Any,
 ) -> None:
     """Finds and cuts the neurons of grammatical phenomena, and the tags', at minimal pairs."""
-    done = _step("phenomena", run, console, {**settings, "pair_shams": shams, "name": name})
+    settings |= {"pair_shams": None if shams < 0 else shams, "name": name}
+    done = _step("phenomena", run, console, settings)
     study = done.phenomena
     tables = [x.matrix().round(2).to_string() for x in (study.own, study.tags) if x is not None]
     _tell_parts(console, done, "\n\n".join([*tables, study.verdict()]), ("phenomena",))

@@ -142,7 +142,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         (tmp_path / "x.csv").write_text(pairs, "utf-8")
         pairs = str(tmp_path / "x.csv")
     code, out, err = call("phenomena", run, "--pairs", pairs, *more, "--quiet")
-    assert (code, out) == (2, "")
+    assert (code, out) == (2, ""), err
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not (run / "phenomena.json").exists()
