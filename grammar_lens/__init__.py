@@ -15,6 +15,7 @@ if _TYPE_CHECKING:
     from grammar_lens.corpus.lexicon import Lexicon
     from grammar_lens.corpus.sources import load_treebank
     from grammar_lens.dissociation.checks import calibrate, find_again
+    from grammar_lens.dissociation.damage_budget import equal_damage
     from grammar_lens.dissociation.method_checks import calibrate_methods
     from grammar_lens.dissociation.result import LesionStudy
     from grammar_lens.dissociation.size_curves import lesion_curves
@@ -91,6 +92,7 @@ _HOME = {
     "collect": "selectivity.collecting",
     "collect_labels": "selectivity.collecting",
     "donors": "lesions.prepared",
+    "equal_damage": "dissociation.damage_budget",
     "erasure": "probing.erasure",
     "examples_of": "neurons.find_examples",
     "export_run": "runs.interchange.writing",

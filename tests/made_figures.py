@@ -14,6 +14,8 @@ from grammar_lens.dissociation.calibration import (
     calibration,
     method_calibration,
 )
+from grammar_lens.dissociation.damage_budget import LEACE, MEANS, EqualDamage
+from grammar_lens.dissociation.damage_budget import NEURONS as NEURONS_CUT
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.layer_lesions import DIRECTION, NEURONS, LayerLesions
@@ -339,6 +341,22 @@ def made_layer_table(n_layers: int = 3) -> pd.DataFrame:
         start = (10, 0.03, 0.05)[i]
         table[name] = [np.nan, *(start + j * (1, 0.01, 0.01)[i] for j in range(n_layers))]
     return table
+
+
+def made_equal_damage(labels: tuple[str, ...] = LABELS, *, model: str = "m") -> EqualDamage:
+    """Neurons cost .4 dose, others .04 dose; means .8 dose^2, others .2 dose; LEACE a tenth of that."""
+    rows = [
+        {"label": label, "lesion": lesion, "layer": layer, "dose": d, "own": own, "other": other}
+        for label in labels
+        for d in (0.5, 1.0)
+        for lesion, layer, own, other in (
+            (NEURONS_CUT, -1, 0.4 * d, 0.04 * d),
+            (MEANS, 2, 0.8 * d**2, 0.2 * d),
+            (LEACE, 2, 0.08 * d**2, 0.02 * d),
+        )
+    ]
+    there = replace(origin(model, "next"), site="resid_post")
+    return EqualDamage(labels, pd.DataFrame(rows), 700, 60, there)
 
 
 def made_size_curves(labels: tuple[str, ...] = LABELS, *, model: str = "m") -> SizeCurves:

@@ -17,6 +17,7 @@ from made_figures import (
     made_controls,
     made_course,
     made_curve,
+    made_equal_damage,
     made_examples,
     made_extended,
     made_layer_lesions,
@@ -111,6 +112,7 @@ def of_neurons(labels: tuple[str, ...], model: str) -> Iterator[object]:
     layers = made_layers(labels, model=model)
     yield from (layers, layers["word"], made_layer_lesions(labels, model=model))
     yield made_size_curves(labels, model=model)
+    yield made_equal_damage(labels, model=model)
     course = np.zeros((2, n, 3, 40))
     yield TimeCourse(labels, (-1, 0), np.ones((2, n)), course, moments.origin)
     yield directions(labels[0], np.eye(4)[:2], layer=1)

@@ -114,7 +114,9 @@ def lesions_by_layer(
     sets = keys.only(cut)
     output = units.mean_abs * output_norms(model)
     replicates = [sets, *output_matched_shams(sets, output, shams, rng, units)]
-    sums = _sums(model, corpus, keys.origin.position, max_words, seed, token_budget, show_progress)
+    sums = stream_sums(
+        model, corpus, keys.origin.position, max_words, seed, token_budget, show_progress
+    )
     rows = []
     for layer in range(keys.n_layers):
         spans = _directions(sums[layer], keys.labels, cut, layer, shams, rng)
@@ -146,7 +148,7 @@ def lesions_by_layer(
     )
 
 
-def _sums(
+def stream_sums(
     model: Model,
     corpus: Corpus,
     position: str,
@@ -166,6 +168,21 @@ def _sums(
     )
 
 
+def stream_statistics(
+    state: State,
+) -> tuple[
+    Float64[np.ndarray, "label unit"],
+    Float64[np.ndarray, " unit"],
+    Float64[np.ndarray, "unit unit"],
+]:
+    """The labels' means, the mean and the covariance of all words, after a layer."""
+    count, mean, within = (state[x].double().cpu() for x in ("count", "mean", "within"))
+    n = count.sum()
+    centre = (count @ mean) / n
+    gaps = (mean - centre) * count.sqrt()[:, None]
+    return mean.numpy(), centre.numpy(), ((within + gaps.T @ gaps) / n).numpy()
+
+
 def _directions(
     state: State,
     every: Sequence[str],
@@ -175,20 +192,15 @@ def _directions(
     rng: np.random.Generator,
 ) -> dict[str, list[Directions]]:
     """The direction of each label after a layer, and random ones of the same variance."""
-    count, mean, within = (state[x].double().cpu() for x in ("count", "mean", "within"))
-    n = count.sum()
-    centre = (count @ mean) / n
-    gaps = (mean - centre) * count.sqrt()[:, None]
-    covariance = ((within + gaps.T @ gaps) / n).numpy()
+    means, centre, covariance = stream_statistics(state)
     eigen = np.linalg.eigh(covariance)
     found = {}
     for label in cut:
         # from the mean of the rest to the label's own: a multiple of its distance from all
-        vector = (mean[every.index(label)] - centre).numpy()
+        vector = means[every.index(label)] - centre
         others = like_variance(vector, covariance, eigen, n_random, rng)
         found[label] = [
-            directions(label, each[None], layer=layer, mean=centre.numpy())
-            for each in (vector, *others)
+            directions(label, each[None], layer=layer, mean=centre) for each in (vector, *others)
         ]
     return found
 

@@ -14,7 +14,8 @@ class Directions(Shown):
     """A subspace of the residual stream in one layer, with an orthonormal basis.
 
     `mean` is the mean of the stream there, which a mean lesion puts in the subspace's place; None
-    when it is not known.
+    when it is not known. With `writes` the basis is only read, and need not be orthonormal: a lesion
+    moves the stream along these vectors instead, one for each direction, as an affine eraser does.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Directions(Shown):
     layer: int
     basis: Float[np.ndarray, "direction d_model"]
     mean: Float[np.ndarray, " d_model"] | None = None
+    writes: Float[np.ndarray, "direction d_model"] | None = None
 
     def __len__(self) -> int:
         return len(self.basis)

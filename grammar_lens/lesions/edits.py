@@ -30,6 +30,8 @@ class Edit:
     target: Float[Tensor, "*donor coordinate"]
     dose: float
     basis: Float[Tensor, "d_model coordinate"] | None = None
+    writes: Float[Tensor, "coordinate d_model"] | None = None
+    """What the stream is moved along for each direction; None for the basis itself."""
 
     def to(self, like: Tensor) -> "Edit":
         """The same on the device and in the precision of an activation."""
@@ -38,6 +40,7 @@ class Edit:
             index=self.index.to(like.device),
             target=self.target.to(like.device, like.dtype),
             basis=None if self.basis is None else self.basis.to(like.device, like.dtype),
+            writes=None if self.writes is None else self.writes.to(like.device, like.dtype),
         )
 
     def change(
@@ -47,7 +50,8 @@ class Edit:
         target = self.target if donor is None else self.target[donor]
         if self.basis is not None:
             now = activation @ self.basis
-            activation += self.dose * (target - now) @ self.basis.T
+            writes = self.basis.T if self.writes is None else self.writes
+            activation += self.dose * (target - now) @ writes
         elif self.dose == 1:
             activation[..., self.index] = target.expand(*activation.shape[:-1], -1)
         else:
@@ -70,7 +74,10 @@ def edits_of(
         basis = torch.from_numpy(units.basis.T.astype(np.float32))
         target = torch.from_numpy(_towards_directions(units, ablation, donors).astype(np.float32))
         everything = torch.arange(basis.shape[0])
-        return (Edit(units.site, units.layer, everything, target, dose, basis),)
+        writes = None
+        if units.writes is not None:
+            writes = torch.from_numpy(units.writes.astype(np.float32))
+        return (Edit(units.site, units.layer, everything, target, dose, basis, writes),)
     edits = []
     for layer in np.unique(units.layer).tolist():
         some = units.in_layer(layer)

@@ -211,6 +211,11 @@ def lesion_curves(model: Model, g: Given) -> object:
     return gl.lesion_curves(model, g.fresh, g.keys, lexicon=g.lexicon, **given)
 
 
+def equal_damage(model: Model, g: Given) -> object:
+    given: dict[str, Any] = {"lexicon": g.lexicon, "layers": [1], "sentences": 4, **QUIET}
+    return gl.equal_damage(model, g.train, g.fresh, g.keys, **given)
+
+
 def find_again(model: Model, g: Given) -> object:
     keys = g.keys.top(6)
     return gl.find_again(model, g.train, g.fresh, keys, moments=g.moments, rounds=2, **QUIET)
@@ -277,6 +282,7 @@ CALLS: dict[str, Callable[[Model, Given], object]] = {
     "collect": collect,
     "collect_labels": collect_labels,
     "donors": donors,
+    "equal_damage": equal_damage,
     "erasure": erasure,
     "examples_of": examples_of,
     "find_again": find_again,
