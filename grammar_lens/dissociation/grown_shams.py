@@ -18,7 +18,7 @@ GROUPS = 5
 """Parts of these sentences; every sham is tried on one of them, and all together on all."""
 ROUNDS = 6
 """Times that a label's size is tried with one sham of each group."""
-MORE_ROUNDS = 2
+MORE_ROUNDS = 4
 """Times that it is then tried with all shams."""
 GROWTH = 4
 AIM = 1.1
