@@ -11,6 +11,7 @@ from grammar_lens.dissociation.shams import growing_sham, size_for
 from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import Battery
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
+from grammar_lens.neurons.selection import massive_units
 
 SENTENCES = 200
 """Sentences, of those the shams will be measured on, on which the sizes are found."""
@@ -43,11 +44,14 @@ def grown_shams(
     at some `words`. All shams of a label have one size, at which they do on average a tenth more
     damage than the real set. It is found by trying sizes, and by interpolating between them, on at
     most `SENTENCES` sentences; each sham is tried on a part of these, so that the mean over shams is
-    one over sentences, too, at the cost of a few of them.
+    one over sentences, too, at the cost of a few of them. Where no real set has a unit of massive
+    activations, the shams take none: a single one does more damage than thousands of others.
     """
-    union = sets.union()
     units = sets.units
     assert units is not None
+    union, massive = sets.union(), massive_units(units)
+    if not massive[union[:, 0], union[:, 1]].any():
+        union = np.concatenate([union, np.argwhere(massive)])
     growing = {
         (label, r): growing_sham(sets[label], union, sets.n_layers, sets.n_units, units.mean, rng)
         for r in range(1, n_replicates + 1)
