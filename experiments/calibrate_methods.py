@@ -10,7 +10,12 @@ method predicts from the same words: relevance and attribution, each of the word
 and of later words too (all), integrated gradients of log p, and the activation alone (mean size times
 the norm of the outgoing weight). Lesions are dealt to five disjoint samples; intervals are over these.
 
-Claim: relevance predicts at least as well as the gradient, and both better than the activation.
+Claim: mean lesions are predicted best by the gradient, later words included; relevance predicts them
+less well, integrated gradients and the activation hardly.
+Run time: with the defaults 1.2 CPU minutes.
+Expected result, defaults: rank correlation for single neurons, groups of 10 and of 100: attribution, all
+.98, .97, .91; attribution, own .74, .77, .76; relevance, all .63, .64, .59; relevance, own .56, .59, .54;
+integrated gradients .26, .26, .18; activation -.02, .02, .04.
 
 Writes methods.csv (a row per kind of lesion and method), relevance_gain.csv (relevance minus
 attribution on the same lesions) and run.json; running it again replaces them.
