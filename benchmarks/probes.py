@@ -5,7 +5,7 @@
 
 One thread, interleaved rounds, the fastest counts. Both ways fit the same probes, on the activations
 of the union of every label's k best neurons (or as many random ones) at the word, and answer for all
-fresh words:
+held-out words:
 
   naive  make_pipeline(StandardScaler(), LogisticRegression()) on the chosen columns
   fit    probing.fit on scaled features; the scale of all units, found once, is a row of its own
@@ -42,7 +42,7 @@ from grammar_lens.runs.session import read_source
 
 POSITION = "word"
 SAME = 0.003
-"""Accuracies of both ways agree to this share of the fresh words."""
+"""Accuracies of both ways agree to this share of the held-out words."""
 GAP = 1e-4
 """The objective is at most this share above the least one."""
 RANDOM = "random"
@@ -70,7 +70,7 @@ class Config:
 
 
 class Setting:
-    """Activations of training and fresh words, and the columns of every probe."""
+    """Activations of training and held-out words, and the columns of every probe."""
 
     def __init__(self, config: Config) -> None:
         self.model = gl.load_model(config.model, device="cpu")
@@ -183,7 +183,7 @@ def main(config: Config) -> None:
         line |= {"naive_accuracy": naive_accuracy, "accuracy": accuracy, "gap": gaps.get(which)}
         lines[name] = line
     show(
-        f"{model_name(setting.model)}, {len(setting.classes):,} training and {len(setting.gold):,} fresh words; "
+        f"{model_name(setting.model)}, {len(setting.classes):,} training and {len(setting.gold):,} held-out words; "
         f"one thread, fastest of {config.rounds} rounds",
         "score and k",
         lines,

@@ -64,7 +64,7 @@ class Config:
     mean_words: Annotated[
         int, typer.Option(help="Training words whose means the lesions set neurons to, at most.")
     ] = 5_000
-    sentences: Annotated[int, typer.Option(help="Fresh sentences lesioned, at most.")] = 40
+    sentences: Annotated[int, typer.Option(help="Held-out sentences lesioned, at most.")] = 40
     sizes: Annotated[str, typer.Option(help="Neurons in a random group, with commas.")] = "1,10,100"
     groups: Annotated[int, typer.Option(help="Random groups of each size.")] = 150
     top: Annotated[int, typer.Option(help="Neurons cut that a method ranks first for a tag.")] = 5

@@ -71,7 +71,7 @@ class Config:
         str, typer.Option(help="Layers of the directions, with commas; by default three.")
     ] = ""
     doses: Annotated[str, typer.Option(help="Doses, with commas.")] = "0.25,0.5,0.75,1"
-    sentences: Annotated[int, typer.Option(help="Fresh sentences lesioned.")] = 100
+    sentences: Annotated[int, typer.Option(help="Held-out sentences lesioned.")] = 100
     seed: Annotated[int, typer.Option(help="Seed of the words and sentences.")] = 0
     device: DeviceFlag = ""
     out: OutFlag = Path("results") / NAME

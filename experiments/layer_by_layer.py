@@ -72,7 +72,7 @@ class Config:
     k: Annotated[int, typer.Option(help="Key neurons per value in each layer.")] = 20
     lesion: Annotated[str, typer.Option(help="Value of a cut neuron: mean or zero.")] = "mean"
     shams: Annotated[int, typer.Option(help="Sham lesions per layer.")] = 20
-    max_sentences: Annotated[int, typer.Option(help="Fresh sentences lesioned, at most.")] = 80
+    max_sentences: Annotated[int, typer.Option(help="Held-out sentences lesioned, at most.")] = 80
     seed: Annotated[int, typer.Option(help="Seed of shams and random neurons.")] = 0
     device: DeviceFlag = ""
     out: OutFlag = Path("results") / NAME

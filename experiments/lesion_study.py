@@ -89,7 +89,7 @@ NAME = "lesion_study"
 MAIN, CALIBRATION, REDUNDANCY = "fresh", "calibration", "redundancy"
 """The parts of every score beside its further domains."""
 CHECK = "check"
-"""The few fresh sentences of the calibration and the rounds."""
+"""The few held-out sentences of the calibration and the rounds."""
 RESULT = "result.json"
 """What a part leaves in its folder when it is done."""
 TOP = 20
@@ -140,7 +140,7 @@ class Config:
     rounds: Annotated[int, typer.Option(help="Rounds of cut and find again; 0: skip them.")] = 3
     round_words: Annotated[int, typer.Option(help="Training words to find again on.")] = 10_000
     check_sentences: Annotated[
-        int, typer.Option(help="Fresh sentences of the calibration and the rounds, at most.")
+        int, typer.Option(help="Held-out sentences of the calibration and the rounds, at most.")
     ] = 200
     max_sentences: Annotated[int, typer.Option(help="Sentences per fresh bank; 0: all.")] = 0
     seed: Annotated[int, typer.Option(help="Seed of shams, donors and samples.")] = 0

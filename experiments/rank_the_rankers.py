@@ -5,7 +5,7 @@
         --sentences 2400
 
 Every score chooses neurons from the same words, and a probe on them, as many for every score, is
-judged on fresh words. This is done again on each of several disjoint samples of training sentences:
+judged on held-out words. This is done again on each of several disjoint samples of training sentences:
 accuracies are means over samples with t-intervals, and reliability is how far the choices from two
 disjoint samples agree, beside chance. Attributions are of the word to come, so scores made of them
 stand only at `next`. At each k a score gives k times as many distinct neurons as there are labels,

@@ -10,7 +10,7 @@ adverb) the k = 100 neurons most often among them. The paper's data, steps, base
 whether k is per layer were not to be had, so each is a flag; the baseline is zero.
 
 A sample is whole sentences with up to --max-words words of the four tags. --samples of them, of
-disjoint training sentences, each judged on disjoint fresh sentences, give means with t-intervals.
+disjoint training sentences, each judged on disjoint held-out sentences, give means with t-intervals.
 Classifiers (logistic regression, linear SVM) read the key neurons of one layer at a time.
 
 Claims tested: the paper's figures, and four of a public summary of it (neurons needed, accuracy,
@@ -206,7 +206,7 @@ def one_sample(
     lexicon: Lexicon,
     config: Config,
 ) -> Sample:
-    """The paper's rule on one sample of training words, and its classifiers on fresh ones."""
+    """The paper's rule on one sample of training words, and its classifiers on held-out ones."""
     attribution = gl.attribute(
         model,
         train,

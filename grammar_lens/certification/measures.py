@@ -210,7 +210,7 @@ def _reported(worlds: Iterable[WorldResult]) -> list[Measure]:
     ]
     for name in ("null", "decoy"):
         # true effects, though none was planted: of all background neurons attribution takes those
-        # whose codes happen to favour a tag, and their lesions bear it out on fresh words
+        # whose codes happen to favour a tag, and their lesions bear it out on held-out words
         some = [w for w in _of(worlds, name) if w.p_chosen is not None]
         of = f"{name} worlds, sets by attribution"
         measures.append(_rate("p at most .05", of, some, lambda w: (w.p_chosen or 1.0) <= ALPHA))

@@ -73,7 +73,7 @@ class WorldResult:
     by_default: "DefaultStudy | None"
     n_parameters: int
     n_words: int
-    """Fresh words."""
+    """Held-out words."""
     seconds: float
 
 

@@ -195,7 +195,7 @@ def examples(console: Console, run: RunArgument, name: NameOption = None, **sett
     examples=("grammar-lens course runs/demo",),
 )
 def course(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
-    """Measures selectivity at tokens around the word, on fresh words: its time course."""
+    """Measures selectivity at tokens around the word, on held-out words: its time course."""
     table = _step("course", run, console, {**settings, "name": name}).course.to_frame()
     console.result(table.to_string(), data=lambda: table.to_dict("records"))
 
@@ -219,7 +219,7 @@ def layers(console: Console, run: RunArgument, name: NameOption = None, **settin
     examples=("grammar-lens probe runs/demo --probe-k 20",),
 )
 def probe(console: Console, run: RunArgument, name: NameOption = None, **settings: Any) -> None:
-    """Fits a probe on the key neurons and tests it, with its baselines, on the fresh words."""
+    """Fits a probe on the key neurons and tests it, with its baselines, on the held-out words."""
     done = _step("probe", run, console, {**settings, "name": name})
     shown = "\n".join(repr(done.probe_at(position)) for position in done.positions)
     _tell_parts(console, done, shown, ("probe", "probe_next"))

@@ -145,7 +145,7 @@ def prepare(
     words; words of other values are left out. By default every sentence is read alone; with the
     `context` "document" the model reads windows of up to `window` tokens (BOS counted, and no more
     than its own context) of consecutive sentences of the same document, and words keep their
-    sentence as the unit of statistics. Fresh words follow the training words in this.
+    sentence as the unit of statistics. Held-out words follow the training words in this.
     Raises GrammarLensError for values with fewer than `minimum` words, for a corpus that was prepared for
     another model or in a smaller context, for an unknown context and a window below 16.
     """
@@ -293,7 +293,7 @@ def require_fresh(bank: Treebank, train: Treebank) -> tuple[Treebank, int]:
 def fresh_corpus(
     model: Model, bank: Treebank | Corpus, train: Corpus, max_sentences: int | None = None
 ) -> tuple[Corpus, int]:
-    """Fresh words with the training labels, without sentences that stand in the training data.
+    """Held-out words with the training labels, without sentences that stand in the training data.
 
     They are read in the training words' context, unless they come as a corpus. Returns how many sentences were dropped as duplicates beside it.
     Raises GrammarLensError when nothing is left.

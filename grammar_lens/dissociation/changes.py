@@ -61,7 +61,7 @@ def changes(outcomes: Outcomes, labels: tuple[str, ...]) -> Changes:
     for n, label in enumerate(labels):
         if not (column == n).any():
             raise GrammarLensError(
-                f"no scored word is {label!r}: leave it out or use other fresh data"
+                f"no scored word is {label!r}: leave it out or use other held-out data"
             )
     return Changes(
         labels=labels,

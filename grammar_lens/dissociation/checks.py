@@ -44,7 +44,7 @@ def calibrate(
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> Calibration:
-    """Attributions against true lesions of single neurons, on fresh words.
+    """Attributions against true lesions of single neurons, on held-out words.
 
     Cuts `n_random` neurons drawn from all, and each label's first `n_top` key neurons, one at a time.
     Raises GrammarLensError where `attribution` is of other labels or of another number of neurons.
@@ -113,7 +113,7 @@ def find_again(
     """Cuts each label's key neurons, finds the next by attribution in the lesioned model, cuts more.
 
     The neurons are looked for by `attribution_contrast` on training words (`moments` has their means
-    at "next"), the losses are those of fresh words. Raises GrammarLensError for fewer than two rounds.
+    at "next"), the losses are those of held-out words. Raises GrammarLensError for fewer than two rounds.
     """
     if rounds < 2:
         raise GrammarLensError(

@@ -44,7 +44,7 @@ def calibrate_methods(
     token_budget: int | None = None,
     show_progress: bool = True,
 ) -> MethodCalibration:
-    """Predictions of several methods against the true effects of the same lesions, on fresh words.
+    """Predictions of several methods against the true effects of the same lesions, on held-out words.
 
     Beside the `predictions`, attributions of any kind by name, stands "activation": the mean absolute
     activation times the norm of the outgoing weight, the same for every label. Cut are `n_groups` random

@@ -64,7 +64,7 @@ def lesion_study(
     the real sets' output. `sufficiency` also cuts all neurons but a label's own. From an `attribution`
     the first-order p is computed, without further lesions.
     With a `folder`, an interrupted study is resumed.
-    Raises GrammarLensError for labels without key neurons or without fresh words, when a layer has
+    Raises GrammarLensError for labels without key neurons or without held-out words, when a layer has
     too few other neurons for a sham, and for key neurons of a model with other weights, unless
     `allow_other_model`.
     """

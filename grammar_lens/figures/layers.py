@@ -35,7 +35,7 @@ def neurons_by_layer(
     labels = ", ".join(cut) or "the usual labels"
     page = _panels(
         f"Selectivity: root mean square {score_name(scores.method)}",
-        f"Probe: accuracy on fresh words, {k} key neurons per label",
+        f"Probe: accuracy on held-out words, {k} key neurons per label",
         f"Lesion ({value}): rise in tag loss of {plain(labels)}",
     )
     page.add_heatmap(

@@ -28,7 +28,7 @@ from grammar_lens.probing.evaluation import ProbeResult
 
 
 def probe_accuracy(probe: ProbeResult) -> go.Figure:
-    """Accuracy on fresh words: the key neurons, with their 95 % interval, beside every baseline."""
+    """Accuracy on held-out words: the key neurons, with their 95 % interval, beside every baseline."""
     bars = (
         (f"{probe.n_neurons:,} key neurons", probe.accuracy, ACCENT),
         ("as many random neurons", probe.random_accuracy, "#86b4d6"),
@@ -66,13 +66,13 @@ def probe_accuracy(probe: ProbeResult) -> go.Figure:
         "Can the label be read from the neurons?",
         about(
             probe.origin,
-            f"{probe.n_fresh_words:,} fresh words of {plain(probe.fresh)}, "
+            f"{probe.n_fresh_words:,} held-out words of {plain(probe.fresh)}, "
             f"read at “{probe.position}”",
         ),
         height=360,
     )
     figure.update_xaxes(
-        title_text="accuracy (share of fresh words)", range=[0, 1.08], tickformat=".1f"
+        title_text="accuracy (share of held-out words)", range=[0, 1.08], tickformat=".1f"
     )
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False, ticks="")
     return figure.update_layout(showlegend=False, bargap=0.28, hovermode="closest")
@@ -113,7 +113,7 @@ def _add_numbers(
 
 
 def confusion(probe: ProbeResult) -> go.Figure:
-    """Share of each label's fresh words that the probe called each label."""
+    """Share of each label's held-out words that the probe called each label."""
     counts = probe.confusion.astype(float)
     totals = counts.sum(1, keepdims=True)
     share = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
@@ -137,7 +137,7 @@ def confusion(probe: ProbeResult) -> go.Figure:
 
 
 _PANELS = {
-    "accuracy": "all fresh words",
+    "accuracy": "all held-out words",
     "unseen_accuracy": "words not seen in training",
     "ambiguous_accuracy": "words with several labels",
 }
@@ -150,7 +150,7 @@ def accuracy_against_k(
     word_baseline: float | None = None,
     origin: Origin | None = None,
 ) -> go.Figure:
-    """Accuracy on fresh words against neurons per label, for every ranking and for random neurons.
+    """Accuracy on held-out words against neurons per label, for every ranking and for random neurons.
 
     `frame` is a `ProbeCurve.to_frame()`. Kinds of words that there are none of have no panel.
     Raises GrammarLensError for a frame without rows.
@@ -172,7 +172,7 @@ def accuracy_against_k(
     finish(
         figure,
         "How many neurons does it take?",
-        about(origin, "probe on the first k key neurons of every label, fresh words"),
+        about(origin, "probe on the first k key neurons of every label, held-out words"),
         height=430,
     )
     figure.update_xaxes(

@@ -31,7 +31,7 @@ def published_rule(
         cols=1,
         vertical_spacing=0.11,
         subplot_titles=(
-            f"Accuracy of each layer's key neurons on fresh words, read at “{position}”",
+            f"Accuracy of each layer's key neurons on held-out words, read at “{position}”",
             f"Where the largest {top_share:.0%} of every word's neurons stand",
             "Accuracy of more and more neurons of the last layer",
         ),

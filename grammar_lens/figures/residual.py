@@ -47,7 +47,7 @@ def layer_by_layer(probes: LayerProbes, table: pd.DataFrame | None = None) -> go
         draw(figure, row, column)
         _layer_axis(figure, first, row, column)
         _title(figure, title, row, column)
-    words = f"{first.n_fresh_words:,} fresh words, a linear probe on all dimensions of a layer"
+    words = f"{first.n_fresh_words:,} held-out words, a linear probe on all dimensions of a layer"
     finish(figure, "What each layer tells", about(first.origin, words), height=210 + 280 * rows)
     return figure.update_layout(
         legend={"orientation": "h", "x": 0, "y": -0.2 / rows, "yanchor": "top"},

@@ -42,7 +42,7 @@ MATRICES_IN_A_ROW = 3
 
 
 def probe_accuracies(probes: Mapping[str, ProbeResult]) -> go.Figure:
-    """Accuracy on fresh words of every run, with its 95 % interval, beside its own baselines."""
+    """Accuracy on held-out words of every run, with its 95 % interval, beside its own baselines."""
     _require(probes)
     names = [plain(name) for name in probes]
     figure = go.Figure()
@@ -81,10 +81,10 @@ def probe_accuracies(probes: Mapping[str, ProbeResult]) -> go.Figure:
     finish(
         figure,
         "Can the label be read from the neurons?",
-        f"fresh words of each run, read at “{'” or “'.join(sorted(where))}”",
+        f"held-out words of each run, read at “{'” or “'.join(sorted(where))}”",
         height=230 + 34 * len(probes),
     )
-    figure.update_xaxes(title_text="accuracy (share of fresh words)", range=[0, 1.02])
+    figure.update_xaxes(title_text="accuracy (share of held-out words)", range=[0, 1.02])
     _runs_as_rows(figure)
     return figure.update_layout(hovermode="closest", legend={"traceorder": "reversed"})
 

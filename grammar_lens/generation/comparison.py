@@ -20,7 +20,7 @@ class Comparison(Shown):
     """Texts by prompt and sample, intact and under the lesion, and the tags of their words.
 
     `tags` is the table of `tag_shares`. The tags are a probe's, right as often as `probe` says on
-    fresh words. `unread` counts the words of both that it could not read.
+    held-out words. `unread` counts the words of both that it could not read.
     """
 
     prompts: tuple[str, ...]

@@ -124,7 +124,7 @@ def ready(
     token_budget: int | None,
     show_progress: bool,
 ) -> tuple[Battery, tuple[str, ...], dict[str, int]]:
-    """A battery on some fresh sentences, the labels studied, and the words that are not scored."""
+    """A battery on some held-out sentences, the labels studied, and the words that are not scored."""
     corpus, tables = materials(model, fresh, keys, lexicon, max_sentences)
     codes, skipped = scored_classes(corpus, tables)
     cut = lesioned_labels(corpus, keys, codes, tables, labels)
@@ -167,7 +167,7 @@ def materials(
     lexicon: Treebank | Corpus | Lexicon,
     max_sentences: int | None,
 ) -> tuple[Corpus, Lexicon]:
-    """The fresh words and the lexicon."""
+    """The held-out words and the lexicon."""
     if not isinstance(lexicon, Lexicon):
         train = prepare(model, lexicon, label=keys.origin.label, minimum=1)
         corpus, _ = fresh_corpus(model, fresh, train, max_sentences)
@@ -204,7 +204,7 @@ def lesioned_labels(
     tables: Lexicon,
     wanted: Sequence[str] | None,
 ) -> tuple[str, ...]:
-    """The labels to cut: those asked for, or the usual ones that fresh words have."""
+    """The labels to cut: those asked for, or the usual ones that held-out words have."""
     counts = np.bincount(codes[codes >= 0], minlength=len(tables.labels))
     n_words = dict(zip(tables.labels, counts.tolist(), strict=True))
     if wanted is not None:
@@ -214,7 +214,7 @@ def lesioned_labels(
             if not n_words.get(label):
                 raise GrammarLensError(
                     f"no scored word of {corpus.bank.name} is {label!r}: leave it out or use other "
-                    "fresh data"
+                    "held-out data"
                 )
         chosen = tuple(wanted)
     else:

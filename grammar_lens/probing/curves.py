@@ -54,7 +54,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class ProbeCurve(Shown):
-    """Accuracy on fresh words against k, for every ranking, with the baselines that need no k."""
+    """Accuracy on held-out words against k, for every ranking, with the baselines that need no k."""
 
     points: tuple[CurvePoint, ...]
     majority_accuracy: float
@@ -73,7 +73,7 @@ class ProbeCurve(Shown):
         ks = dict.fromkeys(p.k for p in self.points)
         return (
             f"ProbeCurve of {', '.join(scores)} at k = {', '.join(map(str, ks))} on "
-            f"{self.n_fresh_words:,} fresh words (majority {self.majority_accuracy:.3f}, word alone "
+            f"{self.n_fresh_words:,} held-out words (majority {self.majority_accuracy:.3f}, word alone "
             f"{self.word_baseline_accuracy:.3f})"
         )
 

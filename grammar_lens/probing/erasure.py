@@ -49,7 +49,7 @@ class Eraser:
 
 @dataclass(frozen=True)
 class ErasureResult(Shown):
-    """Accuracy on fresh words of probes fitted again after directions were removed.
+    """Accuracy on held-out words of probes fitted again after directions were removed.
 
     `random_removed_accuracies` are for random directions that span as many dimensions as the key ones, `rank`;
     `leace_accuracy` is the floor, which only the sample's chance keeps from `majority_accuracy`.

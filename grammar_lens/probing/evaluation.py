@@ -35,7 +35,7 @@ from grammar_lens.progress import track
 
 @dataclass(frozen=True)
 class ProbeResult(Shown):
-    """Accuracy on fresh words, per label and overall, beside its baselines; all in [0, 1].
+    """Accuracy on held-out words, per label and overall, beside its baselines; all in [0, 1].
 
     `selectivity` is accuracy minus `control_accuracy`. `per_label` has precision, recall, f1 and
     n_words; `confusion[i, j]` counts words of label i called j. What stands at the end is None in a
@@ -157,7 +157,7 @@ def evaluate(
     """Fits the probe and every baseline on `train` and judges them on `fresh`.
 
     `addresses` are the (layer, index) of the features; with them the result keeps the fitted probe.
-    `model_losses` are those of the fresh words' labels under the model's own prediction, in nats.
+    `model_losses` are those of the held-out words' labels under the model's own prediction, in nats.
     Probes are fitted on `device`.
     Raises GrammarLensError without words, with a single label among the training words, or without key
     neurons.
@@ -214,7 +214,7 @@ def evaluate(
         control_accuracy=float((controlled.predict(key.fresh) == control[1]).mean()),
         unseen_accuracy=share_right(right, new),
         n_unseen_words=int(new.sum()),
-        # labels without fresh words have no F1 to average
+        # labels without held-out words have no F1 to average
         macro_f1=float(table.f1[table.n_words > 0].mean()),
         per_label=table,
         confusion=confusion_matrix(fresh.classes, predicted, labels=range(len(labels))),
@@ -242,7 +242,7 @@ def evaluate(
 
 
 def _cross_entropy(probe: Probe, key: Standardised, fresh: ProbeWords, n_labels: int) -> float:
-    """Mean calibrated loss on the fresh words; a label without training words counts as half a word."""
+    """Mean calibrated loss on the held-out words; a label without training words counts as half a word."""
     known = probe.log_probability(key.fresh)
     logits = np.full((len(fresh.classes), n_labels), np.log(0.5 / len(key.train)))
     logits[:, probe.classes] = known.T

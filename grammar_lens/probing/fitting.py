@@ -234,7 +234,7 @@ def predict(
     train_classes: Int[np.ndarray, " train"],
     fresh_features: Float[np.ndarray, "fresh unit"],
 ) -> Int[np.ndarray, " fresh"]:
-    """Classes of fresh words by logistic regression on standardised features."""
+    """Classes of held-out words by logistic regression on standardised features."""
     both = standardise(train_features, fresh_features)
     return fit(both.train, train_classes).predict(both.fresh)
 
@@ -245,5 +245,5 @@ def accuracy(
     fresh_features: Float[np.ndarray, "fresh unit"],
     fresh_classes: Int[np.ndarray, " fresh"],
 ) -> float:
-    """Share of fresh words that a probe fitted on the training words gets right."""
+    """Share of held-out words that a probe fitted on the training words gets right."""
     return float((predict(train_features, train_classes, fresh_features) == fresh_classes).mean())

@@ -60,6 +60,6 @@ def check_words(train: ProbeWords, fresh: ProbeWords) -> None:
         )
     if train.features.shape[1] != fresh.features.shape[1]:
         raise GrammarLensError(
-            f"training words have {train.features.shape[1]} units and fresh words "
+            f"training words have {train.features.shape[1]} units and held-out words "
             f"{fresh.features.shape[1]}: read the same addresses of both"
         )

@@ -154,7 +154,7 @@ def probe_curve(
     show_progress: bool = True,
     allow_other_model: bool = False,
 ) -> ProbeCurve:
-    """Accuracy on fresh words against k for several rankings at once, read in one pass.
+    """Accuracy on held-out words against k for several rankings at once, read in one pass.
 
     At each k a ranking gives the first k of every label, so rankings whose labels share neurons have
     fewer. With `same_number` the labels take turns until there are k times as many distinct neurons

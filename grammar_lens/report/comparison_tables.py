@@ -61,7 +61,7 @@ def cautions(runs: Runs) -> list[str]:
             _each(runs, "config", "label"),
             "accuracies and losses are of different questions",
         ),
-        ("fresh words", _fresh(runs), "compare each accuracy with its own baselines"),
+        ("held-out words", _fresh(runs), "compare each accuracy with its own baselines"),
         (
             "vocabulary of the model",
             _each(runs, "model", "name"),
@@ -127,7 +127,7 @@ def probe_table(probes: Mapping[str, ProbeResult]) -> Table:
         for name, p in probes.items()
     ]
     baselines = ("Random neurons", "Word alone", "Majority", "Control task")
-    return Table(("Run", "Neurons", "Accuracy", *baselines, "Macro F1", "Fresh words"), rows)
+    return Table(("Run", "Neurons", "Accuracy", *baselines, "Macro F1", "Held-out words"), rows)
 
 
 def label_table(probes: Mapping[str, ProbeResult]) -> Table:

@@ -225,7 +225,7 @@ def probe_table(probe: ProbeResult) -> Table:
                 *zip(shown, numbers, strict=True),
             ]
         )
-    return Table(("Tag", "Fresh words", "Precision", "Recall", "F1"), rows)
+    return Table(("Tag", "Held-out words", "Precision", "Recall", "F1"), rows)
 
 
 def skipped_table(alignment: Mapping[str, Any], study: LesionStudy | None) -> Table:
@@ -237,7 +237,7 @@ def skipped_table(alignment: Mapping[str, Any], study: LesionStudy | None) -> Ta
         else {"training": alignment.get("skipped", {})}
     )
     if study is not None:
-        parts["lesion study, fresh words"] = study.skipped
+        parts["lesion study, held-out words"] = study.skipped
     rows = [
         [(part, part), (str(reason), str(reason)), (f"{n:,}", n)]
         for part, counts in parts.items()

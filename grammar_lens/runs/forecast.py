@@ -181,7 +181,7 @@ def forecast(
 
 
 def of_session(session: Session, free: int | None = None, *, whole: bool = False) -> Forecast:
-    """The forecast of a run whose model is loaded, without times; `whole` looks at fresh words too."""
+    """The forecast of a run whose model is loaded, without times; `whole` looks at held-out words too."""
     model, c = session.model, session.config
     sizes, batches = sizes_for(session)
     if whole and device_of(model).type != "meta":

@@ -99,7 +99,7 @@ def _numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         probe = summary["probe"]
         rows.append(
             (
-                f"accuracy of {probe['n_neurons']} key neurons on fresh words, read at {probe['position']}",
+                f"accuracy of {probe['n_neurons']} key neurons on held-out words, read at {probe['position']}",
                 _number(probe["accuracy"], ".3f"),
                 f"random neurons {_number(probe['random_accuracy'], '.3f')}, word alone "
                 f"{_number(probe['word_baseline_accuracy'], '.3f')}, majority "

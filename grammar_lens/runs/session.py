@@ -165,18 +165,18 @@ class Session:
 
     @cached_property
     def fresh(self) -> tuple[Corpus, int]:
-        """Fresh words, and how many sentences were dropped because training has them too."""
+        """Held-out words, and how many sentences were dropped because training has them too."""
         return fresh_corpus(self.model, self.fresh_bank, self.train)
 
     @cached_property
     def lesioned(self) -> Corpus:
-        """The fresh words that lesions are measured on: all, or those of some sentences."""
+        """The held-out words that lesions are measured on: all, or those of some sentences."""
         c, (fresh, _) = self.config, self.fresh
         if len(fresh.bank) <= c.max_fresh_sentences:
             return fresh
         few = some_sentences(fresh.bank, c.max_fresh_sentences, fresh.context, seed=c.seed)
         self.say(
-            f"lesion: {len(few):,} of {len(fresh.bank):,} fresh sentences, drawn with seed {c.seed} "
+            f"lesion: {len(few):,} of {len(fresh.bank):,} held-out sentences, drawn with seed {c.seed} "
             "(--max-fresh-sentences)"
         )
         return fresh_corpus(self.model, few, self.train)[0]
@@ -260,7 +260,7 @@ class Session:
             )
 
     def _about_words(self) -> dict[str, dict[str, Any]]:
-        """Name, size and fingerprint of the training and the fresh data."""
+        """Name, size and fingerprint of the training and the held-out data."""
         return {
             role: {
                 "name": bank.name,

@@ -315,7 +315,7 @@ class Config:
         Option(LESIONS, "Neurons per label of --curves, with commas.", least=1),
     ] = defaults.CURVE_KS
     max_fresh_sentences: Annotated[
-        int, Option(LESIONS, "At most so many fresh sentences are lesioned.", least=1)
+        int, Option(LESIONS, "At most so many held-out sentences are lesioned.", least=1)
     ] = 1000
     pairs: Annotated[
         tuple[str, ...],

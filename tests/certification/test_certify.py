@@ -20,7 +20,7 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.neurons.neurons import KeyNeurons
 
 SHORT: dict[str, Any] = {"train_words": 4000, "fresh_words": 1000}
-"""Fewer fresh words than in the command: the everyday tests have half a minute for all worlds."""
+"""Fewer held-out words than in the command: the everyday tests have half a minute for all worlds."""
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def test_other_ablations(full: LesionStudy, keys: KeyNeurons):
 def test_a_resampled_word_takes_the_place_of_one_of_its_label(
     run: Callable[..., LesionStudy], monkeypatch: pytest.MonkeyPatch
 ):
-    """Also where the fresh words number their labels in another way than the lexicon."""
+    """Also where the held-out words number their labels in another way than the lexicon."""
     drawn: list[tuple[np.ndarray, np.ndarray]] = []
     assigned = lesion_battery._assigned
 

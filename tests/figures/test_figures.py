@@ -610,7 +610,7 @@ def test_confusion_rows_sum_to_one_and_empty_rows_stay_empty() -> None:
     drawn = traces_of(figures.confusion(made_probe()))[0]
     np.testing.assert_allclose(drawn.z[:2].sum(1), 1)
     assert drawn.z[0, 0] == 0.9
-    assert np.isnan(drawn.z[2]).all()  # ADJ has no fresh words
+    assert np.isnan(drawn.z[2]).all()  # ADJ has no held-out words
     assert "NOUN called VERB<br>8 of 100 words" in drawn.hovertext[0][1]
     assert list(drawn.text[2]) == ["", "", ""]
 

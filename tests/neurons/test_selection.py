@@ -85,7 +85,7 @@ class TestSelect:
 
     @pytest.mark.parametrize("planted", [8.0, 0.0])
     def test_two_halves_agree_only_on_what_is_planted(self, planted: float) -> None:
-        """A top k always names k neurons; that they are noise shows in fresh data.
+        """A top k always names k neurons; that they are noise shows in held-out data.
 
         Criterion: the overlap of two halves of the data is within what the hypergeometric
         distribution gives 99.9 % of the time.

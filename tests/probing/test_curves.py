@@ -53,7 +53,7 @@ class TestCurve:
         noise = frame[frame.score != "good"]
         assert (np.abs(noise.accuracy - got.majority_accuracy) < error).all()
         assert (np.abs(frame.control_accuracy - 0.4) < 0.15).all()
-        assert "ProbeCurve of good, bad, random at k = 1, 2, 4 on 1,000 fresh words" in repr(got)
+        assert "ProbeCurve of good, bad, random at k = 1, 2, 4 on 1,000 held-out words" in repr(got)
 
     def test_every_number_is_of_its_columns(self, both: Both) -> None:
         train, fresh = both

@@ -238,7 +238,7 @@ class TestFields:
         assert present(gained) == pytest.approx(0, abs=0.02)
 
     def test_the_best_layer_is_the_one_that_held_out_words_choose(self, planted) -> None:
-        """Layer 7 holds the key neurons, the others noise; fresh words have no say."""
+        """Layer 7 holds the key neurons, the others noise; held-out words have no say."""
         train, fresh, _ = planted
         layers = {4: np.arange(6, 12), 7: np.arange(6), 9: np.arange(12, 20)}
         shuffled = ProbeWords(fresh.features[::-1].copy(), fresh.classes, fresh.key)
@@ -317,7 +317,7 @@ class TestBaselines:
     @given(st.integers(0, 10**6))
     @settings(max_examples=30, deadline=None)
     def test_control_labels_are_constant_for_every_word_type(self, seed) -> None:
-        """Also for types of the fresh words alone, and between training and fresh words."""
+        """Also for types of the held-out words alone, and between training and held-out words."""
         train, fresh = words(seed, 60, planted=0, n_types=30), words(seed + 1, 40, planted=0)
         parts = control_labels(train, fresh, 3, np.random.default_rng(seed))
         drawn: dict[str, set[int]] = {}
@@ -387,7 +387,7 @@ class TestErrors:
     def test_other_units(self, planted) -> None:
         train, fresh, _ = planted
         fewer = replace(fresh, features=fresh.features[:, :19])
-        with pytest.raises(GrammarLensError, match="have 20 units and fresh words 19"):
+        with pytest.raises(GrammarLensError, match="have 20 units and held-out words 19"):
             result(train, fewer)
 
     @pytest.mark.parametrize(("empty", "name"), [(0, "training"), (1, "fresh")])

@@ -174,14 +174,14 @@ class TestFit:
 
     @pytest.mark.parametrize("n_units", [1, 4, 30])
     def test_accuracies_are_scikit_learns(self, n_units: int) -> None:
-        """Within 0.003 on 20,000 fresh words, where one standard error is 0.0034."""
+        """Within 0.003 on 20,000 held-out words, where one standard error is 0.0034."""
         (train, classes), (fresh, gold) = data(1, 3000), data(2, 20_000)
         expected = reference(train[:, :n_units], classes).score(fresh[:, :n_units], gold)
         got = accuracy(train[:, :n_units], classes, fresh[:, :n_units], gold)
         assert got == pytest.approx(expected, abs=0.003)
 
     def test_more_units_than_words(self) -> None:
-        """Every training word is told, and fresh ones as scikit-learn tells them."""
+        """Every training word is told, and held-out ones as scikit-learn tells them."""
         (train, classes), (fresh, gold) = data(1, 150, n_units=300), data(2, 4000, n_units=300)
         both = standardise(train, fresh)
         probe = fit(both.train, classes)

@@ -121,7 +121,7 @@ def test_the_curve_is_the_accuracy_of_the_first_k(
         (x, y), (new, gold) = ((values[:, layer, index], given) for values, given in sets)
         accuracy, f1 = judged((x, y), (new, gold))
         assert point.n_neurons == len(layer)
-        # one of the fresh words may stand on the border
+        # one of the held-out words may stand on the border
         assert point.accuracy == pytest.approx(accuracy, abs=1.01 / len(gold))
         assert point.macro_f1 == pytest.approx(f1, abs=0.08)
         assert point.control_accuracy is None

@@ -465,7 +465,7 @@ def test_a_hostile_treebank_through_the_whole_road(browser: Any, tmp_path: Path)
     """Words and tags of a file, read by the embedded model; a minute."""
     bank = gl.load_treebank()
     forms = [w.strip() for w in HOSTILE_WORDS if w.strip()]
-    # fresh sentences that stand in the training data would be dropped
+    # held-out sentences that stand in the training data would be dropped
     for name, first in (("train", "The"), ("test", "A")):
         bad = [[(first, "DET"), (w, SCRIPT), ("sleeps", "VERB"), (".", "PUNCT")] for w in forms] * 6
         plain = [[(w.form, w.labels["upos"]) for w in s.words] for s in bank[name].sentences[:100]]

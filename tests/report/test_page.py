@@ -87,14 +87,14 @@ def test_page_holds_methods_settings_provenance_and_citation(page: Page) -> None
         "5 November 2026",
         "980 of 1,000 training words could be matched to tokens of the model (98.0 %)",
         "training, read at “next” label missing 7",
-        "lesion study, fresh words first of its sentence 77",
+        "lesion study, held-out words first of its sentence 77",
         "Point-biserial correlation",
         "top k 6",
         "positions word, next",
         "versions / torch 2.13.0",
         "model / fingerprint f1d2",
         "NOUN and VERB 0.001 1.50 0.90 confirmed",
-        "3 fresh sentences that also stand in the training data were dropped",
+        "3 held-out sentences that also stand in the training data were dropped",
         "arXiv 2511.06519",
     ):
         assert part in page.text
@@ -302,7 +302,7 @@ def test_time_course_and_curve_stand_where_they_were_read(made: MadeRun, page: P
     )
     assert data["data-curve-word"] == json_of(expected)
     assert not {"data-course-next-1", "data-curve-next"} & set(data)
-    assert "on fresh words of made:train that no neuron was chosen on" in page.text
+    assert "on held-out words of made:train that no neuron was chosen on" in page.text
     described = {a["id"]: a["data-description"] for a, _ in page.scripts if "data-description" in a}
     assert "peaks +0 tokens from where the word is read, in layer 2, at 0.300" in str(
         described["data-course-word-1"]
@@ -362,7 +362,7 @@ def test_a_run_without_the_newer_results_has_a_page(tmp_path: Path) -> None:
         )
     page = Page(report(run, tmp_path))
     assert "Not measured: this run has no controls of its choice" in page.text
-    assert "right for 85.0 % of 200 fresh words. Selectivity" in page.text
+    assert "right for 85.0 % of 200 held-out words. Selectivity" in page.text
     assert "Whole layers have not been probed yet" in page.text
     kinds = {name.split("-")[1] for name in page.data()}
     assert kinds.isdisjoint({"course", "curve", "controls", "vocabulary", "layers", "resid"})
@@ -384,7 +384,7 @@ def test_newer_probe_numbers_are_told(tmp_path: Path) -> None:
     run.results["word"] = replace(run.at("word"), probe=probe)
     text = Page(report(run, tmp_path)).text
     for part in (
-        "right for 85.0 % of 200 fresh words (95 % interval 83.0 to 87.0), 25.0 points",
+        "right for 85.0 % of 200 held-out words (95 % interval 83.0 to 87.0), 25.0 points",
         "On the 50 words whose form had several tags in training it is 0.700, the word alone 0.600.",
         "shorten an online code of the training tags 2.50 times",
     ):

@@ -123,7 +123,7 @@ def _overlap(keys: KeyNeurons) -> pd.DataFrame:
 def _of_probes(run: StoredRun) -> Iterator[Table]:
     if run.curves:
         frames = [table.assign(position=p) for p, table in run.curves.items()]
-        about = "Accuracy on fresh words against the number of neurons"
+        about = "Accuracy on held-out words against the number of neurons"
         yield _table("probe_curve", about, schema.PROBE_CURVE, lambda: pd.concat(frames))
     if not run.has("probe"):
         return
@@ -131,7 +131,7 @@ def _of_probes(run: StoredRun) -> Iterator[Table]:
     def each(frame: Callable[[ProbeResult], pd.DataFrame]) -> Callable[[], pd.DataFrame]:
         return _by_position(run, lambda p: frame(run.probe_at(p)))
 
-    about = "How well the key neurons predict the label of fresh words, with every baseline"
+    about = "How well the key neurons predict the label of held-out words, with every baseline"
     yield _table("probe", about, schema.PROBE, each(_probe))
     about = "The same label by label"
     yield _table("probe_labels", about, schema.PROBE_LABELS, each(_labels))
@@ -229,7 +229,7 @@ def _pairs(study: LesionStudy) -> Iterator[dict[str, object]]:
 def _of_words(run: StoredRun) -> Iterator[Table]:
     course = run.course
     if course is not None:
-        about = "Selectivity at tokens around the word, by layer, on fresh words"
+        about = "Selectivity at tokens around the word, by layer, on held-out words"
         yield _table("time_course", about, schema.TIME_COURSE, course.to_frame)
     examples = run.examples
     if examples:

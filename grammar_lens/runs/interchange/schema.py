@@ -76,8 +76,8 @@ SCORES = (
 PROBE = (
     *(POSITION, K, whole("n_neurons", "Distinct neurons that the probe reads")),
     whole("n_train_words", "Training words"),
-    whole("n_fresh_words", "Fresh words, on which all accuracies are measured"),
-    number("accuracy", "Share of fresh words classified correctly, 0 to 1"),
+    whole("n_fresh_words", "Held-out words, on which all accuracies are measured"),
+    number("accuracy", "Share of held-out words classified correctly, 0 to 1"),
     number("accuracy_low", "Lower end of its 95 % bootstrap interval over sentences"),
     number("accuracy_high", "Upper end of the same interval"),
     number("random_accuracy", "Accuracy of as many random neurons, mean of draws"),
@@ -94,18 +94,18 @@ PROBE_LABELS = (
     number("precision", "Share of the words called so that are so, 0 to 1"),
     number("recall", "Share of the label's words that are called so, 0 to 1"),
     number("f1", "Harmonic mean of precision and recall"),
-    whole("n_words", "Fresh words of the label"),
+    whole("n_words", "Held-out words of the label"),
 )
 PROBE_CONFUSION = (
     *(POSITION, text("label", "True label"), text("called", "Label the probe gives")),
-    whole("n_words", "Fresh words"),
+    whole("n_words", "Held-out words"),
 )
 PROBE_CURVE = (
     POSITION,
     text("score", "What ranks the neurons: a score, 'random', or 'exchanged labels'"),
     K,
     number("n_neurons", "Distinct neurons, for random ones the mean of draws"),
-    number("accuracy", "Share of fresh words classified correctly, 0 to 1"),
+    number("accuracy", "Share of held-out words classified correctly, 0 to 1"),
     number("control_accuracy", "Accuracy on the control task"),
     number("random_accuracy", "Accuracy of as many random neurons"),
     number("unseen_accuracy", "Accuracy on words that no training sentence has"),
@@ -125,7 +125,7 @@ LESION_MATRIX = (
     number("nll_change", "Mean rise of the next-token loss, nats"),
     number("auroc_fall", "Intact less lesioned one-vs-rest AUROC of P(label | context)"),
     number("bias", "Mean change of P(label | context) over words of other labels"),
-    whole("n_words", "Scored fresh words of the label"),
+    whole("n_words", "Scored held-out words of the label"),
     whole("n_shams", "Sham lesions of matched random neurons"),
     number("sham_mean", "Mean rise of the tag loss under the shams, nats"),
     number("sham_sd", "Its standard deviation over shams, nats; empty for fewer than 2"),

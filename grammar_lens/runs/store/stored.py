@@ -367,7 +367,7 @@ class StoredRun:
 
     @property
     def course(self) -> CourseSummary | None:
-        """The time course on fresh words, by layer; None if not done."""
+        """The time course on held-out words, by layer; None if not done."""
         return self._read("course", STEPS["course"], read_course)
 
     @property
