@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from grammar_lens import figures
+from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.size_curves import KEY, SizeCurves
 from grammar_lens.figures.style import number
@@ -49,13 +50,14 @@ def lesion_contents(study: LesionStudy | None, curves: SizeCurves | None) -> dic
     """Contents of the template's section on the lesion study."""
     if study is None:
         return {"study": None, "sentences": [], "p_bars": []}
-    shams = study.n_shams > 0
+    chance = _chance(study)
     return {
         "study": study,
         "sentences": sentences(study.verdict()),
         "lesion_value": VALUE_NAMES.get(study.value, study.value),
         "lesion_bars": _lesion_bars(study),
-        "p_bars": _p_bars(study) if shams and study.p_value is not None else [],
+        "chance": chance,
+        "p_bars": _p_bars(chance) if chance is not None else [],
         "lesion_pictures": _matrices(study),
         "null_picture": _null(study),
         "matched_picture": _matched(study),
@@ -161,12 +163,19 @@ def _lesion_bars(study: LesionStudy) -> list[Bar]:
     return bars(numbers)
 
 
-def _p_bars(study: LesionStudy) -> list[Bar]:
+def _chance(study: LesionStudy) -> LesionStudy | DamageMatched | None:
+    """The comparison that a p is shown of: with damage-matched shams where these were measured."""
+    if not study.n_shams or study.p_value is None:
+        return None
+    return study.damage_matched or study
+
+
+def _p_bars(chance: LesionStudy | DamageMatched) -> list[Bar]:
     return bars(
         [
-            ("S* of the real lesions", study.s_star),
-            ("largest of the shams", float(study.s_star_sham.max())),
-            ("mean of the shams", float(study.s_star_sham.mean())),
+            ("S* of the real lesions", chance.s_star),
+            ("largest of the shams", float(chance.s_star_sham.max())),
+            ("mean of the shams", float(chance.s_star_sham.mean())),
         ]
     )
 
