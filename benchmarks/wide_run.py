@@ -32,6 +32,7 @@ from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments, UnitStatistics
+from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.probing.layer_results import LayerProbes
 from grammar_lens.selectivity.evidence import Evidence
@@ -75,6 +76,7 @@ class WideRun:
     layer_table: pd.DataFrame | None = None
     layer_lesions: LayerLesions | None = None
     size_curves: SizeCurves | None = None
+    phenomena: PhenomenaStudy | None = None
 
     @property
     def positions(self) -> tuple[str, ...]:
