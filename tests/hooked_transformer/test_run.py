@@ -50,7 +50,7 @@ def made(model: Model, folder: Path) -> Run:
     run = open_run(config.out, config.stored(), resume=False, usual=Config().stored())
     session.record_sources(run)
     for step in STEPS:
-        if step != "report":
+        if step != "report" and step not in config.left_out:
             do([step], session, run)
     read = load_run(folder)
     read.model = model
