@@ -404,7 +404,7 @@ def test_markup_from_outside_does_nothing(tmp_path: Path) -> None:
     assert "alert(1)</script>" not in html
     assert "img" not in {tag for tag, _ in page.tags}
     assert f"Which neurons of {HOSTILE}<!-- carry" in page.text
-    assert len(page.data()) == 39
+    assert len(page.data()) == 43
     chosen = [a for tag, a in page.tags if tag == "div" and "heatmap" in str(a.get("id"))]
     assert HOSTILE in str(chosen[0]["aria-label"])
 
@@ -673,7 +673,7 @@ def opened(browser: Any, hostile: Path) -> Iterator[Any]:
 
 @pytest.mark.browser
 def test_browser_draws_all_figures_and_hostile_names(opened: Any) -> None:
-    assert opened.locator(".plot").count() == 27
+    assert opened.locator(".plot").count() == 28
     assert opened.locator(".plot .main-svg .xy, .plot .main-svg .subplot").count() >= 24
     assert HOSTILE in opened.locator("h1").inner_text()
     # the label stands in the matrix as it was written

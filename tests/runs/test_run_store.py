@@ -548,7 +548,7 @@ def test_a_run_without_examples(stored: Path):
     (stored / "examples.json").unlink()
     change_record(stored, lambda record: record["config"].update(example_neurons=0))
     config = Config.of(load_run(stored), show_progress=False)
-    assert config.left_out == ("examples", "lesion")
+    assert config.left_out == ("examples", "lesion", "phenomena")
     run = run_all(config, resume=True, say=print)
     assert run.examples == {}
     assert run.has("report")
