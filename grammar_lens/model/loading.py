@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +28,9 @@ from grammar_lens.model.about import (
 from grammar_lens.model.support import mlp_width, require_dense, require_vocabulary
 
 REFERENCE_MODEL = "reference-9m"
+_LOADING = threading.RLock()
+"""Held while transformers loads: it exchanges methods of its classes meanwhile, and two threads that
+load at once would leave them exchanged, so that no later model has its tied weights."""
 UNTRAINED = "untrained:"
 """Before the name of any model: the same architecture and tokenizer with random weights."""
 
@@ -362,9 +366,13 @@ def _unpacked() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _explained_errors(location: Path | str) -> Iterator[None]:
-    """Turns what goes wrong in Hugging Face's loading into a GrammarLensError that says what to do."""
+    """Turns what goes wrong in Hugging Face's loading into a GrammarLensError that says what to do.
+
+    One thread at a time is inside.
+    """
     from transformers.utils import logging
 
+    _LOADING.acquire()
     logging.disable_progress_bar()
     # transformers draws a bar of its own over a GGUF file's tensors
     quiet = contextlib.redirect_stderr(io.StringIO()) if gguf.is_gguf(location) else None
@@ -385,6 +393,7 @@ def _explained_errors(location: Path | str) -> Iterator[None]:
         raise GrammarLensError(f"could not load {str(location)!r}: {reason} ({hint})") from error
     finally:
         logging.enable_progress_bar()
+        _LOADING.release()
 
 
 def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch.dtype:

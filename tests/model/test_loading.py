@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -441,3 +442,12 @@ def test_unknown_site_and_layer(tiny: Model):
 def test_supported_architectures_name_the_families_we_test():
     wanted = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM"}
     assert wanted <= set(about.supported_architectures())
+
+
+def test_threads_load_one_after_the_other() -> None:
+    """transformers would leave its classes changed, and no later model would have its tied weights."""
+    tie = transformers.PreTrainedModel.tie_weights
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load_model(), range(8)))
+    assert transformers.PreTrainedModel.tie_weights is tie
+    assert len({about.fingerprint(model) for model in loaded}) == 1
