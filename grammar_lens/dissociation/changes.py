@@ -1,5 +1,6 @@
 """Changes of loss under lesions at words of the studied labels, the input of every statistic."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,6 +94,21 @@ def total_damage(
     """Mean rise of the loss (nats) over all words that every condition scored, by lesion."""
     rows = [outcomes.row(label, replicate) for label in labels]
     return (outcomes.nll[rows] - outcomes.nll[0])[:, outcomes.shared].mean(1)
+
+
+def label_rises(
+    outcomes: Outcomes, labels: Sequence[str], rows: Sequence[int] | None = None
+) -> Float[np.ndarray, "row label"]:
+    """Mean rise of the tag loss (nats) at the words of each label, under every lesion or some `rows`.
+
+    NaN for a label without words.
+    """
+    lesioned = outcomes.tag_loss[1:] if rows is None else outcomes.tag_loss[list(rows)]
+    number = [outcomes.labels.index(label) for label in labels]
+    own = (outcomes.label[:, None] == np.array(number)).astype(float)
+    count = own.sum(0)
+    rise = lesioned - outcomes.tag_loss[0]
+    return np.where(count > 0, rise @ own / np.maximum(count, 1), np.nan)
 
 
 def check(outcomes: Outcomes, labels: tuple[str, ...]) -> None:

@@ -9,18 +9,21 @@ import pandas as pd
 from jaxtyping import Float64
 
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, fit_lexicon, fresh_corpus, prepare
+from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.defaults import LAYER_WORDS, SEED, SHAM_SENTENCES
 from grammar_lens.display import Shown
 from grammar_lens.dissociation.calibration import t_interval
-from grammar_lens.dissociation.layer_lesions import stream_statistics, stream_sums
-from grammar_lens.dissociation.size_curves import label_rises
+from grammar_lens.dissociation.changes import label_rises
+from grammar_lens.dissociation.layer_lesions import (
+    beside_training_words,
+    stream_statistics,
+    stream_sums,
+)
 from grammar_lens.errors import require_layer
 from grammar_lens.lesions.directions import Directions, directions
 from grammar_lens.lesions.outcomes import Ablation, Condition
-from grammar_lens.lesions.prepared import ready
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.neurons.same_model import require_same_model
@@ -159,16 +162,10 @@ def equal_damage(
     chosen = sorted({n // 3, 2 * n // 3, n - 1}) if layers is None else list(layers)
     for layer in chosen:
         require_layer(layer, n, keys.origin.model)
-    corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
-    new, _ = fresh_corpus(model, fresh, corpus)
-    tables = lexicon or fit_lexicon(model, corpus)
-    battery, cut, _ = ready(
-        model, new, keys, tables, labels, None, seed, token_budget, show_progress
+    corpus, battery, cut = beside_training_words(
+        model, train, fresh, keys, lexicon, labels, seed, token_budget, show_progress
     )
-    codes = battery.studied
-    if sentences is not None:
-        at = battery.sentences(sentences, np.random.default_rng([seed, 11]))
-        codes = np.where(at, codes, -1)
+    codes = battery.sham_codes(sentences)
     position = keys.origin.position
     sums = stream_sums(model, corpus, position, max_words, seed, token_budget, show_progress)
     sets: list[tuple[str, str, int, Neurons | Directions]] = [
@@ -198,7 +195,7 @@ def equal_damage(
         labels=cut,
         table=pd.DataFrame(rows),
         n_words=int((codes >= 0).sum()),
-        n_sentences=len(np.unique(new.alignment.sentence[codes >= 0])),
+        n_sentences=len(np.unique(battery.corpus.alignment.sentence[codes >= 0])),
         origin=corpus.origin(position, "resid_post"),
     )
 

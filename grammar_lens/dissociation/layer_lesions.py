@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, fresh_corpus, prepare, sampled
@@ -14,10 +14,11 @@ from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.defaults import LAYER_WORDS, SEED, SHAM_SENTENCES
 from grammar_lens.display import Shown
+from grammar_lens.dissociation.changes import label_rises
 from grammar_lens.dissociation.shams import output_matched_shams
 from grammar_lens.lesions.directions import Directions, directions
 from grammar_lens.lesions.outcomes import Condition, Outcomes
-from grammar_lens.lesions.prepared import ready
+from grammar_lens.lesions.prepared import Battery, ready
 from grammar_lens.model.about import Model, device_of
 from grammar_lens.model.weights import output_norms
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -98,16 +99,10 @@ def lesions_by_layer(
     Raises GrammarLensError as `lesion_study`.
     """
     require_same_model(model, keys, allow_other_model=allow_other_model)
-    corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
-    new, _ = fresh_corpus(model, fresh, corpus)
-    tables = lexicon or fit_lexicon(model, corpus)
-    battery, cut, _ = ready(
-        model, new, keys, tables, labels, None, seed, token_budget, show_progress
+    corpus, battery, cut = beside_training_words(
+        model, train, fresh, keys, lexicon, labels, seed, token_budget, show_progress
     )
-    codes = battery.studied
-    if sentences is not None:
-        at = battery.sentences(sentences, np.random.default_rng([seed, 11]))
-        codes = np.where(at, codes, -1)
+    codes = battery.sham_codes(sentences)
     units = keys.units
     assert units is not None, "key neurons of a run carry unit statistics"
     rng = np.random.default_rng([seed, 12])
@@ -143,9 +138,30 @@ def lesions_by_layer(
         table=pd.DataFrame(rows),
         n_shams=shams,
         n_words=int((codes >= 0).sum()),
-        n_sentences=len(np.unique(new.alignment.sentence[codes >= 0])),
+        n_sentences=len(np.unique(battery.corpus.alignment.sentence[codes >= 0])),
         origin=corpus.origin(keys.origin.position, "resid_post"),
     )
+
+
+def beside_training_words(
+    model: Model,
+    train: Treebank | Corpus,
+    fresh: Treebank | Corpus,
+    keys: KeyNeurons,
+    lexicon: Lexicon | None,
+    labels: Sequence[str] | None,
+    seed: int,
+    token_budget: int | None,
+    show_progress: bool,
+) -> tuple[Corpus, Battery, tuple[str, ...]]:
+    """The training words that directions come from, a battery on the held-out ones, the labels cut."""
+    corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
+    new, _ = fresh_corpus(model, fresh, corpus)
+    tables = lexicon or fit_lexicon(model, corpus)
+    battery, cut, _ = ready(
+        model, new, keys, tables, labels, None, seed, token_budget, show_progress
+    )
+    return corpus, battery, cut
 
 
 def stream_sums(
@@ -243,7 +259,8 @@ def _costs(
     """The rise at a label's own words and the mean at the others', real and mean over shams."""
     if name not in {c.label for c in outcomes.conditions}:
         return dict.fromkeys(("own", "other", "sham_own", "sham_other"), np.nan)
-    means = _means(outcomes, [outcomes.row(name, i) for i in range(1 + n_shams)], cut)
+    rows = [outcomes.row(name, i) for i in range(1 + n_shams)]
+    means = label_rises(outcomes, cut, rows)
     own = cut.index(label)
     others = np.delete(means, own, axis=1).mean(1)
     none = n_shams == 0
@@ -253,14 +270,3 @@ def _costs(
         "sham_own": np.nan if none else means[1:, own].mean(),
         "sham_other": np.nan if none else others[1:].mean(),
     }
-
-
-def _means(
-    outcomes: Outcomes, rows: Sequence[int], cut: Sequence[str]
-) -> Float[np.ndarray, "row label"]:
-    """Mean rise of the tag loss of some rows at the words of each label; NaN for one without words."""
-    rise = outcomes.tag_loss[list(rows)] - outcomes.tag_loss[0]
-    number = [outcomes.labels.index(label) for label in cut]
-    own = (outcomes.label[:, None] == np.array(number)).astype(float)
-    count = own.sum(0)
-    return np.where(count > 0, rise @ own / np.maximum(count, 1), np.nan)

@@ -13,8 +13,9 @@ from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.defaults import CURVE_KS, SEED, SHAM_SENTENCES
 from grammar_lens.display import Shown
+from grammar_lens.dissociation.changes import label_rises
 from grammar_lens.errors import GrammarLensError, require_at_least
-from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
+from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import ready
 from grammar_lens.model.about import Model
 from grammar_lens.model.weights import output_norms
@@ -155,10 +156,7 @@ def lesion_curves(
     battery, cut, _ = ready(
         model, fresh, keys, lexicon, labels, None, seed, token_budget, show_progress
     )
-    codes = battery.studied
-    if sentences is not None:
-        at = battery.sentences(sentences, np.random.default_rng([seed, 11]))
-        codes = np.where(at, codes, -1)
+    codes = battery.sham_codes(sentences)
     rankings = _rankings(model, keys.only(cut), np.random.default_rng([seed, 14]))
     everything = all_neurons(keys)
     ablation = Ablation("mean", 1.0, where)
@@ -187,13 +185,6 @@ def lesion_curves(
         n_sentences=len(np.unique(battery.corpus.alignment.sentence[codes >= 0])),
         origin=battery.corpus.origin(keys.origin.position, "neuron"),
     )
-
-
-def label_rises(outcomes: Outcomes, labels: Sequence[str]) -> Float[np.ndarray, "condition label"]:
-    """Mean rise of the tag loss (nats) of each label's words under each lesion."""
-    rise = outcomes.tag_loss[1:] - outcomes.tag_loss[0]
-    columns = [outcomes.labels.index(label) for label in labels]
-    return np.stack([rise[:, outcomes.label == column].mean(1) for column in columns], 1)
 
 
 def _rankings(

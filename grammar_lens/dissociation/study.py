@@ -84,7 +84,7 @@ def lesion_study(
     for other in dict.fromkeys(others):
         if other != ablation:
             conditions += _conditions(sets, drawn[:other_shams], other)
-    sampled = _sampled(battery, sham_sentences, seed)
+    sampled = battery.sham_words(sham_sentences)
     if damage_matched is None:
         damage_matched = shams if _least_output(sets, drawn, output) < ENOUGH else 0
     if damage_matched:
@@ -104,17 +104,6 @@ def lesion_study(
         return study
     predicted = first_order(sets, attribution, output, drawn, study.s_star_sham, rng)
     return replace(study, first_order=predicted)
-
-
-def _sampled(
-    battery: Battery, sham_sentences: int | None, seed: int
-) -> Bool[np.ndarray, " word"] | None:
-    """The words of the sentences that shams are measured on; None for all."""
-    every = len(np.unique(battery.corpus.alignment.sentence[battery.shared]))
-    if sham_sentences is None or sham_sentences >= every:
-        return None
-    # a generator of its own: the draws of shams do not depend on how many sentences they are read at
-    return battery.sentences(sham_sentences, np.random.default_rng([seed, 11]))
 
 
 def _outcomes(

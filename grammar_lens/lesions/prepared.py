@@ -67,6 +67,22 @@ class Battery:
         chosen = drawn[np.isin(drawn, alignment.sentence[self.shared])][:n]
         return np.isin(alignment.sentence, chosen)
 
+    def sham_words(self, n: int | None) -> Bool[np.ndarray, " word"] | None:
+        """The words of the `n` sentences that shams are measured on; None where these are all.
+
+        They depend on the seed alone, so that every study of a corpus has the same.
+        """
+        every = len(np.unique(self.corpus.alignment.sentence[self.shared]))
+        if n is None or n >= every:
+            return None
+        # a generator of its own: the draws of shams do not depend on how many sentences they are read at
+        return self.sentences(n, np.random.default_rng([self.seed, 11]))
+
+    def sham_codes(self, n: int | None) -> Int[np.ndarray, " word"]:
+        """The classes of the studied words in those sentences, -1 for the others."""
+        words = self.sham_words(n)
+        return self.studied if words is None else np.where(words, self.studied, -1)
+
     def run(
         self,
         conditions: Sequence[Condition],
