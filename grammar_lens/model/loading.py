@@ -72,6 +72,10 @@ def load_model(
         return wrap(_cast(source, dtype), tokenizer, chosen)
     name = str(source) if source is not None else REFERENCE_MODEL
     if name.startswith(UNTRAINED):
+        if device_map is not None:
+            raise GrammarLensError(
+                f"{name} is drawn on one device, so device_map has no use: give device or leave both"
+            )
         return _load_untrained(name, tokenizer, dtype, _pick_device(device), revision)
     location = locate(name)
     stored = _check_files(location, needs_tokenizer=tokenizer is None)
@@ -98,16 +102,29 @@ def _load_untrained(
     revision: str | None,
 ) -> Model:
     """The model of a name without its prefix, with random weights; its own are not read."""
+    location, config, tokenizer, chosen = _shape_of(name, tokenizer, dtype, device, revision)
+    with _explained_errors(location):
+        model = wrap(draw_weights(config, chosen, device), tokenizer, device)
+    model.grammar_lens_name = UNTRAINED + _short_name(name.removeprefix(UNTRAINED), location)
+    return model
+
+
+def _shape_of(
+    name: str,
+    tokenizer: Any,
+    dtype: str | torch.dtype | None,
+    device: torch.device,
+    revision: str | None,
+) -> tuple[Path | str, Any, Any, torch.dtype]:
+    """Location, configuration, tokenizer and dtype of a model whose weights are not read."""
     location = locate(name.removeprefix(UNTRAINED))
     _check_files(location, needs_tokenizer=tokenizer is None, needs_weights=False)
     chosen = _pick_dtype(dtype, device)
     with _explained_errors(location):
         config, tokenizer = _load_config(location, tokenizer, revision)
-        if not isinstance(chosen, torch.dtype):
-            chosen = getattr(config, "dtype", None) or torch.float32
-        model = wrap(draw_weights(config, chosen, device), tokenizer, device)
-    model.grammar_lens_name = UNTRAINED + _short_name(name.removeprefix(UNTRAINED), location)
-    return model
+    if not isinstance(chosen, torch.dtype):
+        chosen = getattr(config, "dtype", None) or torch.float32
+    return location, config, tokenizer, chosen
 
 
 def draw_weights(
@@ -117,7 +134,7 @@ def draw_weights(
     from transformers import AutoModelForCausalLM
 
     gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), torch.device(device):
+    with _LOADING, torch.random.fork_rng(gpus), torch.device(device):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation="eager", trust_remote_code=False
@@ -138,17 +155,12 @@ def load_shape(
     """
     from transformers import AutoModelForCausalLM
 
-    location = locate(str(source).removeprefix(UNTRAINED))
-    _check_files(location, needs_tokenizer=True, needs_weights=False)
-    chosen = _pick_dtype(dtype, torch.device("cpu" if device == "cpu" else "cuda"))
-    with _explained_errors(location):
-        config, tokenizer = _load_config(location, None, revision)
-        if not isinstance(chosen, torch.dtype):
-            chosen = getattr(config, "dtype", None) or torch.float32
-        with torch.device("meta"):
-            shape = AutoModelForCausalLM.from_config(
-                config, dtype=chosen, attn_implementation="eager", trust_remote_code=False
-            )
+    kind = torch.device("cpu" if device == "cpu" else "cuda")
+    location, config, tokenizer, chosen = _shape_of(str(source), None, dtype, kind, revision)
+    with _explained_errors(location), torch.device("meta"):
+        shape = AutoModelForCausalLM.from_config(
+            config, dtype=chosen, attn_implementation="eager", trust_remote_code=False
+        )
     model = wrap(shape, tokenizer, None)
     model.grammar_lens_name = _short_name(str(source), location)
     return model
@@ -372,28 +384,33 @@ def _explained_errors(location: Path | str) -> Iterator[None]:
     """
     from transformers.utils import logging
 
-    _LOADING.acquire()
-    logging.disable_progress_bar()
-    # transformers draws a bar of its own over a GGUF file's tensors
-    quiet = contextlib.redirect_stderr(io.StringIO()) if gguf.is_gguf(location) else None
-    try:
-        with quiet or contextlib.nullcontext():
-            yield
-    except (GrammarLensError, torch.cuda.OutOfMemoryError):
-        raise
-    except Exception as error:  # damaged files make the libraries that read them fail in any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = (
-            "check the file, and that transformers knows the architecture in GGUF"
-            if gguf.is_gguf(location)
-            else "check the files in the folder"
-            if isinstance(location, Path)
-            else "check the id, the network and, for gated models, `hf auth login`; or give a local folder"
-        )
-        raise GrammarLensError(f"could not load {str(location)!r}: {reason} ({hint})") from error
-    finally:
-        logging.enable_progress_bar()
-        _LOADING.release()
+    with _LOADING:
+        logging.disable_progress_bar()
+        # transformers draws a bar of its own over a GGUF file's tensors
+        quiet = contextlib.redirect_stderr(io.StringIO()) if gguf.is_gguf(location) else None
+        try:
+            with quiet or contextlib.nullcontext():
+                yield
+        except (GrammarLensError, torch.cuda.OutOfMemoryError):
+            raise
+        except (
+            Exception
+        ) as error:  # damaged files make the libraries that read them fail in any way
+            reason = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
+            hint = (
+                "check the file, and that transformers knows the architecture in GGUF"
+                if gguf.is_gguf(location)
+                else "check the files in the folder"
+                if isinstance(location, Path)
+                else "check the id, the network and, for gated models, `hf auth login`; or give a local folder"
+            )
+            raise GrammarLensError(
+                f"could not load {str(location)!r}: {reason} ({hint})"
+            ) from error
+        finally:
+            logging.enable_progress_bar()
 
 
 def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch.dtype:

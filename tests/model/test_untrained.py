@@ -70,5 +70,7 @@ def test_a_name_stands_for_the_twin(reference: Model, tmp_path: Path) -> None:
     of_a_folder = load_model(f"untrained:{bare}", dtype="bfloat16")
     assert model_name(of_a_folder) == "untrained:bare"
     assert next(of_a_folder.original_model.parameters()).dtype == torch.bfloat16
+    with pytest.raises(GrammarLensError, match="device_map has no use"):
+        load_model("untrained:reference-9m", device_map="auto")
     with pytest.raises(GrammarLensError, match=r"config\.json"):
         load_model(f"untrained:{tmp_path}")
