@@ -32,6 +32,7 @@ from common import (
     MODEL,
     TRAIN,
     DeviceFlag,
+    DtypeFlag,
     Experiment,
     FreshFlag,
     ModelFlag,
@@ -59,7 +60,7 @@ class Config:
     model: ModelFlag = MODEL
     train: TrainFlag = TRAIN
     fresh: FreshFlag = FRESH
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16; by default the usual one.")] = ""
+    dtype: DtypeFlag = ""
     value: Annotated[str, typer.Option(help="Value of a cut neuron: mean or zero.")] = "mean"
     mean_words: Annotated[
         int, typer.Option(help="Training words whose means the lesions set neurons to, at most.")

@@ -26,6 +26,7 @@ FreshFlag = Annotated[str, typer.Option(help="Other words to test on.")]
 LabelFlag = Annotated[str, typer.Option(help="upos, xpos, deprel or feats:NAME.")]
 CutFlag = Annotated[str, typer.Option(help="Values whose neurons are cut, separated by commas.")]
 PositionFlag = Annotated[str, typer.Option(help="Where words are read: word or next.")]
+DtypeFlag = Annotated[str, typer.Option(help="float32, bfloat16; by default the usual one.")]
 DeviceFlag = Annotated[str, typer.Option(help="cpu, cuda; a GPU if there is one.")]
 OutFlag = Annotated[Path, typer.Option(help="Folder for the results.")]
 MODEL, TRAIN, FRESH = "reference-9m", "embedded:train", "embedded:test"

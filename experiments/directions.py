@@ -32,6 +32,7 @@ from common import (
     TRAIN,
     CutFlag,
     DeviceFlag,
+    DtypeFlag,
     Experiment,
     FreshFlag,
     ModelFlag,
@@ -58,7 +59,7 @@ class Config:
     model: ModelFlag = MODEL
     train: TrainFlag = TRAIN
     fresh: FreshFlag = FRESH
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16; by default the usual one.")] = ""
+    dtype: DtypeFlag = ""
     cut: CutFlag = ""
     k: Annotated[int, typer.Option(help="Key neurons per tag.")] = 100
     choose_words: Annotated[

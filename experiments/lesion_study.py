@@ -44,6 +44,7 @@ from common import (
     TRAIN,
     ConfigFlag,
     DeviceFlag,
+    DtypeFlag,
     FreshFlag,
     LabelFlag,
     ModelFlag,
@@ -145,7 +146,7 @@ class Config:
     max_sentences: Annotated[int, typer.Option(help="Sentences per fresh bank; 0: all.")] = 0
     seed: Annotated[int, typer.Option(help="Seed of shams, donors and samples.")] = 0
     token_budget: Annotated[int, typer.Option(help="Tokens in one pass; 0: the device's.")] = 0
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = ""
+    dtype: DtypeFlag = ""
     device: DeviceFlag = ""
     out: OutFlag = Path("results") / NAME
     resume: Annotated[bool, typer.Option(help="Resume an interrupted study.")] = False

@@ -2,7 +2,8 @@
 
 import html
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -68,6 +69,15 @@ def latex(frame: pd.DataFrame, digits: int = 3) -> str:
     return frame.to_latex(
         index=_has_names(frame), escape=True, float_format=f"%.{digits}f", na_rep=""
     )
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, whose first row names the columns; line breaks in cells become spaces."""
+    first, *others = (
+        "| " + " | ".join(re.sub(r"\s+", " ", cell).replace("|", r"\|") for cell in row) + " |"
+        for row in rows
+    )
+    return "\n".join([first, "|" + " --- |" * len(rows[0]), *others])
 
 
 def _has_names(frame: pd.DataFrame) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from grammar_lens import figures
+from grammar_lens.display import markdown
 from grammar_lens.dissociation.calibration import Calibration
 from grammar_lens.dissociation.redundancy import Redundancy
 from grammar_lens.dissociation.result import LesionStudy
@@ -28,12 +29,11 @@ _STYLE = "body{font-family:sans-serif;max-width:60rem;margin:2rem auto;line-heig
 def verdict_table(results: Mapping[str, Mapping[str, Found]]) -> str:
     """The verdicts of the parts of every score, a column per score, as a table in Markdown."""
     first, *_ = results.values()
-    lines = [["", *results], ["---"] * (len(results) + 1)]
+    lines = [["", *results]]
     for part, result in _studies_first(first):
         name = f"{result.fresh} ({part})" if isinstance(result, LesionStudy) else part
         lines.append([name, *(parts[part].verdict() for parts in results.values())])
-    rows = ("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
-    return "# What the lesion studies say\n\n" + "\n".join(rows) + "\n"
+    return f"# What the lesion studies say\n\n{markdown(lines)}\n"
 
 
 def page_of_studies(title: str, results: Mapping[str, Mapping[str, Found]]) -> str:

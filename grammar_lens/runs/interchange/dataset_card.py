@@ -1,10 +1,10 @@
 """The card of a run that is shared as a data set on the Hugging Face hub."""
 
-import re
 from collections.abc import Sequence
 
 from huggingface_hub import DatasetCardData
 
+from grammar_lens.display import markdown
 from grammar_lens.files import to_json
 from grammar_lens.runs.interchange.schema import Table
 from grammar_lens.runs.store.stored import StoredRun
@@ -43,24 +43,17 @@ def dataset_card(run: StoredRun, tables: Sequence[Table], masks: Sequence[str]) 
     return "\n\n".join(parts) + "\n"
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(re.sub(r"\s+", " ", c).replace("|", "\\|") for c in cells) + " |"
-
-
 def _numbers(summary: dict[str, object]) -> str:
     """The table that `run` prints, every number beside what it must be compared with."""
     columns = summary_table(summary).columns
     rows = zip(*([str(cell) for cell in column.cells] for column in columns), strict=True)
-    heads = [str(column.header) for column in columns]
-    return "\n".join([_row(heads), _row(["---"] * len(heads)), *map(_row, rows)])
+    return markdown([[str(column.header) for column in columns], *rows])
 
 
 def _files(tables: Sequence[Table], masks: Sequence[str]) -> str:
-    lines = [_row(["file", "holds"]), _row(["---", "---"])]
-    lines += [_row([f"`{t.name}.parquet`", t.about]) for t in tables]
-    lines += [_row([f"`{m}`", "Masks [layer, neuron] of the key neurons, by label"]) for m in masks]
-    lines.append(_row(["`datapackage.json`", "Every column's type, meaning and unit"]))
-    return "\n".join(lines)
+    lines = [("file", "holds"), *((f"`{t.name}.parquet`", t.about) for t in tables)]
+    lines += [(f"`{m}`", "Masks [layer, neuron] of the key neurons, by label") for m in masks]
+    return markdown([*lines, ("`datapackage.json`", "Every column's type, meaning and unit")])
 
 
 def _reading(masks: Sequence[str]) -> str:
