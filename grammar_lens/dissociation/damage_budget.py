@@ -200,6 +200,10 @@ def equal_damage(
     )
 
 
+ROUNDING = 1e-6
+"""Share of the largest eigenvalue under which others are rounding of activations in float32."""
+
+
 def eraser(
     label: str,
     gap: Float64[np.ndarray, " unit"],
@@ -210,9 +214,13 @@ def eraser(
     """LEACE of one label against the rest, as a lesion: reads S+ gap / (gap' S+ gap), writes gap.
 
     Source: Belrose et al. (2023), theorem 4.3, with one class beside the rest, whose cross-covariance with
-    the stream is a multiple of `gap`, the label's mean less the mean of all.
+    the stream is a multiple of `gap`, the label's mean less the mean of all. The inverse is that of the
+    correlations, so that a dimension of massive activations does not push others under the rounding
+    of activations in float32; what varies less than that, as where words are few, is left alone.
     """
-    reads = np.linalg.pinv(covariance, rcond=1e-10, hermitian=True) @ gap
+    sd = np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
+    inverse = np.linalg.pinv(covariance / np.outer(sd, sd), rcond=ROUNDING, hermitian=True)
+    reads = inverse @ (gap / sd) / sd
     size = float(gap @ reads)
     reads = reads / size if size > 0 else np.zeros_like(gap)
     return Directions(label, "resid_post", layer, reads[None], centre, gap[None].copy())

@@ -217,10 +217,7 @@ def lesion_curves(model: Model, g: Given) -> object:
 
 def equal_damage(model: Model, g: Given) -> object:
     given: dict[str, Any] = {"lexicon": g.lexicon, "layers": [1], "sentences": 4, **QUIET}
-    found = gl.equal_damage(model, g.train, g.fresh, g.keys, **given)
-    # LEACE inverts the covariance of the stream, so that the two classes' directions differ by more
-    # than their activations; they are compared by what the other lesions do
-    return found.table[found.table["lesion"] != "LEACE"]
+    return gl.equal_damage(model, g.train, g.fresh, g.keys, **given)
 
 
 def find_again(model: Model, g: Given) -> object:
