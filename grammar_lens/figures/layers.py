@@ -11,6 +11,7 @@ from grammar_lens.figures.style import (
     GREY,
     SEQUENTIAL,
     STYLE,
+    panel_title,
     plain,
     score_name,
     tick_step,
@@ -79,18 +80,7 @@ def neurons_by_layer(
 def _panels(*titles: str) -> go.Figure:
     page = make_subplots(rows=len(titles), cols=1, shared_xaxes=True, vertical_spacing=0.085)
     for row, title in enumerate(titles, 1):
-        page.add_annotation(
-            row=row,
-            col=1,
-            text=f"<b>{title}</b>",
-            x=0,
-            xref="x domain",
-            xanchor="left",
-            y=1,
-            yref="y domain",
-            yanchor="bottom",
-            showarrow=False,
-        )
+        panel_title(page, title, row, 1, y=1)
     return page.update_layout(template=STYLE, height=1000)
 
 

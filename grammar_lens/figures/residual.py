@@ -17,6 +17,7 @@ from grammar_lens.figures.style import (
     INK,
     about,
     finish,
+    panel_title,
     tick_step,
     word_alone,
 )
@@ -46,28 +47,13 @@ def layer_by_layer(probes: LayerProbes, table: pd.DataFrame | None = None) -> go
         row, column = i // 2 + 1, i % 2 + 1
         draw(figure, row, column)
         _layer_axis(figure, first, row, column)
-        _title(figure, title, row, column)
+        panel_title(figure, title, row, column)
     words = f"{first.n_fresh_words:,} held-out words, a linear probe on all dimensions of a layer"
     finish(figure, "What each layer tells", about(first.origin, words), height=210 + 280 * rows)
     return figure.update_layout(
         legend={"orientation": "h", "x": 0, "y": -0.2 / rows, "yanchor": "top"},
         margin={"t": 110},
         hovermode="x unified",
-    )
-
-
-def _title(figure: go.Figure, title: str, row: int, column: int) -> None:
-    figure.add_annotation(
-        row=row,
-        col=column,
-        text=f"<b>{title}</b>",
-        x=0,
-        xref="x domain",
-        xanchor="left",
-        y=1.02,
-        yref="y domain",
-        yanchor="bottom",
-        showarrow=False,
     )
 
 
@@ -91,7 +77,7 @@ def layer_lesions(lesions: LayerLesions) -> go.Figure:
         figure.update_yaxes(title_text="rise in tag loss (nats)", row=1, col=column)
         n = int(rows.layer.max()) + 1
         figure.update_xaxes(title_text="layer", dtick=tick_step(n), row=1, col=column)
-        _title(figure, title, 1, column)
+        panel_title(figure, title, 1, column)
     about_words = f"mean lesions at {lesions.n_words:,} words of {lesions.n_sentences:,} sentences"
     finish(
         figure,

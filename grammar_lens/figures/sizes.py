@@ -7,7 +7,16 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from grammar_lens.dissociation.size_curves import ACTIVATION, CUT, KEEP, KEY, RANDOM, SizeCurves
-from grammar_lens.figures.style import ACCENT, CONTRAST, GREY, SHAMS, about, finish, plain
+from grammar_lens.figures.style import (
+    ACCENT,
+    CONTRAST,
+    GREY,
+    SHAMS,
+    about,
+    finish,
+    panel_title,
+    plain,
+)
 
 _PANELS = ((CUT, "The first k neurons cut"), (KEEP, "All cut but the first k neurons"))
 _LINES = (
@@ -58,17 +67,7 @@ def lesion_curves(curves: SizeCurves, label: str | None = None) -> go.Figure:
             type="log", tickvals=ks, ticktext=[f"{k:,}" for k in ks], title_text="neurons (k)", **at
         )
         figure.update_yaxes(title_text="rise in tag loss (nats)", **at)
-        figure.add_annotation(
-            text=f"<b>{title}</b>",
-            x=0,
-            xref="x domain",
-            xanchor="left",
-            y=1.02,
-            yref="y domain",
-            yanchor="bottom",
-            showarrow=False,
-            **at,
-        )
+        panel_title(figure, title, 1, column)
     whose = "mean over tags" if label is None else plain(label)
     words = f"{whose}, {curves.n_words:,} words of {curves.n_sentences:,} sentences"
     finish(figure, "How many neurons does a tag need?", about(curves.origin, words), height=470)

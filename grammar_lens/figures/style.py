@@ -241,6 +241,22 @@ def legend_height(n: int, least: int) -> int:
     return max(least, 140 + 20 * n)
 
 
+def panel_title(figure: go.Figure, title: str, row: int, column: int, *, y: float = 1.02) -> None:
+    """Writes the title of one panel above its left corner."""
+    figure.add_annotation(
+        row=row,
+        col=column,
+        text=f"<b>{title}</b>",
+        x=0,
+        xref="x domain",
+        xanchor="left",
+        y=y,
+        yref="y domain",
+        yanchor="bottom",
+        showarrow=False,
+    )
+
+
 def finish(figure: go.Figure, title: str, subtitle: str, *, height: int) -> None:
     """Gives a figure the style, title and height."""
     figure.update_layout(
