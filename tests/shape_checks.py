@@ -10,6 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
+from beartype import BeartypeConf, beartype
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+"""The check of types: an int is taken for a float, as the language and pyright take it."""
 
 _JAXTYPED = jaxtyping.jaxtyped
 _MADE: set[Any] = set()
