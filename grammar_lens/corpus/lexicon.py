@@ -21,7 +21,7 @@ from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 
 _CHUNK = {False: 2**19, True: 2**25}
-"""Probabilities (words x vocabulary) held in float64 at a time, on CPU and on a GPU."""
+"""Probabilities (words x vocabulary) held at a time, on CPU and on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,15 @@ class WordLosses:
 
 @dataclass(frozen=True)
 class DeviceLexicon:
-    """A lexicon's tables on the device: P(label | token) and, as a last column, whether seen."""
+    """A lexicon's tables on the device, for a whole vocabulary.
 
-    table: Float[Tensor, "vocab label_plus_one"]
+    `known` are the tokens seen to begin a training word; all others have the prior.
+    """
+
+    probability: Float[Tensor, "vocab label"]
+    prior: Float[Tensor, " label"]
+    known: Int[Tensor, " known"]
+    of_known: Float[Tensor, "known label"]
 
     @classmethod
     def of(cls, lexicon: Lexicon, vocab_size: int, device: torch.device) -> "DeviceLexicon":
@@ -127,14 +133,14 @@ class DeviceLexicon:
                 f"the lexicon knows {len(lexicon.probability)} tokens and the model predicts "
                 f"{vocab_size}: it was made with another model's tokenizer"
             )
-        table = np.concatenate(
-            [
-                np.concatenate([lexicon.probability, np.tile(lexicon.prior, (extra, 1))]),
-                np.concatenate([lexicon.seen, np.zeros(extra, bool)])[:, None].astype(float),
-            ],
-            axis=1,
+        padded = np.concatenate([lexicon.probability, np.tile(lexicon.prior, (extra, 1))])
+        known = np.flatnonzero(lexicon.seen)
+        return cls(
+            torch.from_numpy(padded).to(device),
+            torch.from_numpy(lexicon.prior).to(device),
+            torch.from_numpy(known).to(device),
+            torch.from_numpy(padded[known]).to(device),
         )
-        return cls(torch.from_numpy(table).to(device))
 
 
 def split_losses(
@@ -162,15 +168,19 @@ def _split_chunk(
     label: Int[Tensor, " word"],
     lexicon: DeviceLexicon,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The fields of `WordLosses`, for words few enough that their probabilities stay in cache."""
-    x = logits.to(torch.float64, copy=True)
-    x -= x.amax(1, keepdim=True)
-    gold = x.gather(1, token[:, None])[:, 0]
-    weights = x.exp_()
-    total = weights.sum(1)
-    marginal = (weights @ lexicon.table) / total[:, None]
+    """The fields of `WordLosses`, for words few enough that their weights stay in cache."""
+    x = logits if logits.dtype == torch.float64 else logits.float()
+    top = x.amax(1, keepdim=True)
+    # float32 numbers, summed in float64: relative error of the sums below 1e-7
+    weights = (x - top).exp_()
+    total = weights.sum(1, dtype=torch.float64)
+    of_known = weights.index_select(1, lexicon.known).double()
+    known = of_known.sum(1)
+    unknown = (total - known).clamp_(min=0)
+    marginal = of_known @ lexicon.of_known + unknown[:, None] * lexicon.prior
+    marginal /= total[:, None]
+    nll = total.log() - (x.gather(1, token[:, None]).double() - top.double())[:, 0]
     rows = torch.arange(len(token), device=token.device)
-    nll = total.log() - gold
     tag_loss = -marginal[rows, label].log()
-    lexical = nll - tag_loss - lexicon.table[token, label].log()
-    return nll, tag_loss, lexical, marginal[:, :-1], marginal[:, -1]
+    lexical = nll - tag_loss - lexicon.probability[token, label].log()
+    return nll, tag_loss, lexical, marginal, known / total

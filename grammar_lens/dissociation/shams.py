@@ -1,10 +1,9 @@
-"""Sham sets: other neurons for key neurons, matched one by one or grown to a target of damage."""
+"""Sham sets: other neurons for key neurons, matched one by one or in growing numbers."""
 
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
-from scipy.optimize import isotonic_regression
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.outcomes import Outcomes
@@ -16,8 +15,6 @@ N_NEAREST = 40
 
 Simulated level of p at a nominal .05: .059 to .067 with 10, .043 to .058 with 40.
 """
-WHOLE = 1e-9
-"""An interpolated size this little above a whole number is that number."""
 
 
 def output_matched_shams(
@@ -146,37 +143,6 @@ def growing_sham(
     name = f"{real.name} growing sham"
     none, at = np.zeros(len(layer)), mean[layer, index]
     return Neurons(name, real.site, layer, index, none, at, weights=real.weights)
-
-
-def size_for(
-    target: float,
-    sizes: Int[np.ndarray, " trial"],
-    damages: Float[np.ndarray, " trial"],
-) -> int:
-    """The smallest size at which a sham of growing size does the target's damage.
-
-    Damage measured at some sizes is made to rise with size (isotonic regression, through 0 at size
-    0) and interpolated; a target beyond the largest damage gives the largest size measured, one of
-    0 or less gives 1.
-    Raises GrammarLensError without a trial, or for sizes or damages that are not numbers from 1 up.
-    """
-    if len(sizes) == 0 or (sizes < 1).any() or not np.isfinite(damages).all():
-        raise GrammarLensError(
-            f"sizes {sizes.tolist()} did damage {damages.tolist()}: expected one size or more, each "
-            "of at least 1 neuron, with finite damage"
-        )
-    order = np.argsort(sizes, kind="stable")
-    size = np.concatenate([[0], sizes[order]])
-    fitted = np.maximum(isotonic_regression(damages[order]).x, 0.0)
-    damage = np.concatenate([[0.0], fitted])
-    reached = np.flatnonzero(damage >= target)
-    if len(reached) == 0:
-        return int(size[-1])
-    at = int(reached[0])
-    if at == 0:
-        return 1
-    part = (target - damage[at - 1]) / (damage[at] - damage[at - 1])
-    return max(1, int(np.ceil(size[at - 1] + part * (size[at] - size[at - 1]) - WHOLE)))
 
 
 def output_ratio(

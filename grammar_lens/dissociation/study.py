@@ -84,15 +84,18 @@ def lesion_study(
     for other in dict.fromkeys(others):
         if other != ablation:
             conditions += _conditions(sets, drawn[:other_shams], other)
+    real = [c for c in conditions if (c.replicate, c.ablation) == (0, ablation)]
+    rest = [c for c in conditions if (c.replicate, c.ablation) != (0, ablation)]
+    main = battery.run(real, folder=folder and folder / "main")
     sampled = battery.sham_words(sham_sentences)
     if damage_matched is None:
         damage_matched = shams if _least_output(sets, drawn, output) < ENOUGH else 0
     if damage_matched:
-        conditions += grown_shams(battery, sets, ablation, damage_matched, rng, sampled)
+        rest += grown_shams(battery, sets, ablation, damage_matched, rng, real=main, words=sampled)
     if sufficiency:
-        conditions += _rests(sets, drawn[:other_shams], ablation)
+        rest += _rests(sets, drawn[:other_shams], ablation)
     study = dissociation(
-        _outcomes(battery, conditions, ablation, sampled, folder),
+        _with_rest(main, rest, battery, sampled, folder),
         sets,
         output,
         tag_entropy=battery.lexicon.entropy,
@@ -106,26 +109,19 @@ def lesion_study(
     return replace(study, first_order=predicted)
 
 
-def _outcomes(
+def _with_rest(
+    main: Outcomes,
+    rest: list[Condition],
     battery: Battery,
-    conditions: list[Condition],
-    ablation: Ablation,
     sampled: Bool[np.ndarray, " word"] | None,
     folder: Path | None,
 ) -> Outcomes:
-    """The main lesions at all words, everything else at the words of some sentences."""
-    if sampled is None:
-        return battery.run(conditions, folder=folder)
-    codes = np.where(sampled, battery.codes, -1)
-    wanted = [(c.replicate, c.ablation, c.kind) == (0, ablation, "set") for c in conditions]
-    real = [c for c, is_real in zip(conditions, wanted, strict=True) if is_real]
-    rest = [c for c, is_real in zip(conditions, wanted, strict=True) if not is_real]
-    main = battery.run(real, folder=folder and folder / "main")
+    """The main lesions, measured already, and everything else at the words of some sentences."""
     if not rest:
         return main
-    return main.joined(
-        battery.run(rest, codes=codes, folder=folder and folder / "sample", what="lesioning, shams")
-    )
+    codes = battery.codes if sampled is None else np.where(sampled, battery.codes, -1)
+    where = folder and folder / "sample"
+    return main.joined(battery.run(rest, codes=codes, folder=where, what="lesioning, shams"))
 
 
 def _check(

@@ -322,7 +322,7 @@ def _last_logits(
     model: Model, vocabulary: Vocabulary, token_ids: Int[Tensor, "one token"]
 ) -> Float[Tensor, "one vocab"]:
     last = torch.tensor([token_ids.shape[1] - 1], device=token_ids.device)
-    return next_token_logits(model, token_ids, last).to(vocabulary.on_device.table.device)
+    return next_token_logits(model, token_ids, last).to(vocabulary.on_device.prior.device)
 
 
 def _split(logits: Float[Tensor, "one vocab"], vocabulary: Vocabulary) -> WordLosses:

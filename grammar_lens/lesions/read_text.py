@@ -151,7 +151,7 @@ def _read(
     losses, probability = [], []
     for begin in range(0, n, _PLACES):
         places = torch.arange(begin, min(begin + _PLACES, n), device=ids.device)
-        logits = next_token_logits(model, read.ids, places).to(table.table.device)
+        logits = next_token_logits(model, read.ids, places).to(table.prior.device)
         token = gold[places].to(logits.device)
         any_label = torch.zeros_like(token)
         found = split_losses(logits, token, any_label, table)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lesion_bench import by_hand
 from rounding import model_error
 from typed import neurons_of, present
@@ -17,7 +19,7 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
 from grammar_lens.dissociation import grown_shams as damage
 from grammar_lens.dissociation.changes import changes
-from grammar_lens.dissociation.grown_shams import grown_shams
+from grammar_lens.dissociation.grown_shams import grown_shams, next_size
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.dissociation.sufficiency import EVERYTHING
@@ -32,6 +34,7 @@ from grammar_lens.selectivity.evidence import Attribution
 from grammar_lens.selectivity.scoring import score
 
 QUIET: dict[str, Any] = {"show_progress": False}
+ABLATION = Ablation()
 TAGS = ("NOUN", "VERB", "PRON")
 OTHERS = (
     Ablation("mean", 0.5),
@@ -219,11 +222,12 @@ def test_a_study_goes_on_where_it_stopped(
         "folder": tmp_path / "battery",
     }
     whole = lesion_battery._Battery._whole
-    seen: list[int] = []
+    seen: list[tuple[str, int]] = []
+    """Folder of the battery and first row of the batch."""
 
     def interrupted(self: Any, batch: Any) -> None:
         if self.store._folder is not None:
-            seen.append(int(batch.rows[0]))
+            seen.append((self.store._folder.name, int(batch.rows[0])))
             if len(seen) == 3:
                 raise Stop
         whole(self, batch)
@@ -285,6 +289,12 @@ def rises(battery: Battery, conditions: list[Condition]) -> np.ndarray:
     return (nll[1:] - nll[:1]).mean(1)
 
 
+def measured(battery: Battery, sets: KeyNeurons, ablation: Ablation = ABLATION) -> Outcomes:
+    """The losses under the real sets."""
+    real = [Condition(label, 0, sets[label], ablation) for label in sets]
+    return battery.run(real, codes=battery.studied)
+
+
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Outcomes]:
     seen: list[Outcomes] = []
     whole = Battery.run
@@ -300,9 +310,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Outcomes]:
 def test_they_do_as_much_damage(ready: Battery, many: KeyNeurons, monkeypatch: pytest.MonkeyPatch):
     ablation = Ablation("mean", 2.0)
     sets = many.top(40).only(TAGS)
+    main = measured(ready, sets, ablation)
     batteries = counted(monkeypatch)
-    grown = grown_shams(ready, sets, ablation, 2, np.random.default_rng(0))
-    assert 4 <= len(batteries) <= 2 * (1 + damage.ROUNDS), "two groups of sentences"
+    grown = grown_shams(ready, sets, ablation, 2, np.random.default_rng(0), real=main)
+    assert 2 <= len(batteries) <= 2 * damage.ROUNDS, "two groups of sentences"
     assert [(c.label, c.replicate) for c in grown] == [(t, r) for r in (1, 2) for t in TAGS]
     union = {tuple(row) for row in sets.union().tolist()}
     for condition in grown:
@@ -330,35 +341,36 @@ def test_sets_that_do_no_damage_get_one_neuron(
     sets, ablation = keys.only(TAGS), Ablation("mean", -0.3)
     real = rises(ready, [Condition(tag, 0, sets[tag], ablation) for tag in TAGS])
     assert (real < 0).any()
-    batteries = counted(monkeypatch)
     only = sets.only([tag for tag, rise in zip(TAGS, real, strict=True) if rise < 0])
-    grown = grown_shams(ready, only, ablation, 3, np.random.default_rng(0))
+    main = measured(ready, only, ablation)
+    batteries = counted(monkeypatch)
+    grown = grown_shams(ready, only, ablation, 3, np.random.default_rng(0), real=main)
     assert {len(c.neurons) for c in grown} == {1}
-    assert len(batteries) == 3, "the real sets alone say that there is nothing to match"
+    assert not batteries, "the real sets alone say that there is nothing to match"
 
 
 def test_damage_that_no_sham_can_do(
     ready: Battery, keys: KeyNeurons, monkeypatch: pytest.MonkeyPatch
 ):
     """Rises that never reach the target end the search at the largest size, or after the rounds."""
+    main = measured(ready, keys.only(TAGS))
     tried: list[list[int]] = []
 
     def little(_battery: Battery, conditions: list[Condition], *_: Any) -> np.ndarray:
-        sizes = [len(c.neurons) for c in conditions if c.kind == "matched"]
-        if sizes:
-            tried.append(sizes)
-        return np.array([1e-9 * len(c.neurons) if c.kind == "matched" else 5.0 for c in conditions])
+        tried.append([len(c.neurons) for c in conditions])
+        return np.array([1e-9 * len(c.neurons) for c in conditions])
 
     monkeypatch.setattr(damage, "_rises", little)
+    monkeypatch.setattr(damage, "_target", lambda *_: dict.fromkeys(TAGS, 5.0))
     sets = keys.only(TAGS)
-    grown = grown_shams(ready, sets, Ablation(), 1, np.random.default_rng(0))
+    grown = grown_shams(ready, sets, Ablation(), 1, np.random.default_rng(0), real=main)
     free = 8 * 896 - len(sets.union())
     assert [len(c.neurons) for c in grown] == [free] * 3
     assert len(tried) <= damage.ROUNDS
     assert tried[0] == [12 * damage.GROWTH] * 3
     small = replace(sets, sets={tag: sets[tag].top(1) for tag in TAGS})
     tried.clear()
-    grown = grown_shams(ready, small, Ablation(), 1, np.random.default_rng(0))
+    grown = grown_shams(ready, small, Ablation(), 1, np.random.default_rng(0), real=main)
     assert len(tried) == damage.ROUNDS
     assert [len(c.neurons) for c in grown] == [damage.GROWTH**damage.ROUNDS] * 3
 
@@ -371,19 +383,54 @@ def test_damage_that_jumps_is_searched_for_so_long_and_no_longer(
     tried: dict[int, float] = {}
 
     def noise(_battery: Battery, conditions: list[Condition], *_: Any) -> np.ndarray:
-        out = np.ones(len(conditions))
-        for i, condition in enumerate(conditions):
-            if condition.kind == "matched":
-                out[i] = float(rng.uniform(0, 3))
-                tried[len(condition.neurons)] = out[i]
+        out = rng.uniform(0, 3, len(conditions))
+        tried.update(zip((len(c.neurons) for c in conditions), out.tolist(), strict=True))
         return out
 
+    sets = keys.only(["NOUN"])
+    main = measured(ready, sets)
     monkeypatch.setattr(damage, "_rises", noise)
-    sets = keys.only(TAGS)
-    sets = replace(sets, sets={"NOUN": sets["NOUN"]})
-    (grown,) = grown_shams(ready, sets, Ablation(), 1, np.random.default_rng(0))
+    monkeypatch.setattr(damage, "_target", lambda *_: {"NOUN": damage.AIM})
+    (grown,) = grown_shams(ready, sets, Ablation(), 1, np.random.default_rng(0), real=main)
     assert len(tried) <= damage.ROUNDS
     assert len(grown.neurons) == min(tried, key=lambda size: abs(tried[size] - damage.AIM))
+
+
+class TestNextSize:
+    def test_between_two_sizes_damage_is_a_power_of_size(self) -> None:
+        """From 1 to 16 between 100 and 400, by the square: 4 at 200."""
+        assert next_size({100: 1.0, 400: 16.0}, 4.0, 1, 1000, 0.1) == 200
+        assert next_size({400: 16.0, 100: 1.0, 1000: 20.0}, 4.0, 1, 1000, 0.1) == 200
+
+    def test_beyond_the_sizes_by_the_usual_power_and_fourfold_at_most(self) -> None:
+        assert next_size({100: 1.0}, 2.0**1.5, 1, 1000, 0.1) == 200
+        assert next_size({100: 1.0}, 1e6, 1, 1000, 0.1) == 100 * damage.GROWTH
+        assert next_size({100: 1.0}, 1e6, 1, 250, 0.1) == 250
+        assert next_size({100: 8.0, 200: 9.0}, 1.0, 1, 1000, 0.1) == 25
+        assert next_size({1: 8.0}, 1.0, 1, 1000, 0.1) == 0, "no set is smaller than one neuron"
+
+    def test_lesions_that_lower_the_loss_count_for_little(self) -> None:
+        assert next_size({100: -0.5}, 1.0, 1, 1000, 0.1) == 400
+        assert 100 < next_size({100: -0.5, 400: 2.0}, 1.0, 1, 1000, 0.1) < 400
+
+    def test_damage_that_falls_is_made_to_rise(self) -> None:
+        """3 and 1 become 2 and 2, as isotonic regression (pool adjacent violators) does."""
+        got = next_size({100: 3.0, 200: 1.0, 400: 8.0}, 4.0, 1, 1000, 0.1)
+        assert got == 283, "halfway from 200 to 400 on both logarithmic scales"
+
+    def test_what_is_near_enough_is_not_tried_again(self) -> None:
+        assert next_size({100: 1.09}, 1.0, 1, 1000, 0.1) == 0
+        assert next_size({100: 1.12}, 1.0, 1, 1000, 0.1) == 93
+        assert next_size({}, 1.0, 7, 1000, 0.1) == 7
+        assert next_size({}, -1.0, 7, 1000, 0.1) == 0
+
+    @given(st.lists(st.floats(-1, 5), min_size=1, max_size=8), st.floats(0.01, 6))
+    @settings(max_examples=80, deadline=None)
+    def test_a_larger_target_never_takes_fewer(self, damages: list[float], target: float) -> None:
+        tried = {7 * i: x for i, x in enumerate(damages, 1)}
+        sizes = [next_size(tried, x, 1, 1000, -1.0) for x in (target, 2 * target)]
+        assert all(0 <= size <= 1000 for size in sizes)
+        assert 0 in sizes or sizes[0] <= sizes[1], "0: the size was tried"
 
 
 def test_as_many_as_shams_where_those_carry_too_little(

@@ -23,7 +23,6 @@ from grammar_lens.dissociation.shams import (
     N_NEAREST,
     growing_sham,
     output_matched_shams,
-    size_for,
 )
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.outcomes import Condition
@@ -238,39 +237,3 @@ class TestGrowingSham:
         message = "layer 1 has 2 neurons that are key to no label, needs at least 3: use a smaller"
         with pytest.raises(GrammarLensError, match=message):
             growing_sham(real, union, 2, 5, np.zeros((2, 5)), np.random.default_rng(0))
-
-
-class TestSizeFor:
-    def test_by_hand(self) -> None:
-        """Damage .1 per 10 neurons up to 20, then .1 per 20."""
-        sizes, damages = np.array([10, 20, 40]), np.array([0.1, 0.2, 0.3])
-        for target, size in ((0.05, 5), (0.1, 10), (0.151, 16), (0.2, 20), (0.25, 30), (0.3, 40)):
-            assert size_for(target, sizes, damages) == size, target
-
-    def test_beyond_what_was_measured_it_is_the_largest(self) -> None:
-        assert size_for(9.0, np.array([40, 10]), np.array([0.4, 0.1])) == 40
-        for nothing in (0.0, -0.3):
-            assert size_for(nothing, np.array([40, 10]), np.array([0.4, 0.1])) == 1
-
-    def test_damage_that_falls_is_made_to_rise(self) -> None:
-        """.3 and .1 become .2 and .2, as isotonic regression (pool adjacent violators) does."""
-        sizes, damages = np.array([10, 20, 30]), np.array([0.3, 0.1, 0.6])
-        assert size_for(0.2, sizes, damages) == 10
-        assert size_for(0.4, sizes, damages) == 25
-        assert size_for(0.1, np.array([5, 10]), np.array([-0.2, 0.2])) == 8
-
-    @given(st.lists(st.floats(-1, 5), min_size=1, max_size=8), st.floats(-1, 6))
-    @settings(max_examples=80, deadline=None)
-    def test_a_larger_target_never_takes_fewer(self, damages, target) -> None:
-        sizes = np.arange(1, len(damages) + 1) * 7
-        size = size_for(target, sizes, np.array(damages))
-        assert 1 <= size <= sizes[-1]
-        assert size <= size_for(target + 0.1, sizes, np.array(damages))
-
-    @pytest.mark.parametrize(
-        ("sizes", "damages"), [([], []), ([0, 5], [0.0, 0.1]), ([5], [float("nan")])]
-    )
-    def test_trials_must_be_measured(self, sizes: list[int], damages: list[float]) -> None:
-        message = "expected one size or more, each of at least 1 neuron, with finite damage"
-        with pytest.raises(GrammarLensError, match=message):
-            size_for(0.1, np.array(sizes, np.int64), np.array(damages))

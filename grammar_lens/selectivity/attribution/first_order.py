@@ -224,8 +224,8 @@ class _Job:
             )
         self._reference = None if reference is None else torch.from_numpy(reference).float()
         weight = unembedding(model)
-        table = DeviceLexicon.of(lexicon, len(weight), weight.device).table
-        self._shares = table[:, :-1].T.contiguous()
+        tables = DeviceLexicon.of(lexicon, len(weight), weight.device)
+        self._shares = tables.probability.T.contiguous()
         self._watch: _Watch
 
     def locate(self, batch: TokenBatch) -> tuple[Int[np.ndarray, " word"], Int[Tensor, " word"]]:
