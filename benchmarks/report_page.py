@@ -5,9 +5,10 @@
 
 Pages: a run of the size of Llama 3 8B made of random numbers (17 tags, two positions, 32 layers of
 14,336 neurons), and with --run a real one. Every round opens each page in a fresh tab, in turn, from
-a file; an untimed round goes before. Seconds are from the request: until the page is parsed and its
-scripts have run (loaded), until a neuron looked up is shown, until all figures are drawn.
-Goals: under 15 MB, loaded in under 3 s, a neuron within 5 s. Needs Chromium (GRAMMAR_LENS_CHROMIUM)
+a file; an untimed round goes before. Seconds are from the request: until the lesion matrix on the
+first screen is drawn (first); in a second visit with all headings open, until the page is parsed and
+its scripts have run (loaded), until a neuron looked up is shown, until all figures are drawn.
+Goals: under 12 MB, first screen and loaded within 1 s, a neuron within 5 s. Needs Chromium (GRAMMAR_LENS_CHROMIUM)
 and playwright.
 """
 
@@ -29,9 +30,12 @@ from grammar_lens.cli.scripts import start_page
 from grammar_lens.report.page import write_report
 from grammar_lens.runs.run import load_run
 
-MOST_MEGABYTES, MOST_LOADED, MOST_SHOWN = 15.0, 3.0, 5.0
+MOST_MEGABYTES, MOST_FIRST, MOST_SHOWN = 12.0, 1.0, 5.0
 _NOW = "() => performance.now() / 1000"
 _LOADED = "() => performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd / 1000"
+
+
+_TIMES = ("first", "loaded", "neuron", "drawn")
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,18 @@ def main(config: Config) -> None:
     rows = {name: {"write_seconds": written[name].seconds, **seen[name]} for name in written}
     for row in rows.values():
         row["megabytes"] = row["bytes"] / 1e6
-    columns = {"MB": "megabytes", "written s": "write_seconds", "loaded s": "loaded"}
-    columns |= {"neuron s": "neuron", "drawn s": "drawn", "drawn, slowest": "drawn_slowest"}
+    columns = {"MB": "megabytes", "written s": "write_seconds", "first s": "first"}
+    columns |= {
+        "loaded s": "loaded",
+        "neuron s": "neuron",
+        "drawn s": "drawn",
+        "drawn, slowest": "drawn_slowest",
+    }
     layouts = {title: f"{{{key}:.2f}}" for title, key in columns.items()}
     show(f"report.html, medians of {config.rounds} rounds", "page", rows, layouts)
     for name, row in rows.items():
         print(target(f"{name}: MB", row["megabytes"], MOST_MEGABYTES))
-        print(target(f"{name}: loaded, s", row["loaded"], MOST_LOADED))
+        print(target(f"{name}: first screen, s", row["first"], MOST_FIRST))
         print(target(f"{name}: a neuron shown, s", row["neuron"], MOST_SHOWN))
     save("report_page", config, rows=rows)
 
@@ -105,7 +114,7 @@ def _open(written: Mapping[str, Written], rounds: int) -> dict[str, dict[str, fl
     return {
         name: {
             "bytes": written[name].path.stat().st_size,
-            **{x: statistics.median(s[x] for s in all_) for x in ("loaded", "neuron", "drawn")},
+            **{x: statistics.median(s[x] for s in all_) for x in _TIMES},
             "drawn_slowest": max(s["drawn"] for s in all_),
         }
         for name, all_ in taken.items()
@@ -113,7 +122,12 @@ def _open(written: Mapping[str, Written], rounds: int) -> dict[str, dict[str, fl
 
 
 def _visit(browser: Any, path: Path) -> dict[str, float]:
-    """One visit: a neuron is looked up as soon as the page takes input."""
+    """Two visits: the first screen; a neuron looked up as soon as the page takes input."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(path.as_uri(), wait_until="commit")
+    page.wait_for_selector("#plot-lesion-matrix svg.main-svg", timeout=120_000)
+    first = page.evaluate(_NOW)
+    page.close()
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(f"{path.as_uri()}?open=all", wait_until="domcontentloaded")
     page.fill("#neuron-address", "0.0")
@@ -121,9 +135,9 @@ def _visit(browser: Any, path: Path) -> dict[str, float]:
     page.wait_for_selector("#neuron-panel[data-shown$='-0.0']", timeout=120_000)
     neuron = page.evaluate(_NOW)
     page.wait_for_selector("html[data-drawn=yes]", timeout=120_000)
-    seconds = {"loaded": page.evaluate(_LOADED), "neuron": neuron, "drawn": page.evaluate(_NOW)}
+    seconds = (first, page.evaluate(_LOADED), neuron, page.evaluate(_NOW))
     page.close()
-    return seconds
+    return dict(zip(_TIMES, seconds, strict=True))
 
 
 if __name__ == "__main__":

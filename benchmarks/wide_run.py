@@ -5,7 +5,7 @@ neurons of every label. Its numbers mean nothing; their amount is what counts.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ UPOS = (
     *("PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X"),
 )
 LAYERS, UNITS = 32, 14_336
+DIMENSIONS = 2 / 7
+"""Of the residual stream, for each neuron of a layer: 4,096."""
 N_SHAMS = 20
 WITH_EXAMPLES = 10
 """Key neurons of each label that have examples."""
@@ -58,6 +60,7 @@ class WideResults:
     keys: KeyNeurons
     controls: SelectionControls | None
     probe: ProbeResult
+    residual: Scores
 
 
 @dataclass
@@ -92,7 +95,7 @@ class WideRun:
         return Evidence(self.results[position].moments)
 
     def residual_scores(self, position: str) -> Scores | None:
-        return None
+        return self.results[position].residual
 
 
 def wide_run(
@@ -137,17 +140,30 @@ def _results(
 ) -> WideResults:
     shape = (len(labels), layers, units)
     origin = Origin(model, "made:train", "upos", position, "neuron")
+    scores = _scores(rng, labels, layers, units, origin)
+    mean = rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
+    nothing = np.broadcast_to(np.zeros(()), shape)
+    moments = Moments(labels, scores.count, mean, nothing, nothing, np.abs(mean[0]), origin)
+    stream = _scores(
+        rng, labels, layers, round(units * DIMENSIONS), replace(origin, site="resid_post")
+    )
+    probe = _probe(rng, labels, origin)
+    return WideResults(position, moments, scores, select(scores, k=100), None, probe, stream)
+
+
+def _scores(
+    rng: np.random.Generator, labels: tuple[str, ...], layers: int, units: int, origin: Origin
+) -> Scores:
+    """Noise, and 150 strong units for every label."""
+    shape = (len(labels), layers, units)
     values = rng.standard_normal(shape, dtype=np.float32).astype(np.float64) * 0.03
     strong = rng.integers(units, size=(len(labels), 150))
     depth = np.clip(rng.normal(0.5, 0.15, strong.shape) * layers, 0, layers - 1).astype(int)
     for i in range(len(labels)):
         values[i, depth[i], strong[i]] += rng.choice([-1, 1], 150) * rng.uniform(0.1, 0.6, 150)
     count = rng.integers(20_000, 100_000, len(labels)).astype(float)
-    mean = rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
-    nothing = np.broadcast_to(np.zeros(()), shape)
-    flat = np.abs(mean[0])
-    moments = Moments(labels, count, mean, nothing, nothing, flat, origin)
-    scores = Scores(
+    flat = np.ones((layers, units))
+    return Scores(
         method="correlation",
         labels=labels,
         count=count,
@@ -156,9 +172,6 @@ def _results(
         p=None,
         units=UnitStatistics(flat, flat, flat),
         origin=origin,
-    )
-    return WideResults(
-        position, moments, scores, select(scores, k=100), None, _probe(rng, labels, origin)
     )
 
 

@@ -1,6 +1,8 @@
 """Made runs for reports, and the text of a page."""
 
+import base64
 import json
+import zlib
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -202,6 +204,27 @@ def made_adjusted(scores: Scores) -> Adjusted:
     )
 
 
+def read_block(text: str) -> dict[str, Any]:
+    """A block of a page as page.js reads it, with the values of its arrays."""
+    data = zlib.decompress(base64.b64decode(text))
+    start = 4 + int.from_bytes(data[:4], "little")
+    numbers = data[start:]
+
+    def unpacked(block: dict[str, Any]) -> Any:
+        if "at" not in block:
+            return block
+        dtype, count = np.dtype(f"<{block['dtype']}"), int(np.prod(block["shape"]))
+        planes = np.frombuffer(numbers, np.uint8, count * dtype.itemsize, block["at"])
+        # of each number its bytes together again
+        values = planes.reshape(dtype.itemsize, count).T.copy().view(dtype)
+        values = values.reshape(block["shape"])
+        if block["dtype"] == "i2":
+            values = np.where(values == -32768, np.nan, values)
+        return values.astype(float) * block["scale"] if "scale" in block else values
+
+    return json.loads(data[4:start], object_hook=unpacked)
+
+
 class Page(HTMLParser):
     """Tags with their attributes, scripts, and the text outside scripts and styles."""
 
@@ -233,16 +256,21 @@ class Page(HTMLParser):
             self.text += data
 
     def blocks(self) -> dict[str, dict[str, Any]]:
-        """All JSON by the id of its script."""
+        """All data by the id of its script."""
         return {
-            str(a["id"]): json.loads(text)
+            str(a["id"]): read_block(text)
             for a, text in self.scripts
-            if "json" in str(a.get("type"))
+            if a.get("type") == "text/plain" and a["id"] != "plotly"
         }
 
     def data(self) -> dict[str, dict[str, Any]]:
         """The figures' JSON."""
         return {name: block for name, block in self.blocks().items() if name.startswith("data-")}
+
+    def plotly(self) -> str:
+        """The source of plotly.js."""
+        (text,) = (text for a, text in self.scripts if a.get("id") == "plotly")
+        return zlib.decompress(base64.b64decode(text)).decode()
 
     def code(self) -> list[str]:
         return [text for a, text in self.scripts if "type" not in a]

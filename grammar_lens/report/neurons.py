@@ -14,7 +14,7 @@ from grammar_lens.figures.style import SCORE_NAMES, decimals, unit_name
 from grammar_lens.neurons.examples import Examples
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.passes.moments import Moments
-from grammar_lens.report.packing import halves, json_text, packed, unsigned
+from grammar_lens.report.packing import block, halves, packed, unsigned
 from grammar_lens.report.passages import examples_data
 from grammar_lens.report.result_tables import TOP
 from grammar_lens.selectivity.result import Scores
@@ -41,7 +41,7 @@ class NeuronPages:
     """Distinct neurons that have a page."""
     n_examples: int
     """Number of them that have example sentences."""
-    json: Markup
+    block: Markup
     examples: Markup | None
 
 
@@ -64,7 +64,7 @@ def neuron_pages(
         n_listed=max(map(len, lists), default=0),
         n_neurons=len(listed),
         n_examples=len(shown),
-        json=json_text(
+        block=block(
             {
                 "position": scores.origin.position,
                 "labels": scores.labels,
@@ -90,7 +90,7 @@ def neuron_pages(
                 ],
             }
         ),
-        examples=None if not shown or examples is None else json_text(examples_data(examples)),
+        examples=None if not shown or examples is None else block(examples_data(examples)),
     )
 
 

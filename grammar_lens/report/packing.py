@@ -1,7 +1,13 @@
-"""Arrays and texts inside the page: base64 of little-endian numbers, JSON in a script element."""
+"""Data inside the page: JSON and arrays, deflated and in base64.
+
+A block is the length of a JSON text (4 bytes, little-endian), the text, and the bytes of the arrays,
+to which the JSON points. Base64 has no sign that could end a script element.
+"""
 
 import base64
 import json
+import zlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,18 +19,35 @@ STEPS = 32766
 """Steps from 0 to the largest value of `steps`."""
 MISSING = -32768
 
-Packed = dict[str, Any]
-"""As plotly.js writes typed arrays: dtype, bdata, shape; here also scale, by which to multiply."""
+
+@dataclass(frozen=True)
+class Packed:
+    """An array's bytes, little-endian.
+
+    The first bytes of all numbers come first, then all second ones: signs and exponents, which
+    are much alike, then stand together and deflate well.
+    """
+
+    dtype: str
+    data: bytes
+    shape: tuple[int, ...]
+    scale: float | None = None
+    """By which the page multiplies."""
+    bin_width: int | None = None
+    """Of indices within bins of so many units."""
+
+    def pointer(self, at: int) -> dict[str, Any]:
+        """The array in the JSON, its bytes beginning at `at`."""
+        fields = {"dtype": self.dtype, "at": at, "shape": self.shape}
+        more = {"scale": self.scale, "width": self.bin_width}
+        return fields | {name: value for name, value in more.items() if value is not None}
 
 
 def packed(values: Num[np.ndarray, "..."], dtype: str) -> Packed:
     """Numbers as they are, in "u1", "u2", "u4" or "f4"."""
     array = np.ascontiguousarray(values, np.dtype(f"<{dtype}"))
-    return {
-        "dtype": dtype,
-        "bdata": base64.b64encode(array.tobytes()).decode(),
-        "shape": ", ".join(map(str, array.shape)),
-    }
+    planes = array.reshape(-1).view(np.uint8).reshape(array.size, array.itemsize).T
+    return Packed(dtype, planes.tobytes(), values.shape)
 
 
 def unsigned(values: Integer[np.ndarray, "..."]) -> Packed:
@@ -43,14 +66,14 @@ def halves(values: Float[np.ndarray, "..."]) -> Packed:
     scale = 2.0 ** np.ceil(np.log2(most / LARGEST_HALF)) if most else 1.0
     with np.errstate(over="ignore"):  # infinite scores stay infinite
         half = (values / scale).astype("<f2")
-    return {**packed(half, "f2"), "scale": float(scale)}
+    return replace(packed(half, "f2"), scale=float(scale))
 
 
 def steps(values: Float[np.ndarray, "..."]) -> Packed:
     """Numbers in equal steps of 1/32,766 of the largest, in two bytes each; -32768 is missing."""
     scale = (_largest(values) or 1.0) / STEPS
     rounded = np.where(np.isfinite(values), np.rint(values / scale), MISSING)
-    return {**packed(rounded, "i2"), "scale": scale}
+    return replace(packed(rounded, "i2"), scale=scale)
 
 
 def single_precision(spec: Any) -> Any:
@@ -61,7 +84,8 @@ def single_precision(spec: Any) -> Any:
         return spec
     if spec.get("dtype") == "f8" and "bdata" in spec:
         values = np.frombuffer(base64.b64decode(spec["bdata"]), "<f8")
-        return {**spec, "dtype": "f4", "bdata": packed(values, "f4")["bdata"]}
+        text = base64.b64encode(values.astype("<f4").tobytes()).decode()
+        return {**spec, "dtype": "f4", "bdata": text}
     return {key: single_precision(x) for key, x in spec.items()}
 
 
@@ -70,13 +94,24 @@ def _largest(values: Float[np.ndarray, "..."]) -> float:
     return float(known.max(initial=0))
 
 
-def json_text(data: object) -> Markup:
-    """Data as JSON that cannot end or open a script element."""
-    return script_json(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+def block(data: object) -> Markup:
+    """Lists, dicts, texts, numbers and `Packed` arrays, for a script element of the page.
+
+    Half a surrogate pair, which is no text, becomes a question mark.
+    """
+    numbers = bytearray()
+
+    def place(value: object) -> dict[str, Any]:
+        assert isinstance(value, Packed), f"{type(value).__name__} in a block"
+        at = len(numbers)
+        numbers.extend(value.data)
+        return value.pointer(at)
+
+    text = json.dumps(data, default=place, ensure_ascii=False, separators=(",", ":"))
+    encoded = text.encode(errors="replace")
+    return deflated(len(encoded).to_bytes(4, "little") + encoded + numbers)
 
 
-def script_json(text: str) -> Markup:
-    """The same of a JSON text."""
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
+def deflated(data: bytes) -> Markup:
+    """Bytes in the zlib format ("deflate" in browsers), as base64."""
+    return Markup(base64.b64encode(zlib.compress(data, 9)).decode())

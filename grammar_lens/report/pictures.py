@@ -17,18 +17,18 @@ from grammar_lens.neurons.overlap import layer_strength
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.report.files import accuracy_curve
-from grammar_lens.report.packing import json_text, script_json, single_precision, steps, unsigned
+from grammar_lens.report.packing import block, single_precision, steps, unsigned
 from grammar_lens.report.protocols import ResultsLike
 from grammar_lens.selectivity.result import Scores
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as JSON for the page, and what it shows in words for those who do not see it."""
+    """A figure for the page, and what it shows in words for those who do not see it."""
 
     name: str
     choice: str
-    json: Markup
+    block: Markup
     height: int
     description: str
 
@@ -53,10 +53,10 @@ def heatmap_picture(
     cells["z"] = steps(drawn.z.astype(float))
     if drawn.customdata is not None:  # the address of each bin's strongest
         first = bin_width(values.shape[1]) * np.arange(drawn.z.shape[1])
-        cells["customdata"] = {**unsigned(drawn.customdata - first), "width": int(first[1])}
+        within = unsigned(drawn.customdata - first)
+        cells["customdata"] = replace(within, bin_width=int(first[1]))
     kind = "heatmap" if site == "neuron" else "resid"
-    heatmap = picture(f"{kind}-{where}", figure, words, choice=label)
-    return replace(heatmap, json=json_text(spec))
+    return picture(f"{kind}-{where}", figure, words, choice=label, spec=spec)
 
 
 def profile_picture(scores: Scores, keys: KeyNeurons, where: str) -> Picture:
@@ -131,10 +131,8 @@ def course_pictures(course: CourseSummary | None, where: str) -> list[Picture]:
             f"word is read, in layer {layer}, at {strength[offset, layer]:.3f}."
         )
         figure: Any = figures.time_course(course, label)
-        made = picture(f"course-{where}", figure, words, choice=label)
-        pictures.append(
-            replace(made, json=json_text(single_precision(json.loads(figure.to_json()))))
-        )
+        spec = single_precision(json.loads(figure.to_json()))
+        pictures.append(picture(f"course-{where}", figure, words, choice=label, spec=spec))
     return pictures
 
 
@@ -175,12 +173,19 @@ def confusion_picture(probe: ProbeResult) -> Picture:
     return picture(f"confusion-{probe.position}", figures.confusion(probe), words)
 
 
-def picture(name: str, figure: Any, description: str, *, choice: str = "") -> Picture:
-    """A figure as the page needs it."""
+def picture(
+    name: str,
+    figure: Any,
+    description: str,
+    *,
+    choice: str = "",
+    spec: dict[str, Any] | None = None,
+) -> Picture:
+    """A figure as the page needs it; `spec` is its JSON where arrays in it were packed."""
     return Picture(
         name=name,
         choice=choice,
-        json=script_json(figure.to_json()),
+        block=block(json.loads(figure.to_json()) if spec is None else spec),
         height=int(figure.layout.height),
         description=description,
     )

@@ -137,7 +137,7 @@ def hostile_runs() -> list[MadeRun]:
 def test_markup_from_outside_does_nothing() -> None:
     page = Page(render_comparison(hostile_runs()))
     kinds = [attributes.get("type") for attributes, _ in page.scripts]
-    assert set(kinds) == {None, "application/json"}
+    assert set(kinds) == {None, "text/plain"}
     assert kinds.count(None) == 2
     assert "img" not in {tag for tag, _ in page.tags}
 

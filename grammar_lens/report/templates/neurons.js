@@ -52,26 +52,28 @@ function visible(text) {
   });
 }
 
-// One position's numbers.
+// Its numbers, and the sentences if there are any.
+function blocksAt(position) {
+  return [`neurons-${position}`, `examples-${position}`].filter((id) => document.getElementById(id));
+}
+
+// One position's numbers, of inflated blocks.
 class Store {
   constructor(position) {
-    const read = (kind) => {
-      const block = document.getElementById(`${kind}-${position}`);
-      return block && JSON.parse(block.textContent);
-    };
-    Object.assign(this, read("neurons"));
+    const [own, sentences] = blocksAt(position).map(contents);
+    Object.assign(this, own.data);
     for (const name of ["address", "scores", "effects", "means", "key"]) {
-      this[name] = unpack(this[name]);
+      this[name] = unpack(this[name], own.numbers);
     }
     // neurons come in order, each as its distance from the one before
     this.address = Uint32Array.from(this.address, ((sum) => (step) => (sum += step))(0));
     this.lists = this.lists.map((list) => ({
-      row: unpack(list.row),
-      score: unpack(list.score),
-      effect: unpack(list.effect),
+      row: unpack(list.row, own.numbers),
+      score: unpack(list.score, own.numbers),
+      effect: unpack(list.effect, own.numbers),
     }));
     this.keyBytes = Math.ceil(this.labels.length / 8);
-    this.sentences = read("examples");
+    this.sentences = sentences || null;
   }
 
   // The neuron's row, or -1 where the page holds nothing of it.
@@ -89,22 +91,23 @@ class Store {
 
   // What a neuron answers to, unpacked; null where the page has no sentences of it.
   examples(name) {
-    if (!this.sentences || !Object.hasOwn(this.sentences.neurons, name)) return null;
-    const packed = this.sentences.neurons[name];
-    const activations = unpack(packed.values);
+    if (!this.sentences || !Object.hasOwn(this.sentences.data.neurons, name)) return null;
+    const {data, numbers} = this.sentences;
+    const packed = data.neurons[name];
+    const activations = unpack(packed.values, numbers);
     let at = 0;
     const examples = packed.examples.map(
       ([word, label, value, source, place, first, token, from, to, cut]) => {
-        const tokens = this.sentences.passages[place];
+        const tokens = data.passages[place];
         const values = activations.subarray(at, at + tokens.length);
         at += tokens.length;
         return {word, label, value, source, tokens, values, first, token, span: [from, to], cut};
       });
     return {
       ...packed,
-      count: unpack(packed.count),
-      contrast: unpack(packed.contrast),
-      quantiles: unpackRows(packed.quantiles),
+      count: unpack(packed.count, numbers),
+      contrast: unpack(packed.contrast, numbers),
+      quantiles: unpackRows(packed.quantiles, numbers),
       top: examples.slice(0, packed.top),
       bottom: examples.slice(packed.top),
     };
@@ -530,6 +533,14 @@ function neuronPages(panel) {
     return stores.get(position.value);
   };
 
+  // Work that reads the numbers: done at once where they are inflated, as printing needs.
+  const reading = (work) => async () => {
+    const needed = Array.from(position.options).flatMap((option) => blocksAt(option.value));
+    const left = needed.filter((id) => !inflated.has(id));
+    if (left.length) await Promise.all(left.map(inflate));
+    work();
+  };
+
   function fillList() {
     const {labels} = store();
     const before = tag.value;
@@ -595,27 +606,28 @@ function neuronPages(panel) {
     }
     const link = `#neuron-${position.value}-${Number(asked[1])}.${Number(asked[2])}`;
     stay = true; // the field keeps the focus, for the next address
-    if (location.hash === link) follow();
+    if (location.hash === link) reading(follow)();
     else location.hash = link;
   });
-  position.addEventListener("change", () => {
+  position.addEventListener("change", reading(() => {
     fillList();
     if (shown) show(...shown, true);
-  });
+  }));
   tag.addEventListener("change", () => list.fill(store(), tag.selectedIndex));
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a[href^='#neuron-']");
-    if (link && link.getAttribute("href") === location.hash) follow();
+    if (link && link.getAttribute("href") === location.hash) reading(follow)();
   });
-  window.addEventListener("hashchange", follow);
-  window.addEventListener("beforeprint", begin);
-  panel.addEventListener("focusin", begin);
+  window.addEventListener("hashchange", () => LINK.test(location.hash) && reading(follow)());
+  window.addEventListener("beforeprint", reading(begin));
+  panel.addEventListener("focusin", reading(begin));
   new IntersectionObserver((entries, watching) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     watching.disconnect();
-    begin();
+    reading(begin)();
   }, {rootMargin: "400px"}).observe(panel);
-  follow();
+  if (LINK.test(location.hash)) reading(follow)();
 }
 
-if (document.getElementById("neuron-panel")) neuronPages(document.getElementById("neuron-panel"));
+const panel = document.getElementById("neuron-panel");
+if (panel && canUnpack) neuronPages(panel);

@@ -1,12 +1,45 @@
 "use strict";
 
-// Figures: each is drawn from the JSON block its element names. Those near the window come first,
+// Figures: each is drawn from the block its element names. Those near the window come first,
 // the others when the browser has time, and all at once before printing.
 const CONFIG = {responsive: true, displaylogo: false, plotlyServerURL: ""};
 const waiting = new Set(document.querySelectorAll(".plot"));
 const whenIdle = window.requestIdleCallback || ((work) => setTimeout(work, 0));
 
-// Packed numbers: base64 of little-endian values, halves and steps with a scale of their own.
+// Blocks, as packing.py writes them. Once inflated they are at hand without waiting, as printing needs.
+const inflated = new Map();
+const canUnpack = "DecompressionStream" in window;
+
+async function inflate(id) {
+  const text = atob(document.getElementById(id).textContent);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  inflated.set(id, await new Response(stream).arrayBuffer());
+}
+
+// The JSON of a block, and the bytes of the arrays that it points to.
+function contents(id) {
+  const buffer = inflated.get(id);
+  const length = new DataView(buffer).getUint32(0, true);
+  const text = new TextDecoder().decode(new Uint8Array(buffer, 4, length));
+  return {data: JSON.parse(text), numbers: new Uint8Array(buffer, 4 + length)};
+}
+
+// plotly.js is inflated at once, and run when the page itself has been shown.
+const plotlyText = canUnpack && inflate("plotly");
+let plotly = null;
+function loadPlotly() {
+  plotly = plotly || plotlyText.then(() => {
+    const script = document.createElement("script");
+    script.textContent = new TextDecoder().decode(inflated.get("plotly"));
+    inflated.delete("plotly");
+    document.head.append(script);
+  });
+  return plotly;
+}
+
+// Arrays: the first bytes of all numbers, then all second ones; halves and steps have a scale.
 const ARRAYS = {u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i2: Int16Array, f2: Uint16Array,
   f4: Float32Array};
 const MISSING = -32768;
@@ -20,11 +53,13 @@ function half(bits) {
   return exponent ? sign * (1 + fraction / 1024) * 2 ** (exponent - 15) : sign * fraction * 2 ** -24;
 }
 
-function unpack(packed) {
-  const text = atob(packed.bdata);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  const raw = new ARRAYS[packed.dtype](bytes.buffer);
+function unpack(packed, numbers) {
+  const raw = new ARRAYS[packed.dtype](packed.shape.reduce((a, b) => a * b, 1));
+  const bytes = new Uint8Array(raw.buffer);
+  const width = raw.BYTES_PER_ELEMENT;
+  for (let i = 0; i < bytes.length; i++) {
+    bytes[(i % raw.length) * width + Math.floor(i / raw.length)] = numbers[packed.at + i];
+  }
   if (!packed.scale) return raw;
   if (packed.dtype !== "f2") {
     return Float32Array.from(raw, (x) => (x === MISSING ? NaN : x * packed.scale));
@@ -35,9 +70,9 @@ function unpack(packed) {
   return values;
 }
 
-function unpackRows(packed) {
-  const width = Number(packed.shape.split(",")[1]);
-  const flat = unpack(packed);
+function unpackRows(packed, numbers) {
+  const width = packed.shape[1];
+  const flat = unpack(packed, numbers);
   return Array.from({length: flat.length / width}, (_, i) => flat.subarray(i * width, (i + 1) * width));
 }
 
@@ -97,14 +132,19 @@ function fitCells(spec, width) {
   }
 }
 
-function draw(plot, width = null) {
-  const block = document.getElementById(plot.dataset.figure);
-  const spec = JSON.parse(block.textContent);
+// Draws at once where the block is inflated, as printing needs.
+async function draw(plot, width = null) {
+  const id = plot.dataset.figure;
+  waiting.delete(plot);
+  if (!window.Plotly) await loadPlotly();
+  if (!inflated.has(id)) await inflate(id);
+  if (plot.dataset.figure !== id) return; // another was chosen meanwhile
+  const {data: spec, numbers} = contents(id);
   for (const trace of spec.data) {
-    if (trace.z && trace.z.scale) trace.z = unpackRows(trace.z);
+    if (trace.z && trace.z.scale) trace.z = unpackRows(trace.z, numbers);
     const within = trace.customdata; // a unit's place in its bin
     if (within && within.width) {
-      trace.customdata = unpackRows(within).map((row) =>
+      trace.customdata = unpackRows(within, numbers).map((row) =>
         Array.from(row, (place, bin) => place + bin * within.width));
     }
   }
@@ -112,11 +152,9 @@ function draw(plot, width = null) {
   fitCells(spec, width || plot.clientWidth);
   if (width) spec.layout.width = width;
   plot.style.minHeight = spec.layout.height + "px";
-  waiting.delete(plot);
-  return Plotly.react(plot, spec.data, spec.layout, CONFIG).then(() => {
-    describe(plot, block.dataset.description);
-    lead(plot);
-  });
+  await Plotly.react(plot, spec.data, spec.layout, CONFIG);
+  describe(plot, document.getElementById(id).dataset.description);
+  lead(plot);
 }
 
 // The words for a figure belong to its picture; the buttons beside that are no part of an image.
@@ -204,7 +242,7 @@ for (const plot of waiting) watcher.observe(plot);
 
 let drawing = false;
 function begin() {
-  if (drawing) return;
+  if (drawing || !canUnpack) return;
   drawing = true;
   delete document.documentElement.dataset.drawn;
   drawNext();
@@ -218,11 +256,28 @@ async function drawNext() {
     drawing = false;
     if (!waiting.size) watcher.disconnect();
     document.documentElement.dataset.drawn = "yes";
+    prepare();
     return;
   }
   await draw(plot);
   if ([...near].some(can)) setTimeout(drawNext, 0);
   else whenIdle(drawNext, {timeout: 500});
+}
+
+// Inflates what is not yet seen, a block at a time.
+let preparing = false;
+function prepare() {
+  if (preparing) return;
+  preparing = true;
+  const blocks = document.querySelectorAll("script[type='text/plain']:not(#plotly)");
+  const left = Array.from(blocks, (block) => block.id);
+  const next = async () => {
+    const id = left.shift();
+    if (!inflated.has(id)) await inflate(id);
+    if (left.length) whenIdle(next);
+    else document.documentElement.dataset.prepared = "yes";
+  };
+  if (left.length) whenIdle(next);
 }
 
 // a printed page is narrower than the window, and tells nobody
@@ -233,10 +288,12 @@ function drawAll(width) {
   return Promise.all(shown.map((plot) => draw(plot, width)));
 }
 window.addEventListener("beforeprint", () => {
+  if (!canUnpack) return;
   for (const details of document.querySelectorAll("details")) details.open = true;
   printed = drawAll(PRINTED);
 });
 window.addEventListener("afterprint", async () => {
+  if (!canUnpack) return;
   await printed; // printing may be over before the last figure is
   for (const plot of document.querySelectorAll(".plot")) {
     Plotly.purge(plot); // it would keep its width, and forgets where its marks lead
