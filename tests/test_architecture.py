@@ -24,6 +24,7 @@ RUN_A_MODEL = {
     *("probing.layer_probes", "probing.layer_probing", "probing.tag_losses"),
     "dissociation.layer_lesions",
     *("lesions.next_word", "lesions.read_text", "neurons.own_text", "neurons.sets"),
+    "neurons.word_activations",
     *("selectivity.collecting", "selectivity.collect_plan"),
     *(f"selectivity.attribution.{x}" for x in ("attribute", "first_order", "head", "integrated")),
     "selectivity.attribution.scaled_path",

@@ -48,7 +48,7 @@ def make_app(run: Run) -> "Dash":
     from dash import Dash
 
     from grammar_lens.explorer.callbacks import connect
-    from grammar_lens.explorer.page import layout
+    from grammar_lens.explorer.page import everything, frame
 
     session = ExploredRun(run)
     app = Dash(
@@ -63,7 +63,8 @@ def make_app(run: Run) -> "Dash":
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
     _guard(app.server)
-    app.layout = lambda: layout(session)
+    app.layout = frame
+    app.validation_layout = everything(session)
     connect(app, session)
     session.load()
     return app

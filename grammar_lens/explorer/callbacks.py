@@ -7,16 +7,18 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, no_up
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.explorer import pieces
-from grammar_lens.explorer.controls import LESION, NOW, SEEN, SETTLING, clicked, cut_of
+from grammar_lens.explorer.controls import ADDRESS, LESION, NOW, SEEN, SETTLING, clicked, cut_of
 from grammar_lens.explorer.explored_run import ExploredRun
-from grammar_lens.explorer.page import score_list
+from grammar_lens.explorer.page import layout, score_list
 from grammar_lens.explorer.pictures import heatmap, profile
+from grammar_lens.explorer.view import view_of
 from grammar_lens.selectivity.registry import SCORES
 
 
 def connect(app: Dash, session: ExploredRun) -> None:
     """Puts all callbacks on the page."""
     _connect_script(app)
+    _connect_address(app, session)
     _connect_controls(app, session)
     _connect_state(app, session)
     _connect_views(app, session)
@@ -50,6 +52,32 @@ def _connect_script(app: Dash) -> None:
     )
 
 
+def _connect_address(app: Dash, session: ExploredRun) -> None:
+    """The address says what the page shows: a link opens that view, and so does the back button."""
+    app.clientside_callback(
+        ClientsideFunction("explorer", "arrive"), Output("link", "data"), Input("link", "id")
+    )
+    app.clientside_callback(
+        ClientsideFunction("explorer", "remember"), *ADDRESS.values(), State("fields", "data")
+    )
+    app.clientside_callback(
+        ClientsideFunction("explorer", "select"),
+        # without an output it is not called when the page is put together
+        Output("score-box", "className"),
+        Input("score", "data"),
+        Input("score-box", "children"),
+    )
+
+    @app.callback(
+        Output("page", "children"),
+        Input("link", "data"),
+        running=[(Output("page", "className"), "opening", "")],
+        prevent_initial_call=True,
+    )
+    def open_link(link: Any) -> Any:
+        return layout(session, *view_of(session, (link or {}).get("hash")))
+
+
 def _connect_controls(app: Dash, session: ExploredRun) -> None:
     @app.callback(
         Output("score-box", "children"),
@@ -78,7 +106,7 @@ def _connect_controls(app: Dash, session: ExploredRun) -> None:
         return which != "picked"
 
     # apart from each other: of one callback with several causes a page that loads slowly reports one
-    @app.callback(Output("chosen", "value"), inputs=SEEN)
+    @app.callback(Output("chosen", "value"), inputs=SEEN, prevent_initial_call=True)
     def choose_first(position: str, score: str, tag: str) -> Any:
         try:
             ((layer, index),) = session.first(position, score, tag, 1)
@@ -123,18 +151,21 @@ def _connect_state(app: Dash, session: ExploredRun) -> None:
         Output("read", "disabled"),
         Output("clock", "disabled"),
         Output("ready", "data"),
+        Output("loaded", "data"),
         Input("clock", "n_intervals"),
         State("ready", "data"),
+        State("loaded", "data"),
     )
-    def look(_times: int, ready: bool) -> tuple[Any, ...]:
-        now = session.can_tell_tags
+    def look(_times: int, ready: bool, loaded: bool) -> tuple[Any, ...]:
+        now, there = session.can_tell_tags, session.can_write
         return (
             session.message,
             not session.message,
-            not session.can_write,
+            not there,
             not now,
             session.is_settled,
             now if now != ready else no_update,
+            there if there != loaded else no_update,
         )
 
 
@@ -142,18 +173,21 @@ def _connect_views(app: Dash, session: ExploredRun) -> None:
     @app.callback(
         Output("heatmap-title", "children"),
         Output("heatmap", "figure"),
+        Output("heatmap", "style"),
         inputs={**SEEN, "chosen": Input("chosen", "value")},
     )
-    def show_heatmap(position: str, score: str, tag: str, chosen: str) -> tuple[str, Any]:
+    def show_heatmap(position: str, score: str, tag: str, chosen: str) -> tuple[Any, ...]:
         try:
             at = session.address(position, chosen or "")
         except GrammarLensError:
             at = None
-        return f"Every neuron's score for {tag}", heatmap(session.scores(position, score), tag, at)
+        figure = heatmap(session.scores(position, score), tag, at)
+        return f"Every neuron's score for {tag}", figure, pieces.height_of(figure)
 
-    @app.callback(Output("profile", "figure"), inputs=SEEN)
+    @app.callback(Output("profile", "figure"), Output("profile", "style"), inputs=SEEN)
     def show_profile(position: str, score: str, tag: str) -> Any:
-        return profile(session.scores(position, score), tag)
+        figure = profile(session.scores(position, score), tag)
+        return figure, pieces.height_of(figure)
 
     @app.callback(
         Output("key-list", "children"),
@@ -166,7 +200,8 @@ def _connect_views(app: Dash, session: ExploredRun) -> None:
         Output("neuron-scores", "children"),
         Output("chosen-note", "children"),
         Output("neuron-examples", "children"),
-        Output("read", "hidden"),
+        Output("density", "children"),
+        Output("reading", "hidden"),
         inputs={
             **SEEN,
             "chosen": Input("chosen", "value"),
@@ -179,25 +214,29 @@ def _connect_views(app: Dash, session: ExploredRun) -> None:
         try:
             at = session.address(position, chosen or "")
         except GrammarLensError as error:
-            return pieces.fault(str(error)), str(error), "", True
+            return pieces.fault(str(error)), str(error), "", "", True
         neuron = session.neuron(position, score, at)
         rank = int(neuron.set_index("label").at[tag, "rank"])
-        known = session.examples(position, at)
+        known, words = session.examples(position, at), session.words(position, at)
         return (
             pieces.neuron_scores(f"{at[0]}.{at[1]}", score, neuron, tag, known),
             f"no. {rank:,} of {tag}",
-            pieces.no_examples() if known is None else pieces.examples(known),
-            known is not None,
+            "" if known is None else pieces.examples(known),
+            "" if words is None else pieces.density(words, tag),
+            words is not None,
         )
 
     @app.callback(
         Output("times-read", "data"),
-        Output("chosen-note", "children", allow_duplicate=True),
+        Output("read-note", "children"),
         Input("read", "n_clicks"),
         State("position", "data"),
         State("chosen", "value"),
         State("times-read", "data"),
-        running=[(Output("read", "disabled"), True, False)],
+        running=[
+            (Output("read", "disabled"), True, False),
+            (Output("read", "children"), "Reading …", "Read it now"),
+        ],
         prevent_initial_call=True,
     )
     def read(_clicks: int, position: str, chosen: str, times: int) -> tuple[Any, Any]:
@@ -205,7 +244,39 @@ def _connect_views(app: Dash, session: ExploredRun) -> None:
             session.read(position, session.address(position, chosen or ""))
         except GrammarLensError as error:
             return no_update, str(error)
-        return times + 1, no_update
+        return times + 1, ""
+
+    @app.callback(
+        Output("own-text", "children"),
+        inputs={
+            "position": SEEN["position"],
+            "score": SEEN["score"],
+            "chosen": LESION["chosen"],
+            "picked": LESION["picked"],
+            "which": LESION["which"],
+            "text": Input("text-settled", "data"),
+            "loaded": Input("loaded", "data"),
+        },
+    )
+    def read_own_text(
+        position: str,
+        score: str,
+        chosen: str | None,
+        picked: str | None,
+        which: str,
+        text: str | None,
+        loaded: bool,
+    ) -> Any:
+        if not loaded:
+            return pieces.waiting(session.message)
+        if not (text or "").strip():
+            return pieces.hint("Type some text: each token takes the colour of the activation.")
+        names = f"{chosen or ''}, {(picked or '') if which == 'picked' else ''}"
+        return _or_message(
+            lambda: pieces.own_text(
+                session.own_text(text or "", session.picked(position, score, names))
+            )
+        )
 
 
 def _connect_lesion(app: Dash, session: ExploredRun) -> None:
@@ -221,7 +292,7 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
     )
     def tell_tags(controls: dict[str, Any], prompt: str | None, ready: bool) -> tuple[Any, ...]:
         if not ready:
-            return "", "", ""
+            return pieces.waiting(session.message), "", ""
         try:
             cut = cut_of(session, controls)
             tags = session.tags(prompt or "", cut.neurons, **cut.ablation)
@@ -244,7 +315,10 @@ def _connect_lesion(app: Dash, session: ExploredRun) -> None:
             "temperature": State("temperature", "value"),
             "seed": State("seed", "value"),
         },
-        running=[(Output("write", "disabled"), True, False)],
+        running=[
+            (Output("write", "disabled"), True, False),
+            (Output("write", "children"), "Writing …", "Write with and without"),
+        ],
         prevent_initial_call=True,
     )
     def write(

@@ -10,13 +10,26 @@ from grammar_lens.explorer.page import TOLD_VALUES
 from grammar_lens.neurons.neurons import Neurons
 
 SEEN = {name: Input(name, "data") for name in ("position", "score", "tag")}
-SETTLING = ("prompt", "k", "dose")
+SETTLING = ("text", "prompt", "k", "dose")
 """Text and slider controls, whose value counts once it has stopped changing."""
 LESION = {
     **{name: Input(name, "data") for name in ("which", "value")},
     **{name: Input(name, "value") for name in ("chosen", "picked")},
     **{name: Input(f"{name}-settled", "data") for name in ("k", "dose")},
 }
+ADDRESS = {
+    **{name: Input(name, "data") for name in SEEN},
+    "neuron": Input("chosen", "value"),
+    "k": Input("k", "value"),
+    "which": Input("which", "data"),
+    "picked": Input("picked", "value"),
+    "value": Input("value", "data"),
+    **{
+        name: Input(name, "value")
+        for name in ("dose", "text", "prompt", "tokens", "temperature", "seed")
+    },
+}
+"""What the page's address holds: the fields of a View in their order."""
 NOW = {
     **{name: State(name, "data") for name in (*SEEN, "which", "value")},
     **{name: State(name, "value") for name in ("chosen", "picked", "k", "dose")},

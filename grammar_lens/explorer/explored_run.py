@@ -13,8 +13,11 @@ from grammar_lens.lesions.next_word import Prediction, Vocabulary, encode, predi
 from grammar_lens.model.about import Model, fingerprint
 from grammar_lens.neurons.address import Address
 from grammar_lens.neurons.examples import NeuronExamples
-from grammar_lens.neurons.find_examples import examples_at
+from grammar_lens.neurons.find_examples import examples_reading
 from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.neurons.own_text import TextActivations, activations
+from grammar_lens.neurons.word_activations import WordActivations, word_activations_reading
+from grammar_lens.passes.shared import Reading, read_together
 from grammar_lens.runs.run import Run
 from grammar_lens.runs.session import Session
 
@@ -22,7 +25,9 @@ VALUES = ("mean", "zero")
 """Values of a lesion that need no activations of other words."""
 MOST_TOKENS = 200
 READ_WORDS = 5000
-"""Training words at which a neuron is read that the run has no examples of."""
+"""Training words at which a neuron is read now, for what the run does not store of it."""
+MOST_LINES = 12
+"""Neurons that are shown on a text of one's own."""
 
 
 class ExploredRun(Findings):
@@ -37,6 +42,7 @@ class ExploredRun(Findings):
         self._session = Session.of(run)
         self.config = self._session.config
         self._read: dict[tuple[str, Address], NeuronExamples] = {}
+        self._words: dict[tuple[str, Address], WordActivations] = {}
         self._turn = Lock()
         self._model = Background(f"the model {self.config.model!r}", self._load_model)
         self._vocabulary = Background(
@@ -95,24 +101,45 @@ class ExploredRun(Findings):
             return stored[at]
         return self._read.get((position, at))
 
+    def words(self, position: str, at: Address) -> WordActivations | None:
+        """One neuron's activation at each of some training words, where `read` has read it; else None."""
+        return self._words.get((position, at))
+
     def read(self, position: str, at: Address) -> None:
-        """Reads one neuron at some training words, so that `examples` has it.
+        """Reads one neuron at some training words, so that `words` and `examples` have it.
 
         Raises GrammarLensError while the model or the words are not there.
         """
         lexicon = self._vocabulary.get().lexicon
+        some = {"max_words": READ_WORDS, "seed": self.config.seed}
         with self._model_alone() as model:
-            examples = examples_at(
-                model,
-                self._session.train,
-                {position: [at]},
-                lexicon=lexicon,
-                max_words=READ_WORDS,
-                seed=self.config.seed,
-                token_budget=self.config.token_budget,
-                show_progress=False,
+            corpus = self._session.train
+            words = word_activations_reading(model, corpus, at, position=position, **some)
+            readings: list[Reading[object]] = [words]
+            examples = None
+            if self.examples(position, at) is None:
+                examples = examples_reading(
+                    model, corpus, {position: [at]}, lexicon=lexicon, **some
+                )
+                readings.append(examples)
+            budget = self.config.token_budget
+            read_together(model, readings, "neuron", token_budget=budget, show_progress=False)
+            if examples is not None:
+                self._read[position, at] = examples.finish()[position][at]
+            self._words[position, at] = words.finish()
+
+    def own_text(self, text: str, neurons: Neurons) -> TextActivations:
+        """Activations of some neurons at every token of a text, in the intact model.
+
+        Raises GrammarLensError for a text that is empty or too long, for more than 12 neurons, and
+        while the model is not there.
+        """
+        if len(neurons) > MOST_LINES:
+            raise GrammarLensError(
+                f"{len(neurons)} neurons are picked: at most {MOST_LINES} are shown on a text"
             )
-        self._read[position, at] = examples[position][at]
+        with self._model_alone() as model:
+            return activations(model, text, neurons)
 
     @contextmanager
     def _model_alone(self) -> Iterator[Model]:

@@ -3,8 +3,10 @@
 from typing import Any
 
 from grammar_lens import figures
+from grammar_lens.figures.densities import activation_density
 from grammar_lens.neurons.address import Address
 from grammar_lens.neurons.examples import NeuronExamples
+from grammar_lens.neurons.word_activations import WordActivations
 from grammar_lens.selectivity.result import Scores
 
 CHOSEN = "#0b5c9e"
@@ -50,6 +52,11 @@ def profile(scores: Scores, label: str) -> Any:
 def activations(examples: NeuronExamples) -> Any:
     """One neuron's activation over the words of every label."""
     return _without_title(figures.activations_by_label(examples))
+
+
+def density(words: WordActivations, label: str) -> Any:
+    """The distribution of one neuron's activation over each label's words."""
+    return _without_title(activation_density(words, label))
 
 
 def concordance(examples: NeuronExamples) -> Any:

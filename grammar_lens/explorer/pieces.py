@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from dash import dcc, html
+from jaxtyping import Float
 
 from grammar_lens.explorer import pictures
 from grammar_lens.figures.passages import visible
@@ -14,9 +15,16 @@ from grammar_lens.generation.writing import Written
 from grammar_lens.lesions.next_word import Prediction
 from grammar_lens.neurons.examples import NeuronExamples, TokenEffect
 from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.neurons.own_text import TextActivations
+from grammar_lens.neurons.view_html import HIGH, LOW
+from grammar_lens.neurons.word_activations import WordActivations
 from grammar_lens.selectivity.registry import SCORES
 
 MOST_ROWS = 100
+MOST_NUMBERS = 80
+"""Tokens of a text that have their activation written below them; with more, it is shown on hover."""
+MOST_COLOURED = 2000
+"""Tokens of a text that are shown."""
 GRAPH: Any = {"displaylogo": False, "responsive": True}
 
 
@@ -137,11 +145,74 @@ def examples(of_neuron: NeuronExamples) -> list[Any]:
     ]
 
 
-def no_examples() -> html.P:
-    """That the neuron's words are not known yet."""
-    return html.P(
-        "The run has no words that this neuron answers to. It can be read at some training words:"
-    )
+def density(words: WordActivations, tag: str) -> list[Any]:
+    """The distribution of one neuron's activation over each tag's words."""
+    return [
+        _graph(pictures.density(words, tag)),
+        html.P(
+            f"Kernel densities over {len(words.values):,} training words, each scaled to its own peak; "
+            "ticks: medians. The axis spans 99 % of the words.",
+            className="note",
+        ),
+    ]
+
+
+def own_text(read: TextActivations) -> list[Any]:
+    """A text with each token in the colour of a neuron's activation there, one neuron after the other."""
+    lines = []
+    for name, values in zip(read.names, read.values.T.astype(float), strict=True):
+        peak = int(np.abs(values).argmax())
+        most, digits = float(abs(values[peak])), decimals(values)
+        lines.append(
+            html.Div(
+                [
+                    html.P(
+                        [
+                            html.B(f"Neuron {name}"),
+                            f": largest {number(values[peak], digits, plus=True)} at ",
+                            html.Code(visible(read.tokens[peak])),
+                        ]
+                    ),
+                    html.P(
+                        _coloured(read.tokens, values, most, digits), className="own", dir="auto"
+                    ),
+                ]
+            )
+        )
+    more = len(read.tokens) - MOST_COLOURED
+    note = "Orange: above 0, blue: below; the deepest colour is the neuron's largest on this text."
+    if len(read.tokens) > MOST_NUMBERS:
+        note += " Point at a token for its activation."
+    if more > 0:
+        note += f" The last {more:,} tokens are not shown."
+    return [*lines, html.P(note, className="note")]
+
+
+def _coloured(
+    tokens: Sequence[str], values: Float[np.ndarray, " token"], most: float, digits: int
+) -> list[html.Span]:
+    numbers = len(tokens) <= MOST_NUMBERS
+    spans = []
+    for token, value in list(zip(tokens, values.tolist(), strict=True))[:MOST_COLOURED]:
+        depth = 0.55 * abs(value) / (most or 1.0)
+        colour = {"backgroundColor": f"rgba({HIGH if value > 0 else LOW},{depth:.2f})"}
+        shown, told = visible(token, blanks=False), number(value, digits, plus=True)
+        if numbers:
+            parts = [html.Span(shown, style=colour), html.Small(number(value, 2, plus=True))]
+            spans.append(html.Span(parts, className="token", title=told))
+        else:
+            spans.append(html.Span(shown, style=colour, title=told))
+    return spans
+
+
+def hint(message: str) -> html.P:
+    """Advice where nothing is wrong."""
+    return html.P(message, className="note")
+
+
+def waiting(message: str) -> html.P:
+    """A note on what has to load before there is something to show."""
+    return html.P(message, className="waiting")
 
 
 def headline(tag: str, lesion: str, intact: Prediction, lesioned: Prediction) -> list[Any]:
@@ -195,8 +266,14 @@ def likely(intact: Prediction, lesioned: Prediction) -> list[Any]:
     ]
     return [
         html.H3("The likeliest next tokens"),
-        _table(
-            ["intact", "tag", "P", "lesioned", "tag", "P"], rows, numbers=(2, 5), style="tokens"
+        html.Div(
+            _table(
+                ["intact", "tag", "P", "lesioned", "tag", "P"], rows, numbers=(2, 5), style="tokens"
+            ),
+            className="scroll",
+            tabIndex=0,
+            role="region",
+            **aria(label="What may come next"),
         ),
         html.P(
             "Tag: of most training words that begin with the token; new: of none.", className="note"
@@ -229,7 +306,13 @@ def _text(title: str, written: Written, style: str) -> html.Div:
 
 
 def _graph(figure: Any) -> dcc.Graph:
-    return dcc.Graph(figure=figure, config=GRAPH)
+    # without a height of its own it shrinks to nothing where the window becomes narrower
+    return dcc.Graph(figure=figure, config=GRAPH, style=height_of(figure))
+
+
+def height_of(figure: Any) -> dict[str, str]:
+    """Style of an element that holds a figure."""
+    return {"height": f"{figure.layout.height:.0f}px"}
 
 
 def _effects(effects: Sequence[TokenEffect]) -> html.Ul:

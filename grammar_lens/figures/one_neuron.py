@@ -18,6 +18,7 @@ from grammar_lens.figures.style import (
     unit_name,
 )
 from grammar_lens.neurons.examples import QUANTILES, NeuronExamples
+from grammar_lens.neurons.word_activations import WordActivations
 from grammar_lens.selectivity.result import Scores
 
 
@@ -165,6 +166,6 @@ def _by_label(figure: go.Figure, names: list[str]) -> go.Figure:
     )
 
 
-def called(examples: NeuronExamples) -> str:
+def called(examples: NeuronExamples | WordActivations) -> str:
     """The name of the neuron in figures."""
     return f"{unit_name(examples.origin.site)} {examples.layer}.{examples.index}"

@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,19 @@ import grammar_lens as gl
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.explorer import app, explored_run, pieces
 from grammar_lens.explorer.app import make_app, serve
-from grammar_lens.explorer.controls import clicked, cut_of
+from grammar_lens.explorer.controls import ADDRESS, clicked, cut_of
 from grammar_lens.explorer.explored_run import ExploredRun
+from grammar_lens.explorer.page import layout
 from grammar_lens.explorer.pictures import heatmap, profile
 from grammar_lens.explorer.ranked_scores import KEPT
+from grammar_lens.explorer.view import View, default_view, view_of
+from grammar_lens.figures.style import number
 from grammar_lens.generation.writing import Written, write_on
 from grammar_lens.lesions.outcomes import Ablation, Condition
 from grammar_lens.lesions.prepared import ready
 from grammar_lens.model.about import Model, context_length
 from grammar_lens.model.forward import next_token_logits
+from grammar_lens.neurons.examples import QUANTILES
 from grammar_lens.runs.pipeline import run_step
 from grammar_lens.runs.run import Run, load_run
 from grammar_lens.runs.settings import Config
@@ -204,11 +209,128 @@ class TestNeurons:
     def test_reading_agrees_with_what_the_run_stored(self, session: ExploredRun) -> None:
         """With all words both read the same ones."""
         at = next(iter(session.run.keys["VERB"]))
+        assert session.words("next", at) is None
         session.read("next", at)
-        now, then = session._read["next", at], session.run.examples["next"][at]
-        assert np.array_equal(now.count, then.count)
-        assert [e.word for e in now.top] == [e.word for e in then.top]
-        assert np.allclose(now.quantiles, then.quantiles, rtol=1e-3)  # four digits are stored
+        words, then = present(session.words("next", at)), session.run.examples["next"][at]
+        assert session.examples("next", at) is then
+        assert np.array_equal(np.bincount(words.classes), then.count)
+        for i, quantiles in enumerate(then.quantiles):
+            now = np.quantile(words.values[words.classes == i], QUANTILES)
+            assert np.allclose(now, quantiles, rtol=1e-3)  # four digits are stored
+
+
+class TestOwnText:
+    def test_it_is_what_gl_activations_gives(self, session: ExploredRun, model: Model) -> None:
+        neurons = session.picked("next", "cohens_d", "7.12, 0.3")
+        read = session.own_text(PROMPT, neurons)
+        expected = gl.activations(model, PROMPT, ["7.12", "0.3"])
+        assert (read.names, read.tokens) == (("7.12", "0.3"), expected.tokens)
+        assert np.array_equal(read.values, expected.values)
+
+    def test_what_cannot_be_read(self, session: ExploredRun) -> None:
+        one = session.picked("next", "cohens_d", "7.12")
+        with pytest.raises(GrammarLensError, match="the text is empty"):
+            session.own_text(" \n", one)
+        with pytest.raises(GrammarLensError, match="reads 1,024: read it in parts"):
+            session.own_text("word " * 2000, one)  # 10,000 characters
+        many = session.picked("next", "cohens_d", ", ".join(f"0.{i}" for i in range(13)))
+        with pytest.raises(GrammarLensError, match="13 neurons are picked: at most 12"):
+            session.own_text(PROMPT, many)
+
+    def test_control_tokens_are_text_too(self, session: ExploredRun, model: Model) -> None:
+        one = session.picked("next", "cohens_d", "7.12")
+        special = [*model.tokenizer.all_special_tokens, "<|endoftext|>", "<s>", "\x00", "\u202e"]
+        for text in (f"The {' '.join(special)} man", *special):
+            read = session.own_text(text, one)
+            assert "".join(read.tokens) == text
+            assert len(read.values) == len(read.tokens)
+            assert pieces.own_text(read)
+
+    def test_its_tokens_are_data_in_the_colour_of_their_value(self, session: ExploredRun) -> None:
+        hostile = "<script>alert(1)</script>"
+        read = session.own_text(hostile, session.picked("next", "cohens_d", "7.12"))
+        shown = found(pieces.own_text(read), "token")
+        texts = [token["children"][0]["props"]["children"] for token in shown]
+        assert "".join(texts) == hostile
+        peak = int(np.abs(read.values[:, 0]).argmax())
+        colour = shown[peak]["children"][0]["props"]["style"]["backgroundColor"]
+        assert colour.endswith(",0.55)")
+        assert shown[peak]["title"] == number(float(read.values[peak, 0]), 3, plus=True)
+
+    def test_of_a_long_text_the_numbers_are_in_the_titles(self, session: ExploredRun) -> None:
+        read = session.own_text("dog " * 100, session.picked("next", "cohens_d", "7.12"))
+        assert found(pieces.own_text(read), "token") == []
+        assert len(found(pieces.own_text(read), "own")[0]["children"]) == len(read.tokens)
+
+
+def found(parts: Any, style: str) -> list[dict[str, Any]]:
+    """Properties of the elements of a class, as the browser gets them."""
+    whole = json.loads(json.dumps(parts, default=lambda c: c.to_plotly_json()))
+
+    def walk(part: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(part, list):
+            for one in part:
+                yield from walk(one)
+        elif isinstance(part, dict):
+            if part["props"].get("className") == style:
+                yield part["props"]
+            yield from walk(part["props"].get("children"))
+
+    return list(walk(whole))
+
+
+class TestLinks:
+    """The address holds the view, and whatever it says a view comes of it."""
+
+    LINK = (
+        "#position=word&score=cohens_d&tag=DET&neuron=7.12&k=3&which=picked&picked=7.1%2C+7.2"
+        "&value=zero&dose=-0.5&text=a+%3Cb%3E%26&prompt=She&tokens=7&temperature=0.5&seed=9"
+    )
+
+    def test_all_of_a_view_comes_back(self, session: ExploredRun) -> None:
+        view, faults = view_of(session, self.LINK)
+        assert faults == []
+        assert astuple(view) == (
+            *("word", "cohens_d", "DET", "7.12", 3, "picked", "7.1, 7.2", "zero", -0.5),
+            *("a <b>&", "She", 7, 0.5, 9),
+        )
+        page = json.dumps(layout(session, view, faults), default=lambda c: c.to_plotly_json())
+        for value in ("7.12", "7.1, 7.2", "a <b>&", "She"):
+            assert json.dumps(value) in page
+
+    def test_the_address_has_every_field_of_a_view(self) -> None:
+        assert list(ADDRESS) == [field.name for field in fields(View)]
+
+    @pytest.mark.parametrize("link", [None, "", "#", 5, {}, [], "#" + "a&" * 200, "#%ff=%00&=&&"])
+    def test_one_that_says_nothing(self, session: ExploredRun, link: object) -> None:
+        view, faults = view_of(session, link)
+        assert faults == []
+        assert view == default_view(session)
+        assert (view.position, view.score, view.tag) == ("next", "attribution_contrast", "VERB")
+        first = next(iter(session.run.keys["VERB"]))
+        assert (view.neuron, view.k) == (f"{first[0]}.{first[1]}", 12)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            *("position=middle", "score=auroc", "tag=<b>", "neuron=9.9", "neuron=x", "k=0", "k=13"),
+            *("k=1.5", "which=all", "value=resample", "dose=nan", "dose=9", "tokens=1e9"),
+            *("temperature=-1", "seed=" + "9" * 5000),
+        ],
+    )
+    def test_what_this_run_does_not_have(self, session: ExploredRun, wrong: str) -> None:
+        name, _, given = wrong.partition("=")
+        view, faults = view_of(session, f"#{wrong}&prompt=She")
+        assert view == replace(default_view(session), prompt="She")
+        assert len(faults) == 1
+        assert faults[0].startswith(f"{name} {given[:40]!r} (")
+        shown = json.dumps(layout(session, view, faults), default=lambda c: c.to_plotly_json())
+        assert "link-note" in shown
+
+    def test_a_tag_alone_has_its_own_first_neuron(self, session: ExploredRun) -> None:
+        view, _ = view_of(session, "#tag=DET")
+        first = next(iter(session.run.keys["DET"]))
+        assert view.neuron == f"{first[0]}.{first[1]}"
 
 
 class TestTags:
@@ -577,11 +699,12 @@ def url(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def visit(browser: Any, url: str, faults: list[str]) -> Any:
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.set_default_timeout(60_000)
+    here = url.partition("#")[0]
     page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda e: faults.append(str(e)))
     page.on("dialog", lambda d: (faults.append(d.message), d.dismiss()))
     page.on("requestfailed", lambda r: faults.append(r.url))
-    page.on("request", lambda r: r.url.startswith((url, "data:", "blob:")) or faults.append(r.url))
+    page.on("request", lambda r: r.url.startswith((here, "data:", "blob:")) or faults.append(r.url))
     page.goto(url)
     page.wait_for_selector("#heatmap .main-svg")
     try:
@@ -748,6 +871,98 @@ def test_browser_position_score_and_k_by_keyboard(opened: Any) -> None:
     chosen = opened.get_by_label("Neuron chosen")
     chosen.fill("9.9")
     expect(opened, "#chosen-note").to_contain_text("neuron 9.9 does not exist")
+
+
+@pytest.mark.browser
+def test_browser_reads_a_text_of_one_s_own(opened: Any) -> None:
+    name = opened.locator("#chosen").input_value()
+    expect(opened, "#own-text b").to_have_text(f"Neuron {name}")
+    text = opened.get_by_label("Text", exact=True)
+    hostile = "She saw <img src=x onerror=alert(3)> it"
+    text.fill(hostile)
+    expect(opened, "#own-text .token >> nth=0").to_contain_text("She")
+    shown = opened.locator("#own-text .token > span").all_text_contents()
+    assert "".join(shown) == hostile
+    text.fill(" ")
+    expect(opened, "#own-text").to_contain_text("Type some text")
+    text.fill("word " * 2000)
+    expect(opened, "#own-text").to_contain_text("reads 1,024: read it in parts")
+    text.fill("The dog")
+    radio(opened, "picked").click()
+    opened.locator("#picked").fill("7.1 0.2")
+    expect(opened, "#own-text b").to_have_count(3)
+    opened.locator("#picked").fill("99.1")
+    expect(opened, "#own-text").to_contain_text("neuron 99.1 does not exist")
+
+
+@pytest.mark.browser
+def test_browser_draws_the_density_by_tag(opened: Any) -> None:
+    expect(opened, "#reading").to_contain_text("up to 5,000 training words")
+    opened.get_by_role("button", name="Read it now").click()
+    opened.wait_for_selector("#density .main-svg")
+    expect(opened, "#read").to_be_hidden()
+    expect(opened, "#density").to_contain_text("training words, each scaled to its own peak")
+
+
+@pytest.mark.browser
+def test_browser_the_address_holds_the_view(opened: Any, browser: Any, url: str) -> None:
+    first = opened.locator("#chosen").input_value()
+    radio(opened, "at the word").click()
+    expect(opened, "#neuron-scores h3").to_contain_text("correlation r")
+    radio(opened, "DET").click()
+    expect(opened, "#headline").to_contain_text("12 DET neurons")
+    opened.locator("#score-list").select_option("cohens_d")
+    expect(opened, "#neuron-scores h3").to_contain_text("Cohen's d")
+    opened.locator("#key-list button >> nth=2").click()
+    expect(opened, "#chosen-note").to_have_text("no. 3 of DET")
+    radio(opened, "the one chosen").click()
+    radio(opened, "zero").click()
+    for _ in range(2):
+        opened.locator("#dose").press("ArrowLeft")
+    opened.get_by_label("Prompt").fill("She & <he>")
+    opened.get_by_label("Text", exact=True).fill("A text")
+    name = opened.locator("#chosen").input_value()
+    told = f"neuron {name} set to zero at dose 0.5"
+    expect(opened, "#headline").to_contain_text(told)
+    opened.wait_for_function("() => location.hash.includes('text=A+text')")
+    link = opened.evaluate("location.href")
+    faults: list[str] = []
+    other = visit(browser, link, faults)
+    expect(other, "#headline").to_contain_text(told)
+    expect(other, "#chosen-note").to_have_text("no. 3 of DET")
+    expect(other, "#score-list").to_have_value("cohens_d")
+    expect(other, "#prompt").to_have_value("She & <he>")
+    expect(other, "#text").to_have_value("A text")
+    expect(other, "#own-text .token >> nth=0").to_contain_text("A")
+    expect(other, "#position-choices [aria-checked=true]").to_have_text("at the word")
+    assert other.evaluate("location.href") == link
+    other.close()
+    assert faults == []
+    opened.get_by_role("link", name="Neuron").click()  # does not become part of the address
+    assert opened.evaluate("location.href") == link
+    for _ in range(20):
+        if opened.locator("#neuron-scores h3").inner_text().startswith(f"Neuron {first}: attr"):
+            break
+        opened.go_back()
+        opened.wait_for_function("() => !document.querySelector('[data-dash-is-loading=true]')")
+        opened.wait_for_timeout(300)
+    expect(opened, "#headline").to_contain_text("12 VERB neurons set to the mean.")
+    expect(opened, "#chosen").to_have_value(first)
+    expect(opened, "#prompt").to_have_value(PROMPT)
+    opened.go_forward()
+    expect(opened, "#position-choices [aria-checked=true]").to_have_text("at the word")
+
+
+@pytest.mark.browser
+def test_browser_a_link_that_asks_for_what_is_not_there(browser: Any, url: str) -> None:
+    faults: list[str] = []
+    page = visit(browser, f"{url}#tag=FOO&neuron=99.1&prompt=She", faults)
+    expect(page, "#link-note").to_contain_text("tag 'FOO'")
+    expect(page, "#link-note").to_contain_text("neuron 99.1 does not exist")
+    expect(page, "#headline").to_contain_text("P(VERB) is")
+    expect(page, "#prompt").to_have_value("She")
+    page.close()
+    assert faults == []
 
 
 @pytest.mark.browser

@@ -1,13 +1,32 @@
 // What Dash's own controls lack: radio groups and lists that a screen reader knows, whose choice goes
-// into the dcc.Store named by data-store, and values that count once typing or dragging pauses.
+// into the dcc.Store named by data-store, values that count once typing or dragging pauses, and an
+// address (its fragment) that holds the whole view.
 (() => {
   const PAUSE = 250; // milliseconds
   const waiting = {};
+  let acted = false; // whether the user did something since the address was last written
+  let written = null; // the fragment that the page shows
 
   const buttonsOf = (store) =>
     [...document.querySelectorAll('button[role="radio"]')].filter((b) => b.dataset.store === store);
   const choose = (store, value) => window.dash_clientside.set_props(store, { data: value });
 
+  for (const kind of ["pointerdown", "focusin", "keydown"])
+    document.addEventListener(kind, () => { acted = true; }, true);
+  const arrive = () => ({ hash: (written = location.hash) });
+  window.addEventListener("popstate", () => {
+    if (location.hash !== written) window.dash_clientside.set_props("link", { data: arrive() });
+  });
+  document.addEventListener("click", (event) => {
+    // the fragment is taken, so that links within the page scroll by themselves
+    const link = event.target.closest('a[href^="#"]');
+    const target = link && document.getElementById(link.getAttribute("href").slice(1));
+    if (!target) return;
+    event.preventDefault();
+    target.scrollIntoView();
+    target.tabIndex = -1;
+    target.focus({ preventScroll: true });
+  });
   document.addEventListener("click", (event) => {
     const button = event.target.closest('button[role="radio"]');
     if (button) choose(button.dataset.store, button.value);
@@ -33,6 +52,24 @@
           button.setAttribute("aria-checked", chosen);
           button.tabIndex = chosen ? 0 : -1;
         }
+      },
+      arrive,
+      // one entry of the history for each thing done; what follows from it changes that entry
+      remember: (...view) => {
+        const names = view.pop();
+        const known = names.map((name, i) => [name, view[i]]).filter(([, value]) => value !== null && value !== undefined);
+        const hash = `#${new URLSearchParams(known)}`;
+        if (hash === location.hash) return;
+        history[acted && written !== null ? "pushState" : "replaceState"](null, "", hash);
+        written = hash;
+        acted = false;
+      },
+      select: (score) => {
+        setTimeout(() => {
+          const list = document.getElementById("score-list");
+          if (list) list.value = score;
+        });
+        return "";
       },
       tell: (value) => String(value).replace("-", "\u2212"),
       press: (chosen) => {
