@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # `import torch` leaves these untouched when they are set already
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup setup-test demo real test test-slow test-hooked-transformer check docs tutorial bench clean
+.PHONY: help setup setup-test demo real test test-slow test-hooked-transformer check docs tutorial gallery bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-24s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,9 @@ docs: setup-test  ## the documents as a site in site/; a warning is an error
 
 tutorial: setup-test  ## run the tutorial anew and store what it prints and draws
 	OMP_NUM_THREADS=1 $(BIN)/python -m docs_build.tutorial
+
+gallery: setup-test  ## draw the pictures of docs/gallery.md from runs/smollm2 and runs/demo
+	$(BIN)/python -m docs_build.gallery
 
 bench: setup-test  ## speed and memory against the bare forward pass and against the usual way
 	$(BIN)/python benchmarks/startup.py

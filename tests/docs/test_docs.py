@@ -91,13 +91,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         probe_k=5,
         replicates=20,
         shams=2,
-        values=("mean",),
+        values=("mean", "zero"),
         doses=(1.0, 0.5),
         example_neurons=1,
         out=folder / "runs" / "demo",
         show_progress=False,
     )
     run_all(config, resume=False, say=lambda _text: None)
+    (folder / "runs" / "smollm2").symlink_to("demo")  # which pages on a real model read
     return folder
 
 
@@ -160,6 +161,28 @@ def test_code_of_a_page_runs_in_order(
             continue
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             exec(code, found)
+
+
+@pytest.mark.usefixtures("_few_sentences")
+def test_every_picture_of_the_gallery_has_its_figure_and_is_small(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import plotly.graph_objects as go
+
+    from docs_build.gallery import figures
+
+    monkeypatch.chdir(workplace)
+    drawn = dict(figures())
+    assert {type(figure) for figure in drawn.values()} == {go.Figure}
+    stored = {f"gallery/{path.name}": path for path in (DOCS / "gallery").iterdir()}
+    assert set(drawn) == set(stored), "make gallery"
+    assert sum(path.stat().st_size for path in stored.values()) < 1.5e6
+
+
+def test_the_gallery_shows_or_names_every_figure() -> None:
+    text = (DOCS / "gallery.md").read_text("utf-8")
+    helpers = {"for_paper", "write_image"}
+    assert [x for x in gl.figures.__all__ if x not in text and x not in helpers] == []
 
 
 def test_what_is_not_run_says_why() -> None:
