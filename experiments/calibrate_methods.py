@@ -45,9 +45,9 @@ import grammar_lens as gl
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import fit_lexicon, fresh_corpus, prepare
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.lesions.prepared import LESION_TAGS
 from grammar_lens.model.about import describe
-from grammar_lens.runs.session import read_source
 from grammar_lens.selectivity.attribution.attribute import drawn_words
 
 NAME = "calibrate_methods"
@@ -86,8 +86,10 @@ def main(config: Config) -> pd.DataFrame:
     """Runs the experiment, writes its folder, and gives the table of methods."""
     experiment = Experiment(NAME, config)
     model = gl.load_model(config.model, dtype=config.dtype or None, device=config.device or None)
-    train = prepare(model, read_source(config.train, "upos"), min_words=2)
-    fresh, _ = fresh_corpus(model, read_source(config.fresh, "upos"), train, config.sentences)
+    train = prepare(model, load_treebank(config.train, label="upos"), min_words=2)
+    fresh, _ = fresh_corpus(
+        model, load_treebank(config.fresh, label="upos"), train, config.sentences
+    )
     lexicon = fit_lexicon(model, train)
     tags = tuple(tag for tag in LESION_TAGS if tag in train.labels)
 

@@ -46,11 +46,11 @@ import grammar_lens as gl
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import fresh_corpus, prepare
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.dissociation.tables import layer_row, stacked
 from grammar_lens.figures.layers import neurons_by_layer
 from grammar_lens.model.about import describe
 from grammar_lens.neurons.overlap import same_sets, strength_by_layer
-from grammar_lens.runs.session import read_source
 
 NAME = "layer_by_layer"
 
@@ -82,9 +82,9 @@ def main(config: Config) -> pd.DataFrame:
     """Runs the experiment, writes its folder, and gives the table of layers."""
     experiment = Experiment(NAME, config)
     model = gl.load_model(config.model, device=config.device or None)
-    bank = read_source(config.train, config.label)
+    bank = load_treebank(config.train, label=config.label)
     train = prepare(model, bank, label=config.label, labels=listed(config.labels) or None)
-    fresh, dropped = fresh_corpus(model, read_source(config.fresh, config.label), train)
+    fresh, dropped = fresh_corpus(model, load_treebank(config.fresh, label=config.label), train)
     few, _ = fresh_corpus(model, fresh.bank, train, config.max_sentences)
 
     moments = gl.collect(model, train, position=config.position)

@@ -50,6 +50,7 @@ import grammar_lens as gl
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.files import write_text
 from grammar_lens.model.about import Model, describe
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -58,7 +59,6 @@ from grammar_lens.probing.leaderboard import (
     leaderboard,
     leaderboard_markdown,
 )
-from grammar_lens.runs.session import read_source
 from grammar_lens.runs.store.provenance import treebank_record
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.registry import SCORES
@@ -91,9 +91,9 @@ def main(config: Config) -> pd.DataFrame:
     experiment = Experiment(NAME, config)
     ks, names = [int(k) for k in config.ks.split(",")], _scores(config)
     model = gl.load_model(config.model, device=config.device or None)
-    bank = read_source(config.train, config.label)
+    bank = load_treebank(config.train, label=config.label)
     whole = prepare(model, bank, label=config.label, min_words=config.min_words)
-    fresh, dropped = fresh_corpus(model, read_source(config.fresh, config.label), whole)
+    fresh, dropped = fresh_corpus(model, load_treebank(config.fresh, label=config.label), whole)
 
     rounds, choices = [], {}
     for seed, corpus in enumerate(disjoint_samples(whole, config)):

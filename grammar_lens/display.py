@@ -51,7 +51,9 @@ def probability_table(frame: pd.DataFrame, n_names: int) -> str:
         )
         cells = [html.escape(str(row[name])) for name in frame.columns[:n_names]]
         cells += [f"<div style='width:110px'>{bars}</div>"]
-        cells += [f"{row[name]:{'+' if name == 'change' else ''}.3f}" for name in numbers]
+        # without the sign of what rounds to 0
+        known = {name: round(row[name], 3) + 0.0 for name in numbers}
+        cells += [f"{x:{'+' if name == 'change' else ''}.3f}" for name, x in known.items()]
         rows.append("".join(f"<td style='{_CELL}'>{cell}</td>" for cell in cells))
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

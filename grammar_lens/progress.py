@@ -4,8 +4,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from rich.console import Console
@@ -95,6 +96,46 @@ def track(
         yield advance
     shown = f"{work.done * each:,.0f} {unit}"
     LOG.debug("%s: %s in %d batches, %.1f s", what, shown, work.times, work.seconds)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says `what` is under way while it lasts, for work whose length is not known.
+
+    A terminal and a notebook show it after half a second and take it away again; a log file has none.
+    """
+    console = Console(stderr=True)
+    if console.quiet or not (console.is_jupyter or console.is_terminal):
+        yield
+        return
+    show = _note_in_notebook if console.is_jupyter else _note_in_terminal
+    with ExitStack() as shown:
+        later = threading.Timer(
+            SECONDS_BEFORE_A_BAR, lambda: shown.enter_context(show(what, console))
+        )
+        later.daemon = True
+        later.start()
+        try:
+            yield
+        finally:
+            later.cancel()
+            later.join()
+
+
+@contextmanager
+def _note_in_terminal(what: str, console: Console) -> Iterator[None]:
+    with console.status(f"{what} …"):
+        yield
+
+
+@contextmanager
+def _note_in_notebook(what: str, _console: Console) -> Iterator[None]:
+    from IPython.display import HTML, display
+
+    shown = display(HTML(f"<small>{escape(what)} …</small>"), display_id=True)
+    yield
+    if shown is not None:
+        shown.update(HTML(""))
 
 
 @contextmanager

@@ -53,6 +53,7 @@ from grammar_lens.neurons.own_text import TextActivations
 from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.subspaces import Subspaces
 from grammar_lens.neurons.timecourse import TimeCourse
+from grammar_lens.neurons.word_activations import WordActivations
 from grammar_lens.phenomena.pairs import MinimalPair, Pairs
 from grammar_lens.phenomena.scoring import PairScores
 from grammar_lens.probing.curves import CurvePoint, ProbeCurve
@@ -145,6 +146,8 @@ def of_lesions(labels: tuple[str, ...], model: str) -> Iterator[object]:
     yield TextReading(*shown, np.ones((2, 2)), np.full((2, 2, len(labels)), 0.1))
     some = Neurons.at("0.1, 2.3")
     yield TextActivations(model, ("the", labels[0]), some, np.ones((2, 2), np.float32))
+    origin = Origin(model, labels[0], "upos", "next", "neuron")
+    yield WordActivations(0, 1, labels, np.array([0, 1]), np.ones(2, np.float32), origin)
     yield Donors(np.arange(5), np.zeros(5, int), 4, here, {("neuron", 0): np.zeros((5, 3))})
     yield build_lexicon(np.array([0, 1, 1]), np.array([0, 1, 2]), labels, 5)
 

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from grammar_lens import progress
-from grammar_lens.progress import left, speed, track
+from grammar_lens.progress import left, speed, track, waiting
 
 WORK = """
 import sys, time
@@ -167,3 +167,44 @@ class TestATerminal:
 
     def test_a_dumb_terminal_gets_no_control_characters(self) -> None:
         assert terminal(200, TERM="dumb") == ("after\r\n", 0)
+
+
+def test_a_notebook_is_told_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import IPython.display
+
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, note: Any) -> None:
+            shown.append(note.data)
+
+    def display(note: Any, *, display_id: bool) -> Handle:
+        assert display_id
+        shown.append(note.data)
+        return Handle()
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_A_BAR", 0.01)
+    monkeypatch.setattr(
+        progress, "Console", lambda **_: Console(file=io.StringIO(), force_jupyter=True)
+    )
+    with waiting("Loading <m>"):
+        time.sleep(0.3)
+    assert shown == ["<small>Loading &lt;m&gt; …</small>", ""]
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_A_BAR", 60)
+    with waiting("Loading <m>"):
+        pass
+    assert len(shown) == 2
+
+
+def test_a_terminal_is_told_what_is_waited_for_and_a_file_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_A_BAR", 0.01)
+    for is_terminal in (True, False):
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=is_terminal)
+        monkeypatch.setattr(progress, "Console", lambda console=console, **_: console)
+        with waiting("Loading m"):
+            time.sleep(0.3)
+        assert ("Loading m" in file.getvalue()) == is_terminal

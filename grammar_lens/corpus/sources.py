@@ -15,8 +15,8 @@ from grammar_lens.errors import GrammarLensError
 SPLIT_ORDER = ("train", "dev", "test")
 FORMS = (
     "expected the path of a .conllu file or of a folder of them, folder:split, a name such as "
-    "UD_English-EWT or UD_English-EWT:train, tags:file, hf:dataset[@revision][:config]:split, or None for the "
-    "embedded treebank"
+    "UD_English-EWT or UD_English-EWT:train, tags:file, hf:dataset[@revision][:config]:split, or "
+    "embedded[:split] for the treebank in the package"
 )
 
 
@@ -29,7 +29,7 @@ def load_treebank(
     ud_base_url: str | None = None,
     skip_bad_sentences: bool = False,
 ) -> Treebank:
-    """The treebank at `source`; without one, the handmade English treebank in the package.
+    """The treebank at `source`; without one, the handmade English treebank in the package, "embedded".
 
     A path that exists wins over the other forms: a CoNLL-U file; a folder of `*.conllu`, whose
     splits are named by the ends -train, -dev and -test of the file names, else by the whole name;
@@ -48,6 +48,10 @@ def load_treebank(
     source = os.fspath(source)
     path = Path(source)
     exists = bool(source) and path.exists()
+    name, _, split = source.partition(":")
+    if name == "embedded" and not exists:
+        bank = _load_embedded()
+        return bank[split] if split else bank
     if source.startswith("hf:") and not exists:
         return hugging_face.read_dataset(
             source, label=label, words_column=words_column, label_column=label_column

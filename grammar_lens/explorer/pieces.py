@@ -160,8 +160,8 @@ def density(words: WordActivations, tag: str) -> list[Any]:
 def own_text(read: TextActivations) -> list[Any]:
     """A text with each token in the colour of a neuron's activation there, one neuron after the other."""
     lines = []
-    for name, values in zip(read.names, read.values.T.astype(float), strict=True):
-        peak = int(np.abs(values).argmax())
+    columns = read.values.T.astype(float)
+    for name, values, peak in zip(read.names, columns, read.peaks.tolist(), strict=True):
         most, digits = float(abs(values[peak])), decimals(values)
         lines.append(
             html.Div(
@@ -183,6 +183,8 @@ def own_text(read: TextActivations) -> list[Any]:
     note = "Orange: above 0, blue: below; the deepest colour is the neuron's largest on this text."
     if len(read.tokens) > MOST_NUMBERS:
         note += " Point at a token for its activation."
+    if read.alone:
+        note += " The first token has nothing before it and is left out of the scale."
     if more > 0:
         note += f" The last {more:,} tokens are not shown."
     return [*lines, html.P(note, className="note")]
@@ -194,7 +196,7 @@ def _coloured(
     numbers = len(tokens) <= MOST_NUMBERS
     spans = []
     for token, value in list(zip(tokens, values.tolist(), strict=True))[:MOST_COLOURED]:
-        depth = 0.55 * abs(value) / (most or 1.0)
+        depth = 0.55 * min(abs(value) / (most or 1.0), 1)
         colour = {"backgroundColor": f"rgba({HIGH if value > 0 else LOW},{depth:.2f})"}
         shown, told = visible(token, blanks=False), number(value, digits, plus=True)
         if numbers:

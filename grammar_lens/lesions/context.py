@@ -2,7 +2,8 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,19 +11,41 @@ from jaxtyping import Int
 from torch import Tensor
 
 from grammar_lens.defaults import SEED
-from grammar_lens.errors import GrammarLensError
+from grammar_lens.errors import GrammarLensError, counted
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.edits import Edit, edits_of
 from grammar_lens.lesions.outcomes import Ablation
-from grammar_lens.model.about import Model, hook_name
+from grammar_lens.model.about import Model, hook_name, model_name
 from grammar_lens.model.forward import hooked, watch_tokens
 from grammar_lens.neurons.address import Addresses
 from grammar_lens.neurons.neurons import Neurons, as_neurons
 from grammar_lens.neurons.same_model import require_same_model
 
+_Opened = contextlib.AbstractContextManager[Model]
 
-@contextlib.contextmanager
+
+class Lesion(contextlib.AbstractContextManager[Model]):
+    """A lesion that is in force while it is open: `with gl.lesion(model, units): ...`."""
+
+    def __init__(self, name: str, dose: float, begin: Callable[[], _Opened]) -> None:
+        self._name, self._dose, self._begin = name, dose, begin
+        self._opened: list[_Opened] = []
+
+    def __enter__(self) -> Model:
+        opened = self._begin()
+        model = opened.__enter__()
+        self._opened.append(opened)
+        return model
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._opened.pop().__exit__(*error)
+
+    def __repr__(self) -> str:
+        state = "in force" if self._opened else "not in force: open it, `with gl.lesion(...):`"
+        return f"Lesion of {self._name} at dose {self._dose:g}, {state}"
+
+
 def lesion(
     model: Model,
     units: Neurons | Directions | Addresses,
@@ -32,7 +55,7 @@ def lesion(
     donors: Donors | None = None,
     seed: int = SEED,
     allow_other_model: bool = False,
-) -> Iterator[Model]:
+) -> Lesion:
     """While open, the units of `model` are lesioned; afterwards nothing of the lesion remains.
 
     `units` are a set such as `keys["VERB"]`, or addresses: "7.336", ["7.336", (6, 12)].
@@ -58,10 +81,19 @@ def lesion(
     units = units_of(units)
     value = value or default_value(units)
     edits = edits_of(model, units, Ablation(value, float(dose)), donors)
+    given = donors if value == "resample" else None
+    what = f"{counted(len(units), 'unit')} of {model_name(model)} ({value})"
+    return Lesion(what, float(dose), lambda: _in_force(model, edits, given, seed))
+
+
+@contextlib.contextmanager
+def _in_force(
+    model: Model, edits: Sequence[Edit], donors: Donors | None, seed: int
+) -> Iterator[Model]:
     if not edits:
         yield model
         return
-    seen = _Seen(_special_tokens(model), donors if value == "resample" else None, seed)
+    seen = _Seen(_special_tokens(model), donors, seed)
     hooks = [(hook_name(model, e.site, e.layer), _cut(e, seen)) for e in edits]
     with _owned(model), watch_tokens(model, seen.look), hooked(model, hooks):
         yield model

@@ -62,17 +62,28 @@ class ReadText:
 
 @dataclass(frozen=True)
 class TextActivations(Shown):
-    """Some neurons at every token of a text; `values[token, neuron]` are activations."""
+    """Some neurons at every token of a text; `values[token, neuron]` are activations.
+
+    `alone` says that nothing is before the first token, not even BOS: many models have extreme
+    activations there (Sun et al. 2024), which peaks and colours leave out.
+    """
 
     model: str
     tokens: tuple[str, ...]
     neurons: Neurons
     values: Float[np.ndarray, "token neuron"]
+    alone: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """The neurons' addresses, "layer.index"."""
         return tuple(f"{layer}.{index}" for layer, index in self.neurons)
+
+    @property
+    def peaks(self) -> Int[np.ndarray, " neuron"]:
+        """The token at which each neuron is furthest from 0, the first left out if it is alone."""
+        first = int(self.alone and len(self.tokens) > 1)
+        return first + np.abs(self.values[first:]).argmax(0)
 
     def to_frame(self) -> pd.DataFrame:
         """A row per token, a column per neuron: its activation."""
@@ -83,9 +94,7 @@ class TextActivations(Shown):
     def __repr__(self) -> str:
         most = [
             f"{name} {self.values[i, n]:+.3g} at {self.tokens[i]!r}"
-            for n, (name, i) in enumerate(
-                zip(self.names, np.abs(self.values).argmax(0), strict=True)
-            )
+            for n, (name, i) in enumerate(zip(self.names, self.peaks, strict=True))
         ]
         more = ", ..." if len(most) > 5 else ""
         return (
@@ -98,7 +107,8 @@ class TextActivations(Shown):
         for n, name in enumerate(self.names[:_LINES]):
             values = self.values[:, n]
             notes = [f"{value:+.3g}" for value in values]
-            lines.append(coloured_text(f"Neuron {name}", self.tokens, values, notes))
+            most = float(abs(values[self.peaks[n]]))
+            lines.append(coloured_text(f"Neuron {name}", self.tokens, values, notes, most))
         more = len(self.names) - _LINES
         note = f"<small>and {more:,} more neurons: to_frame()</small>" if more > 0 else ""
         return f"<p>{escape(repr(self))}</p>{''.join(lines)}{note}"
@@ -133,4 +143,4 @@ def activations(model: Model, text: str, neurons: Neurons | Addresses) -> TextAc
         hooked(model, [(hook_name(model, chosen.site, x), keeper(x)) for x in layers]),
     ):
         final_hidden(model, read.ids)
-    return TextActivations(model_name(model), read.tokens, chosen, values)
+    return TextActivations(model_name(model), read.tokens, chosen, values, alone=not read.first)

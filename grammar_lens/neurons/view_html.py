@@ -125,12 +125,15 @@ def coloured_text(
     tokens: Sequence[str],
     values: Float[np.ndarray, " token"],
     notes: Sequence[str],
+    most: float | None = None,
 ) -> str:
     """A text whose tokens have the colours of their values; each shows its note when pointed at.
 
-    Colours are as deep as the value is large beside the largest; NaN has none.
+    Colours are as deep as the value is large beside `most`, by default the largest; NaN has none.
     """
-    most = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    if most is None:
+        most = float(np.nanmax(np.abs(values), initial=0.0))
+    most = most or 1.0
     spans = []
     for token, value, note in zip(tokens, values.tolist(), notes, strict=True):
         depth = 0.0 if np.isnan(value) else min(abs(value) / most, 1) * 0.55

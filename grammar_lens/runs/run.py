@@ -1,14 +1,14 @@
 """A run with its model: lesions by name, and neurons one by one."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, SupportsIndex
 
+from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.errors import GrammarLensError, require_neuron
 from grammar_lens.generation.writing import write_on
-from grammar_lens.lesions.context import lesion
+from grammar_lens.lesions.context import Lesion, lesion
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.next_word import N_TOKENS, Doses, NextWord, next_word
 from grammar_lens.lesions.read_text import TextReading, read_text
@@ -20,6 +20,7 @@ from grammar_lens.neurons.find_examples import examples_at
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.neurons.own_text import TextActivations, activations
 from grammar_lens.neurons.view import NeuronView, scores_of
+from grammar_lens.progress import waiting
 from grammar_lens.runs.run_html import run_html
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.store.location import find_run
@@ -41,11 +42,12 @@ class Run(StoredRun):
 
         To have it elsewhere, set it: `run.model = gl.load_model(run.config["model"], device="cpu")`.
         """
-        return load_model(
-            self.config["model"],
-            dtype=self.config["dtype"],
-            revision=self.config.get("revision"),
-        )
+        with waiting(f"Loading {self.config['model']}"):
+            return load_model(
+                self.config["model"],
+                dtype=self.config["dtype"],
+                revision=self.config.get("revision"),
+            )
 
     @cached_property
     def _session(self) -> Session:
@@ -54,7 +56,13 @@ class Run(StoredRun):
         session.require_same_sources(self)
         return session
 
-    @contextmanager
+    @cached_property
+    def _lexicon(self) -> Lexicon:
+        """Labels of the tokens that begin words of the run's training data."""
+        session = self._session
+        with waiting(f"Counting the labels of {self.config['train']}"):
+            return session.lexicon
+
     def lesion(
         self,
         which: str | Neurons | Addresses,
@@ -64,7 +72,7 @@ class Run(StoredRun):
         k: int | None = None,
         position: str | None = None,
         allow_other_model: bool = False,
-    ) -> Iterator[Model]:
+    ) -> Lesion:
         """While open, some neurons are lesioned in `model`, which is yielded.
 
         They are a label's key neurons, a set such as `run.keys["VERB"] | run.keys["NOUN"]`, or
@@ -76,8 +84,7 @@ class Run(StoredRun):
         chosen = self._chosen(which, k, position)
         given = self._donors(chosen, value, position)
         options: dict[str, Any] = {"value": value, "dose": dose, "donors": given}
-        with lesion(self.model, chosen, allow_other_model=allow_other_model, **options) as model:
-            yield model
+        return lesion(self.model, chosen, allow_other_model=allow_other_model, **options)
 
     def _chosen(
         self, which: str | Neurons | Addresses, k: int | None = None, position: str | None = None
@@ -125,7 +132,7 @@ class Run(StoredRun):
             doses=doses,
             value=value,
             donors=None if chosen is None else self._donors(chosen, value, None),
-            lexicon=self._session.lexicon,
+            lexicon=self._lexicon,
             n_tokens=n_tokens,
         )
 
@@ -150,7 +157,7 @@ class Run(StoredRun):
             dose=dose,
             value=value,
             donors=None if chosen is None else self._donors(chosen, value, None),
-            lexicon=self._session.lexicon,
+            lexicon=self._lexicon,
         )
 
     def activations(self, text: str, neurons: str | Neurons | Addresses) -> TextActivations:
@@ -223,7 +230,7 @@ class Run(StoredRun):
             session.model,
             session.train,
             {p: [at] for p in positions},
-            lexicon=session.lexicon,
+            lexicon=self._lexicon,
             **session.config.for_examples(),
         )
         return {p: examples[at] for p, examples in fresh.items()}

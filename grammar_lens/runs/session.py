@@ -202,11 +202,11 @@ class Session:
 
     def _bank(self, source: str) -> Treebank:
         c = self.config
-        bank = read_source(
+        bank = load_treebank(
             source,
-            c.label,
-            c.words_column,
-            c.label_column,
+            label=c.label,
+            words_column=c.words_column,
+            label_column=c.label_column,
             skip_bad_sentences=c.skip_bad_sentences,
         )
         for note in bank.notes:
@@ -270,25 +270,3 @@ class Session:
             }
             for role, bank in (("train", self.train_bank), ("fresh", self.fresh_bank))
         }
-
-
-def read_source(
-    source: str,
-    label: str,
-    words_column: str | None = None,
-    label_column: str | None = None,
-    *,
-    skip_bad_sentences: bool = False,
-) -> Treebank:
-    """The treebank that a --train or --fresh option names; "embedded:test" is the handmade one."""
-    name, _, split = source.partition(":")
-    if name == "embedded" and not Path(source).exists():
-        bank = load_treebank(label=label)
-        return bank[split] if split else bank
-    return load_treebank(
-        source,
-        label=label,
-        words_column=words_column,
-        label_column=label_column,
-        skip_bad_sentences=skip_bad_sentences,
-    )

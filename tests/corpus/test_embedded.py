@@ -71,3 +71,12 @@ def test_the_model_has_its_card_and_no_pickle() -> None:
     assert not [n for n in names if n.endswith((".bin", ".pt", ".pth", ".pkl"))]
     config = json.loads((folder / "config.json").read_text("utf-8"))
     assert (config["num_hidden_layers"], config["intermediate_size"]) == (8, 896)
+
+
+def test_the_embedded_treebank_has_a_name() -> None:
+    """The one that runs and reports write."""
+    whole = gl.load_treebank()
+    assert gl.load_treebank("embedded").fingerprint() == whole.fingerprint()
+    assert gl.load_treebank("embedded:test").fingerprint() == whole["test"].fingerprint()
+    with pytest.raises(gl.GrammarLensError):
+        gl.load_treebank("embedded:nope")

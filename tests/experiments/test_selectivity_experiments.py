@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM
 
 import grammar_lens as gl
 from grammar_lens.corpus.corpus import prepare
-from grammar_lens.runs.session import read_source
+from grammar_lens.corpus.sources import load_treebank
 
 ROOT = Path(__file__).parents[2]
 TAGS = ("NOUN", "VERB", "PRON", "DET")
@@ -140,7 +140,7 @@ class TestReproducePaper:
 
     def test_samples_share_no_sentence(self, flags: dict[str, Any]) -> None:
         model = gl.load_model(flags["model"])
-        corpus = prepare(model, read_source(flags["train"], "upos"), labels=TAGS)
+        corpus = prepare(model, load_treebank(flags["train"], label="upos"), labels=TAGS)
         parts = reproduce_paper.disjoint(corpus, reproduce_paper.Config(samples=3))
         drawn = [set(corpus.alignment.sentence[part.classes >= 0].tolist()) for part in parts]
         assert all(drawn)

@@ -252,7 +252,7 @@ class TestOwnText:
         shown = found(pieces.own_text(read), "token")
         texts = [token["children"][0]["props"]["children"] for token in shown]
         assert "".join(texts) == hostile
-        peak = int(np.abs(read.values[:, 0]).argmax())
+        (peak,) = read.peaks.tolist()
         colour = shown[peak]["children"][0]["props"]["style"]["backgroundColor"]
         assert colour.endswith(",0.55)")
         assert shown[peak]["title"] == number(float(read.values[peak, 0]), 3, plus=True)

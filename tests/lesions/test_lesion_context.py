@@ -593,3 +593,20 @@ def test_threads_have_lesions_of_their_own_models(make_tiny: Callable[[], Model]
     with ThreadPoolExecutor(2) as pool:
         for found in pool.map(cut, models):
             assert torch.equal(found, alone)
+
+
+def test_a_lesion_that_is_not_opened_says_so(tiny: Model):
+    cut = lesion(tiny, ["1.7", (0, 3)])
+    assert "2 units" in repr(cut)
+    assert "not in force" in repr(cut)
+    with cut as model:
+        assert model is tiny
+        assert "not in force" not in repr(cut)
+    with cut, cut:  # it can be opened again
+        pass
+    assert "not in force" in repr(cut)
+
+
+def test_a_lesion_of_what_does_not_exist_fails_where_it_is_written(tiny: Model):
+    with pytest.raises(GrammarLensError, match="layer 9 does not exist"):
+        lesion(tiny, "9.9")

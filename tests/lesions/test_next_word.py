@@ -1,5 +1,7 @@
 """Predictions after a prompt and along a text, checked against the model's own logits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import Neurons
+from grammar_lens.neurons.own_text import TextActivations
 
 PROMPT = "The old dog"
 ALL = [(layer, i) for layer in (0, 1) for i in range(48)]
@@ -143,3 +146,15 @@ def test_a_lesion_by_address_is_that_of_a_set(tiny: Model) -> None:
         gl.lesion(tiny, "1.7", value="mean"),
     ):
         pytest.fail("the lesion opened")
+
+
+def test_a_first_token_without_bos_is_no_peak() -> None:
+    values = np.array([[-90.0, 0.5], [1.0, -2.0], [3.0, 1.0]], np.float32)
+    found = TextActivations(
+        "m", ("a", "b", "c"), Neurons.at(np.array([[0, 1], [1, 2]])), values, alone=True
+    )
+    assert found.peaks.tolist() == [2, 1]
+    assert replace(found, alone=False).peaks.tolist() == [0, 1]
+    assert replace(found, tokens=("a",), values=values[:1]).peaks.tolist() == [0, 0]
+    assert "+3 at 'c'" in repr(found)
+    assert "largest 3<" in found._repr_html_()
