@@ -110,7 +110,22 @@ def _message(error: Any) -> str:
     if hasattr(error.__cause__, "errors"):  # pydantic's, which do not say what came
         message += f", got {error.__cause__.errors()[0]['input']!r}"
     ctx = getattr(error, "ctx", None)
+    message += _suggestion(message, ctx)
     return f"{message} (see `{ctx.command_path} --help`)" if ctx else message
+
+
+def _suggestion(message: str, ctx: Any) -> str:
+    """Names what a command takes, where it was given more than that."""
+    if ctx is not None and message.startswith("Got unexpected extra argument"):
+        taken = [p.metavar or p.name.upper() for p in ctx.command.params if _is_argument(p)]
+        options = {x for p in ctx.command.params for x in p.opts}
+        hint = "; a text is given with --prompt" if "--prompt" in options else ""
+        return f": {ctx.info_name} takes {' and '.join(taken) or 'options only'}{hint}"
+    return ""
+
+
+def _is_argument(parameter: Any) -> bool:
+    return parameter.param_type_name == "argument"
 
 
 app = typer.Typer(
@@ -118,7 +133,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lesion studies of language models: which neurons carry each part of speech, and do they "
     "matter.",
-    epilog="A first study: `grammar-lens run --out runs/demo`, then `grammar-lens serve runs/demo`.\n\n"
+    epilog="A first study: `grammar-lens run runs/demo`, then `grammar-lens serve runs/demo`.\n\n"
     f"Exit codes: 0 done; {FAILED} an unexpected error, or a limit of `certify` that is not held; "
     f"{BAD_INPUT} bad input, with one line that says what to do; {INTERRUPTED} stopped by Ctrl-C.",
 )

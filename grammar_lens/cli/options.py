@@ -109,6 +109,19 @@ def config_of(settings: Mapping[str, Any], **more: Any) -> Config:
     return config
 
 
+def with_out(settings: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
+    """The settings of a command, with the run directory that was given as its argument.
+
+    Raises typer.BadParameter where --out names another.
+    """
+    if run is None:
+        return dict(settings)
+    out = settings.get("out")
+    if out not in (None, run, DEFAULTS["out"]):
+        raise typer.BadParameter(f"RUN is {run} and --out is {out}: give one of the two")
+    return {**settings, "out": run}
+
+
 RunArgument = Annotated[
     Path,
     typer.Argument(help="A run directory.", metavar="RUN", autocompletion=run_directories),
@@ -118,6 +131,15 @@ NewRunArgument = Annotated[
     typer.Argument(
         help="A run directory, made if need be.",
         metavar="RUN",
+        autocompletion=run_directories,
+    ),
+]
+OutArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        help="The run directory to make; the same as --out.",
+        metavar="[RUN]",
+        show_default=False,
         autocompletion=run_directories,
     ),
 ]

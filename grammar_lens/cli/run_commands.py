@@ -11,11 +11,13 @@ from grammar_lens.cli.console import Console
 from grammar_lens.cli.options import (
     NameOption,
     NewRunArgument,
+    OutArgument,
     ResumeOption,
     RunArgument,
     config_fields,
     config_of,
     in_panels,
+    with_out,
 )
 from grammar_lens.runs.settings import EXAMPLES, LESIONS, OPTIONS, PHENOMENA, WORDS, Config
 
@@ -30,7 +32,7 @@ DEVICE = ("device", "device_map")
     settings=WHOLE,
     kept="what was finished is kept: run again with --resume",
     examples=(
-        "grammar-lens run --out runs/demo",
+        "grammar-lens run runs/demo",
         "grammar-lens run --model meta-llama/Meta-Llama-3-8B --train UD_English-EWT:train "
         "--fresh UD_English-EWT:test --out runs/ewt",
         "grammar-lens run --train my.conllu --fresh other.conllu --score welch_t --top-k 50 --out "
@@ -38,11 +40,16 @@ DEVICE = ("device", "device_map")
         "grammar-lens run --config study.toml --shams 100",
     ),
 )
-def run(console: Console, resume: ResumeOption = False, **settings: Any) -> None:
+def run(
+    console: Console,
+    folder: OutArgument = None,
+    resume: ResumeOption = False,
+    **settings: Any,
+) -> None:
     """The whole study: collect, score, select, examples, course, layers, probe, lesion, phenomena, report."""
     from grammar_lens.runs.pipeline import run_all
 
-    config = config_of(settings, show_progress=console.shows_progress)
+    config = config_of(with_out(settings, folder), show_progress=console.shows_progress)
     _begin(console, config)
     done = run_all(config, resume=resume, say=console.note, config_file=_file(console))
     _end(console, done)
@@ -59,6 +66,7 @@ def run(console: Console, resume: ResumeOption = False, **settings: Any) -> None
 )
 def plan(
     console: Console,
+    folder: OutArgument = None,
     meta: Annotated[
         bool,
         typer.Option(
@@ -73,7 +81,7 @@ def plan(
     """Says how much memory and time `run` with the same options will need, before it starts."""
     from grammar_lens.runs.forecast import forecast
 
-    config = config_of(settings, show_progress=False)
+    config = config_of(with_out(settings, folder), show_progress=False)
     expected = forecast(config, console.note, meta=meta, memory_gib=memory_gib)
     console.result(*expected.lines(), data=lambda: expected)
 

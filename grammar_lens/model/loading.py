@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from grammar_lens.defaults import SEED
-from grammar_lens.errors import GrammarLensError, require_one_of
+from grammar_lens.errors import GrammarLensError, nearest, require_one_of
 from grammar_lens.model import gguf
 from grammar_lens.model.about import (
     Model,
@@ -407,7 +407,7 @@ def _explained_errors(location: Path | str) -> Iterator[None]:
                 else "check the id, the network and, for gated models, `hf auth login`; or give a local folder"
             )
             raise GrammarLensError(
-                f"could not load {str(location)!r}: {reason} ({hint})"
+                f"could not load {str(location)!r}: {reason} ({hint}){_near(location)}"
             ) from error
         finally:
             logging.enable_progress_bar()
@@ -461,3 +461,9 @@ def wrap(hf_model: nn.Module, tokenizer: Any, device: str | torch.device | None)
     tokenizer.init_kwargs = settings
     model.grammar_lens_n_parameters = n_weights
     return _frozen(model)
+
+
+def _near(location: object) -> str:
+    """The model that comes with a package and was probably meant."""
+    near = nearest(location, (REFERENCE_MODEL, *gguf.PACKAGED))
+    return f"; did you mean {near!r}?" if near else ""

@@ -1,10 +1,13 @@
 """Contents of summary.json, and the summary table."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
+from rich.box import HORIZONTALS
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +22,9 @@ from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.probing.layer_table import layer_rows
 from grammar_lens.runs.store.stored import StoredRun
 from grammar_lens.selectivity.collecting import Collected
+
+NARROW = 110
+"""Columns of a terminal in which a table of three columns would break every line."""
 
 
 def summarise(run: StoredRun) -> dict[str, Any]:
@@ -201,15 +207,43 @@ def _probe_summary(probe: Any) -> dict[str, Any]:
     return {name: getattr(probe, name) for name in names}
 
 
-def summary_table(summary: dict[str, Any]) -> Table:
+@dataclass(frozen=True)
+class SummaryTable:
+    """The results as a terminal shows them: in a narrow one a comparison stands below what was found."""
+
+    title: str
+    rows: list[tuple[str, str, str]]
+    HEADS: ClassVar = ("", "found", "compared with")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        yield self._narrow() if options.max_width < NARROW else self._wide()
+
+    def _wide(self) -> Table:
+        table = Table(title=Text(self.title), title_justify="left")
+        for i, head in enumerate(self.HEADS):
+            table.add_column(head, no_wrap=i == 0)
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def _narrow(self) -> Table:
+        table = Table(title=Text(self.title), title_justify="left", box=HORIZONTALS)
+        table.add_column("", max_width=24)
+        table.add_column("found, and what to compare it with")
+        for name, found, compared in self.rows:
+            text = Text(found)
+            if compared:
+                text.append(f"\n{compared}", style="dim")
+            table.add_row(Text(name), text)
+        return table
+
+
+def summary_table(summary: dict[str, Any]) -> SummaryTable:
     """The results, each number with the one it must be compared with."""
-    table = Table(title=Text(_title(summary)), title_justify="left")
-    table.add_column("", no_wrap=True)
-    table.add_column("found")
-    table.add_column("compared with")
+    rows: list[tuple[str, str, str]] = []
 
     def row(name: str, value: str, compared: str = "") -> None:
-        table.add_row(Text(name), Text(value), Text(compared))
+        rows.append((name, value, compared))
 
     if "collect" in summary:
         aligned, collected = summary["alignment"], summary["collect"]
@@ -230,7 +264,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
         _lesion_rows(row, summary["lesion"])
     if "phenomena" in summary:
         _phenomena_rows(row, summary["phenomena"])
-    return table
+    return SummaryTable(_title(summary), rows)
 
 
 def _phenomena_rows(row: Any, found: dict[str, Any]) -> None:

@@ -84,7 +84,10 @@ class TestErrors:
             (["run", "--modle", "x"], "No such option: --modle (Possible options: --model"),
             (["run", "--top-k", "x"], "'--top-k': Input should be a valid integer, unable to parse string as an integer, got 'x' (see `grammar-lens run --help`)"),
             (["score"], "Missing argument 'RUN' (see `grammar-lens score --help`)"),
-            (["score", "a", "b"], "unexpected extra argument(s) (b)"),
+            (["score", "a", "b"], "unexpected extra argument(s) (b): score takes RUN (see"),
+            (["generate", "a", "The"], "generate takes RUN; a text is given with --prompt"),
+            (["run", "a", "--out", "b"], "RUN is a and --out is b: give one of the two"),
+            (["plan", "a", "b"], "plan takes [RUN] (see"),
             (["export", "a"], "Missing option '--to'"),
             (["score", "nowhere"], "nowhere is no run directory (it has no run.json)"),
             (["report", "nowhere", "--json"], "nowhere is no run directory (it has no run.json)"),
@@ -96,6 +99,15 @@ class TestErrors:
         assert err.startswith("error: ")
         assert told in err
         assert err.count("\n") == 1
+
+    @pytest.mark.parametrize("before", [[], ["--out"]])
+    def test_the_run_directory_is_an_argument_or_an_option(
+        self, before: list[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "run.json").write_text("{}")
+        code, out, err = call("run", *before, str(tmp_path))
+        assert (code, out) == (2, "")
+        assert f"{tmp_path} holds a run already" in err
 
     def test_what_nobody_expected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from grammar_lens.corpus import sources

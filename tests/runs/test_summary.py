@@ -43,6 +43,22 @@ def shown(summary: dict[str, Any]) -> str:
     return " ".join(console.export_text().split())
 
 
+def test_in_a_narrow_terminal_the_comparison_stands_below() -> None:
+    lesion = summary_of(made_extended())
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary_table({"probe": PROBE, "lesion": lesion}))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    at = next(i for i, line in enumerate(lines) if "0.900 with 20 neurons" in line)
+    assert lines[at].split("   ")[0].strip() == "probe accuracy at 'word'"
+    assert (
+        lines[at + 1].strip().startswith("random neurons \N{EN DASH}, word alone 0.800, majority")
+    )
+    at = next(i for i, line in enumerate(lines) if line.strip().startswith("selective?"))
+    below = " ".join(line.strip() for line in lines[at + 1 : at + 5])
+    assert below.startswith(lesion["conclusion"])  # in at most 4 lines, broken at blanks
+
+
 def test_selection_has_its_size_and_its_controls() -> None:
     model = {"name": "m", "n_layers": 8, "d_mlp": 896}
     text = shown({"model": model, "selection": {"word": SELECTION}})

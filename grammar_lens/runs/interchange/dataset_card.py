@@ -45,9 +45,8 @@ def dataset_card(run: StoredRun, tables: Sequence[Table], masks: Sequence[str]) 
 
 def _numbers(summary: dict[str, object]) -> str:
     """The table that `run` prints, every number beside what it must be compared with."""
-    columns = summary_table(summary).columns
-    rows = zip(*([str(cell) for cell in column.cells] for column in columns), strict=True)
-    return markdown([[str(column.header) for column in columns], *rows])
+    table = summary_table(summary)
+    return markdown([table.HEADS, *table.rows])
 
 
 def _files(tables: Sequence[Table], masks: Sequence[str]) -> str:
