@@ -98,7 +98,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         show_progress=False,
     )
     run_all(config, resume=False, say=lambda _text: None)
-    (folder / "runs" / "smollm2").symlink_to("demo")  # which pages on a real model read
+    for name in ("smollm2", "llama3", "llama3-untrained"):  # which pages on real models read
+        (folder / "runs" / name).symlink_to("demo")
     return folder
 
 
@@ -124,6 +125,11 @@ def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
         splits = {"train": (0, len(train)), "test": (len(train), len(train) + len(test))}
         return gl.Treebank(whole.name, (*train, *test), splits)
 
+    def write_image(figure: Any, path: str | Path, **_size: Any) -> None:
+        gl.figures.for_paper(figure)
+        Path(path).touch()
+
+    monkeypatch.setattr(gl.figures, "write_image", write_image)  # which needs a browser
     monkeypatch.setattr(gl, "load_treebank", load)
     monkeypatch.setattr(gl, "lesion_study", study)
     monkeypatch.setattr(grown_shams, "ROUNDS", 1)
@@ -161,6 +167,35 @@ def test_code_of_a_page_runs_in_order(
             continue
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             exec(code, found)
+
+
+@pytest.mark.slow
+def test_from_llama_3_to_a_figure_with_the_embedded_model(workplace: Path, tmp_path: Path) -> None:
+    """The page's commands and code on 150 sentences, images and all; two minutes."""
+    page = DOCS / "how-to" / "llama3_to_figure.md"
+    few = (
+        *("--replicates", "0", "--shams", "3", "--damage-matched", "0", "--top-k", "20"),
+        *("--labels", "NOUN,VERB,PRON,DET,ADJ,ADP,ADV,AUX", "--lesion-labels", "NOUN,VERB,PRON"),
+        *("--max-fresh-sentences", "20", "--example-neurons", "1", "--probe-k", "5"),
+    )
+    done = []
+    for line in command_lines(page):
+        words = shlex.split(
+            line.replace("meta-llama/Meta-Llama-3-8B", "reference-9m").replace(
+                "UD_English-EWT", str(workplace)
+            )
+        )
+        if words[-1] == "plan" or (words[1] == "plan" and "--meta" not in words):
+            continue  # named in passing
+        done.append(words[1])
+        run(
+            *("-m", "grammar_lens", *words[1:], *(few if words[1] == "run" else ())),
+            folder=tmp_path,
+        )
+    assert done == ["plan", "run", "run", "compare", "export"]
+    code = "\n".join(block.code for block in python_blocks(page))
+    assert "untrained" in run("-c", code, folder=tmp_path)
+    assert (tmp_path / "lesion_matrix.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.usefixtures("_few_sentences")
