@@ -234,12 +234,15 @@ def _line(
 def _layer_axis(figure: go.Figure, probe: LayerProbe, row: int, column: int) -> None:
     """Layers by number, the embedding by its name."""
     n = len(probe.layers) - 1
-    ticks = [-1, *range(0, n, tick_step(n))]
+    step = tick_step(n)
+    # beside the embedding's name there is no room for 0 where layers stand close
+    ticks = [-1, *range(0 if step == 1 else step, n, step)]
     figure.update_xaxes(
         row=row,
         col=column,
         title_text="layer",
         tickvals=ticks,
         ticktext=["emb.", *map(str, ticks[1:])],
+        tickangle=0,
         range=[-1.3, n - 0.7],
     )

@@ -62,27 +62,27 @@ def layer_sentences(probes: LayerProbes) -> list[str]:
 def _sentence(probe: LayerProbe, twin: LayerProbe | None) -> str:
     at_word = probe.origin.position == "word"
     best = int(probe.accuracy.argmax())
-    floors = [
-        f"{'the word form alone' if at_word else 'the word before alone'} "
+    floor = (
+        f"{'The word form alone' if at_word else 'The word before alone'} gives "
         f"{probe.word_baseline_accuracy:.3f}"
-    ]
+    )
     if twin is not None:
         layer = int(twin.accuracy.argmax())
-        floors.append(
-            f"an untrained twin of the model {twin.accuracy[layer]:.3f} at most, "
-            f"{_layer_name(int(twin.layers[layer]))}"
+        floor += (
+            f", the best layer of an untrained twin of the model {twin.accuracy[layer]:.3f} "
+            f"({_layer_name(int(twin.layers[layer]))})"
         )
     what = "The tag of a word just read" if at_word else "The tag of the word to come"
     text = (
         f"{what} is predicted best by {_layer_name(int(probe.layers[best]))}: accuracy "
-        f"{probe.accuracy[best]:.3f} (95 % interval {probe.low[best]:.3f} to {probe.high[best]:.3f}); "
-        f"{' and '.join(floors)}."
+        f"{probe.accuracy[best]:.3f} (95 % interval {probe.low[best]:.3f} to {probe.high[best]:.3f}). "
+        f"{floor}."
     )
     gained = probe.information[best]
     if np.isfinite(gained):
         text += (
-            f" There the probe has {100 * gained:.0f} % of what the model's own prediction knows of the tag "
-            "beyond the word before."
+            f" At its best layer the probe has {100 * gained:.0f} % of what the model's own prediction knows of "
+            "the tag beyond the word before."
         )
     return text
 

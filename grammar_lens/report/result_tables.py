@@ -81,7 +81,10 @@ SHOWN_FIRST = 3
 
 
 def first_table(scores: Scores, keys: KeyNeurons, examples: Examples | None) -> Table:
-    """Each tag's first key neurons, with the words at which they are most active where those are known."""
+    """Each tag's first key neurons, with words where those are known.
+
+    The words at which a neuron is most active, or least active if it is less active for the tag.
+    """
     rows: list[list[Cell]] = []
     digits = decimals(scores.values)
     for label in keys.labels:
@@ -89,8 +92,12 @@ def first_table(scores: Scores, keys: KeyNeurons, examples: Examples | None) -> 
         for rank, ((layer, index), value) in enumerate(zip(first, first.score, strict=True), 1):
             at = (layer, index)
             known = examples is not None and at in examples
-            words = [e.word for e in examples[at].top] if known else []  # pyright: ignore[reportOptionalSubscript]
-            told = ", ".join(words) or "not read"
+            told = "not read"
+            if known:
+                of_neuron = examples[at]  # pyright: ignore[reportOptionalSubscript]
+                is_less = scores.effect[scores.labels.index(label), layer, index] < 0
+                words = ", ".join(e.word for e in (of_neuron.bottom if is_less else of_neuron.top))
+                told = f"{'least' if is_less else 'most'}: {words}" if words else told
             rows.append(
                 [
                     (label, label),
@@ -101,7 +108,7 @@ def first_table(scores: Scores, keys: KeyNeurons, examples: Examples | None) -> 
                 ]
             )
     unit = unit_name(keys.origin.site).title()
-    names = ("Tag", "Rank", f"{unit} (layer.index)", score_name(scores.method), "Most active for")
+    names = ("Tag", "Rank", f"{unit} (layer.index)", score_name(scores.method), "Active at")
     return Table(names, rows, neurons=(2, keys.origin.position))
 
 

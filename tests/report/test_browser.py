@@ -342,6 +342,20 @@ def test_printed_with_the_neuron_and_within_the_paper(browser: Any, path: Path) 
         )
 
 
+def test_panels_side_by_side_keep_a_width_on_a_telephone(browser: Any, path: Path) -> None:
+    with on_page(browser, path, drawn=True, width=420) as page:
+        titles = page.locator("#plot-controls-next .annotation-text").evaluate_all(
+            "all => all.map(a => a.getBoundingClientRect()).map(b => [b.left, b.right])"
+        )
+        (_, end), (start, _) = sorted(titles)[:2]
+        assert end < start, "titles of panels do not overlap"
+        plot = page.locator("#plot-controls-next")
+        assert plot.evaluate("p => p.scrollWidth > p.clientWidth")
+        assert plot.get_attribute("tabindex") == "0"  # scrolled by keyboard too
+        assert page.locator("#plot-overlap-next").get_attribute("tabindex") is None
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
+
+
 @pytest.mark.parametrize("scripts", [False, True], ids=["no scripts", "no unpacking"])
 def test_a_browser_that_cannot_draw_gets_tables_and_words(
     browser: Any, path: Path, scripts: bool

@@ -39,6 +39,7 @@ from grammar_lens.report.lesions import COMMAND, missing
 from grammar_lens.report.lesions import sentences as sentences_of
 from grammar_lens.report.packing import single_precision
 from grammar_lens.report.page import render, write_report
+from grammar_lens.report.result_tables import first_table
 from grammar_lens.report.trust import Finding, findings, rule_in_words
 from grammar_lens.selectivity.scoring import score
 
@@ -307,17 +308,31 @@ def test_time_course_and_curve_stand_where_they_were_read(made: MadeRun, page: P
     assert "highest is 0.740 at k = 20 by correlation" in str(described["data-curve-word"])
 
 
+def test_first_neurons_are_shown_with_words_in_the_direction_of_the_tag(made: MadeRun) -> None:
+    results, examples = made.at("word"), made.examples["word"]
+    (at, of_neuron), *_ = [(x, examples[x]) for x in examples]
+    top, bottom = ([e.word for e in ends] for ends in (of_neuron.top, of_neuron.bottom))
+    scores = results.scores
+    for sign, name, words in ((1, "most", top), (-1, "least", bottom)):
+        signed = replace(scores, effect=sign * np.abs(scores.effect))
+        told = {row[2][0]: row[4][0] for row in first_table(signed, results.keys, examples).rows}
+        assert told["{}.{}".format(*at)] == f"{name}: {', '.join(words)}"
+    assert "not read" in told.values()
+
+
 def test_layers_are_told_drawn_and_listed(made: MadeRun, page: Page) -> None:
     data = page.data()
     assert made.layers is not None
     assert data["data-layers"] == json_of(figures.layer_by_layer(made.layers, made.layer_table))
     assert (
         "The tag of a word just read is predicted best by layer 1: accuracy 0.950 (95 % interval 0.930 to "
-        "0.970); the word form alone 0.700 and an untrained twin of the model 0.500 at most, the "
-        "embedding."
+        "0.970). The word form alone gives 0.700, the best layer of an untrained twin of the model 0.500 "
+        "(the embedding)."
     ) in page.text
     assert "predicted best by layer 2: accuracy 0.500" in page.text
-    assert "There the probe has 50 % of what the model's own prediction knows" in page.text
+    assert (
+        "At its best layer the probe has 50 % of what the model's own prediction knows" in page.text
+    )
     assert " embedding 0.800 0.500 0.300 0.500 \N{MINUS SIGN}0.50 \N{EN DASH}" in page.text
     assert " 2 0.900 0.500 0.500 0.500 0.50 12 0.050 0.070" in page.text
     assert " 0 key neurons 8 +0.1000 +0.0100 +0.0020 +0.0010" in page.text
@@ -332,7 +347,7 @@ def test_layers_without_twin_or_prediction_are_told_without(tmp_path: Path) -> N
     whole = made_layers()
     run = made_run(layers=LayerProbes({"word": whole["word"]}, {}), layer_table=None)
     text = Page(report(run, tmp_path)).text
-    assert "the word form alone 0.700." in text
+    assert "The word form alone gives 0.700." in text
     assert "untrained twin of the model" not in text
 
 
@@ -381,7 +396,7 @@ def test_newer_probe_numbers_are_told(tmp_path: Path) -> None:
     run.results["word"] = replace(run.at("word"), probe=probe)
     text = Page(report(run, tmp_path)).text
     for part in (
-        "right for 85.0 % of 200 held-out words (95 % interval 83.0 to 87.0), 25.0 points",
+        "right for 85.0 % of 200 held-out words (95 % interval 83.0 to 87.0), as many random neurons of the same layers for 60.0 %",
         "On the 50 words whose form had several tags in training it is 0.700, the word alone 0.600.",
         "shorten an online code of the training tags 2.50 times",
     ):

@@ -94,10 +94,10 @@ function wrap(text, most) {
 }
 
 // Titles of figures and axes do not wrap by themselves and would be cut off on a telephone.
-function fit(layout, width) {
+function fit(layout, shown, width) {
   const title = layout.title;
-  const first = wrap(title.text, Math.floor((width - 20) / 9.8));
-  const second = wrap(title.subtitle.text, Math.floor((width - 20) / 6.9));
+  const first = wrap(title.text, Math.floor((shown - 20) / 9.8));
+  const second = wrap(title.subtitle.text, Math.floor((shown - 20) / 6.9));
   const grown = 22 * (first.length - 1) + 17 * (second.length - 1);
   title.text = first.join("<br>");
   title.subtitle.text = second.join("<br>");
@@ -132,6 +132,13 @@ function fitCells(spec, width) {
   }
 }
 
+// Panels side by side would run into each other on a telephone: they keep a width, and scroll.
+function widthOf(layout, room) {
+  const axes = Object.entries(layout).filter(([name]) => name.startsWith("xaxis"));
+  const columns = new Set(axes.map(([, axis]) => (axis.domain || [0])[0])).size;
+  return columns > 1 ? Math.max(room, 110 + 290 * columns) : room;
+}
+
 // Draws at once where the block is inflated, as printing needs.
 async function draw(plot, width = null) {
   const id = plot.dataset.figure;
@@ -148,9 +155,12 @@ async function draw(plot, width = null) {
         Array.from(row, (place, bin) => place + bin * within.width));
     }
   }
-  fit(spec.layout, width || plot.clientWidth);
-  fitCells(spec, width || plot.clientWidth);
-  if (width) spec.layout.width = width;
+  const wide = width || widthOf(spec.layout, plot.clientWidth);
+  fit(spec.layout, width || plot.clientWidth, wide);
+  fitCells(spec, wide);
+  if (wide !== plot.clientWidth) spec.layout.width = wide;
+  if (wide > plot.clientWidth) plot.tabIndex = 0;
+  else plot.removeAttribute("tabindex");
   plot.style.minHeight = spec.layout.height + "px";
   await Plotly.react(plot, spec.data, spec.layout, CONFIG);
   describe(plot, document.getElementById(id).dataset.description);
