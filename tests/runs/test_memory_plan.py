@@ -170,7 +170,7 @@ def test_statistics_without_contrasts_are_counted_exactly() -> None:
 
 
 def print_peaks(passes: Sequence[tuple[str, int, int]], few: dict[str, str]) -> None:
-    """What every pass is told to need and what it needs, in MiB."""
+    """Prints the memory that every pass was planned to need and the memory it needs, in MiB."""
     import gc
     from ctypes import CDLL
 
