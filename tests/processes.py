@@ -16,13 +16,14 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     [
         *("grammar_lens.cli", "grammar_lens.runs.pipeline", "grammar_lens.runs.run"),
         *("grammar_lens.report.page", "grammar_lens.explorer.app", "sklearn.linear_model"),
         *("transformers.models.llama.modeling_llama", "transformer_lens.model_bridge"),
         *("transformer_lens.model_bridge.sources.transformers", "torch.distributed"),
+        "grammar_lens.certification.certify",
     ]
 )
 
@@ -88,7 +89,7 @@ def start(
     out, err = folder / f"process{n}.out", folder / f"process{n}.err"
     out.touch()
     err.touch()
-    process = _CONTEXT.Process(
+    process = CONTEXT.Process(
         target=_call, args=(function, arguments, out, err, dict(environment or {})), daemon=True
     )
     process.start()

@@ -1,12 +1,14 @@
 """Certification passes where the chain works, and fails where it is broken."""
 
 import json
+import sys
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import CONTEXT
 from rich.console import Console
 from statsmodels.stats.proportion import proportion_confint
 
@@ -173,8 +175,9 @@ class TestShort:
         decoy = [w for w in short.worlds if w.kind == "decoy"]
         assert all(w.n_decoys_by_correlation > 10 and w.p == 1.0 for w in decoy)
 
-    def test_processes_change_nothing(self) -> None:
-        """Little text, for the two processes take their time to begin."""
+    def test_processes_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Little text, in forks of a server that has imported the package."""
+        monkeypatch.setattr(sys.modules[certify.__module__], "get_context", lambda _: CONTEXT)
         little = {"shams": 19, "reported": False, "train_words": 600, "fresh_words": 400}
         two = certify(5, processes=2, show_progress=False, **little)
         assert [(w.kind, w.number) for w in two.worlds] == [
