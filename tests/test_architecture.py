@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -51,7 +52,8 @@ def room_of(name: str) -> str:
     return name.split(".")[1]
 
 
-def imported(source: str) -> set[str]:
+@cache
+def imported(source: str) -> frozenset[str]:
     """Dotted names of everything a module imports, wherever in it and however."""
     names = set()
     for node in ast.walk(ast.parse(source)):
@@ -62,7 +64,7 @@ def imported(source: str) -> set[str]:
             names |= {base, *(f"{base.rstrip('.')}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
             names |= {a.value for a in node.args if isinstance(a, ast.Constant)}
-    return names
+    return frozenset(names)
 
 
 def brings_in(source: str, package: str) -> bool:
@@ -136,6 +138,7 @@ class TestTheCheckItself:
         assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
+@cache
 def ours(name: str) -> set[str]:
     """The files of the package that a file imports; a room's face where it takes a name from that."""
     found = set()
