@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,17 @@ def make_tiny(
 def tiny(tiny_hf: Callable[[], Any], tiny_tokenizer: PreTrainedTokenizerFast) -> Model:
     """A tiny hooked Llama. Do not change its weights."""
     return load_model(tiny_hf(), tokenizer=tiny_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def few_figures() -> Iterator[None]:
+    """Runs write two of their figures, for tests that need their numbers."""
+    from grammar_lens.report import files
+
+    every = files._all_figures
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_all_figures", lambda run: islice(every(run), 2))
+        yield
 
 
 @pytest.fixture(scope="module")

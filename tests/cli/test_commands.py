@@ -16,6 +16,8 @@ from typed import present
 
 import grammar_lens as gl
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 SENTENCES = (
     "The/DET old/ADJ man/NOUN slowly/ADV walked/VERB home/ADV",
     "She/PRON can/AUX see/VERB a/DET small/ADJ dog/NOUN in/ADP the/DET garden/NOUN",
@@ -33,7 +35,7 @@ FRESH = (
 )
 N_WORDS = sum(len(s.split()) for s in SENTENCES)
 SMALL = (
-    *("--top-k", "8", "--alpha", "1", "--probe-k", "4", "--shams", "3"),
+    *("--top-k", "8", "--alpha", "1", "--probe-k", "4", "--shams", "3", "--replicates", "20"),
     *("--damage-matched", "0", "--example-neurons", "1", "--quiet"),
 )
 """With `--alpha 1` the eight of the highest rank, whatever their null: sentences are few."""
@@ -145,7 +147,8 @@ def test_a_stored_run_gives_back_what_was_found(made: Path) -> None:
 def test_steps_one_by_one_equal_the_whole_run(made: Path, tmp_path: Path) -> None:
     run = tmp_path / "steps"
     train, fresh = made.parent / "train.conllu", made.parent / "fresh.conllu"
-    assert call("collect", run, "--train", train, "--fresh", fresh, "--quiet")[0] == 0
+    options = ("--train", train, "--fresh", fresh, "--replicates", "20", "--quiet")
+    assert call("collect", run, *options)[0] == 0
     code, _, err = call("probe", run, "--quiet")
     assert (code, "first `grammar-lens select" in err) == (2, True)
     for step in (

@@ -121,7 +121,7 @@ def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
             [s for s in whole[split] if not {"X"} & {w.label("upos") for w in s.words}]
             for split in ("train", "test")
         ]
-        train, test = usual[0][:400], usual[1][:100]
+        train, test = usual[0][:250], usual[1][:70]
         splits = {"train": (0, len(train)), "test": (len(train), len(train) + len(test))}
         return gl.Treebank(whole.name, (*train, *test), splits)
 

@@ -220,6 +220,7 @@ class TestLayerByLayer:
 class TestAblateInteractively:
     SCRIPT = ROOT / "experiments" / "ablate_interactively.py"
 
+    @pytest.mark.usefixtures("few_figures")
     def test_the_walk(
         self,
         monkeypatch: pytest.MonkeyPatch,

@@ -30,6 +30,8 @@ from grammar_lens.runs.run import Run, load_run
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.settings import Config
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 LABELS = ("DET", "NOUN", "PRON", "VERB")
 PROMPT = "The old man"
 

@@ -34,6 +34,8 @@ from grammar_lens.runs.run import Run, load_run
 from grammar_lens.runs.settings import Config
 from grammar_lens.runs.store.stored import Tables
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 # pandas 3 reads floats exactly unasked
 EXACT: Any = {} if int(pd.__version__.split(".")[0]) >= 3 else {"float_precision": "round_trip"}
 TAGS = ("DET", "NOUN", "PRON", "VERB", "ADJ", "ADP")

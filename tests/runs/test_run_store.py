@@ -68,6 +68,8 @@ from grammar_lens.runs.store.stored import ATTRIBUTIONS, StoredRun
 from grammar_lens.selectivity.collecting import Collected
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 QUIET: dict[str, Any] = {"show_progress": False}
 LABELS = ("DET", "NOUN", "PRON", "VERB")
 ORIGIN = Origin("a-model", "a-bank", "upos", "word", "neuron")
