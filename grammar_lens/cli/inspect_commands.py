@@ -1,6 +1,7 @@
 """Commands that inspect finished runs, export them, or let their models write text."""
 
-from contextlib import suppress
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -229,9 +230,11 @@ def serve(
     from grammar_lens import explorer
     from grammar_lens.runs.run import load_run
 
-    # Ctrl-C is how it is meant to end
-    with suppress(KeyboardInterrupt):
+    try:
         explorer.serve(load_run(run), port=port, open_browser=browser)
+    except KeyboardInterrupt:  # how it is meant to end
+        sys.stdout.flush()
+        os._exit(0)  # at once: threads may still load the model or write a text
 
 
 @command(

@@ -1,5 +1,6 @@
 """Work that continues in the background while the page is open."""
 
+import atexit
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Thread
@@ -8,6 +9,8 @@ from typing import Generic, TypeVar
 from grammar_lens.errors import GrammarLensError
 
 T = TypeVar("T")
+PATIENCE = 60.0
+"""Seconds that a program which ends waits for what is being made."""
 
 
 class Background(Generic[T]):
@@ -19,9 +22,11 @@ class Background(Generic[T]):
         self._made: Future[T] = Future()
 
     def start(self) -> None:
-        """Begins; to be called once."""
-        # as a daemon it does not keep alive a program that is to end
-        Thread(target=self._work, name=self.what, daemon=True).start()
+        """Begins; to be called once. A program that ends meanwhile waits `PATIENCE` for it."""
+        thread = Thread(target=self._work, name=self.what, daemon=True)
+        thread.start()
+        # Python ends such a thread within torch, which then aborts the whole program
+        atexit.register(thread.join, PATIENCE)
 
     def _work(self) -> None:
         try:

@@ -4,6 +4,8 @@ import json
 import queue
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, fields, replace
@@ -22,7 +24,7 @@ from typed import present
 
 import grammar_lens as gl
 from grammar_lens.errors import GrammarLensError
-from grammar_lens.explorer import app, explored_run, pieces
+from grammar_lens.explorer import app, background, explored_run, pieces
 from grammar_lens.explorer.app import make_app, serve
 from grammar_lens.explorer.controls import ADDRESS, clicked, cut_of
 from grammar_lens.explorer.explored_run import ExploredRun
@@ -478,6 +480,19 @@ class TestText:
         session.tags(prompt, session.run.keys["VERB"])
         with pytest.raises(GrammarLensError, match=rf"{most - 40:,}.*when 40"):
             session.text(prompt, session.run.keys["VERB"], tokens=40)
+
+
+def test_a_program_that_ends_waits_for_what_is_loading(tmp_path: Path) -> None:
+    """Python would end the thread within torch, which aborts the program with exit code 134."""
+    code = (
+        "import pathlib, runpy, sys, time\n"
+        "background = runpy.run_path(sys.argv[1])['Background']\n"
+        "def make():\n    time.sleep(0.5)\n    pathlib.Path(sys.argv[2]).touch()\n"
+        "background('a file', make).start()\n"
+    )
+    path = tmp_path / "made"
+    subprocess.run([sys.executable, "-c", code, background.__file__, path], check=True)
+    assert path.is_file()
 
 
 class TestWhatIsMissing:
