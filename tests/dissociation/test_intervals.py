@@ -15,16 +15,6 @@ from grammar_lens.lesions.outcomes import Outcomes
 from grammar_lens.runs.store.results import outcome_table
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    return battery(planted(), LABELS)
-
-
-@pytest.fixture(scope="module")
-def study(outcomes: Outcomes) -> LesionStudy:
-    return study_of(outcomes, LABELS)
-
-
 def test_intervals_hold_the_mean_and_are_as_wide_as_the_noise_makes_them(
     study: LesionStudy,
 ) -> None:

@@ -23,16 +23,6 @@ from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.lesions.outcomes import Outcomes
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    return battery(planted(), LABELS)
-
-
-@pytest.fixture(scope="module")
-def study(outcomes: Outcomes) -> LesionStudy:
-    return study_of(outcomes, LABELS)
-
-
 class TestCrossedPairs:
     def test_the_planted_pair_is_found_and_no_other(self, study: LesionStudy) -> None:
         (pair,) = study.crossed_pairs

@@ -22,16 +22,6 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.lesions.outcomes import Outcomes
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    return battery(planted(), LABELS)
-
-
-@pytest.fixture(scope="module")
-def study(outcomes: Outcomes) -> LesionStudy:
-    return study_of(outcomes, LABELS)
-
-
 class TestMatrix:
     def test_it_is_the_mean_by_hand(self, outcomes: Outcomes, study: LesionStudy) -> None:
         assert study.sham.shape == (40, 6, 6)

@@ -6,26 +6,13 @@ import numpy as np
 import pytest
 from made_batteries import (
     LABELS,
-    battery,
-    planted,
-    study_of,
 )
 
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.dose_response import DoseResponse
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.sufficiency import Sufficiency
-from grammar_lens.lesions.outcomes import Ablation, Outcomes
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> Outcomes:
-    return battery(planted(), LABELS)
-
-
-@pytest.fixture(scope="module")
-def study(outcomes: Outcomes) -> LesionStudy:
-    return study_of(outcomes, LABELS)
+from grammar_lens.lesions.outcomes import Ablation
 
 
 class TestVerdict:
