@@ -155,7 +155,7 @@ class Forecast:
 
 
 def forecast(
-    config: Config, say: Say, *, meta: bool = False, memory_gib: int | float = 0, timed: bool = True
+    config: Config, say: Say, *, meta: bool = False, memory_gib: int | float = 0
 ) -> Forecast:
     """Loads model and words and says what a run with these settings will need.
 
@@ -175,7 +175,7 @@ def forecast(
     session.check()
     free = int(memory_gib * 2**30) or None
     expected = of_session(session, free, whole=True)
-    if timed and not meta and expected.fits is not False:
+    if not meta and expected.fits is not False:
         expected = replace(expected, times=_times(session, expected))
     return expected
 
