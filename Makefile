@@ -68,8 +68,9 @@ docs: setup-test  ## the documents as a site in site/; a warning is an error
 tutorial: setup-test  ## run the tutorial anew and store what it prints and draws
 	OMP_NUM_THREADS=1 $(BIN)/python -m docs_build.tutorial
 
-gallery: setup-test  ## draw the pictures of docs/gallery.md from runs/smollm2 and runs/demo
+gallery: setup-test  ## draw the documents' pictures from runs/smollm2 and runs/demo: gallery, explorer
 	$(BIN)/python -m docs_build.gallery
+	$(BIN)/python -m docs_build.explorer
 
 bench: setup-test  ## speed and memory against the bare forward pass and against the usual way
 	$(BIN)/python benchmarks/startup.py

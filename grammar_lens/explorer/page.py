@@ -127,7 +127,8 @@ def _how(view: View) -> list[Any]:
 def score_list(methods: tuple[str, ...]) -> html.Select:
     """The scores to choose from, the run's own first; the page's script selects one."""
     own = methods[0]
-    names = {m: score_name(m) + (" (this run's)" if m == own else "") for m in methods}
+    # first, as the end of a long name is cut off
+    names = {m: ("this run's: " if m == own else "") + score_name(m) for m in methods}
     options = [html.Option(name, value=m) for m, name in names.items()]
     # a new key makes a new element, in which nothing else was chosen before
     key = " ".join(methods)
