@@ -12,7 +12,7 @@ from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.defaults import OTHER_SHAMS, SEED, SHAM_SENTENCES, SHAMS
 from grammar_lens.dissociation.first_order import first_order
-from grammar_lens.dissociation.grown_shams import grown_shams
+from grammar_lens.dissociation.grown_shams import GrowingShams
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.shams import output_matched_shams
 from grammar_lens.dissociation.statistics import dissociation
@@ -90,12 +90,17 @@ def lesion_study(
     sampled = battery.sham_words(sham_sentences)
     if damage_matched is None:
         damage_matched = shams if _least_output(sets, drawn, output) < ENOUGH else 0
+    outcomes = _with(main, rest, battery, sampled, folder and folder / "sample")
     if damage_matched:
-        rest += grown_shams(battery, sets, ablation, damage_matched, rng, real=main, words=sampled)
+        growing = GrowingShams(
+            battery, sets, ablation, damage_matched, rng, real=main, words=sampled
+        )
+        outcomes = outcomes.joined(growing.outcomes(folder and folder / "matched"))
     if sufficiency:
-        rest += _rests(sets, drawn[:other_shams], ablation)
+        rests = _rests(sets, drawn[:other_shams], ablation)
+        outcomes = _with(outcomes, rests, battery, sampled, folder and folder / "rest")
     study = dissociation(
-        _with_rest(main, rest, battery, sampled, folder),
+        outcomes,
         sets,
         output,
         tag_entropy=battery.lexicon.entropy,
@@ -109,19 +114,18 @@ def lesion_study(
     return replace(study, first_order=predicted)
 
 
-def _with_rest(
-    main: Outcomes,
-    rest: list[Condition],
+def _with(
+    outcomes: Outcomes,
+    more: list[Condition],
     battery: Battery,
     sampled: Bool[np.ndarray, " word"] | None,
     folder: Path | None,
 ) -> Outcomes:
-    """The main lesions, measured already, and everything else at the words of some sentences."""
-    if not rest:
-        return main
+    """These outcomes and those of more lesions, measured at the words of some sentences."""
+    if not more:
+        return outcomes
     codes = battery.codes if sampled is None else np.where(sampled, battery.codes, -1)
-    where = folder and folder / "sample"
-    return main.joined(battery.run(rest, codes=codes, folder=where, what="lesioning, shams"))
+    return outcomes.joined(battery.run(more, codes=codes, folder=folder, what="lesioning, shams"))
 
 
 def _check(

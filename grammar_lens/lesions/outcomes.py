@@ -1,5 +1,6 @@
 """Outcomes of a battery: predictions for every scored word under every lesion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,17 +85,15 @@ class Outcomes(Shown):
     def only(self, ablation: Ablation, kind: str = "set") -> "Outcomes":
         """The intact model and the lesions of one ablation and kind."""
         wanted = (ablation, kind)
-        return self._rows(
-            [i + 1 for i, c in enumerate(self.conditions) if (c.ablation, c.kind) == wanted]
-        )
+        return self.where([(c.ablation, c.kind) == wanted for c in self.conditions])
 
-    def _rows(self, chosen: list[int]) -> "Outcomes":
-        """The intact model and some lesions, by their rows."""
-        rows = [0, *chosen]
+    def where(self, chosen: Sequence[bool]) -> "Outcomes":
+        """The intact model and the lesions chosen."""
+        rows = [0, *(row for row, is_chosen in enumerate(chosen, 1) if is_chosen)]
         probed = [i for i, row in enumerate(self.probed) if row in rows]
         return replace(
             self,
-            conditions=tuple(self.conditions[row - 1] for row in chosen),
+            conditions=tuple(self.conditions[row - 1] for row in rows[1:]),
             nll=self.nll[rows],
             tag_loss=self.tag_loss[rows],
             lexical_loss=self.lexical_loss[rows],
@@ -105,7 +104,7 @@ class Outcomes(Shown):
 
     def real(self) -> "Outcomes":
         """The intact model and the real lesions, without shams."""
-        return self._rows([i + 1 for i, c in enumerate(self.conditions) if c.replicate == 0])
+        return self.where([c.replicate == 0 for c in self.conditions])
 
     def sample(self) -> "Outcomes":
         """Everything at the sampled words alone."""

@@ -18,8 +18,8 @@ import grammar_lens.lesions.battery as lesion_battery
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare
 from grammar_lens.dissociation import grown_shams as damage
-from grammar_lens.dissociation.changes import changes
-from grammar_lens.dissociation.grown_shams import grown_shams, next_size
+from grammar_lens.dissociation.changes import changes, total_damage
+from grammar_lens.dissociation.grown_shams import GrowingShams, next_size
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.study import lesion_study
 from grammar_lens.dissociation.sufficiency import EVERYTHING
@@ -295,6 +295,13 @@ def measured(battery: Battery, sets: KeyNeurons, ablation: Ablation = ABLATION) 
     return battery.run(real, codes=battery.studied)
 
 
+def grown(
+    battery: Battery, sets: KeyNeurons, ablation: Ablation, n: int, real: Outcomes
+) -> list[Condition]:
+    shams = GrowingShams(battery, sets, ablation, n, np.random.default_rng(0), real=real)
+    return shams.conditions(shams.sizes())
+
+
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Outcomes]:
     seen: list[Outcomes] = []
     whole = Battery.run
@@ -312,11 +319,11 @@ def test_they_do_as_much_damage(ready: Battery, many: KeyNeurons, monkeypatch: p
     sets = many.top(40).only(TAGS)
     main = measured(ready, sets, ablation)
     batteries = counted(monkeypatch)
-    grown = grown_shams(ready, sets, ablation, 2, np.random.default_rng(0), real=main)
+    shams = grown(ready, sets, ablation, 2, main)
     assert 2 <= len(batteries) <= 2 * damage.ROUNDS, "two groups of sentences"
-    assert [(c.label, c.replicate) for c in grown] == [(t, r) for r in (1, 2) for t in TAGS]
+    assert [(c.label, c.replicate) for c in shams] == [(t, r) for r in (1, 2) for t in TAGS]
     union = {tuple(row) for row in sets.union().tolist()}
-    for condition in grown:
+    for condition in shams:
         assert (condition.kind, condition.ablation) == ("matched", ablation)
         assert not union & set(neurons_of(condition))
         assert len(set(neurons_of(condition))) == len(condition.neurons)
@@ -325,13 +332,40 @@ def test_they_do_as_much_damage(ready: Battery, many: KeyNeurons, monkeypatch: p
         there = many.units.mean[drawn.layer, drawn.index]
         np.testing.assert_array_equal(present(drawn.mean), there)
     real = rises(ready, [Condition(tag, 0, sets[tag], ablation) for tag in TAGS])
-    ratio = rises(ready, grown).reshape(2, 3) / real
+    ratio = rises(ready, shams).reshape(2, 3) / real
     reachable = real > 0.1  # on so few words, a single neuron may do a tenth of a nat
     assert reachable.any()
     assert (np.abs(ratio.mean(0)[reachable] - damage.AIM) < 0.3).all()
-    sizes = [len(c.neurons) for c in grown]
+    sizes = [len(c.neurons) for c in shams]
     assert sizes[:3] == sizes[3:], "a size for every label"
     assert len(set(sizes)) > 1
+
+
+def test_shams_that_miss_the_damage_are_grown_and_run_again(
+    ready: Battery, many: KeyNeurons, monkeypatch: pytest.MonkeyPatch
+):
+    """The sizes come from parts of the sentences; what counts is the damage at all of them."""
+    ablation, n = Ablation("mean", 2.0), 4
+    sets = many.top(40).only(TAGS)
+    main = measured(ready, sets, ablation)
+    monkeypatch.setattr(GrowingShams, "sizes", lambda *_: {"NOUN": 5, "VERB": 400, "PRON": 5})
+    batteries = counted(monkeypatch)
+    shams = GrowingShams(ready, sets, ablation, n, np.random.default_rng(0), real=main)
+    got = shams.outcomes()
+    assert 1 < len(batteries) <= 1 + damage.CORRECTIONS
+    assert len(batteries[0].conditions) == n * 3
+    assert {(c.label, c.replicate) for c in got.conditions} == {
+        (tag, r) for tag in TAGS for r in range(1, n + 1)
+    }
+    assert len(got.conditions) == n * 3
+    real = (main.nll[1:] - main.nll[0]).mean(1)
+    for tag, rise in zip(TAGS, real.tolist(), strict=True):
+        before, after = (
+            abs(np.mean([total_damage(o, (tag,), r) for r in range(1, n + 1)]) / rise - damage.AIM)
+            for o in (batteries[0], got)
+        )
+        assert after <= before
+    assert {len(c.neurons) for c in got.conditions if c.label != "VERB"}.isdisjoint({5})
 
 
 def test_sets_that_do_no_damage_get_one_neuron(
@@ -344,8 +378,8 @@ def test_sets_that_do_no_damage_get_one_neuron(
     only = sets.only([tag for tag, rise in zip(TAGS, real, strict=True) if rise < 0])
     main = measured(ready, only, ablation)
     batteries = counted(monkeypatch)
-    grown = grown_shams(ready, only, ablation, 3, np.random.default_rng(0), real=main)
-    assert {len(c.neurons) for c in grown} == {1}
+    shams = grown(ready, only, ablation, 3, main)
+    assert {len(c.neurons) for c in shams} == {1}
     assert not batteries, "the real sets alone say that there is nothing to match"
 
 
@@ -361,18 +395,20 @@ def test_damage_that_no_sham_can_do(
         return np.array([1e-9 * len(c.neurons) for c in conditions])
 
     monkeypatch.setattr(damage, "_rises", little)
-    monkeypatch.setattr(damage, "_target", lambda *_: dict.fromkeys(TAGS, 5.0))
+    monkeypatch.setattr(GrowingShams, "_target", lambda *_: dict.fromkeys(TAGS, 5.0))
     sets = keys.only(TAGS)
-    grown = grown_shams(ready, sets, Ablation(), 1, np.random.default_rng(0), real=main)
+    shams = grown(ready, sets, Ablation(), 1, main)
     free = 8 * 896 - len(sets.union())
-    assert [len(c.neurons) for c in grown] == [free] * 3
+    assert [len(c.neurons) for c in shams] == [free] * 3
     assert len(tried) <= damage.ROUNDS
-    assert tried[0] == [12 * damage.GROWTH] * 3
+    assert tried[0] == [12 * damage.START] * 3
     small = replace(sets, sets={tag: sets[tag].top(1) for tag in TAGS})
+    monkeypatch.setattr(damage, "GROWTH", 4)
+    most = damage.START * damage.GROWTH ** (damage.ROUNDS - 1)
     tried.clear()
-    grown = grown_shams(ready, small, Ablation(), 1, np.random.default_rng(0), real=main)
+    shams = grown(ready, small, Ablation(), 1, main)
     assert len(tried) == damage.ROUNDS
-    assert [len(c.neurons) for c in grown] == [damage.GROWTH**damage.ROUNDS] * 3
+    assert [len(c.neurons) for c in shams] == [most] * 3
 
 
 def test_damage_that_jumps_is_searched_for_so_long_and_no_longer(
@@ -390,10 +426,10 @@ def test_damage_that_jumps_is_searched_for_so_long_and_no_longer(
     sets = keys.only(["NOUN"])
     main = measured(ready, sets)
     monkeypatch.setattr(damage, "_rises", noise)
-    monkeypatch.setattr(damage, "_target", lambda *_: {"NOUN": damage.AIM})
-    (grown,) = grown_shams(ready, sets, Ablation(), 1, np.random.default_rng(0), real=main)
+    monkeypatch.setattr(GrowingShams, "_target", lambda *_: {"NOUN": damage.AIM})
+    (sham,) = grown(ready, sets, Ablation(), 1, main)
     assert len(tried) <= damage.ROUNDS
-    assert len(grown.neurons) == min(tried, key=lambda size: abs(tried[size] - damage.AIM))
+    assert len(sham.neurons) == min(tried, key=lambda size: abs(tried[size] - damage.AIM))
 
 
 class TestNextSize:
@@ -410,7 +446,7 @@ class TestNextSize:
         assert next_size({1: 8.0}, 1.0, 1, 1000, 0.1) == 0, "no set is smaller than one neuron"
 
     def test_lesions_that_lower_the_loss_count_for_little(self) -> None:
-        assert next_size({100: -0.5}, 1.0, 1, 1000, 0.1) == 400
+        assert next_size({100: -0.5}, 1.0, 1, 1000, 0.1) == 100 * damage.GROWTH
         assert 100 < next_size({100: -0.5, 400: 2.0}, 1.0, 1, 1000, 0.1) < 400
 
     def test_damage_that_falls_is_made_to_rise(self) -> None:
