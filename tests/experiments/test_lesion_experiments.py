@@ -212,7 +212,7 @@ class TestLesionStudy:
         for name in TABLES:
             (out / f"{name}.csv").unlink()
         config = lesion_study.Config(**flags, out=out, resume=True)
-        battery = out / "attribution_contrast" / "fresh" / "battery"
+        battery = out / "attribution_contrast" / "fresh" / "battery" / "sample"
         finish, batches = Store.finish, []
 
         def counted(store: Store, batch: int) -> None:
