@@ -30,10 +30,10 @@ import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import default_budget, fresh_corpus
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.model.about import model_name
 from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.passes.moments import MomentAccumulator, Moments
-from grammar_lens.runs.session import read_source
 from grammar_lens.selectivity.attribution.first_order import attribute_all, attribute_own
 from grammar_lens.selectivity.attribution.integrated import integrated_gradients
 
@@ -68,7 +68,7 @@ class Setting:
             locate(config.model), dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
         train = with_every_tag(self.model, config.train)
-        fresh = read_source(config.treebank, "upos")
+        fresh = load_treebank(config.treebank, label="upos")
         self.corpus, _ = fresh_corpus(self.model, fresh, train, config.sentences)
         self.alignment = self.corpus.alignment
         self.budget = default_budget(self.model)

@@ -59,12 +59,12 @@ import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.corpus import prepare
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.model.forward import final_hidden
 from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.passes.memory import peak_host
-from grammar_lens.runs.session import read_source
 from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collected, Collection
 
@@ -97,7 +97,7 @@ class Setting:
     def __init__(self, config: Config, bank: gl.Treebank | None = None) -> None:
         self.config = config
         self.model: Model = gl.load_model(config.model, device="cpu")
-        bank = bank or read_source(config.treebank, "upos")
+        bank = bank or load_treebank(config.treebank, label="upos")
         self.corpus = readable(self.model, bank)
         alignment = self.corpus.alignment
         self.rows = np.unique(alignment.row[self.corpus.read(POSITION) >= 0])

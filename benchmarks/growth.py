@@ -47,13 +47,13 @@ from words import POSITION, random_lesions, readable
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, default_budget
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.defaults import MIN_REPLICATES
 from grammar_lens.figures.style import COLOURS, finish
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.passes.memory import peak_host
-from grammar_lens.runs.session import read_source
 from grammar_lens.selectivity.permutation_null import permute_tags
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -118,7 +118,7 @@ def make_model(point: Point) -> Model:
 
 @cache
 def source(treebank: str) -> gl.Treebank:
-    return read_source(treebank, "upos")
+    return load_treebank(treebank, label="upos")
 
 
 def make_corpus(config: Config, point: Point, model: Model) -> Corpus:

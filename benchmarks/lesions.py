@@ -30,6 +30,7 @@ import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import default_budget, fresh_corpus
 from grammar_lens.corpus.lexicon import DeviceLexicon, split_losses
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.dissociation.shams import output_matched_shams
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.outcomes import Condition, Outcomes
@@ -38,7 +39,6 @@ from grammar_lens.model.about import model_name
 from grammar_lens.model.forward import next_token_logits
 from grammar_lens.model.loading import REFERENCE_MODEL
 from grammar_lens.model.weights import output_norms
-from grammar_lens.runs.session import read_source
 from grammar_lens.selectivity.evidence import Evidence
 
 SAME = 3e-5
@@ -68,7 +68,7 @@ class Setting:
     def __init__(self, config: Config) -> None:
         self.model = gl.load_model(config.model, device="cpu")
         train = with_every_tag(self.model, config.train)
-        fresh = read_source(config.treebank, "upos")
+        fresh = load_treebank(config.treebank, label="upos")
         self.corpus, _ = fresh_corpus(self.model, fresh, train, config.sentences)
         self.alignment = self.corpus.alignment
         self.batches = self.corpus.batches(default_budget(self.model))

@@ -58,6 +58,7 @@ from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.alignment import TokenBatch, token_batches
 from grammar_lens.corpus.corpus import default_budget
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.model.about import Model
 from grammar_lens.model.fast_path_check import fast_path
@@ -66,7 +67,6 @@ from grammar_lens.passes.moments import MomentAccumulator, Moments
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.reduction import PLAIN
 from grammar_lens.passes.stream import Tap, stream
-from grammar_lens.runs.session import read_source
 from grammar_lens.selectivity.attribution.first_order import attribute_own
 from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collection
@@ -161,7 +161,7 @@ class Setting:
         self.has_layers = fast is not None
         self.own_layers: Any = self.own_model.model if fast is None else fast.body
         self.collection: Collection | None = None
-        bank = read_source(config.treebank, "upos").sample(config.sentences, seed=0)
+        bank = load_treebank(config.treebank, label="upos").sample(config.sentences, seed=0)
         self.corpus = readable(self.model, bank)
         self.alignment, self.codes = self.corpus.alignment, self.corpus.read(POSITION)
         self.batches = self._batches(self.codes)

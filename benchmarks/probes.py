@@ -33,12 +33,12 @@ from words import with_every_tag
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, default_budget, fresh_corpus
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.model.about import model_name
 from grammar_lens.model.loading import REFERENCE_MODEL
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.probing.fitting import Probe, fit, fit_each, scale
-from grammar_lens.runs.session import read_source
 
 POSITION = "word"
 SAME = 0.003
@@ -75,7 +75,7 @@ class Setting:
     def __init__(self, config: Config) -> None:
         self.model = gl.load_model(config.model, device="cpu")
         train = with_every_tag(self.model, config.train)
-        fresh, _ = fresh_corpus(self.model, read_source(config.fresh, "upos"), train)
+        fresh, _ = fresh_corpus(self.model, load_treebank(config.fresh, label="upos"), train)
         names = [name.strip() for name in config.scores.split(",")]
         self.ks = [int(k) for k in config.ks.split(",")]
         self.sets = self._choose(train, names)

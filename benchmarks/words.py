@@ -6,17 +6,17 @@ import numpy as np
 
 import grammar_lens as gl
 from grammar_lens.corpus.corpus import Corpus, prepare
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.lesions.outcomes import Condition
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import Neurons
-from grammar_lens.runs.session import read_source
 
 POSITION = "next"
 
 
 def with_every_tag(model: Model, source: str) -> Corpus:
     """The words of a treebank, named as for `--train`, with all its tags."""
-    bank = read_source(source, "upos")
+    bank = load_treebank(source, label="upos")
     return prepare(model, bank, labels=bank.require_label("upos")[0])
 
 

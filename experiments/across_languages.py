@@ -48,12 +48,12 @@ from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import prepare
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.languages import across_languages
 from grammar_lens.model.about import Model, describe, model_name
 from grammar_lens.neurons.choice_agreement import Choices, choices, pairwise_agreement
 from grammar_lens.neurons.depth import depth_bins, depth_profile, same_depth
-from grammar_lens.runs.session import read_source
 
 NAME = "across_languages"
 SHOWN = (
@@ -130,7 +130,7 @@ def read_banks(config: Config) -> dict[str, Treebank]:
             "names: en=UD_English-EWT:dev,fr=UD_French-Sequoia:dev"
         )
     return {
-        name: read_source(source, "upos").sample(config.max_sentences, seed=config.seed)
+        name: load_treebank(source, label="upos").sample(config.max_sentences, seed=config.seed)
         for name, _, source in given
     }
 

@@ -45,8 +45,8 @@ import grammar_lens as gl
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import fit_lexicon, fresh_corpus, prepare
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.model.about import describe
-from grammar_lens.runs.session import read_source
 from grammar_lens.selectivity.attribution.attribute import drawn_words
 
 NAME = "directions"
@@ -82,8 +82,8 @@ def main(config: Config) -> pd.DataFrame:
     """Runs the experiment, writes its folder, and gives the means over tags."""
     experiment = Experiment(NAME, config)
     model = gl.load_model(config.model, dtype=config.dtype or None, device=config.device or None)
-    train = prepare(model, read_source(config.train, "upos"), min_words=2)
-    fresh, _ = fresh_corpus(model, read_source(config.fresh, "upos"), train)
+    train = prepare(model, load_treebank(config.train, label="upos"), min_words=2)
+    fresh, _ = fresh_corpus(model, load_treebank(config.fresh, label="upos"), train)
     lexicon = fit_lexicon(model, train)
 
     # the key neurons, chosen at the token before the word

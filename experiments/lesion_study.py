@@ -59,6 +59,7 @@ from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.defaults import VALUES, WHERE
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.tables import BY, stacked, study_tables
@@ -68,7 +69,6 @@ from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.about import Model, describe
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.report.several_studies import Found, page_of_studies, verdict_table
-from grammar_lens.runs.session import read_source
 from grammar_lens.runs.store.arrays import (
     read_attributions,
     read_evidence,
@@ -251,14 +251,14 @@ def main(config: Config) -> pd.DataFrame:
 def loaded(config: Config) -> Bench:
     """The model and the words; what can be known to fail fails here."""
     model = gl.load_model(config.model, dtype=config.dtype or None, device=config.device or None)
-    bank = read_source(config.train, config.label)
+    bank = load_treebank(config.train, label=config.label)
     train = prepare(model, bank, label=config.label, min_words=config.min_words)
     for label in listed(config.cut):
         require_one_of("cut", label, train.labels)
     fresh, cut = {}, {}
     for part, source in config.sources.items():
         corpus, dropped = fresh_corpus(
-            model, read_source(source, config.label), train, config.max_sentences or None
+            model, load_treebank(source, label=config.label), train, config.max_sentences or None
         )
         fresh[part] = corpus
         if part == MAIN:

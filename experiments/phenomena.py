@@ -28,9 +28,9 @@ import grammar_lens as gl
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import prepare
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.figures.phenomena import phenomena_matrix
 from grammar_lens.model.about import describe
-from grammar_lens.runs.session import read_source
 from grammar_lens.selectivity.registry import SCORES
 
 NAME = "phenomena"
@@ -71,7 +71,7 @@ def main(config: Config) -> pd.DataFrame:
     experiment = Experiment(NAME, config)
     pairs = gl.load_pairs(listed(config.pairs), max_pairs=config.max_pairs, seed=config.seed)
     model = gl.load_model(config.model, device=config.device or None)
-    train = prepare(model, read_source(config.train, "upos"), min_words=2)
+    train = prepare(model, load_treebank(config.train, label="upos"), min_words=2)
 
     # the tags' neurons, chosen at the token before the word
     evidence = gl.collect(model, train, position="next").evidence()

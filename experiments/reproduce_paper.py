@@ -60,6 +60,7 @@ from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
 from grammar_lens.corpus.lexicon import Lexicon
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.dissociation.tables import stacked
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.figures.published_rule import published_rule
@@ -74,7 +75,6 @@ from grammar_lens.probing.published_rule import (
     claims,
     neuron_numbers,
 )
-from grammar_lens.runs.session import read_source
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.from_effects import frequency_depends
 from grammar_lens.selectivity.result import Scores
@@ -134,10 +134,10 @@ def main(config: Config) -> pd.DataFrame:
     experiment = Experiment(NAME, config)
     model = gl.load_model(config.model, device=config.device or None)
     depth_bins(model.cfg.n_layers, len(THIRDS))  # too few layers end it here
-    bank = read_source(config.train, "upos").sample(config.max_sentences, seed=config.seed)
+    bank = load_treebank(config.train, label="upos").sample(config.max_sentences, seed=config.seed)
     corpus = prepare(model, bank, labels=listed(config.tags))
     new, dropped = fresh_corpus(
-        model, read_source(config.fresh, "upos"), corpus, config.max_sentences
+        model, load_treebank(config.fresh, label="upos"), corpus, config.max_sentences
     )
     moments = gl.collect(model, corpus, position="next")["neuron"]
     lexicon = gl.fit_lexicon(model, corpus)
