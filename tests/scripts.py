@@ -25,16 +25,3 @@ def run_script(
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / script), run_name="__main__")
     return ended.value.code
-
-
-def refused(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    script: str,
-    flags: dict[str, Any],
-) -> str:
-    """Message of a script that ends with code 2: one line and no traceback."""
-    assert run_script(monkeypatch, script, flags) == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return message

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scripts import refused, run_script
+from scripts import run_script
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
@@ -305,12 +305,10 @@ class TestLesionStudy:
         bad: dict[str, Any],
         message: str,
         flags: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
+        refusal: Callable[..., str],
         tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
     ) -> None:
-        given: dict[str, Any] = {**flags, **bad, "out": tmp_path / "out"}
-        assert message in refused(monkeypatch, capsys, "experiments/lesion_study.py", given)
+        assert message in refusal("experiments/lesion_study.py", {**flags, **bad})
         assert not (tmp_path / "out").exists()
 
 
@@ -360,20 +358,17 @@ class TestConfigurationFile:
         self,
         text: str,
         message: str,
-        monkeypatch: pytest.MonkeyPatch,
+        refusal: Callable[..., str],
         tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
     ) -> None:
         (tmp_path / "study.toml").write_text(text)
-        given: dict[str, Any] = {"config": tmp_path / "study.toml", "out": tmp_path / "out"}
-        assert message in refused(monkeypatch, capsys, "experiments/lesion_study.py", given)
+        given = {"config": tmp_path / "study.toml"}
+        assert message in refusal("experiments/lesion_study.py", given)
         assert not (tmp_path / "out").exists()
 
-    def test_a_missing_file_is_named(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        given: dict[str, Any] = {"config": tmp_path / "none.toml"}
-        assert "none.toml" in refused(monkeypatch, capsys, "experiments/lesion_study.py", given)
+    def test_a_missing_file_is_named(self, refusal: Callable[..., str], tmp_path: Path) -> None:
+        given = {"config": tmp_path / "none.toml"}
+        assert "none.toml" in refusal("experiments/lesion_study.py", given)
 
     @pytest.mark.parametrize("name", ["ewt", "quick"])
     def test_the_files_that_come_with_the_project_are_sound(

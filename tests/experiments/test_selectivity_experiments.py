@@ -13,7 +13,7 @@ import pytest
 import reproduce_paper
 import torch
 from architectures import shake
-from scripts import refused, run_script
+from scripts import run_script
 from small_runs import write_beginnings
 from transformers import LlamaForCausalLM
 
@@ -165,12 +165,9 @@ class TestReproducePaper:
         bad: dict[str, Any],
         message: str,
         flags: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
+        refusal: Callable[..., str],
     ) -> None:
-        given: dict[str, Any] = {**flags, **bad, "out": tmp_path / "out"}
-        assert message in refused(monkeypatch, capsys, "experiments/reproduce_paper.py", given)
+        assert message in refusal("experiments/reproduce_paper.py", {**flags, **bad})
 
     def test_other_results_are_left_alone(self, flags: dict[str, Any], tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("precious")
@@ -263,12 +260,9 @@ class TestAcrossLanguages:
         bad: dict[str, Any],
         message: str,
         flags: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
+        refusal: Callable[..., str],
     ) -> None:
-        given: dict[str, Any] = {**flags, **bad, "out": tmp_path / "out"}
-        assert message in refused(monkeypatch, capsys, "experiments/across_languages.py", given)
+        assert message in refusal("experiments/across_languages.py", {**flags, **bad})
 
     def test_other_results_are_left_alone(self, flags: dict[str, Any], tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("precious")

@@ -169,7 +169,7 @@ def test_statistics_without_contrasts_are_counted_exactly() -> None:
     assert reading.moments + reading.exchanged + reading.contrasts + reading.sample == there
 
 
-def print_peaks(passes: Sequence[tuple[str, int, int]], few: dict[str, str]) -> None:
+def print_peaks(passes: Sequence[tuple[str, int, int]], few: dict[str, Any]) -> None:
     """Prints the memory that every pass was planned to need and the memory it needs, in MiB."""
     import gc
     from ctypes import CDLL
