@@ -50,8 +50,11 @@ def test_every_line_is_its_numbers() -> None:
 def test_the_embedding_has_its_name_on_every_axis() -> None:
     layout = layout_of(figures.layer_by_layer(made_layers(n_layers=30), made_layer_table(30)))
     for axis in (layout.xaxis, layout.xaxis2, layout.xaxis3, layout.xaxis4):
-        assert axis.ticktext[:3] == ("emb.", "0", "4")
-        assert axis.tickvals[:3] == (-1, 0, 4)
+        # at every fourth layer, 0 would run into the name
+        assert axis.ticktext[:3] == ("emb.", "4", "8")
+        assert axis.tickvals[:3] == (-1, 4, 8)
+    few = layout_of(figures.layer_by_layer(made_layers(n_layers=8), made_layer_table(8)))
+    assert few.xaxis.ticktext[:3] == ("emb.", "0", "1")
 
 
 def test_a_name_stands_once_in_the_legend() -> None:
