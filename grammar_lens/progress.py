@@ -99,19 +99,19 @@ def track(
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def waiting(what: str, *, show: bool = True) -> Iterator[None]:
     """Says `what` is under way while it lasts, for work whose length is not known.
 
     A terminal and a notebook show it after half a second and take it away again; a log file has none.
     """
     console = Console(stderr=True)
-    if console.quiet or not (console.is_jupyter or console.is_terminal):
+    if not show or console.quiet or not (console.is_jupyter or console.is_terminal):
         yield
         return
-    show = _note_in_notebook if console.is_jupyter else _note_in_terminal
+    note = _note_in_notebook if console.is_jupyter else _note_in_terminal
     with ExitStack() as shown:
         later = threading.Timer(
-            SECONDS_BEFORE_A_BAR, lambda: shown.enter_context(show(what, console))
+            SECONDS_BEFORE_A_BAR, lambda: shown.enter_context(note(what, console))
         )
         later.daemon = True
         later.start()

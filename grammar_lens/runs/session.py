@@ -36,6 +36,7 @@ from grammar_lens.passes import distributed
 from grammar_lens.passes.batches import Keeper
 from grammar_lens.passes.checkpoints import Checkpoints
 from grammar_lens.phenomena.pairs import Pairs, load_pairs
+from grammar_lens.progress import waiting
 from grammar_lens.runs.settings import Config, check_settings, check_top_k
 from grammar_lens.runs.store.directory import update_record
 from grammar_lens.runs.store.stored import StoredRun
@@ -112,10 +113,12 @@ class Session:
         device = c.device
         if device is None and distributed.world().of > 1 and torch.cuda.is_available():
             device = str(distributed.local_device())
-        model = load_model(
-            c.model, dtype=c.dtype, device=device, device_map=c.device_map, revision=c.revision
-        )
-        if fast_path(model) is None:
+        with waiting(f"Loading {c.model}", show=c.show_progress):
+            model = load_model(
+                c.model, dtype=c.dtype, device=device, device_map=c.device_map, revision=c.revision
+            )
+            quick = fast_path(model)
+        if quick is None:
             self.say(
                 f"{c.model} runs through its hooks, which takes two to three times as long: its "
                 "layers are not Llama's, stand on several devices, or differ from the bridge's when "
@@ -138,16 +141,17 @@ class Session:
 
     @cached_property
     def train(self) -> Corpus:
-        c = self.config
-        return prepare(
-            self.model,
-            self.train_bank,
-            label=c.label,
-            labels=c.labels or None,
-            min_words=c.min_words,
-            context=c.context,
-            window=c.window,
-        )
+        c, model, bank = self.config, self.model, self.train_bank
+        with waiting(f"Finding the tokens of {c.train}", show=c.show_progress):
+            return prepare(
+                model,
+                bank,
+                label=c.label,
+                labels=c.labels or None,
+                min_words=c.min_words,
+                context=c.context,
+                window=c.window,
+            )
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -166,7 +170,9 @@ class Session:
     @cached_property
     def fresh(self) -> tuple[Corpus, int]:
         """Held-out words, and how many sentences were dropped because training has them too."""
-        return fresh_corpus(self.model, self.fresh_bank, self.train)
+        c, train, bank = self.config, self.train, self.fresh_bank
+        with waiting(f"Finding the tokens of {c.fresh}", show=c.show_progress):
+            return fresh_corpus(self.model, bank, train)
 
     @cached_property
     def lesioned(self) -> Corpus:

@@ -36,6 +36,7 @@ from grammar_lens.probing.curves import ProbeCurve
 from grammar_lens.probing.layer_probes import layer_reading, untrained_probes
 from grammar_lens.probing.layer_results import LayerProbes
 from grammar_lens.probing.probes import curve_reading, probe_reading
+from grammar_lens.progress import waiting
 from grammar_lens.report.files import write_figures
 from grammar_lens.report.page import write_report
 from grammar_lens.runs.interchange.reading import read_neurons
@@ -494,8 +495,9 @@ def run_report(session: Session, run: StoredRun) -> Save:
         if run.layer_table is not None:
             text = run.layer_table.to_csv(index=False, lineterminator="\n")
             write_text(folder / LAYERS, text)
-        write_figures(run, folder / FIGURES)
-        write_file(folder / STEPS["report"], lambda path: write_report(run, path))
+        with waiting("Drawing figures and report", show=session.config.show_progress):
+            write_figures(run, folder / FIGURES)
+            write_file(folder / STEPS["report"], lambda path: write_report(run, path))
 
     return save
 
