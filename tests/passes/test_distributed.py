@@ -130,20 +130,25 @@ def test_processes_agree_with_one(
 
 
 @pytest.fixture
-def started(words: Path, bank: Treebank, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Starts `grammar-lens collect` in two processes; kills what is left at the end."""
+def collect(bank: Treebank, tmp_path: Path) -> tuple[str, ...]:
+    """A command that is long under way and stores how far it is."""
     many = tmp_path / "many.conllu"
     write_conllu(many, bank, 16)
+    return (
+        *("collect", str(tmp_path / "run"), "--train", str(many), "--replicates", "20"),
+        *("--token-budget", "60", "--checkpoint-every", "2", "--quiet"),
+    )
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., Any]]:
+    """Starts `grammar-lens ARGUMENTS` in two processes; kills what is left at the end."""
     running: list[subprocess.Popen[str]] = []
 
-    def start(out: Path, *more: str) -> subprocess.Popen[str]:
+    def start(*arguments: str) -> subprocess.Popen[str]:
         torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-        options = ("--train", str(many), "--replicates", "20", "--token-budget", "60", "--quiet")
         process = subprocess.Popen(
-            [
-                *(sys.executable, *torchrun, "-m", "grammar_lens", "collect", str(out)),
-                *(*options, "--checkpoint-every", "2", *more),
-            ],
+            [sys.executable, *torchrun, "-m", "grammar_lens", *arguments],
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -160,12 +165,12 @@ def started(words: Path, bank: Treebank, tmp_path: Path) -> Iterator[Callable[..
 
 @pytest.mark.parametrize("rank", ["1", pytest.param("0", marks=pytest.mark.slow)])
 def test_a_process_that_is_killed_stops_all(
-    rank: str, started: Callable[..., Any], tmp_path: Path
+    rank: str, started: Callable[..., Any], collect: tuple[str, ...], tmp_path: Path
 ) -> None:
     """With exit code 1, soon, a word on how to resume, and a checkpoint to resume from; whichever it is."""
     out = tmp_path / "run"
     kept = [out / "unfinished" / f"collect.{i}of2.safetensors" for i in (1, 2)]
-    run = started(out)
+    run = started(*collect)
     end = time.monotonic() + 120
     while not all(path.exists() for path in kept):
         assert run.poll() is None, run.communicate()[1]
@@ -181,10 +186,13 @@ def test_a_process_that_is_killed_stops_all(
     assert run.returncode == 1
     assert "run again with --resume" in told
     assert "SIGKILL" in told
-    again = started(out, "--resume")
-    text, told = again.communicate(timeout=120)
-    assert again.returncode == 0, told
-    assert text.count("Moments of") == 4, "the main process alone prints: two sites, two positions"
+    main, other = (
+        command(*collect, "--resume", folder=tmp_path, environment=one) for one in group(2)
+    )
+    assert main.ended() == 0, main.stderr
+    assert other.ended() == 0, other.stderr
+    assert main.stdout.count("Moments of") == 4, "two sites, two positions"
+    assert other.stdout == "", "the main process alone prints"
     assert (out / "moments.safetensors").is_file()
     assert not (out / "unfinished").exists()
 
