@@ -266,6 +266,14 @@ class LesionStudy(Shown):
             )
         return reasons
 
+    @property
+    def deciding(self) -> "LesionStudy | DamageMatched":
+        """The comparison with the shams that decide: with damage-matched ones where there are some.
+
+        It has `n_shams`, `s_star`, `s_star_sham`, `p_value` and `crossed_pairs`.
+        """
+        return self.damage_matched or self
+
     def _against_chance(self) -> list[str]:
         sentences = [self.conclusion()]
         if self.p_value is None:

@@ -40,7 +40,7 @@ def lesion_matrix(
     """Rise in tag loss (nats) of every label's words under every lesion.
 
     With `corrected`, minus the shams' mean. A full star marks crossed pairs that AUROC confirms, an
-    open one those that may be a shift of bias. Colours are always the rise; `cells` says what is
+    open one those that may be a shift of bias; against damage-matched shams where the study has some. Colours are always the rise; `cells` says what is
     written in them: the "rise"; off the diagonal the "weakest" of the four differences that make a pair
     a double dissociation, which is what a star stands for; or the rise and its 95 % "interval",
     from `words`, the losses of a stored run (`run.lesions`).
@@ -86,13 +86,14 @@ def lesion_matrix(
         "weakest": "; off the diagonal: weakest of the pair's four differences",
         "interval": "; with 95 % intervals over sentences",
     }
+    shams = "; stars: against damage-matched shams" if stars and study.damage_matched else ""
     tall = 1.3 if cells == "interval" else 1.0
     finish(
         figure,
         f"What each lesion costs{against}",
         about(
             study.origin,
-            f"{study.value} lesion of {study.k} neurons, {plain(study.fresh)}{told[cells]}",
+            f"{study.value} lesion of {study.k} neurons, {plain(study.fresh)}{told[cells]}{shams}",
         ),
         height=190 + round(tall * (30 if len(names) > 10 else 42) * max(len(names), 4)),
     )
@@ -142,7 +143,7 @@ _STAR_MEANS = {
 def _stars(study: LesionStudy) -> dict[tuple[int, int], str]:
     """The cells of crossed pairs, both ways round."""
     stars = {}
-    for pair in study.crossed_pairs:
+    for pair in study.deciding.crossed_pairs:
         i, j = study.labels.index(pair.first), study.labels.index(pair.second)
         stars[i, j] = stars[j, i] = _CONFIRMED if pair.confirmed else _UNCONFIRMED
     return stars

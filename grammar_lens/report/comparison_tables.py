@@ -152,7 +152,7 @@ def lesion_table(runs: Runs) -> Table:
             continue
         sham = float(np.diag(s.sham_mean).mean()) if s.n_shams else None
         possible = len(s.labels) * (len(s.labels) - 1) // 2
-        pairs = len(s.crossed_pairs)
+        pairs = len(s.deciding.crossed_pairs)
         rows.append(
             [
                 (name, name),
@@ -160,8 +160,8 @@ def lesion_table(runs: Runs) -> Table:
                 measured(s.diagonal_mean, 3, plus=True),
                 measured(s.off_diagonal_mean, 3, plus=True),
                 measured(sham, 3, plus=True),
-                small(s.p_value),
-                (f"{s.n_shams}", s.n_shams),
+                small(s.deciding.p_value),
+                (f"{s.deciding.n_shams}", s.deciding.n_shams),
                 (f"{pairs} of {possible}", pairs / max(possible, 1)),
                 measured(s.base_tag_loss, 3),
                 (f"{s.n_words.sum():,}", int(s.n_words.sum())),

@@ -167,7 +167,7 @@ def _chance(study: LesionStudy) -> LesionStudy | DamageMatched | None:
     """The comparison that a p is shown of: with damage-matched shams where these were measured."""
     if not study.n_shams or study.p_value is None:
         return None
-    return study.damage_matched or study
+    return study.deciding
 
 
 def _p_bars(chance: LesionStudy | DamageMatched) -> list[Bar]:

@@ -111,6 +111,8 @@ def _numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         labels = lesion["labels"]
         shams = [lesion["sham_mean"][i][i] for i in range(len(labels))]
         sham = None if None in shams else sum(shams) / len(shams)
+        deciding = lesion.get("damage_matched") or lesion
+        kind = "damage-matched shams" if lesion.get("damage_matched") else "shams"
         rows += [
             (
                 "rise of a tag's own loss when its key neurons, chosen at "
@@ -121,9 +123,9 @@ def _numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
             ),
             (
                 "double dissociations",
-                f"{len(lesion['crossed_pairs'])} of {lesion['n_possible_pairs']} pairs",
-                f"selective damage p = {_number(lesion['p_value'], '.3f')} by "
-                f"{lesion['n_shams']} shams",
+                f"{len(deciding['crossed_pairs'])} of {lesion['n_possible_pairs']} pairs",
+                f"selective damage p = {_number(deciding['p_value'], '.3f')} by "
+                f"{deciding['n_shams']} {kind}",
             ),
         ]
     return rows

@@ -423,11 +423,16 @@ def _lesion_rows(row: Any, lesion: dict[str, Any]) -> None:
             f"p = {lesion['p_first_order']:.4f}",
             f"an approximation; correlates {trust} with the S* of the lesioned shams",
         )
-    pairs = lesion["crossed_pairs"]
+    pairs, matched = lesion["crossed_pairs"], lesion.get("damage_matched")
+    if matched:
+        unmatched = f"against damage-matched shams; {len(pairs)} against output-matched ones; "
+        pairs = matched["crossed_pairs"]
+    else:
+        unmatched = ""
     row(
         "double dissociations",
         f"{len(pairs)} of {n * (n - 1) // 2} pairs",
-        f"{sum(bool(confirmed) for *_, confirmed in pairs)} confirmed by AUROC",
+        f"{unmatched}{sum(bool(confirmed) for *_, confirmed in pairs)} confirmed by AUROC",
     )
     _further_rows(row, lesion)
     if "curves" in lesion:
@@ -468,8 +473,7 @@ def _matched_row(row: Any, matched: dict[str, Any]) -> None:
     row(
         "against damage-matched shams",
         "no p: two tags" if p is None else f"p = {p:.3f}",
-        f"{matched['n_shams']} replicates{does}; "
-        f"{len(matched['crossed_pairs'])} pairs against them",
+        f"{matched['n_shams']} replicates{does}",
     )
 
 

@@ -360,6 +360,23 @@ def test_lesion_matrix_shows_nats_shams_and_stars() -> None:
     assert layout_of(figure).yaxis.title.text == "neurons cut of"
 
 
+def test_stars_are_against_the_shams_that_decide() -> None:
+    """Where output-matched shams do too little damage, a pair that beats them proves nothing."""
+    plain, study = made_study(), made_extended()
+    assert plain.deciding is plain
+    assert study.deciding is study.damage_matched
+    (pair,) = present(study.damage_matched).crossed_pairs
+    assert len(study.crossed_pairs) == 2
+    figure = figures.lesion_matrix(study)
+    rows = traces_of(figure)[0].text
+    starred = {
+        (i, j) for i, row in enumerate(rows) for j, cell in enumerate(row) if cell[-1] in "★☆"
+    }
+    i, j = (study.labels.index(x) for x in (pair.first, pair.second))
+    assert starred == {(i, j), (j, i)}
+    assert "damage-matched shams" in layout_of(figure).title.subtitle.text
+
+
 def test_numbers_are_signed_as_in_print() -> None:
     assert number(-0.126) == "\N{MINUS SIGN}0.13"
     assert number(-0.001) == "0.00"
