@@ -62,7 +62,7 @@ def view_of(session: ExploredRun, link: object) -> tuple[View, list[str]]:
             return view
         try:
             return replace(view, **{name: read(given[name])})
-        except ValueError as error:  # GrammarLensError is one
+        except GrammarLensError as error:
             faults.append(f"{name} {given[name][:40]!r} ({error})")
             return view
 
@@ -118,7 +118,7 @@ def _with_first(session: ExploredRun, view: View) -> View:
 def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in choices:
-            raise ValueError(expected_one_of(text, choices))
+            raise GrammarLensError(expected_one_of(text, choices))
         return text
 
     return read
@@ -139,4 +139,4 @@ def _within(
         number = kind(text)
         if math.isfinite(number) and least <= number <= most:
             return number
-    raise ValueError(f"expected a number from {least:g} to {most:.10g}")
+    raise GrammarLensError(f"expected a number from {least:g} to {most:.10g}")

@@ -361,7 +361,7 @@ def test_lesion_matrix_shows_nats_shams_and_stars() -> None:
 
 
 def test_stars_are_against_the_shams_that_decide() -> None:
-    """Where output-matched shams do too little damage, a pair that beats them proves nothing."""
+    """A pair that beats shams of too little damage proves nothing."""
     plain, study = made_study(), made_extended()
     assert plain.deciding is plain
     assert study.deciding is study.damage_matched
