@@ -11,6 +11,7 @@ from grammar_lens import figures
 from grammar_lens.dissociation.damage_matched import DamageMatched
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.size_curves import KEY, SizeCurves
+from grammar_lens.figures.stills import matrix_still
 from grammar_lens.figures.style import number
 from grammar_lens.report import lesion_tables
 from grammar_lens.report.pictures import Picture, picture
@@ -58,7 +59,7 @@ def lesion_contents(study: LesionStudy | None, curves: SizeCurves | None) -> dic
         "lesion_bars": _lesion_bars(study),
         "chance": chance,
         "p_bars": _p_bars(chance) if chance is not None else [],
-        "lesion_pictures": _matrices(study),
+        **_matrices(study),
         "null_picture": _null(study),
         "matched_picture": _matched(study),
         "dose_pictures": _doses(study),
@@ -192,8 +193,8 @@ def signed(value: float) -> str:
     return number(value, 3, plus=True)
 
 
-def _matrices(study: LesionStudy) -> list[Picture]:
-    """The lesion matrix as measured, and minus the shams' mean where there are shams."""
+def _matrices(study: LesionStudy) -> dict[str, Any]:
+    """The lesion matrix as measured, its still, and minus the shams' mean where there are shams."""
     words = (
         "Matrix of the rise in tag loss of every label's words under every lesion. Mean on the "
         f"diagonal {study.diagonal_mean:.3f} nats, off it {study.off_diagonal_mean:.3f}."
@@ -204,7 +205,7 @@ def _matrices(study: LesionStudy) -> list[Picture]:
         less = figures.lesion_matrix(study, corrected=True)
         words = f"{words} Here the mean of the shams is subtracted."
         pictures.append(picture("lesion-matrix", less, words, choice="minus the shams' mean"))
-    return pictures
+    return {"lesion_pictures": pictures, "lesion_still": matrix_still(raw, pictures[0].height)}
 
 
 def _null(study: LesionStudy) -> Picture | None:

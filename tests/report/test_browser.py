@@ -116,6 +116,8 @@ class TestNeuronPages:
             top = "() => document.querySelector('#neuron-panel').getBoundingClientRect().top"
             assert -5 < page.evaluate(top) < 300
             page.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
+            assert page.locator(".still").count() == 0
+            assert page.locator("#plot-lesion-matrix .heatmaplayer").count() == 1
             assert -5 < page.evaluate(top) < 300  # figures above it do not push it away
             result = run.at("word")
             rows = page.locator("#neuron-tags tbody tr").evaluate_all(

@@ -162,6 +162,7 @@ async function draw(plot, width = null) {
   if (wide > plot.clientWidth) plot.tabIndex = 0;
   else plot.removeAttribute("tabindex");
   plot.style.minHeight = spec.layout.height + "px";
+  plot.querySelector(":scope > .still")?.remove();
   await Plotly.react(plot, spec.data, spec.layout, CONFIG);
   describe(plot, document.getElementById(id).dataset.description);
   lead(plot);
