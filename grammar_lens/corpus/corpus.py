@@ -345,6 +345,21 @@ def sampled(
     return np.where(np.isin(sentence, drawn), codes, -1)
 
 
+def sampled_words(corpus: Corpus, position: str, most: int, seed: int) -> Int[np.ndarray, " word"]:
+    """Numbers of up to `most` words that can be read at a position, in whole sentences drawn at random.
+
+    Raises GrammarLensError where there is none.
+    """
+    rng = np.random.default_rng(seed)
+    words = np.flatnonzero(sampled(corpus, corpus.read(position), most, rng) >= 0)
+    if not len(words):
+        raise GrammarLensError(
+            f"no word of {corpus.bank.name} to read at {position!r} among whole sentences of up to "
+            f"{most} words: use a larger treebank or raise max_words"
+        )
+    return words
+
+
 def default_budget(model: Model) -> int:
     """The tokens in one forward pass that were fastest on this kind of device."""
     return TOKEN_BUDGET.get(device_of(model).type, TOKEN_BUDGET["cpu"])

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import isotonic_regression
 
+from grammar_lens.dissociation.changes import total_damage
 from grammar_lens.dissociation.shams import growing_sham
 from grammar_lens.lesions.outcomes import Ablation, Condition, Outcomes
 from grammar_lens.lesions.prepared import Battery
@@ -70,7 +71,7 @@ class GrowingShams:
     ) -> None:
         self._battery, self._sets, self._ablation, self._real = battery, sets, ablation, real
         self._words = battery.shared if words is None else battery.shared & words
-        self._sampled = battery.codes if words is None else np.where(words, battery.codes, -1)
+        self._sampled = battery.codes_at(words)
         units = sets.units
         assert units is not None
         union, massive = sets.union(), massive_units(units)
@@ -133,7 +134,7 @@ class GrowingShams:
         rows = rng.permutation(np.unique(row[some]))
         n = max(1, min(GROUPS, self._n, len(rows)))
         parts = (np.isin(row, rows[g::n]) & some for g in range(n))
-        return [np.where(part, self._battery.codes, -1) for part in parts]
+        return [self._battery.codes_at(part) for part in parts]
 
     def _target(self, words: Bool[np.ndarray, " word"]) -> dict[str, float]:
         """Rise of the NLL (nats) at some words that every label's shams shall do."""
@@ -155,9 +156,8 @@ class GrowingShams:
 
     def _mean_rises(self, made: Outcomes, sizes: Mapping[str, int]) -> dict[str, float]:
         """Mean rise of the NLL over all shams of each label."""
-        at = self._words[made.word]
-        rise = (made.nll[1:, at] - made.nll[0, at]).mean(1).reshape(self._n, len(sizes)).mean(0)
-        return dict(zip(sizes, rise.tolist(), strict=True))
+        each = [total_damage(made, tuple(sizes), r) for r in range(1, self._n + 1)]
+        return dict(zip(sizes, np.mean(each, axis=0).tolist(), strict=True))
 
     def _search(
         self,

@@ -124,7 +124,7 @@ def _with(
     """These outcomes and those of more lesions, measured at the words of some sentences."""
     if not more:
         return outcomes
-    codes = battery.codes if sampled is None else np.where(sampled, battery.codes, -1)
+    codes = battery.codes_at(sampled)
     return outcomes.joined(battery.run(more, codes=codes, folder=folder, what="lesioning, shams"))
 
 

@@ -78,6 +78,10 @@ class Battery:
         # a generator of its own: the draws of shams do not depend on how many sentences they are read at
         return self.sentences(n, np.random.default_rng([self.seed, 11]))
 
+    def codes_at(self, words: Bool[np.ndarray, " word"] | None) -> Int[np.ndarray, " word"]:
+        """The classes of the scored words among some, -1 for the others; of all for None."""
+        return self.codes if words is None else np.where(words, self.codes, -1)
+
     def sham_codes(self, n: int | None) -> Int[np.ndarray, " word"]:
         """The classes of the studied words in those sentences, -1 for the others."""
         words = self.sham_words(n)

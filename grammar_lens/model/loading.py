@@ -393,12 +393,10 @@ def _explained_errors(location: Path | str) -> Iterator[None]:
                 yield
         except (GrammarLensError, torch.cuda.OutOfMemoryError):
             raise
-        except (
-            Exception
-        ) as error:  # damaged files make the libraries that read them fail in any way
-            reason = (
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            )
+        # damaged files make the libraries that read them fail in any way
+        except Exception as error:
+            said = str(error).strip()
+            reason = said.splitlines()[0] if said else type(error).__name__
             hint = (
                 "check the file, and that transformers knows the architecture in GGUF"
                 if gguf.is_gguf(location)

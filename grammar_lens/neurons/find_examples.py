@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare, sampled
+from grammar_lens.corpus.corpus import Corpus, fit_lexicon, prepare, sampled_words
 from grammar_lens.corpus.lexicon import Lexicon
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.defaults import EXAMPLE_WORDS, EXAMPLES_EACH, SEED
@@ -119,7 +119,7 @@ def examples_reading(
     every = np.unique(np.concatenate(list(chosen.values())), axis=0)
     if not len(every):
         return Reading((), lambda: {p: Examples({}, corpus.origin(p, SITE)) for p in chosen})
-    drawn = {p: _drawn(corpus, p, max_words, seed) for p in chosen}
+    drawn = {p: sampled_words(corpus, p, max_words, seed) for p in chosen}
     rows = np.unique(corpus.alignment.row[np.concatenate(list(drawn.values()))])
     tokens = TokenReading(corpus, rows, every, SITE)
 
@@ -134,18 +134,6 @@ def examples_reading(
         }
 
     return Reading([Request(corpus, lambda: [tokens.tap])], finish)
-
-
-def _drawn(corpus: Corpus, position: str, max_words: int, seed: int) -> Int[np.ndarray, " word"]:
-    """Numbers of the words to read at a position, in whole sentences."""
-    rng = np.random.default_rng(seed)
-    words = np.flatnonzero(sampled(corpus, corpus.read(position), max_words, rng) >= 0)
-    if not len(words):
-        raise GrammarLensError(
-            f"no word of {corpus.bank.name} to read at {position!r} among whole sentences of up to "
-            f"{max_words} words: use a larger treebank or raise max_words"
-        )
-    return words
 
 
 def addresses_of(model: Model, neurons: Chosen) -> Int[np.ndarray, "distinct two"]:

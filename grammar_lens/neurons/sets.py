@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, prepare, sampled
+from grammar_lens.corpus.corpus import Corpus, prepare, sampled_words
 from grammar_lens.defaults import SEED
 from grammar_lens.errors import GrammarLensError, counted, require_layer, require_neuron
 from grammar_lens.model.about import Model, model_name, site_width
@@ -82,14 +82,8 @@ def _means(
     model: Model, corpus: Corpus, units: Neurons, position: str, max_words: int, seed: int
 ) -> Float[np.ndarray, " neuron"]:
     """Mean activations at some words, in whole sentences drawn at random."""
-    codes = sampled(corpus, corpus.read(position), max_words, np.random.default_rng(seed))
-    words = np.flatnonzero(codes >= 0)
-    if not len(words):
-        raise GrammarLensError(
-            f"no word of {corpus.bank.name} can be read at {position!r} among sentences of up to "
-            f"{max_words} words: give a larger treebank or raise max_words"
-        )
+    words = sampled_words(corpus, position, max_words, seed)
     reader = FeatureReader(len(words), np.stack([units.layer, units.index], 1))
-    tap = Tap.of_rows(units.site, position, words, len(codes), reader, reader.layers)
+    tap = Tap.of_rows(units.site, position, words, len(corpus.classes), reader, reader.layers)
     reading = Reading([Request(corpus, lambda: [tap])], lambda: reader.values)
     return read_one(model, reading, "means", show_progress=False).mean(0, dtype=np.float64)

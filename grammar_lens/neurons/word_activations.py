@@ -7,11 +7,11 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from grammar_lens.corpus.bank import Treebank
-from grammar_lens.corpus.corpus import Corpus, prepare, sampled
+from grammar_lens.corpus.corpus import Corpus, prepare, sampled_words
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.defaults import EXAMPLE_WORDS, SEED
 from grammar_lens.display import Shown
-from grammar_lens.errors import GrammarLensError, require_neuron
+from grammar_lens.errors import require_neuron
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.neurons.address import Address, parse_address
 from grammar_lens.passes.readers import FeatureReader
@@ -85,15 +85,9 @@ def word_activations_reading(
     """`word_activations` as part of a pass that others share."""
     layer, index = parse_address(neuron) if isinstance(neuron, str) else neuron
     require_neuron(layer, index, model.cfg.n_layers, model.cfg.d_mlp, model=model_name(model))
-    codes = sampled(corpus, corpus.read(position), max_words, np.random.default_rng(seed))
-    words = np.flatnonzero(codes >= 0)
-    if not len(words):
-        raise GrammarLensError(
-            f"no word of {corpus.bank.name} to read at {position!r} among whole sentences of up to "
-            f"{max_words} words: use a larger treebank or raise max_words"
-        )
+    words = sampled_words(corpus, position, max_words, seed)
     reader = FeatureReader(len(words), np.array([[layer, index]], np.int64))
-    tap = Tap.of_rows(SITE, position, words, len(codes), reader, reader.layers)
+    tap = Tap.of_rows(SITE, position, words, len(corpus.classes), reader, reader.layers)
 
     def finish() -> WordActivations:
         return WordActivations(

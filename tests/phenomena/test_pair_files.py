@@ -3,38 +3,23 @@
 import csv
 import json
 from collections import Counter
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from minimal_pairs import AgreementPair
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.phenomena.pairs import MinimalPair, Pairs, load_pairs
 
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the project's file."""
-
-    phenomenon: str
-    term: str
-    number: str
-    attractor: str
-    good: str
-    bad: str
-    good_word: str
-    bad_word: str
-
-
 EMBEDDED = files("grammar_lens") / "embedded" / "minimal_pairs.csv"
-PAIRS = [Row(**row) for row in csv.DictReader(EMBEDDED.read_text("utf-8").splitlines())]
+PAIRS = [AgreementPair(**row) for row in csv.DictReader(EMBEDDED.read_text("utf-8").splitlines())]
 PARADIGMS = tuple(dict.fromkeys(p.phenomenon for p in PAIRS))
 NUMBERS = ("singular", "plural")
 
 
-def of(phenomenon: str) -> list[Row]:
+def of(phenomenon: str) -> list[AgreementPair]:
     return [p for p in PAIRS if p.phenomenon == phenomenon]
 
 
