@@ -56,6 +56,13 @@ def serious(page: Any) -> list[str]:
     ]
 
 
+def wait_for_answer(page: Any) -> None:
+    """Waits until a neuron that was asked for is announced: the panel may have shown it before, unasked."""
+    page.wait_for_function(
+        "() => document.querySelector('#neuron-said').textContent.startsWith('Shown: ')"
+    )
+
+
 def shown(page: Any) -> str:
     return str(page.locator("#neuron").inner_text())
 
@@ -72,6 +79,7 @@ class TestNeuronPages:
             page.wait_for_selector("#neuron-panel[data-shown]")  # the first, unasked
             page.keyboard.type("1.17")
             page.keyboard.press("Enter")
+            wait_for_answer(page)
             page.wait_for_selector("#neuron-panel[data-shown='next-1.17']")
             score = number(run.at("next").scores["VERB"][1, 17], 3, plus=True)
             said = page.locator("#neuron-said")
@@ -100,6 +108,7 @@ class TestNeuronPages:
                 assert field.get_attribute("aria-invalid") == "true"
             field.fill(" 1 , 17 ")
             field.press("Enter")
+            wait_for_answer(page)
             page.wait_for_selector("#neuron-panel[data-shown='next-1.17']")
             assert field.get_attribute("aria-invalid") is None
             assert "Shown" in said.text_content()
