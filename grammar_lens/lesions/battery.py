@@ -18,16 +18,19 @@ from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.edits import edits_of
 from grammar_lens.lesions.effect_check import require_effects
 from grammar_lens.lesions.outcomes import Condition, Outcomes
-from grammar_lens.lesions.passes import FastPasses, HookedPasses, Lesion, Passes, Scored
+from grammar_lens.lesions.passes import FastPasses, HookedPasses, Lesion, Scored
 from grammar_lens.lesions.store import Store, battery_key
-from grammar_lens.model.about import Model, model_name
+from grammar_lens.model.about import Model, device_of, model_name
 from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.passes import distributed
 from grammar_lens.passes.batches import is_out_of_memory
 from grammar_lens.passes.memory import keep_freed
+from grammar_lens.passes.workers import Stop, n_workers, side_by_side
 
 STACK = 8
 """Lesions that a full batch leaves room for in one forward pass: sentences of like length are few."""
+PIECES_EACH = 4
+"""Pieces of work for every worker, at least: the fewer, the longer the others wait for the last."""
 
 
 def run_battery(
@@ -139,7 +142,7 @@ def _assigned(
 
 @dataclass
 class _Battery:
-    """Goes through the batches; remembers how many tokens fit."""
+    """Shares the batches among workers, and stores what they find."""
 
     model: Model
     alignment: Alignment
@@ -151,35 +154,60 @@ class _Battery:
     store: Store
     token_budget: int
     progress: Callable[[int], None] | None
-    tables: DeviceLexicon | None = None
 
     def run(self) -> None:
         keep_freed()
-        first = 1 if self.alignment.has_bos else 0
-        fast = fast_path(self.model)
-        self.passes: Passes = (
-            HookedPasses(self.model, first) if fast is None else FastPasses(self.model, fast, first)
-        )
         self.numbers = np.flatnonzero(self.classes >= 0)
         self.start = self.alignment.token_start
         self.length = np.array([len(ids) for ids in self.alignment.token_ids], np.int64)
-        self.active = [i for i, lesion in enumerate(self.lesions) if i > 0 and lesion.edits]
-        self.active.sort(key=lambda i: (str(self.passes.group(self.lesions[i])), i))
+        self.stop = Stop()
+        workers = [_Worker(self, passes, self.token_budget) for passes in self._passes()]
+        group = workers[0].passes.group
+        active = [i for i, lesion in enumerate(self.lesions) if i > 0 and lesion.edits]
+        active.sort(key=lambda i: (str(group(self.lesions[i])), i))
         batches, process = self._batches(), distributed.world()
         own = np.zeros(len(self.numbers), bool)
-        for number, batch in enumerate(batches):
-            if number % process.of == process.index:
-                if number not in self.store.finished:
-                    self._batch(batch)
-                    self.store.finish(number)
-                own |= np.isin(self.alignment.row[self.numbers], batch.rows)
-            if self.progress:
-                n_tokens = self.length[batch.rows].sum() * len(self.lesions)
-                self.progress(int(n_tokens))
+        mine = [i for i in range(len(batches)) if i % process.of == process.index]
+        for number in mine:
+            own |= np.isin(self.alignment.row[self.numbers], batches[number].rows)
+        unread = [number for number in mine if number not in self.store.finished]
+        for number in set(range(len(batches))) - set(unread):
+            self._advance(batches[number])
+        # few batches are cut by their lesions too, or workers would wait for the last ones; not by
+        # how many are unread, since a resumed battery must stack the same lesions in one pass
+        n_parts = -(-PIECES_EACH * len(workers) // max(1, len(mine)))
+        parts = _parts(active, 1 if len(workers) == 1 else n_parts)
+        pieces = [(number, part) for number in unread for part in range(len(parts))]
+        left = dict.fromkeys(unread, len(parts))
+
+        def done(piece: int, _: None) -> None:
+            number = pieces[piece][0]
+            left[number] -= 1
+            if not left[number]:
+                self.store.finish(number)
+                self._advance(batches[number])
+
+        def work(worker: _Worker) -> Callable[[tuple[int, int]], None]:
+            return lambda piece: worker.batch(batches[piece[0]], parts[piece[1]], piece[1] == 0)
+
+        side_by_side([work(worker) for worker in workers], pieces, done, self.stop)
         self.store.add_up(own)
-        for i in set(range(1, len(self.lesions))) - set(self.active):
+        for i in set(range(1, len(self.lesions))) - set(active):
             words = np.ones(len(self.numbers), bool) if i in self.probed else self.shared
             self.store.copy_intact(i, words)
+
+    def _passes(self) -> Sequence[FastPasses | HookedPasses]:
+        """Ways to run lesions that can be used at the same time."""
+        first = 1 if self.alignment.has_bos else 0
+        fast = fast_path(self.model)
+        if fast is None:
+            return [HookedPasses(self.model, first)]
+        more = [fast.sharing_weights() for _ in range(1, n_workers(device_of(self.model)))]
+        return [FastPasses(self.model, path, first) for path in (fast, *more)]
+
+    def _advance(self, batch: TokenBatch) -> None:
+        if self.progress:
+            self.progress(int(self.length[batch.rows].sum()) * len(self.lesions))
 
     def _batches(self) -> list[TokenBatch]:
         """Rows with scored words, without the tokens after the last scored one."""
@@ -190,10 +218,26 @@ class _Battery:
         width = max(1, self.token_budget // STACK)
         return token_batches(self.alignment, width, rows=chosen, until=until)
 
-    def _batch(self, batch: TokenBatch) -> None:
-        """Scores one batch under all conditions, in halves if it does not fit."""
+
+def _parts(active: list[int], n: int) -> list[list[int]]:
+    """The lesions in at most `n` parts of like size, in their order; one empty part for none."""
+    size = max(1, -(-len(active) // n))
+    return [active[i : i + size] for i in range(0, len(active), size)] or [[]]
+
+
+@dataclass
+class _Worker:
+    """Scores batches one by one; remembers how many tokens fit."""
+
+    battery: _Battery
+    passes: FastPasses | HookedPasses
+    token_budget: int
+    tables: DeviceLexicon | None = None
+
+    def batch(self, batch: TokenBatch, active: Sequence[int], intact: bool) -> None:
+        """Scores one batch under some lesions, and `intact` if asked, in halves if it does not fit."""
         try:
-            self._whole(batch)
+            self._whole(batch, active, intact)
             return
         except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -205,30 +249,31 @@ class _Battery:
         # not in `except`: the traceback would hold what the failed pass has made
         self._spare(batch.token_ids.numel() // 2)
         for half in batch.halves():
-            self._batch(half)
+            self.batch(half, active, intact)
 
-    def _whole(self, batch: TokenBatch) -> None:
+    def _whole(self, batch: TokenBatch, active: Sequence[int], intact: bool) -> None:
         if batch.token_ids.numel() > self.token_budget and len(batch.rows) > 1:
             for half in batch.halves():
-                self._batch(half)
+                self.batch(half, active, intact)
             return
-        words, where = batch.locate(self.alignment, "next", self.classes >= 0)
-        token = self.start[batch.rows][:, None] + np.arange(batch.token_ids.shape[1])
-        token = np.minimum(token, self.alignment.n_tokens - 1)
-        logits = self.passes.intact(
-            Scored(batch, where, token), [self.lesions[i] for i in self.active]
-        )
+        of = self.battery
+        words, where = batch.locate(of.alignment, "next", of.classes >= 0)
+        token = of.start[batch.rows][:, None] + np.arange(batch.token_ids.shape[1])
+        token = np.minimum(token, of.alignment.n_tokens - 1)
+        scored = Scored(batch, where, token)
+        logits = self.passes.intact(scored, [of.lesions[i] for i in active])
         every = np.arange(len(words))
-        self._put([0], words, every, logits)
-        some = every[self.shared[np.searchsorted(self.numbers, words)]]
-        for key, rows in groupby(self.active, key=self._stack):
+        if intact:
+            self._put([0], words, every, logits)
+        some = every[of.shared[np.searchsorted(of.numbers, words)]]
+        for key, rows in groupby(active, key=self._stack):
             which = every if key[0] else some
             if len(which):
                 self._rows(batch, words, list(rows), which)
 
     def _stack(self, i: int) -> tuple[object, ...]:
         """Rows of equal value can share one forward pass, scored at the same words."""
-        return (i in self.probed, *self.passes.group(self.lesions[i]))
+        return (i in self.battery.probed, *self.passes.group(self.battery.lesions[i]))
 
     def _rows(
         self,
@@ -239,9 +284,10 @@ class _Battery:
     ) -> None:
         """Scores conditions that can share one pass, as many at once as fit."""
         while waiting:
+            self.battery.stop.check()
             rows = waiting[: max(1, self.token_budget // batch.token_ids.numel())]
             try:
-                logits = self.passes.lesioned([self.lesions[i] for i in rows], which)
+                logits = self.passes.lesioned([self.battery.lesions[i] for i in rows], which)
                 self._put(rows, words, which, logits)
             except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or len(rows) == 1:
@@ -257,15 +303,16 @@ class _Battery:
         which: Int[np.ndarray, " chosen"],
         logits: Tensor,
     ) -> None:
+        of = self.battery
         if self.tables is None:
-            self.tables = DeviceLexicon.of(self.lexicon, logits.shape[1], logits.device)
+            self.tables = DeviceLexicon.of(of.lexicon, logits.shape[1], logits.device)
         chosen = words[which]
-        gold = torch.from_numpy(self.alignment.first_token[chosen]).to(logits.device)
-        label = torch.from_numpy(self.classes[chosen]).to(logits.device)
-        at = np.searchsorted(self.numbers, chosen)
+        gold = torch.from_numpy(of.alignment.first_token[chosen]).to(logits.device)
+        label = torch.from_numpy(of.classes[chosen]).to(logits.device)
+        at = np.searchsorted(of.numbers, chosen)
         for i, row in enumerate(rows):
             of_lesion = logits[i * len(chosen) : (i + 1) * len(chosen)]
-            self.store.put(row, at, split_losses(of_lesion, gold, label, self.tables))
+            of.store.put(row, at, split_losses(of_lesion, gold, label, self.tables))
 
     def _spare(self, budget: int) -> None:
         self.token_budget = max(1, budget)

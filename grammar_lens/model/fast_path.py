@@ -6,6 +6,7 @@ model inside is built once more around the same weight tensors, and its layers a
 """
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,14 @@ class FastPath:
         self.n_layers = len(self.body.layers)
         self.places = frozenset(SITES) | {s for s in WATCHED if self._all_have(s)}
         """Places where activations pass through a change; fewer if some differ from the bridge's."""
+
+    def sharing_weights(self) -> "FastPath":
+        """Another path on the same weights, which can be used at the same time in another thread."""
+        other = copy.copy(self)
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        other._model = copy.deepcopy(self._model, {id(t): t for t in tensors})
+        other.body = other._model.base_model
+        return other
 
     def _all_have(self, site: str) -> bool:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
+from grammar_lens.passes.workers import each_of
 from grammar_lens.probing.fitting import Device, fit
 
 PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -35,16 +36,20 @@ def online_code_length(
     place = rng.permutation(group.max() + 1)[group]
     order = np.argsort(place, kind="stable")
     ends = portion_ends(place[order])
-    bits = ends[0] * np.log2(n_labels)
     features, classes = features[order], classes[order]
-    for start, end in itertools.pairwise(ends):
+
+    def bits_of(portion: tuple[int, int]) -> float:
+        start, end = portion
         probe = fit(features[:start], classes[:start], device=device)
         p = np.zeros((n_labels, end - start))
         p[probe.classes] = np.exp(probe.log_probability(features[start:end]))
         mixed = (start * p[classes[start:end], np.arange(end - start)] + 1) / (start + n_labels)
-        bits -= np.log2(mixed).sum()
-        progress(int(start))
-    return float(bits)
+        return -float(np.log2(mixed).sum())
+
+    # the last portions take longest: begun first, nobody waits for them in the end
+    portions = list(itertools.pairwise(ends.tolist()))[::-1]
+    later = each_of(bits_of, portions, device, lambda portion: progress(portion[0]))
+    return float(ends[0] * np.log2(n_labels)) + sum(reversed(later))
 
 
 def uniform_code_length(n_words: int, n_labels: int) -> float:

@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 
 from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.passes.workers import each_of
 from grammar_lens.probing.baselines import (
     ambiguous,
     control_labels,
@@ -110,22 +111,28 @@ def curve(
         raise GrammarLensError(
             f"a ranking is called {RANDOM!r}, which names the draws: call it otherwise"
         )
-    every = [columns for ranking in (*random, *rankings.values()) for columns in ranking]
+    every = [
+        (name, k, columns)
+        for name, ranking in [*((RANDOM, draw) for draw in random), *rankings.items()]
+        for k, columns in zip(ks, ranking, strict=True)
+    ]
     n_labelings = 2 if control else 1
-    work = max(1, len(train.classes) * sum(map(len, every)) * n_labelings)
+    work = max(1, len(train.classes) * sum(len(columns) for *_, columns in every) * n_labelings)
     each = len(every) * n_labelings / work
     with track("fitting probes", work, unit="probes", each=each, show=show_progress) as advance:
-        judge = _Judge(train, fresh, rng, control=control, device=device, progress=advance)
-        draws = [
-            [judge.point(RANDOM, k, columns) for k, columns in zip(ks, draw, strict=True)]
-            for draw in random
-        ]
-        levels = [_mean(points) for points in zip(*draws, strict=True)]
-        points = [
-            _beside(judge.point(name, k, columns), levels[i] if levels else None)
-            for name, ranking in rankings.items()
-            for i, (k, columns) in enumerate(zip(ks, ranking, strict=True))
-        ]
+        judge = _Judge(train, fresh, rng, control=control, device=device)
+        done = each_of(
+            lambda point: judge.point(*point),
+            every,
+            device,
+            lambda point: advance(len(train.classes) * len(point[2]) * n_labelings),
+        )
+    n_drawn = len(random) * len(ks)
+    levels = [_mean(done[i : n_drawn : len(ks)]) for i in range(len(ks))] if random else []
+    points = [
+        _beside(point, levels[i % len(ks)] if levels else None)
+        for i, point in enumerate(done[n_drawn:])
+    ]
     return ProbeCurve(
         points=(*points, *(_beside(level, level) for level in levels)),
         majority_accuracy=majority_accuracy(train.classes, fresh.classes),
@@ -150,15 +157,14 @@ def per_layer(
     """
     check_words(train, fresh)
     judge = _Judge(train, fresh, rng, classifier)
-    points = {
-        layer: judge.point("", len(columns), columns) for layer, columns in columns_by_layer.items()
-    }
+    layers = list(columns_by_layer.items())
+    done = each_of(lambda layer: judge.point("", len(layer[1]), layer[1]), layers, "cpu")
     return pd.DataFrame(
         {
-            "layer": list(points),
-            "n_neurons": [p.k for p in points.values()],
-            "accuracy": [p.accuracy for p in points.values()],
-            "control_accuracy": [p.control_accuracy for p in points.values()],
+            "layer": [layer for layer, _ in layers],
+            "n_neurons": [p.k for p in done],
+            "accuracy": [p.accuracy for p in done],
+            "control_accuracy": [p.control_accuracy for p in done],
             "majority_accuracy": majority_accuracy(train.classes, fresh.classes),
         }
     )
@@ -211,10 +217,9 @@ class _Judge:
         classifier: Classifier = fit,
         control: bool = True,
         device: Device = "cpu",
-        progress: Callable[[int], None] = lambda work: None,
     ) -> None:
         self.classifier = classifier
-        self.fitter = Fitter(scale(train.features, fresh.features), device, progress)
+        self.fitter = Fitter(scale(train.features, fresh.features), device)
         n_labels = int(train.classes.max()) + 1
         self.tasks = [(train.classes, fresh.classes)]
         if control:

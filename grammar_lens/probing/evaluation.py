@@ -1,6 +1,6 @@
 """Evaluate one probe on key neurons: accuracy on held-out words beside all baselines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.passes.workers import each_of
 from grammar_lens.probing.baselines import (
     ambiguous,
     bootstrap_interval,
@@ -180,12 +181,20 @@ def evaluate(
     with track(
         "fitting probes", work, unit="probes", each=n_fits / work, show=show_progress
     ) as advance:
-        fitter = Fitter(features, device, advance)
+        fitter = Fitter(features, device)
         key, (probe, controlled) = fitter.fit(columns.key, [train.classes, control[0]])
+        advance(2 * key.train.size)
         predicted = probe.predict(key.fresh)
         right = predicted == fresh.classes
-        random = tuple(_accuracy(fitter, draw, train, fresh) for draw in columns.random)
-        layer_number, layer = _best_layer(fitter, columns, train, rng)
+        random = each_of(
+            lambda draw: _accuracy(fitter, draw, train, fresh),
+            columns.random,
+            device,
+            lambda draw: advance(n_words * len(draw)),
+        )
+        layer_number, layer = _best_layer(
+            fitter, columns, train, rng, lambda units: advance(n_words * units)
+        )
         layer_accuracy = _accuracy(fitter, layer, train, fresh)
         low, high = bootstrap_interval(right, fresh.groups, rng)
         code_length = online_code_length(
@@ -206,7 +215,7 @@ def evaluate(
         n_fresh_words=len(fresh.classes),
         accuracy=float(right.mean()),
         random_accuracy=float(np.mean(random)) if random else None,
-        random_accuracies=random,
+        random_accuracies=tuple(random),
         layer=layer_number,
         layer_accuracy=layer_accuracy,
         majority_accuracy=majority_accuracy(train.classes, fresh.classes),
@@ -272,10 +281,18 @@ def _accuracy(
 
 
 def _best_layer(
-    fitter: Fitter, columns: Columns, train: ProbeWords, rng: np.random.Generator
+    fitter: Fitter,
+    columns: Columns,
+    train: ProbeWords,
+    rng: np.random.Generator,
+    progress: Callable[[int], None],
 ) -> tuple[int, Int[np.ndarray, " _"]]:
-    """The layer with the best accuracy on held-out training words, the lowest of equals."""
+    """The layer with the best accuracy on held-out training words, the lowest of equals.
+
+    `progress` is told of the units of every layer tried.
+    """
     if not columns.layers:
+        progress(len(columns.layer))
         return columns.layer_number, columns.layer
     groups = np.unique(train.groups)
     drawn = rng.choice(groups, max(1, len(groups) // 5), replace=False)
@@ -286,5 +303,9 @@ def _best_layer(
         probe = fit(units[~held], train.classes[~held], device=fitter.device)
         return float((probe.predict(units[held]) == train.classes[held]).mean())
 
-    best = max(sorted(columns.layers), key=accuracy_of)
+    numbers = sorted(columns.layers)
+    accuracies = each_of(
+        accuracy_of, numbers, fitter.device, lambda layer: progress(len(columns.layers[layer]))
+    )
+    best = numbers[int(np.argmax(accuracies))]
     return best, columns.layers[best]

@@ -5,7 +5,7 @@ log loss plus |weight|^2 / (2 n), and the minimum is its minimum to 1e-4 of the 
 holds the solver and `benchmarks/probes.py` measures what is gained.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,21 +194,17 @@ def _start(
 
 @dataclass(frozen=True)
 class Fitter:
-    """Fits probes on some of the units of one set of words, and reports the work it has done."""
+    """Fits probes on some of the units of one set of words; fits can run side by side."""
 
     features: Scaled
     device: Device = "cpu"
-    progress: Callable[[int], None] = lambda work: None
-    """Told, after every fit, of its words times its units."""
 
     def fit(
         self, columns: Int[np.ndarray, " column"], labelings: Sequence[Int[np.ndarray, " train"]]
     ) -> tuple[Standardised, list[Probe]]:
         """The units' features, and a logistic regression for each labeling of the training words."""
         units = self.features.units(columns)
-        probes = fit_each(units.train, labelings, device=self.device)
-        self.progress(units.train.size * len(labelings))
-        return units, probes
+        return units, fit_each(units.train, labelings, device=self.device)
 
 
 def fit_svm(features: Float[np.ndarray, "word unit"], classes: Int[np.ndarray, " word"]) -> Probe:

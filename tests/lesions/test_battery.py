@@ -1,9 +1,11 @@
 """A battery gives every lesion's losses, whichever way it takes and however it is cut up."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -481,6 +483,60 @@ def test_budgets_do_not_change_the_outcomes(tiny: Model, corpus: Corpus, budget:
     assert sum(done) == corpus.alignment.n_tokens * (len(conditions()) + 1)
 
 
+@pytest.mark.parametrize("in_file", [False, True])
+def test_workers_side_by_side_find_the_same(
+    tiny: Model,
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    in_file: bool,
+):
+    """Three workers share the batches and, since these are few, the lesions of each."""
+    want = battery(tiny, corpus, conditions())
+    monkeypatch.setattr(lesion_battery, "n_workers", lambda _: 3)
+    done: list[int] = []
+    folder = tmp_path / "parts" if in_file else None
+    got = battery(tiny, corpus, conditions(), progress=done.append, folder=folder)
+    assert_same_outcomes(got, want)
+    assert sum(done) == corpus.alignment.n_tokens * (len(conditions()) + 1)
+    if folder is not None:
+        again = battery(tiny, corpus, conditions(), folder=folder)
+        for name in ARRAYS:
+            np.testing.assert_array_equal(getattr(again, name), getattr(got, name))
+
+
+def test_an_error_of_one_worker_is_raised(
+    tiny: Model, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lesion_battery, "n_workers", lambda _: 2)
+    put = split_losses
+
+    def failing_once(*args: Any) -> Any:
+        if threading.current_thread().name.endswith("_1"):
+            raise ZeroDivisionError
+        return put(*args)
+
+    monkeypatch.setattr(lesion_battery, "split_losses", failing_once)
+    with pytest.raises(ZeroDivisionError):
+        battery(tiny, corpus, conditions())
+
+
+def test_a_path_that_shares_weights_has_its_own_changes(tiny: Model):
+    fast = present(compared(tiny))
+    other = fast.sharing_weights()
+    ids = torch.arange(6)[None]
+    with torch.no_grad():
+        usual = fast.read(ids, {"resid_pre": [fast.n_layers]}).activations
+        with fast.changed({("neuron", 0): torch.zeros_like}):
+            changed = fast.read(ids, {"resid_pre": [fast.n_layers]}).activations
+            apart = other.read(ids, {"resid_pre": [fast.n_layers]}).activations
+    at = ("resid_pre", fast.n_layers)
+    assert not torch.equal(changed[at], usual[at])
+    assert torch.equal(apart[at], usual[at])
+    ours, theirs = ([w.data_ptr() for w in x.body.parameters()] for x in (fast, other))
+    assert ours == theirs
+
+
 def test_a_battery_of_some_words_only(tiny: Model, corpus: Corpus, way: str):
     """Sentences without scored words are not read, nor what comes after the last scored word."""
     whole = battery(tiny, corpus, conditions())
@@ -610,6 +666,7 @@ def failing(
             patch.setattr(fast, "read", reading)
             patch.setattr(fast, "run", running)
             patch.setattr(lesion_battery, "fast_path", lambda _: fast)
+            patch.setattr(lesion_battery, "n_workers", lambda _: 1)  # copies would not be watched
         else:
             whole = next_token_logits
 

@@ -72,13 +72,13 @@ def asked(tiny: Model, corpus: Corpus, tmp_path: Path) -> Asked:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The first sentence of every batch that is run."""
     seen: list[int] = []
-    whole = lesion_battery._Battery._whole
+    whole = lesion_battery._Worker._whole
 
-    def counting(self: Any, batch: Any) -> None:
+    def counting(self: Any, batch: Any, *lesions: Any) -> None:
         seen.append(int(batch.rows[0]))
-        whole(self, batch)
+        whole(self, batch, *lesions)
 
-    monkeypatch.setattr(lesion_battery._Battery, "_whole", counting)
+    monkeypatch.setattr(lesion_battery._Worker, "_whole", counting)
     return seen
 
 
