@@ -17,8 +17,10 @@ from grammar_lens.dissociation.sufficiency import Sufficiency
 from grammar_lens.dissociation.verdicts import (
     ENOUGH,
     LEVEL,
+    NEGLIGIBLE,
     describe_pairs,
     least,
+    nats,
     why_no_p,
 )
 from grammar_lens.errors import NotMeasuredError
@@ -139,6 +141,18 @@ class LesionStudy(Shown):
         return 1 - self.off_diagonal_mean / own if own > 0 else None
 
     @property
+    def information(self) -> float:
+        """What the intact model knows of the coming word's tag (nats): the entropy of the tags in the
+        training words less its tag loss; 0 or less where it predicts no better than their frequencies."""
+        return self.tag_entropy - self.base_tag_loss
+
+    @property
+    def is_negligible(self) -> bool:
+        """Whether the own tag's damage is too small a part of `information` to be a finding, whatever its
+        p: an untrained model has neurons whose lesion costs one tag a ten-thousandth of a nat."""
+        return self.information <= 0 or self.diagonal_mean < NEGLIGIBLE * self.information
+
+    @property
     def decisive_p(self) -> float | None:
         """p against shams of like damage or, where those are well matched, of like output; else None."""
         if self.damage_matched is not None and least(self.damage_matched.damage_ratio) >= ENOUGH:
@@ -148,9 +162,10 @@ class LesionStudy(Shown):
     @property
     def is_selective(self) -> bool:
         """Whether the damage is shown to be selective: by `decisive_p`, and by the interval of
-        diagonal minus off-diagonal."""
+        diagonal minus off-diagonal; never if it is negligible."""
         p, interval = self.decisive_p, self.dominance_interval
-        return p is not None and p <= LEVEL and interval is not None and interval[0] > 0
+        passes = p is not None and p <= LEVEL and interval is not None and interval[0] > 0
+        return passes and not self.is_negligible
 
     @property
     def p_value(self) -> float | None:
@@ -211,7 +226,7 @@ class LesionStudy(Shown):
     def _size(self) -> str:
         return (
             f"Cutting a tag's {self.k} key neurons raises its own tag loss by "
-            f"{self.diagonal_mean:.3f} nats and that of other tags by {self.off_diagonal_mean:.3f}"
+            f"{nats(self.diagonal_mean)} nats and that of other tags by {nats(self.off_diagonal_mean)}"
             f"{self._specificity()}."
         )
 
@@ -263,6 +278,16 @@ class LesionStudy(Shown):
             reasons.append(
                 f"own minus other tags is {interval[0]:+.3f} to {interval[1]:+.3f} nats, which "
                 "includes 0"
+            )
+        if self.information <= 0:
+            reasons.append(
+                f"the intact model does not predict the tags: its tag loss is {self.base_tag_loss:.3f} "
+                f"nats, and their frequencies alone give {self.tag_entropy:.3f}"
+            )
+        elif self.is_negligible:
+            reasons.append(
+                f"the damage is less than a hundredth of the {self.information:.3f} nats that the intact "
+                "model knows of the tags"
             )
         return reasons
 

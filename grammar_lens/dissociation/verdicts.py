@@ -11,6 +11,14 @@ LEVEL = 0.05
 ENOUGH = 0.9
 """Shams that carry less than this share of the real sets' output, or damage, are too weak."""
 
+NEGLIGIBLE = 0.01
+"""Damage below this share of what the intact model knows of the tags is too small to be a finding."""
+
+
+def nats(loss: float, sign: str = "") -> str:
+    """A loss to three decimals; a smaller one than these show, to six."""
+    return f"{loss:{sign}.{6 if 0 < abs(loss) < 1e-3 else 3}f}"
+
 
 def significance(p: float, n_shams: int, what: str, where: str = "") -> str:
     """Whether the real sets are more selective than shams: one sentence."""

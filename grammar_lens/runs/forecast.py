@@ -19,6 +19,7 @@ from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.passes.distributed import Shard
 from grammar_lens.passes.memory import free_memory
 from grammar_lens.passes.stream import stream
+from grammar_lens.passes.workers import n_workers
 from grammar_lens.runs.memory_plan import (
     USABLE,
     BatchSize,
@@ -268,6 +269,7 @@ def sizes_for(session: Session) -> tuple[Sizes, list[TokenBatch]]:
         attributed_replicates=c.replicates if own else 0,
         layers=_layer_size(session),
         lesions=c.value != "none",
+        workers=1 if on_gpu else n_workers("cpu"),
         n_devices=len(_devices(model)),
     )
     return sizes, batches

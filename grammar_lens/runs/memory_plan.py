@@ -187,6 +187,8 @@ class Sizes:
     attributed_replicates: int = 0
     layers: LayerSize | None = None
     lesions: bool = True
+    workers: int = 1
+    """Batches of lesions read side by side."""
     n_devices: int = 1
     """Devices that one copy of the model is spread over."""
 
@@ -339,7 +341,7 @@ def _chunk(sizes: Sizes) -> int:
 
 
 def lesioning(sizes: Sizes) -> Needs:
-    """A battery of lesions: the intact model's activations, and a budget full of lesioned rows."""
+    """A battery of lesions: of every worker the intact activations, and a budget full of lesioned rows."""
     m, budget = sizes.model, sizes.token_budget
     some = next(iter(sizes.readings.values()))
     width = min(sizes.batch.width, budget)
@@ -350,9 +352,9 @@ def lesioning(sizes: Sizes) -> Needs:
     table = 8 * (some.n_labels + 1) * m.vocabulary
     return Needs(
         statistics=0,
-        activations=stored + forward(m, full),
+        activations=sizes.workers * (stored + forward(m, full)),
         held=0,
-        head=table + words * m.vocabulary * m.itemsize + 2 * 8 * _chunk(sizes),
+        head=sizes.workers * (table + words * m.vocabulary * m.itemsize + 2 * 8 * _chunk(sizes)),
     )
 
 

@@ -17,6 +17,7 @@ from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.size_curves import KEY, RANDOM, SizeCurves
 from grammar_lens.dissociation.sufficiency import Sufficiency
+from grammar_lens.dissociation.verdicts import nats
 from grammar_lens.neurons.controls import selection_summary
 from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.probing.layer_table import layer_rows
@@ -394,8 +395,8 @@ def _lesion_rows(row: Any, lesion: dict[str, Any]) -> None:
     )
     row(
         f"a tag's top {lesion['k']} neurons cut ({lesion['value']})",
-        f"its own tag loss {lesion['diagonal_mean']:+.3f} nats",
-        f"other tags {lesion['off_diagonal_mean']:+.3f}, its shams {own:+.3f}",
+        f"its own tag loss {nats(lesion['diagonal_mean'], '+')} nats",
+        f"other tags {nats(lesion['off_diagonal_mean'], '+')}, its shams {nats(own, '+')}",
     )
     specificity, interval = lesion.get("specificity"), lesion.get("specificity_interval")
     if specificity is not None:

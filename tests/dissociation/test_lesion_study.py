@@ -221,19 +221,19 @@ def test_a_study_goes_on_where_it_stopped(
         "token_budget": 100,
         "folder": tmp_path / "battery",
     }
-    whole = lesion_battery._Battery._whole
+    whole = lesion_battery._Worker._whole
     seen: list[tuple[str, int]] = []
     """Folder of the battery and first row of the batch."""
 
-    def interrupted(self: Any, batch: Any) -> None:
-        if self.store._folder is not None:
-            seen.append((self.store._folder.name, int(batch.rows[0])))
+    def interrupted(self: Any, batch: Any, *lesions: Any) -> None:
+        if self.battery.store._folder is not None:
+            seen.append((self.battery.store._folder.name, int(batch.rows[0])))
             if len(seen) == 3:
                 raise Stop
-        whole(self, batch)
+        whole(self, batch, *lesions)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lesion_battery._Battery, "_whole", interrupted)
+        patch.setattr(lesion_battery._Worker, "_whole", interrupted)
         with pytest.raises(Stop):
             run(**options)
         again = run(**options)

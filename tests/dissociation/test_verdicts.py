@@ -57,6 +57,32 @@ class TestVerdict:
         assert not replace(grown, damage_matched=matched(study, -2.0)).is_selective
         assert not replace(grown, damage_matched=matched(study, 2.0, ratio=0.85)).is_selective
 
+    def test_an_untrained_models_study_is_not_called_selective(self, study: LesionStudy) -> None:
+        """An untrained twin of SmolLM2: p = 1/21 against well matched shams, specificity 1.10, and
+        0.0001 nats of damage to a model whose tag loss is above the tags' entropy."""
+        own = np.eye(len(LABELS), dtype=bool)
+        made = replace(
+            study,
+            matrix=np.where(own, 9.5e-5, -9.1e-6),
+            sham=study.sham[:20],
+            s_star=2.0,
+            s_star_sham=np.zeros(20),
+            output_ratio=np.full(len(LABELS), 0.92),
+            dominance_interval=(9e-5, 1.2e-4),
+            base_tag_loss=2.490,
+            tag_entropy=2.481,
+        )
+        assert made.decisive_p == 1 / 21
+        assert not made.is_selective
+        text = made.verdict()
+        assert "by 0.000095 nats and that of other tags by -0.000009" in text
+        assert "does not predict the tags: its tag loss is 2.490 nats" in text
+        knowing = replace(made, base_tag_loss=1.481)
+        assert "less than a hundredth of the 1.000 nats" in knowing.verdict()
+        larger = replace(knowing, matrix=np.where(own, 0.011, 0.001))
+        assert larger.is_selective
+        assert not replace(larger, matrix=np.where(own, 0.009, 0.001)).is_selective
+
     def test_lacking_evidence_is_said(self, study: LesionStudy) -> None:
         made = replace(study, s_star=-2.0, crossed_pairs=(), output_ratio=np.ones(6))
         text = made.verdict()

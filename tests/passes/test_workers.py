@@ -77,7 +77,9 @@ def test_a_single_worker_works_here_and_in_order():
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_ends_the_other_workers(threads: Callable[[int], None], error: type[BaseException]):
+def test_an_error_ends_the_other_workers(
+    threads: Callable[[int], None], error: type[BaseException]
+):
     """Whether it comes from a worker, or as Ctrl-C in the thread that waits."""
     threads(2)
     stop, started = Stop(), threading.Event()
