@@ -10,7 +10,13 @@ from grammar_lens.display import Shown
 from grammar_lens.dissociation.changes import Changes, replicates, total_damage
 from grammar_lens.dissociation.matrices import LEAST_LABELS, chance, diagonal_score
 from grammar_lens.dissociation.pairs import CrossedPair, crossed_pairs
-from grammar_lens.dissociation.verdicts import ENOUGH, describe_pairs, least, significance
+from grammar_lens.dissociation.verdicts import (
+    ENOUGH,
+    LEVEL,
+    describe_pairs,
+    least,
+    significance,
+)
 from grammar_lens.lesions.outcomes import Outcomes
 
 
@@ -52,7 +58,7 @@ class DamageMatched(Shown):
             return f"{self.n_shams} damage-matched shams{size} cannot tell two tags apart."
         sentence = significance(self.p_value, self.n_shams, "damage-matched shams", size)
         confirmed = [pair.confirmed for pair in self.crossed_pairs]
-        pairs = describe_pairs(len(self.labels), confirmed, self.p_value)
+        pairs = describe_pairs(len(self.labels), confirmed, doubtful=self.p_value > LEVEL)
         weak = (
             " These shams still do too little damage, so the comparison is not settled."
             if low < ENOUGH

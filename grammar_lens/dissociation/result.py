@@ -312,7 +312,8 @@ class LesionStudy(Shown):
                 f"{self.p_value:.3f} against them is no evidence of selectivity."
             )
         pairs = [pair.confirmed for pair in self.crossed_pairs]
-        sentences.append(describe_pairs(len(self.labels), pairs, self.p_value))
+        doubtful = self.p_value > LEVEL or self.is_negligible
+        sentences.append(describe_pairs(len(self.labels), pairs, doubtful=doubtful))
         if self.damage_matched:
             sentences.append(self.damage_matched.verdict())
         if self.first_order:

@@ -36,8 +36,8 @@ def significance(p: float, n_shams: int, what: str, where: str = "") -> str:
     )
 
 
-def describe_pairs(n_labels: int, confirmed: list[bool], p: float) -> str:
-    """The number of pairs of labels that dissociate doubly; `p` is that of S*."""
+def describe_pairs(n_labels: int, confirmed: list[bool], *, doubtful: bool) -> str:
+    """The number of pairs of labels that dissociate doubly; `doubtful` where the matrix is not selective."""
     n_pairs = n_labels * (n_labels - 1) // 2
     if not confirmed:
         return f"None of {counted(n_pairs, 'pair')} of tags dissociates doubly."
@@ -46,7 +46,7 @@ def describe_pairs(n_labels: int, confirmed: list[bool], p: float) -> str:
         f"{'dissociates' if len(confirmed) == 1 else 'dissociate'} doubly, {sum(confirmed)} of them "
         "also by AUROC."
     )
-    if p > 0.05:
+    if doubtful:
         text += " The matrix as a whole is not shown to be selective, so pairs may be accidents."
     return text
 

@@ -123,6 +123,7 @@ class TestVerdict:
         doubt = "The matrix as a whole is not shown to be selective, so pairs may be accidents."
         assert doubt in replace(study, s_star=-2.0).verdict()
         assert doubt not in replace(study, s_star=2.0).verdict()
+        assert doubt in replace(study, s_star=2.0, base_tag_loss=study.tag_entropy).verdict()
         assert doubt not in replace(study, s_star=-2.0, crossed_pairs=()).verdict()
 
 
