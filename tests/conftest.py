@@ -7,18 +7,19 @@ from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import shape_checks  # noqa: F401  (before anything of the package)
-import torch
-from architectures import shake
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from grammar_lens.corpus.bank import Sentence, Treebank, Word
-from grammar_lens.model.about import Model
-from grammar_lens.model.loading import load_model
+# torch and the package are imported by what needs them: the process that hands out the tests to
+# others loads this file before it starts them, and runs none itself
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from grammar_lens.corpus.bank import Treebank
+    from grammar_lens.model.about import Model
 
 # HookedTransformer left TransformerLens with version 4: make test-hooked-transformer
 collect_ignore = (
@@ -47,8 +48,10 @@ They PRON|can AUX|never ADV|read VERB|a DET|long ADJ|letter NOUN|quickly ADV|-! 
 You PRON|have AUX|-n't PART|seen VERB|Berlin PROPN|-, PUNCT|and CCONJ|he PRON|likes VERB|it PRON|here ADV|-. PUNCT"""
 
 
-def written(lines: str, name: str = "written") -> Treebank:
+def written(lines: str, name: str = "written") -> "Treebank":
     """Sentences from "form TAG|form TAG", where a form that begins with - follows without a space."""
+    from grammar_lens.corpus.bank import Sentence, Treebank, Word
+
     sentences = []
     for number, line in enumerate(lines.splitlines()):
         text, words = "", []
@@ -63,14 +66,16 @@ def written(lines: str, name: str = "written") -> Treebank:
 
 
 @pytest.fixture(scope="session")
-def write() -> Callable[..., Treebank]:
+def write() -> "Callable[..., Treebank]":
     """Makes a treebank of lines "form TAG|form TAG"."""
     return written
 
 
 @pytest.fixture(scope="session")
-def bank() -> Treebank:
+def bank() -> "Treebank":
     """Eighteen sentences with the splits train and test."""
+    from grammar_lens.corpus.bank import Treebank
+
     whole = written(f"{TRAIN}\n{TEST}")
     return Treebank("small", whole.sentences, {"train": (0, 13), "test": (13, 18)})
 
@@ -86,14 +91,19 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def reference() -> Model:
+def reference() -> "Model":
     """The embedded model. Do not change its weights."""
+    from grammar_lens.model.loading import load_model
+
     return load_model()
 
 
 @pytest.fixture(scope="session")
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> "PreTrainedTokenizerFast":
     """A byte-level BPE of a few hundred tokens with BOS, EOS and a padding token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -113,10 +123,12 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def tiny_hf(tiny_tokenizer: PreTrainedTokenizerFast) -> Callable[[], LlamaForCausalLM]:
+def tiny_hf(tiny_tokenizer: "PreTrainedTokenizerFast") -> "Callable[[], LlamaForCausalLM]":
     """Makes a random Llama of two layers; every call gives an equal one."""
+    from architectures import shake
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    def make() -> LlamaForCausalLM:
+    def make() -> "LlamaForCausalLM":
         config = LlamaConfig(
             vocab_size=len(tiny_tokenizer),
             hidden_size=32,
@@ -138,22 +150,28 @@ def tiny_hf(tiny_tokenizer: PreTrainedTokenizerFast) -> Callable[[], LlamaForCau
 
 
 @pytest.fixture(scope="session")
-def shaken() -> Callable[[torch.nn.Module], None]:
+def shaken() -> "Callable[[torch.nn.Module], None]":
     """Gives a model random weights, the same at every call."""
+    from architectures import shake
+
     return shake
 
 
 @pytest.fixture
 def make_tiny(
-    tiny_hf: Callable[[], Any], tiny_tokenizer: PreTrainedTokenizerFast
-) -> Callable[[], Model]:
+    tiny_hf: Callable[[], Any], tiny_tokenizer: "PreTrainedTokenizerFast"
+) -> "Callable[[], Model]":
     """Makes a tiny hooked Llama whose weights a test may change."""
+    from grammar_lens.model.loading import load_model
+
     return lambda: load_model(tiny_hf(), tokenizer=tiny_tokenizer)
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_hf: Callable[[], Any], tiny_tokenizer: PreTrainedTokenizerFast) -> Model:
+def tiny(tiny_hf: Callable[[], Any], tiny_tokenizer: "PreTrainedTokenizerFast") -> "Model":
     """A tiny hooked Llama. Do not change its weights."""
+    from grammar_lens.model.loading import load_model
+
     return load_model(tiny_hf(), tokenizer=tiny_tokenizer)
 
 
