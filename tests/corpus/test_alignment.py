@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from grammar_lens.corpus.alignment import POSITIONS, REASONS, Alignment, align, token_batches
 from grammar_lens.corpus.bank import Treebank
@@ -26,11 +25,6 @@ TOKENIZERS = ["reference-9m", "tiny"]
 QUICK = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture(scope="session")
-def tokenizers(reference: Model, tiny: Model) -> dict[str, Any]:
-    return {"reference-9m": reference.tokenizer, "tiny": tiny.tokenizer}
 
 
 # Random sentences ---------------------------------------------------------------------------
@@ -463,27 +457,8 @@ def test_without_bos_the_first_token_can_be_read(tiny: Model, bank: Treebank):
 # Real treebanks -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def real_tokenizers(shared_data: Path) -> Callable[[str], Any]:
-    folders = {"llama3": "tokenizers/llama3", "reference-9m": "models/reference-9m"}
-    loaded: dict[str, Any] = {}
-
-    def get(name: str) -> Any:
-        if name not in loaded:
-            folder = shared_data / folders.get(name, f"models/{name}")
-            loaded[name] = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return loaded[name]
-
-    return get
-
-
 def aligned(bank: Treebank, tokenizer: Any) -> Alignment:
     return align([s.text for s in bank], [[w.span for w in s.words] for s in bank], tokenizer)
-
-
-@pytest.fixture(scope="session")
-def ewt_dev(shared_data: Path) -> Treebank:
-    return load_treebank(shared_data / "treebanks/UD_English-EWT/en_ewt-ud-dev.conllu")
 
 
 @pytest.mark.shared
@@ -505,9 +480,9 @@ def test_ewt_dev_as_measured_independently(
 @pytest.mark.shared
 @pytest.mark.parametrize("files", ["some", pytest.param("all", marks=pytest.mark.slow)], ids=str)
 def test_all_words_of_all_treebanks_are_accounted_for(
-    shared_data: Path, real_tokenizers: Callable[[str], Any], files: str
+    treebanks: Path, real_tokenizers: Callable[[str], Any], files: str
 ):
-    folders = [p for p in sorted((shared_data / "treebanks").iterdir()) if p.is_dir()]
+    folders = [p for p in sorted(treebanks.iterdir()) if p.is_dir()]
     assert folders
     for folder in folders:
         paths = sorted(folder.glob("*.conllu"), key=lambda p: p.stat().st_size)

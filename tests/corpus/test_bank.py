@@ -42,16 +42,6 @@ ZUM = """\
 """
 
 
-@pytest.fixture(scope="session")
-def treebanks() -> Path:
-    """The folder of real treebanks, which is not part of the project."""
-    here = os.environ.get("GRAMMAR_LENS_SHARED", Path(__file__).parents[3] / "shared" / "data")
-    folder = Path(here) / "treebanks"
-    if not folder.is_dir():
-        pytest.skip(f"no shared treebanks at {folder}: set GRAMMAR_LENS_SHARED")
-    return folder
-
-
 @pytest.fixture
 def dogs(tmp_path: Path) -> Treebank:
     return load(tmp_path, DOGS + ZUM)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,6 @@ from grammar_lens.corpus.universal_dependencies import LANGUAGE_CODES, RELEASE, 
 from grammar_lens.errors import GrammarLensError
 
 FILES = {"train": "Go on", "dev": "Stay", "test": "Leave now"}
-
-
-def shared_treebanks() -> Path:
-    """The folder of real treebanks, which is not part of the project."""
-    here = os.environ.get("GRAMMAR_LENS_SHARED", Path(__file__).parents[3] / "shared" / "data")
-    folder = Path(here) / "treebanks"
-    if not folder.is_dir():
-        pytest.skip(f"no shared treebanks at {folder}: set GRAMMAR_LENS_SHARED")
-    return folder
 
 
 def conllu(text: str) -> str:
@@ -308,10 +298,10 @@ def test_file_names_follow_the_language() -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("source", ["UD_English-EWT:dev", "UD_Chinese-GSDSimp:test"])
-def test_real_files_have_the_known_blob_ids(server: Server, source: str) -> None:
+def test_real_files_have_the_known_blob_ids(server: Server, treebanks: Path, source: str) -> None:
     name = UDName.parse(source)
     assert name.split is not None
-    path = shared_treebanks() / name.repository / name.file(name.split)
+    path = treebanks / name.repository / name.file(name.split)
     server.pages[f"/{name.repository}/{RELEASE}/{path.name}"] = path.read_bytes()
     read = load_treebank(source)
     assert read.notes == ()

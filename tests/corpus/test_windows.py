@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lesion_bench import CLOSE, WAYS, battery, by_hand, draw, go, llama, units
 from rounding import model_error
-from transformers import AutoTokenizer
 
 import grammar_lens.lesions.battery as lesion_battery
 from grammar_lens.corpus import windows
@@ -26,7 +25,6 @@ from grammar_lens.corpus.corpus import (
     relabelled,
     sampled,
 )
-from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.corpus.windows import align_windows
 from grammar_lens.defaults import POSITIONS
 from grammar_lens.errors import GrammarLensError
@@ -45,11 +43,6 @@ QUICK = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 QUIET: dict[str, Any] = {"show_progress": False}
-
-
-@pytest.fixture(scope="session")
-def tokenizers(reference: Model, tiny: Model) -> dict[str, Any]:
-    return {"reference-9m": reference.tokenizer, "tiny": tiny.tokenizer}
 
 
 def windowed(bank: Treebank, tokenizer: Any, window: int, most: int | None = None) -> Alignment:
@@ -228,10 +221,10 @@ def test_a_sentence_longer_than_the_window_stands_alone(
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["llama3", "reference-9m", "stories260K"])
-def test_every_word_of_ewt_dev_is_its_tokens(shared_data: Path, name: str):
-    bank = load_treebank(shared_data / "treebanks/UD_English-EWT/en_ewt-ud-dev.conllu")
-    folder = {"llama3": "tokenizers/llama3"}.get(name, f"models/{name}")
-    tokenizer = AutoTokenizer.from_pretrained(shared_data / folder, local_files_only=True)
+def test_every_word_of_ewt_dev_is_its_tokens(
+    ewt_dev: Treebank, real_tokenizers: Callable[[str], Any], name: str
+):
+    bank, tokenizer = ewt_dev, real_tokenizers(name)
     found, single = windowed(bank, tokenizer, 512), alone(bank, tokenizer)
     assert found.n_words == single.n_words == bank.n_words
     assert max(map(len, found.token_ids)) <= 512
@@ -242,15 +235,19 @@ def test_every_word_of_ewt_dev_is_its_tokens(shared_data: Path, name: str):
         assert of_row.setdefault(row, documents[sentence]) == documents[sentence]
     text = [s.text[slice(*w.span)] for s in bank for w in s.words if w.span is not None]
     both = found.aligned("word") & found.aligned("next")
+
+    @cache
+    def decoded(*ids: int) -> str:
+        return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
     for word, (row, first, last) in enumerate(
         zip(found.row.tolist(), found.first.tolist(), found.last.tolist(), strict=True)
     ):
-        ids = found.token_ids[row][first : last + 1]
-        decoded = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        form = decoded(*found.token_ids[row][first : last + 1].tolist())
         if both[word]:
-            assert decoded.strip() == text[word]
+            assert form.strip() == text[word]
         else:
-            assert text[word] in decoded
+            assert text[word] in form
     # what shares a token is another only where the text around it is: at a sentence's ends
     edge = np.zeros(bank.n_words, bool)
     start = np.flatnonzero(np.diff(single.sentence, prepend=-1))
