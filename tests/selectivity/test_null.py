@@ -143,8 +143,9 @@ class Text:
         """
         place = np.concatenate([np.arange(n) for n in self.length])
         noise = rng.normal(size=(len(place), n_units))
-        for i in np.flatnonzero(place > 0):
-            noise[i] = 0.7 * noise[i - 1] + np.sqrt(1 - 0.7**2) * noise[i]
+        for n in range(1, self.length.max()):
+            at = np.flatnonzero(place == n)
+            noise[at] = 0.7 * noise[at - 1] + np.sqrt(1 - 0.7**2) * noise[at]
         of_place = rng.normal(size=(self.length.max(), n_units)).cumsum(0) / 3
         of_sentence = rng.normal(size=(len(self.length), n_units))
         x = of_place[place] + of_sentence[self.sentence] + noise
@@ -187,7 +188,8 @@ def replicates_of(values: np.ndarray, classes: np.ndarray, exchanged: Permutatio
     there = exchanged.taking_part
     observed = moments_of(values[there], classes[there])
     centre = values[there].mean(0)
-    means = np.stack([np.eye(6)[c].T @ (values[there] - centre) for c in exchanged.codes[:, there]])
+    deviations, one_hot = values[there] - centre, np.eye(6)
+    means = np.stack([one_hot[c].T @ deviations for c in exchanged.codes[:, there]])
     means = means / observed.count[:, None] + centre
     return Replicates(observed, means[:, :, None], exchanged.n_left_out_words, 0)
 
