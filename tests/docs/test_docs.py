@@ -107,7 +107,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded treebank, unless another is named, has a few hundred sentences, and a lesion
+    """The embedded treebank, unless another is named, has two hundred sentences, and a lesion
     study reads ten of them and does not look for sizes that match the damage."""
     lesion_study = gl.lesion_study
 
@@ -123,7 +123,7 @@ def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
             [s for s in whole[split] if not {"X", "INTJ"} & {w.label("upos") for w in s.words}]
             for split in ("train", "test")
         ]
-        train, test = usual[0][:250], usual[1][:70]
+        train, test = usual[0][:150], usual[1][:40]
         splits = {"train": (0, len(train)), "test": (len(train), len(train) + len(test))}
         return gl.Treebank(whole.name, (*train, *test), splits)
 
