@@ -142,7 +142,7 @@ class LesionStudy(Shown):
 
     @property
     def information(self) -> float:
-        """What the intact model knows of the coming word's tag (nats): the entropy of the tags in the
+        """The intact model's knowledge of the coming word's tag (nats): the entropy of the tags in the
         training words less its tag loss; 0 or less where it predicts no better than their frequencies."""
         return self.tag_entropy - self.base_tag_loss
 
