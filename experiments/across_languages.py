@@ -20,15 +20,11 @@ Claim: a model of one language has no neurons for a tag as such. What it shares 
 what looks alike in writing.
 Run time: 20 s; the four treebanks with two models 1 CPU minute.
 Expected result, defaults: two samples of English correlate as two halves of one do (.89, ceiling .88,
-floor -.01). English, French, German and Chinese (400 dev sentences each), correlations averaged over 11
-tags with reference-9m: en-fr .16, en-de .15, fr-de .28, any with Chinese -.01 to .00; ceilings .83 to
-.91, floors .00. Shared are punctuation (.58 to .76), proper nouns (.41 to .58) and some of nouns (.13
-to .34), between French and German also adjectives (.40) and verbs (.35); hardly anything of AUX,
-CCONJ, PRON and ADV (.15 at most). The model was trained on English alone: this is what capitals,
-commas and unknown spelling explain, a floor for claims about multilingual models, and says nothing of
-how those work. stories260K (English stories): .27, .29 and .30, with Chinese .00 to .02. In either
-model .42 or .43 of the key neurons stand in the last third of depth and .22 or .18 in the middle one;
-per tag and language the fullest third is the same in .64 of cases (.48 expected).
+floor -.01). English, French, German and Chinese (400 dev sentences each), averaged over 11 tags with
+reference-9m: en-fr .16, en-de .15, fr-de .28, any with Chinese -.01 to .00; ceilings .83 to .91, floors
+.00. Shared are punctuation (.58 to .76), proper nouns (.41 to .58) and some of nouns (.13 to .34); hardly
+anything of AUX, CCONJ, PRON and ADV (.15 at most). The model was trained on English alone: this is what
+capitals, commas and unknown spelling explain, a floor for claims about multilingual models.
 
 Writes agreement.csv (model, pair and tag), depth.csv (model, treebank, tag and bin of depth),
 models.csv (pairs of models), words.csv, across_languages.html and run.json.
@@ -40,8 +36,8 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import typer
-from common import DeviceFlag, Experiment, OutFlag, PositionFlag, treebanks
+from common import DeviceFlag, Experiment, OutFlag, PositionFlag, SeedFlag, treebanks
+from typer import Option
 
 import grammar_lens as gl
 from grammar_lens.cli.options import listed
@@ -66,18 +62,18 @@ SHOWN = (
 class Config:
     """The flags."""
 
-    models: Annotated[str, typer.Option(help="Models, separated by commas.")] = "reference-9m"
-    treebanks: Annotated[
-        str, typer.Option(help="NAME=SOURCE, separated by commas; two or more.")
-    ] = "one=embedded:train,other=embedded:test"
+    models: Annotated[str, Option(help="Models, separated by commas.")] = "reference-9m"
+    treebanks: Annotated[str, Option(help="NAME=SOURCE, separated by commas; two or more.")] = (
+        "one=embedded:train,other=embedded:test"
+    )
     position: PositionFlag = "word"
-    score: Annotated[str, typer.Option(help="correlation, cohens_d or probeless.")] = "correlation"
-    k: Annotated[int, typer.Option(help="Key neurons per tag.")] = 100
-    min_words: Annotated[int, typer.Option(help="Words a tag needs in every treebank.")] = 100
-    replicates: Annotated[int, typer.Option(help="Exchanges of labels, 20 or more.")] = 40
-    bins: Annotated[int, typer.Option(help="Bins of relative depth.")] = 3
-    max_sentences: Annotated[int, typer.Option(help="Sentences of a treebank, at most.")] = 400
-    seed: Annotated[int, typer.Option(help="Seed of halves, exchanges and sentences.")] = 0
+    score: Annotated[str, Option(help="correlation, cohens_d or probeless.")] = "correlation"
+    k: Annotated[int, Option(help="Key neurons per tag.")] = 100
+    min_words: Annotated[int, Option(help="Words a tag needs in every treebank.")] = 100
+    replicates: Annotated[int, Option(help="Exchanges of labels, 20 or more.")] = 40
+    bins: Annotated[int, Option(help="Bins of relative depth.")] = 3
+    max_sentences: Annotated[int, Option(help="Sentences of a treebank, at most.")] = 400
+    seed: SeedFlag = 0
     device: DeviceFlag = ""
     out: OutFlag = Path("results") / NAME
 
@@ -166,4 +162,4 @@ def named(table: pd.DataFrame, **columns: str) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    start_page(main, Config, Config.__doc__)
+    start_page(main, Config, __doc__)

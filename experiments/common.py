@@ -1,35 +1,66 @@
-"""Parts that the experiments share: flags, the folder of results with run.json, and TOML."""
+"""Parts that the experiments share: flags, words, the folder of results with run.json, and TOML."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import typer
+from typer import Option
 
+import grammar_lens as gl
 from grammar_lens.cli.config_file import read_toml
 from grammar_lens.cli.errors import one_line_errors
 from grammar_lens.corpus.bank import Treebank
+from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
+from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.errors import GrammarLensError, expected_one_of
 from grammar_lens.files import make_folder, write_file, write_json, write_text
+from grammar_lens.model.about import Model, describe
 from grammar_lens.runs.store.provenance import (
     experiment_record,
     refuse_other_results,
     treebank_record,
 )
 
-ModelFlag = Annotated[str, typer.Option(help="reference-9m, a folder, or a hub id.")]
-TrainFlag = Annotated[str, typer.Option(help="Words to choose neurons on.")]
-FreshFlag = Annotated[str, typer.Option(help="Other words to test on.")]
-LabelFlag = Annotated[str, typer.Option(help="upos, xpos, deprel or feats:NAME.")]
-CutFlag = Annotated[str, typer.Option(help="Values whose neurons are cut, separated by commas.")]
-PositionFlag = Annotated[str, typer.Option(help="Where words are read: word or next.")]
-DtypeFlag = Annotated[str, typer.Option(help="float32, bfloat16; by default the usual one.")]
-DeviceFlag = Annotated[str, typer.Option(help="cpu, cuda; a GPU if there is one.")]
-OutFlag = Annotated[Path, typer.Option(help="Folder for the results.")]
-MODEL, TRAIN, FRESH = "reference-9m", "embedded:train", "embedded:test"
+LabelFlag = Annotated[str, Option(help="upos, xpos, deprel or feats:NAME.")]
+CutFlag = Annotated[str, Option(help="Values whose neurons are cut, separated by commas.")]
+PositionFlag = Annotated[str, Option(help="Where words are read: word or next.")]
+LesionFlag = Annotated[str, Option(help="Value of a cut neuron: mean or zero.")]
+DeviceFlag = Annotated[str, Option(help="cpu, cuda; a GPU if there is one.")]
+SeedFlag = Annotated[int, Option(help="Seed of everything random.")]
+OutFlag = Annotated[Path, Option(help="Folder for the results.")]
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Flags of an experiment on one model and training words."""
+
+    model: Annotated[str, Option(help="reference-9m, a folder, or a hub id.")] = "reference-9m"
+    train: Annotated[str, Option(help="Words to choose neurons on.")] = "embedded:train"
+    dtype: Annotated[str, Option(help="float32, bfloat16; by default the usual one.")] = ""
+    device: DeviceFlag = ""
+    seed: SeedFlag = 0
+
+    def load_model(self) -> Model:
+        return gl.load_model(self.model, dtype=self.dtype or None, device=self.device or None)
+
+
+@dataclass(frozen=True)
+class Flags(ModelFlags):
+    """Flags of an experiment that also reads held-out words."""
+
+    fresh: Annotated[str, Option(help="Other words to test on.")] = "embedded:test"
+
+    def words(
+        self, model: Model, most: int | None = None, *, label: str = "upos", **labels: Any
+    ) -> tuple[Corpus, Corpus, int]:
+        """Training words; held-out words of at most `most` sentences; duplicates dropped of these."""
+        train = prepare(model, load_treebank(self.train, label=label), label=label, **labels)
+        return train, *fresh_corpus(model, load_treebank(self.fresh, label=label), train, most)
 
 
 class Experiment:
@@ -43,6 +74,12 @@ class Experiment:
         make_folder(config.out)
         self.name, self.config, self._begin = name, config, time.perf_counter()
 
+    def tell(self, row: Mapping[str, Any]) -> None:
+        """Prints a row of a table as a line of text: "layer 1: own +0.012, other -0.003"."""
+        (first, number), *rest = row.items()
+        shown = (f"{name} {x:+.3f}" if isinstance(x, float) else f"{name} {x}" for name, x in rest)
+        print(f"{first} {number}: {', '.join(shown).replace('_', ' ')}", flush=True)
+
     def finish(
         self,
         about: Mapping[str, Any],
@@ -51,11 +88,9 @@ class Experiment:
     ) -> None:
         """Writes run.json, a CSV file for every table, and the figure as NAME.html."""
         out, seconds = self.config.out, round(time.perf_counter() - self._begin, 1)
-        record = {**experiment_record(self.name, self.config), **about}
+        record = experiment_record(self.name, self.config) | dict(about)
         record |= {"seconds": seconds, "cpu_seconds": round(time.process_time(), 1)}
-        if hasattr(self.config, "seed"):
-            record["seed"] = self.config.seed
-        write_json(out / "run.json", record)
+        write_json(out / "run.json", record | {"seed": self.config.seed})
         for name, table in tables.items():
             write_text(out / f"{name}.csv", table.to_csv(index=False))
         if figure is not None:
@@ -64,11 +99,21 @@ class Experiment:
         print(f"{seconds:.0f} s; results in {out}")
 
 
-def in_words(row: Mapping[str, Any]) -> str:
-    """A row of a table as a line of text: "layer 1: own +0.012, other -0.003"."""
-    (first, number), *rest = row.items()
-    numbers = [f"{name} {x:+.3f}" if isinstance(x, float) else f"{name} {x}" for name, x in rest]
-    return f"{first} {number}: {', '.join(numbers).replace('_', ' ')}"
+def sources(model: Model, **words: Corpus) -> dict[str, Any]:
+    """The model, the treebanks by their role, and the labels of the first, for run.json."""
+    banks = treebanks(**{role: corpus.bank for role, corpus in words.items()})
+    labels = list(next(iter(words.values())).labels)
+    return {"model": describe(model), "treebank": banks, "labels": labels}
+
+
+def require_same(
+    what: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = ()
+) -> None:
+    """Raises GrammarLensError where a setting that is not free was another when `what` was begun."""
+    for name, value in now.items():
+        if name not in free and before.get(name) != value:
+            begun = f"{what} was begun with {name} {before.get(name)!r}, not {value!r}"
+            raise GrammarLensError(f"{begun}: repeat the settings, or choose another --out")
 
 
 def treebanks(**banks: Treebank) -> dict[str, Any]:
@@ -85,9 +130,8 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
         settings = read_toml(path)
         for name in settings:
             if name not in known:
-                raise GrammarLensError(
-                    f"{path}: {name!r} is no setting: {expected_one_of(name, sorted(known))}"
-                )
+                expected = expected_one_of(name, sorted(known))
+                raise GrammarLensError(f"{path}: {name!r} is no setting: {expected}")
     # as text, so that a value of the wrong type is refused as it is on the command line
     context.default_map = {
         name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -97,6 +141,5 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
 
 
 ConfigFlag = Annotated[
-    Path | None,
-    typer.Option(help="A TOML file with these settings.", is_eager=True, callback=from_file),
+    Path | None, Option(help="A TOML file with these settings.", is_eager=True, callback=from_file)
 ]

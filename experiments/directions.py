@@ -12,9 +12,7 @@ at that dose is compared.
 
 Claim: at equal damage a tag's neurons spare the other tags at least as well as its directions, which
 spare them the better the later the layer.
-Expected result, reference-9m on UD English EWT (--choose-words 10000 --sentences 60; 3.8 minutes on a
-busy core): specificity 1.07 (1.01 to 1.12) of neurons; mean difference .84 after layer 2 (only 5 of 8
-tags reach the budget), 1.00 after 5, 1.06 after 7; LEACE .95 (4 tags), 1.01, 1.01. Above 1 the other tags gain.
+Expected result: docs/lesions.md ("Neurons or directions").
 
 Writes doses.csv (a row per tag, lesion, layer and dose), budget.csv (a row per tag, lesion and layer),
 summary.csv (means over tags with 95 % intervals) and run.json; running it again replaces them.
@@ -25,65 +23,37 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import typer
-from common import (
-    FRESH,
-    MODEL,
-    TRAIN,
-    CutFlag,
-    DeviceFlag,
-    DtypeFlag,
-    Experiment,
-    FreshFlag,
-    ModelFlag,
-    OutFlag,
-    TrainFlag,
-    treebanks,
-)
+from common import CutFlag, Experiment, Flags, OutFlag, sources
+from typer import Option
 
 import grammar_lens as gl
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
-from grammar_lens.corpus.corpus import fit_lexicon, fresh_corpus, prepare
-from grammar_lens.corpus.sources import load_treebank
-from grammar_lens.model.about import describe
+from grammar_lens.corpus.corpus import fit_lexicon
 from grammar_lens.selectivity.attribution.attribute import drawn_words
 
 NAME = "directions"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """The flags."""
 
-    model: ModelFlag = MODEL
-    train: TrainFlag = TRAIN
-    fresh: FreshFlag = FRESH
-    dtype: DtypeFlag = ""
     cut: CutFlag = ""
-    k: Annotated[int, typer.Option(help="Key neurons per tag.")] = 100
-    choose_words: Annotated[
-        int, typer.Option(help="Training words that neurons and directions come from, at most.")
-    ] = 20_000
-    replicates: Annotated[
-        int, typer.Option(help="Exchanges of tags for the null that neurons must pass; 0: none.")
-    ] = 100
-    layers: Annotated[
-        str, typer.Option(help="Layers of the directions, with commas; by default three.")
-    ] = ""
-    doses: Annotated[str, typer.Option(help="Doses, with commas.")] = "0.25,0.5,0.75,1"
-    sentences: Annotated[int, typer.Option(help="Held-out sentences lesioned.")] = 100
-    seed: Annotated[int, typer.Option(help="Seed of the words and sentences.")] = 0
-    device: DeviceFlag = ""
+    k: Annotated[int, Option(help="Key neurons per tag.")] = 100
+    choose_words: Annotated[int, Option(help="Training words to choose from, at most.")] = 20_000
+    replicates: Annotated[int, Option(help="Exchanges of tags for the null; 0: none.")] = 100
+    layers: Annotated[str, Option(help="Layers of the directions; by default three.")] = ""
+    doses: Annotated[str, Option(help="Doses, with commas.")] = "0.25,0.5,0.75,1"
+    sentences: Annotated[int, Option(help="Held-out sentences lesioned.")] = 100
     out: OutFlag = Path("results") / NAME
 
 
 def main(config: Config) -> pd.DataFrame:
     """Runs the experiment, writes its folder, and gives the means over tags."""
     experiment = Experiment(NAME, config)
-    model = gl.load_model(config.model, dtype=config.dtype or None, device=config.device or None)
-    train = prepare(model, load_treebank(config.train, label="upos"), min_words=2)
-    fresh, _ = fresh_corpus(model, load_treebank(config.fresh, label="upos"), train)
+    model = config.load_model()
+    train, fresh, _ = config.words(model, min_words=2)
     lexicon = fit_lexicon(model, train)
 
     # the key neurons, chosen at the token before the word
@@ -110,8 +80,7 @@ def main(config: Config) -> pd.DataFrame:
     summary = found.summary()
     print(summary.round(3).to_string(index=False))
     about = {
-        "model": describe(model),
-        "treebank": treebanks(train=train.bank, lesioned=fresh.bank),
+        **sources(model, train=train, lesioned=fresh),
         "labels": list(found.labels),
         "words": found.n_words,
         "verdict": found.verdict(),
@@ -122,4 +91,4 @@ def main(config: Config) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    start_page(main, Config, Config.__doc__)
+    start_page(main, Config, __doc__)

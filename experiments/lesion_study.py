@@ -4,23 +4,20 @@
     python experiments/lesion_study.py --config experiments/configs/ewt.toml --shams 19
     python experiments/lesion_study.py --config experiments/configs/ewt.toml --resume
 
-The keys of a configuration file are the flags below; a flag on the command line beats the file. In
-IPython `main(Config(shams=19, max_sentences=60))` gives the table.
+The keys of a configuration file are the flags below; a flag on the command line beats the file.
 
-For every score of --scores: the key neurons are chosen on --train alone. On --fresh they are cut
-against matched and damage-matched shams, with other values and doses and at the scored token alone, and
-everything else is cut but them. Single neurons are cut to see what attributions are worth, and each
-tag's neurons are cut, found again and cut again. On every domain of --domains the main lesion is
-repeated. Of these parts each is stored when it is done, and --resume continues with the rest.
+For every score of --scores: the key neurons are chosen on --train alone. On --fresh they are cut against
+matched and damage-matched shams, with other values and doses and at the scored token alone, and
+everything else is cut but them. Single neurons are cut to see what attributions are worth, and each tag's
+neurons are cut, found again and cut again. On every treebank of --domains the main lesion is repeated.
+Of these parts each is stored when it is done, and --resume continues with the rest.
 
 Claim: cutting a tag's neurons hurts that tag more than others, and more than cutting sets of shams
 does; neurons chosen by attribution show it more clearly than neurons chosen by correlation.
-Run time: quick.toml 5 CPU minutes on one core of a busy machine. ewt.toml reads 160 million tokens times
-lesions, at 5,000 a second on such a core 9 hours (extrapolated): use a GPU, or --max-sentences 200.
-Expected result, quick.toml (nats): neurons chosen by attribution_contrast cost their own tag +.273 and
-other tags -.002, 24 of 28 pairs dissociate doubly, 20 of them by AUROC; chosen by correlation +.161 and
-+.028, and no pair; p = .05 for both, the least that 19 shams can give. Those shams do little damage
-(from .08 and .14 of the real sets'), and the two damage-matched ones of quick.toml cannot settle it.
+Run time: quick.toml 5 CPU minutes on one core of a busy machine, ewt.toml 9 hours (extrapolated): use
+a GPU, or --max-sentences 200.
+Expected result: docs/lesions.md ("Results"). The shams of quick.toml do little damage (from .08 and .14 of
+the real sets'), and its two damage-matched ones cannot settle it.
 
 Writes studies.csv (a row per score and domain), ablations.csv (per score, domain and ablation of the
 lesion), matrix.csv (and lesion and label), values.csv, doses.csv, sufficiency.csv, pairs.csv (a row per
@@ -37,24 +34,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import typer
-from common import (
-    FRESH,
-    MODEL,
-    TRAIN,
-    ConfigFlag,
-    DeviceFlag,
-    DtypeFlag,
-    FreshFlag,
-    LabelFlag,
-    ModelFlag,
-    OutFlag,
-    TrainFlag,
-    treebanks,
-)
+from common import ConfigFlag, CutFlag, Flags, LabelFlag, OutFlag, require_same, treebanks
+from typer import Option
 
 import grammar_lens as gl
-from grammar_lens.cli.errors import INTERRUPTED
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
@@ -93,63 +76,45 @@ CHECK = "check"
 """The few held-out sentences of the calibration and the rounds."""
 RESULT = "result.json"
 """What a part leaves in its folder when it is done."""
-TOP = 20
-"""Key neurons of every label that are cut one by one, too."""
-TENTH = 10
-"""Of the random neurons the largest tenth by effect and by attribution is compared."""
+READ = {CALIBRATION: read_calibration, REDUNDANCY: read_redundancy}
+TOP, TENTH = 20, 10
+"""Key neurons cut one by one for every label, too; of random ones the largest tenth is compared."""
 MAY_DIFFER = ("config", "resume", "device", "out")
 """Flags that a study may be resumed with another value of."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """The flags, which are the keys of a configuration file."""
 
     config: ConfigFlag = None
-    model: ModelFlag = MODEL
-    train: TrainFlag = TRAIN
-    fresh: FreshFlag = FRESH
-    domains: Annotated[str, typer.Option(help="Further fresh treebanks, separated by commas.")] = ""
+    domains: Annotated[str, Option(help="Further fresh treebanks, separated by commas.")] = ""
     label: LabelFlag = "upos"
-    min_words: Annotated[int, typer.Option(help="Leave out values with fewer words.")] = 2
-    cut: Annotated[str, typer.Option(help="Values whose neurons are cut; by default eight.")] = ""
-    scores: Annotated[
-        str, typer.Option(help="Scores to choose neurons by, separated by commas.")
-    ] = "attribution_contrast,correlation"
-    k: Annotated[int, typer.Option(help="Key neurons per value.")] = 100
-    value: Annotated[str, typer.Option(help="Value of a cut neuron in the main lesion.")] = "mean"
-    dose: Annotated[float, typer.Option(help="Dose of the main lesion.")] = 1.0
-    where: Annotated[str, typer.Option(help="The main lesion at every token, or scored.")] = "every"
-    shams: Annotated[int, typer.Option(help="Shams of the main lesion.")] = 100
-    values: Annotated[str, typer.Option(help="Other values, separated by commas.")] = (
-        "zero,resample,resample_within"
+    min_words: Annotated[int, Option(help="Leave out values with fewer words.")] = 2
+    cut: CutFlag = ""
+    scores: Annotated[str, Option(help="Scores that choose, with commas.")] = (
+        "attribution_contrast,correlation"
     )
-    doses: Annotated[
-        str,
-        typer.Option(
-            help="Other doses, separated by commas; below 0 amplifies, above 1 overshoots."
-        ),
-    ] = "0.25,0.5,0.75,-1,2"
-    other_where: Annotated[str, typer.Option(help="Other place to cut; empty: none.")] = "scored"
-    other_shams: Annotated[int, typer.Option(help="Shams of each other ablation.")] = 10
-    damage_matched: Annotated[int, typer.Option(help="Shams that do as much damage.")] = 20
-    sufficiency: Annotated[bool, typer.Option(help="Cut everything but a label's neurons.")] = True
-    domain_shams: Annotated[int, typer.Option(help="Shams on each further treebank.")] = 19
-    single_neurons: Annotated[
-        int, typer.Option(help="Random neurons cut one by one for the calibration; 0: skip it.")
-    ] = 200
-    rounds: Annotated[int, typer.Option(help="Rounds of cut and find again; 0: skip them.")] = 3
-    round_words: Annotated[int, typer.Option(help="Training words to find again on.")] = 10_000
-    check_sentences: Annotated[
-        int, typer.Option(help="Held-out sentences of the calibration and the rounds, at most.")
-    ] = 200
-    max_sentences: Annotated[int, typer.Option(help="Sentences per fresh bank; 0: all.")] = 0
-    seed: Annotated[int, typer.Option(help="Seed of shams, donors and samples.")] = 0
-    token_budget: Annotated[int, typer.Option(help="Tokens in one pass; 0: the device's.")] = 0
-    dtype: DtypeFlag = ""
-    device: DeviceFlag = ""
+    k: Annotated[int, Option(help="Key neurons per value.")] = 100
+    value: Annotated[str, Option(help="Value of a cut neuron in the main lesion.")] = "mean"
+    dose: Annotated[float, Option(help="Dose of the main lesion.")] = 1.0
+    where: Annotated[str, Option(help="The main lesion at every token, or scored.")] = "every"
+    shams: Annotated[int, Option(help="Shams of the main lesion.")] = 100
+    values: Annotated[str, Option(help="Other values.")] = "zero,resample,resample_within"
+    doses: Annotated[str, Option(help="Other doses; below 0 amplifies.")] = "0.25,0.5,0.75,-1,2"
+    other_where: Annotated[str, Option(help="Other place to cut; empty: none.")] = "scored"
+    other_shams: Annotated[int, Option(help="Shams of each other ablation.")] = 10
+    damage_matched: Annotated[int, Option(help="Shams that do as much damage.")] = 20
+    sufficiency: Annotated[bool, Option(help="Cut everything but a label's neurons.")] = True
+    domain_shams: Annotated[int, Option(help="Shams on each further treebank.")] = 19
+    single_neurons: Annotated[int, Option(help="Random neurons cut one by one; 0: none.")] = 200
+    rounds: Annotated[int, Option(help="Rounds of cut and find again; 0: skip them.")] = 3
+    round_words: Annotated[int, Option(help="Training words to find again on.")] = 10_000
+    check_sentences: Annotated[int, Option(help="Held-out sentences of these two.")] = 200
+    max_sentences: Annotated[int, Option(help="Sentences per fresh bank; 0: all.")] = 0
+    token_budget: Annotated[int, Option(help="Tokens in one pass; 0: the device's.")] = 0
     out: OutFlag = Path("results") / NAME
-    resume: Annotated[bool, typer.Option(help="Resume an interrupted study.")] = False
+    resume: Annotated[bool, Option(help="Resume an interrupted study.")] = False
 
     @property
     def passes(self) -> dict[str, Any]:
@@ -158,7 +123,7 @@ class Config:
 
     @property
     def ablations(self) -> list[Ablation]:
-        """The ablation of the main lesion, and the others. Raises GrammarLensError for unknown ones."""
+        """The main lesion's and the others. Raises GrammarLensError for unknown ones."""
         main = Ablation(self.value, self.dose, self.where)
         try:
             doses = [replace(main, dose=float(x)) for x in listed(self.doses)]
@@ -168,19 +133,16 @@ class Config:
             ) from None
         values = [replace(main, value=x) for x in listed(self.values)]
         places = [replace(main, where=x) for x in listed(self.other_where)]
-        ablations = [main, *values, *doses, *places]
-        for ablation in ablations:
+        for ablation in (main, *values, *places):
             require_one_of("value", ablation.value, VALUES)
             require_one_of("where", ablation.where, WHERE)
-        return ablations
+        return [main, *values, *doses, *places]
 
     @property
     def sources(self) -> dict[str, str]:
         """The fresh treebanks by the name of their part."""
-        return {
-            MAIN: self.fresh,
-            **{f"domain-{n}": source for n, source in enumerate(listed(self.domains), 1)},
-        }
+        domains = enumerate(listed(self.domains), 1)
+        return {MAIN: self.fresh, **{f"domain-{n}": source for n, source in domains}}
 
     @property
     def parts(self) -> list[str]:
@@ -200,8 +162,8 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The model and the words of a study; treebanks and values to cut by the name of their part."""
+class Setting:
+    """The model and the words of a study; fresh words and values to cut by the name of their part."""
 
     config: Config
     model: Model
@@ -213,201 +175,143 @@ class Bench:
 
 def main(config: Config) -> pd.DataFrame:
     """Runs the study, writes its folder, and gives the table of scores and domains."""
-    begin = time.perf_counter()
+    begin, out = time.perf_counter(), config.out
     config.check()
-    refuse_other_results(config.out, NAME)
-    bench = loaded(config)
-    record = opened(bench)
-    evidence = gathered(bench)
+    refuse_other_results(out, NAME)
+    setting = load(config)
+    record = begin_record(setting)
+    evidence = gather(setting)
     keys = {name: gl.select(gl.score(evidence, name), config.k) for name in listed(config.scores)}
     results: dict[str, dict[str, Found]] = {score: {} for score in keys}
     parts = [(score, part) for score in keys for part in config.parts]
     for number, (score, part) in enumerate(parts, 1):
-        description = f"part {number} of {len(parts)}: {score}, {part}"
-        folder = config.out / score / part
-        if (folder / RESULT).is_file():
-            print(f"{description} (done before)", flush=True)
-        else:
-            print(description, flush=True)
+        folder = out / score / part
+        is_done = (folder / RESULT).is_file()
+        done_before = " (done before)" if is_done else ""
+        print(f"part {number} of {len(parts)}: {score}, {part}{done_before}", flush=True)
+        if not is_done:
             make_folder(folder)
             start = time.perf_counter()
-            measure(bench, part, keys[score], evidence, folder)
+            measure(setting, part, keys[score], evidence, folder)
             record["seconds"][f"{score}/{part}"] = round(time.perf_counter() - start, 1)
-            write_json(config.out / "run.json", record)
-        read = {CALIBRATION: read_calibration, REDUNDANCY: read_redundancy}.get(part, read_study)
-        results[score][part] = read(read_json(folder / RESULT))
+            write_json(out / "run.json", record)
+        results[score][part] = READ.get(part, read_study)(read_json(folder / RESULT))
 
-    tables = made_tables(results)
+    tables = tabulate(results)
     tables["key_neurons"] = pd.concat([k.to_frame().assign(by=by) for by, k in keys.items()])
     for name, table in tables.items():
-        write_text(config.out / f"{name}.csv", table.to_csv(index=False))
-    write_text(config.out / "verdicts.md", verdict_table(results))
-    write_text(config.out / f"{NAME}.html", page_of_studies(NAME, results))
-    write_json(config.out / "run.json", {**record, "finished": True})
-    print(f"{time.perf_counter() - begin:.0f} s; figures and numbers in {config.out}")
+        write_text(out / f"{name}.csv", table.to_csv(index=False))
+    write_text(out / "verdicts.md", verdict_table(results))
+    write_text(out / f"{NAME}.html", page_of_studies(NAME, results))
+    write_json(out / "run.json", {**record, "finished": True})
+    print(f"{time.perf_counter() - begin:.0f} s; figures and numbers in {out}")
     return tables["studies"]
 
 
-def loaded(config: Config) -> Bench:
+def load(config: Config) -> Setting:
     """The model and the words; what can be known to fail fails here."""
-    model = gl.load_model(config.model, dtype=config.dtype or None, device=config.device or None)
+    model = config.load_model()
     bank = load_treebank(config.train, label=config.label)
     train = prepare(model, bank, label=config.label, min_words=config.min_words)
     for label in listed(config.cut):
         require_one_of("cut", label, train.labels)
     fresh, cut = {}, {}
     for part, source in config.sources.items():
-        corpus, dropped = fresh_corpus(
-            model, load_treebank(source, label=config.label), train, config.max_sentences or None
-        )
-        fresh[part] = corpus
-        if part == MAIN:
-            fresh[CHECK] = fresh_corpus(model, corpus.bank, train, config.check_sentences)[0]
-        print(f"{source}: {len(corpus.bank):,} sentences ({dropped:,} stand in the training data)")
+        held_out, most = load_treebank(source, label=config.label), config.max_sentences or None
+        fresh[part], dropped = fresh_corpus(model, held_out, train, most)
+        n = len(fresh[part].bank)
+        print(f"{source}: {n:,} sentences ({dropped:,} stand in the training data)")
+    fresh[CHECK] = fresh_corpus(model, fresh[MAIN].bank, train, config.check_sentences)[0]
     for part, corpus in fresh.items():
         present = {train.labels[i] for i in corpus.read("next") if i >= 0}
         cut[part] = tuple(x for x in listed(config.cut) if x in present) or None
-        if config.cut and len(cut[part] or ()) < 2:
-            raise GrammarLensError(
-                f"{corpus.bank.name} has words of {len(cut[part] or ())} of the values to cut, "
-                "needs 2 or more"
-            )
-    return Bench(config, model, train, fresh, cut, gl.fit_lexicon(model, train))
+        if config.cut:
+            values = f"the number of values to cut that {corpus.bank.name} has words of"
+            require_at_least(values, len(cut[part] or ()), 2)
+    return Setting(config, model, train, fresh, cut, gl.fit_lexicon(model, train))
 
 
-def opened(bench: Bench) -> dict[str, Any]:
+def begin_record(setting: Setting) -> dict[str, Any]:
     """The record of a new study, or of the one to resume.
 
-    Raises GrammarLensError for a study begun before, unless it is to be resumed with the same settings and
-    words.
+    Raises GrammarLensError for a study begun before, unless it is to be resumed with the same settings
+    and words.
     """
-    config, path = bench.config, bench.config.out / "run.json"
-    banks = {part: corpus.bank for part, corpus in bench.fresh.items()}
-    record = experiment_record(NAME, config) | {
-        "model": describe(bench.model),
-        "treebank": treebanks(train=bench.train.bank, **banks),
-        "seed": config.seed,
-        "seconds": {},
-        "finished": False,
-    }
-    if path.is_file():
-        stored, now = read_json(path), to_json(record)
+    config, out = setting.config, setting.config.out
+    banks = {part: corpus.bank for part, corpus in setting.fresh.items()}
+    record = to_json(
+        experiment_record(NAME, config)
+        | {"model": describe(setting.model)}
+        | {"treebank": treebanks(train=setting.train.bank, **banks)}
+        | {"seed": config.seed, "seconds": {}, "finished": False}
+    )
+    if (out / "run.json").is_file():
+        stored = read_json(out / "run.json")
         if not config.resume:
             raise GrammarLensError(
-                f"{config.out} holds a study already: add --resume to continue it, or choose "
-                "another --out"
+                f"{out} holds a study already: add --resume to continue it, or choose another --out"
             )
-        for name in set(now["config"]).difference(MAY_DIFFER):
-            if (before := stored["config"].get(name)) != (value := now["config"][name]):
-                raise GrammarLensError(
-                    f"{config.out} was begun with {name} {before!r}, not {value!r}: choose another --out"
-                )
+        require_same(out, stored["config"], record["config"], MAY_DIFFER)
         for name in ("model", "treebank"):
-            if stored[name] != now[name]:
-                raise GrammarLensError(
-                    f"{config.out} was begun with another {name}: choose another --out"
-                )
+            require_same(out, {name: stored[name]}, {name: record[name]})
         record["seconds"] = stored["seconds"]
-    make_folder(config.out)
-    write_json(path, record)
+    make_folder(out)
+    write_json(out / "run.json", record)
     return record
 
 
-def gathered(bench: Bench) -> Evidence:
+def gather(setting: Setting) -> Evidence:
     """Moments and attributions of the training words, kept for a study that is resumed."""
-    out, passes = bench.config.out, bench.config.passes
+    model, train, passes = setting.model, setting.train, setting.config.passes
+    out = setting.config.out
     moments, attributions = out / "moments.safetensors", out / "attributions.safetensors"
     if not moments.is_file():
         print("collecting", flush=True)
-        save_collected(moments, gl.collect(bench.model, bench.train, **passes))
+        save_collected(moments, gl.collect(model, train, **passes))
     evidence = read_evidence(moments).evidence()
     if not attributions.is_file():
         print("attributing", flush=True)
-        words = {"moments": evidence.moments, "lexicon": bench.lexicon}
-        effects = gl.attribute(bench.model, bench.train, **words, **passes)
+        words = {"moments": evidence.moments, "lexicon": setting.lexicon}
+        effects = gl.attribute(model, train, **words, **passes)
         save_attributions(attributions, {"attribution": effects})
     return replace(evidence, attribution=read_attributions(attributions)["attribution"])
 
 
-def measure(bench: Bench, part: str, keys: KeyNeurons, evidence: Evidence, folder: Path) -> None:
+def measure(s: Setting, part: str, keys: KeyNeurons, evidence: Evidence, folder: Path) -> None:
     """One part of a score, stored; what a study's battery had finished before is not done again."""
-    c, model = bench.config, bench.model
-    words = CHECK if part in (CALIBRATION, REDUNDANCY) else part
-    fresh = bench.fresh[words]
-    shared = {"value": c.value, "labels": bench.cut[words], **c.passes}
+    c, words = s.config, CHECK if part in READ else part
+    fresh, shared = s.fresh[words], {"value": c.value, "labels": s.cut[words], **c.passes}
     if part == CALIBRATION:
-        assert evidence.attribution is not None
-        found = gl.calibrate(
-            model,
-            fresh,
-            keys,
-            evidence.attribution,
-            lexicon=bench.lexicon,
-            where=c.where,
-            n_random=c.single_neurons,
-            n_top=min(TOP, c.k),
-            k=max(1, c.single_neurons // TENTH),
-            **shared,
-        )
+        sizes = {"n_top": min(TOP, c.k), "k": max(1, c.single_neurons // TENTH)}
+        shared |= {"lexicon": s.lexicon, "where": c.where, "n_random": c.single_neurons}
+        found = gl.calibrate(s.model, fresh, keys, evidence.attribution, **sizes, **shared)
         write_json(folder / RESULT, found)
     elif part == REDUNDANCY:
-        found = gl.find_again(
-            model,
-            bench.train,
-            fresh,
-            keys,
-            moments=evidence.moments,
-            rounds=c.rounds,
-            max_train_words=c.round_words,
-            **shared,
-        )
+        shared |= {"moments": evidence.moments, "max_train_words": c.round_words}
+        found = gl.find_again(s.model, s.train, fresh, keys, rounds=c.rounds, **shared)
         write_json(folder / RESULT, found)
     else:
-        further: dict[str, Any] = {"shams": c.domain_shams}
+        shared |= {"lexicon": s.lexicon, "dose": c.dose, "where": c.where}
+        shared |= {"shams": c.domain_shams, "folder": folder / "battery"}
         if part == MAIN:
-            further = {
-                "shams": c.shams,
-                "others": c.ablations[1:],
-                "other_shams": c.other_shams,
-                "damage_matched": c.damage_matched,
-                "sufficiency": c.sufficiency,
-            }
-        study = gl.lesion_study(
-            model,
-            fresh,
-            keys,
-            lexicon=bench.lexicon,
-            dose=c.dose,
-            where=c.where,
-            folder=folder / "battery",
-            **further,
-            **shared,
-        )
+            shared |= {"shams": c.shams, "others": c.ablations[1:], "other_shams": c.other_shams}
+            shared |= {"damage_matched": c.damage_matched, "sufficiency": c.sufficiency}
+        study = gl.lesion_study(s.model, fresh, keys, **shared)
         assert study.outcomes is not None
         save_study(folder, RESULT, study, outcome_table(study.outcomes.real(), fresh.forms))
         shutil.rmtree(folder / "battery", ignore_errors=True)
 
 
-def made_tables(results: Mapping[str, Mapping[str, Found]]) -> dict[str, pd.DataFrame]:
+def tabulate(results: Mapping[str, Mapping[str, Found]]) -> dict[str, pd.DataFrame]:
     """Every table of the results, with score and domain as the first columns."""
     every = {(score, part): r for score, parts in results.items() for part, r in parts.items()}
     studies = {key: r for key, r in every.items() if isinstance(r, LesionStudy)}
-    checks = {
-        name: {(by, CHECK): r.to_frame() for (by, part), r in every.items() if part == name}
-        for name in (CALIBRATION, REDUNDANCY)
-    }
-    of_checks = {name: stacked(tables, *BY) for name, tables in checks.items()}
-    return study_tables(studies, MAIN) | of_checks
-
-
-def to_the_end(config: Config) -> None:
-    """Runs the study; Ctrl-C ends it and says how to resume."""
-    try:
-        main(config)
-    except KeyboardInterrupt:
-        typer.echo("stopped; what was finished is kept: run again with --resume", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    tables = study_tables(studies, MAIN)
+    for name in READ:
+        of_score = {(by, CHECK): r.to_frame() for (by, part), r in every.items() if part == name}
+        tables[name] = stacked(of_score, *BY)
+    return tables
 
 
 if __name__ == "__main__":
-    start_page(to_the_end, Config, __doc__)
+    start_page(main, Config, __doc__)

@@ -10,19 +10,22 @@ random, none more than once more often than others; they are in configs/minimal_
     python experiments/minimal_pairs.py --seed 1 --out other.csv
 """
 
-import argparse
-import csv
-import io
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+from typer import Option
 
 from grammar_lens.cli.config_file import read_toml
+from grammar_lens.cli.scripts import start_page
 from grammar_lens.files import write_text
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ("singular", "plural")
+COLUMNS = ["phenomenon", "term", "number", "attractor", "good", "bad", "good_word", "bad_word"]
 N_FRAMES = 40
 """Frames of a paradigm; each gives a pair of either number."""
 FUNCTION_WORDS = ("the", "that", "of", "with", "to", "a")
@@ -31,21 +34,13 @@ WORDS = read_toml(ROOT / "experiments" / "configs" / "minimal_pairs.toml")
 
 
 @dataclass(frozen=True)
-class AgreementPair:
-    """A row of the file: a minimal pair that differs in one word, and what is known of it.
+class Config:
+    """The flags."""
 
-    `number` is that of the noun that decides the agreement. `attractor` is the number of a noun
-    between it and the verb, beside its own: "other", "same", or "none" where there is no such noun.
-    """
-
-    phenomenon: str
-    term: str
-    number: str
-    attractor: str
-    good: str
-    bad: str
-    good_word: str
-    bad_word: str
+    seed: Annotated[int, Option(help="Seed of the words; the package's are those of 0.")] = 0
+    out: Annotated[Path, Option(help="The file.")] = (
+        ROOT / "grammar_lens" / "embedded" / "minimal_pairs.csv"
+    )
 
 
 @dataclass(frozen=True)
@@ -64,19 +59,21 @@ class Frame:
 
     def repeats(self) -> bool:
         """Whether a word other than a function word stands twice in a sentence."""
-        for number in (0, 1):
-            said = self.sentence(number, number, self.forms[number]).lower().rstrip(".?").split()
-            content = [word for word in said if word not in FUNCTION_WORDS]
-            if len(set(content)) < len(content):
-                return True
-        return False
+        said = (self.sentence(number, number, self.forms[number]) for number in (0, 1))
+        words = (sentence.lower().rstrip(".?").split() for sentence in said)
+        content = [[word for word in each if word not in FUNCTION_WORDS] for each in words]
+        return any(len(set(each)) < len(each) for each in content)
 
 
-def write_pairs(seed: int = 0) -> tuple[AgreementPair, ...]:
-    """Eighty pairs for each of ten paradigms; the package's are those of seed 0."""
+def write_pairs(seed: int = 0) -> pd.DataFrame:
+    """Eighty minimal pairs for each of ten paradigms, which differ in one word.
+
+    `number` is that of the noun that decides the agreement. `attractor` is the number of a noun
+    between it and the verb, beside its own: "other", "same", or "none" where there is no such noun.
+    """
     # random() is all that is used: Python promises that its numbers never change
     rng = random.Random(seed)
-    pairs = []
+    rows = []
     for frames in (subject_verb, phrase, object_relative, subject_relative, question, *DETERMINED):
         name = frames.__name__
         term = f"{'determiner_noun' if frames in DETERMINED else 'subject_verb'}_agreement"
@@ -89,25 +86,9 @@ def write_pairs(seed: int = 0) -> tuple[AgreementPair, ...]:
                 for number in (0, 1):
                     beside = 1 - number if attractor == "other" else number
                     good, bad = frame.forms[number], frame.forms[1 - number]
-                    said = [frame.sentence(number, beside, word) for word in (good, bad)]
-                    pairs.append(
-                        AgreementPair(
-                            *(phenomenon, term, NUMBERS[number], attractor),
-                            *(said[0], said[1], good, bad),
-                        )
-                    )
-    return tuple(pairs)
-
-
-def as_csv(pairs: Iterable[AgreementPair]) -> str:
-    """The pairs as a CSV text with a header."""
-    out = io.StringIO()
-    table = csv.DictWriter(
-        out, [field.name for field in fields(AgreementPair)], lineterminator="\n"
-    )
-    table.writeheader()
-    table.writerows(asdict(pair) for pair in pairs)
-    return out.getvalue()
+                    said = (frame.sentence(number, beside, word) for word in (good, bad))
+                    rows.append((phenomenon, term, NUMBERS[number], attractor, *said, good, bad))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def subject_verb(rng: random.Random) -> Iterator[Frame]:
@@ -199,11 +180,10 @@ def _noun(word: str) -> tuple[str, str]:
     return word, f"{word}es" if word.endswith(("ch", "sh", "x", "s")) else f"{word}s"
 
 
+def main(config: Config) -> None:
+    """Writes the file."""
+    write_text(config.out, write_pairs(config.seed).to_csv(index=False))
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "grammar_lens" / "embedded" / "minimal_pairs.csv"
-    )
-    flags = parser.parse_args()
-    write_text(flags.out, as_csv(write_pairs(flags.seed)))
+    start_page(main, Config, __doc__)

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import typer
-from common import MODEL, TRAIN, DeviceFlag, Experiment, ModelFlag, OutFlag, TrainFlag, treebanks
+from common import CutFlag, Experiment, LesionFlag, ModelFlags, OutFlag, sources
+from typer import Option
 
 import grammar_lens as gl
 from grammar_lens.cli.options import listed
@@ -30,39 +30,26 @@ from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import prepare
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.figures.phenomena import phenomena_matrix
-from grammar_lens.model.about import describe
 from grammar_lens.selectivity.registry import SCORES
 
 NAME = "phenomena"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ModelFlags):
     """The flags."""
 
-    model: ModelFlag = MODEL
-    train: TrainFlag = TRAIN
-    pairs: Annotated[
-        str, typer.Option(help="Sources, by commas: files, folders, blimp:UID, embedded.")
-    ] = "embedded"
-    max_pairs: Annotated[int, typer.Option(help="Pairs of each phenomenon, at most.")] = 80
-    cut: Annotated[str, typer.Option(help="Tags whose neurons are cut, separated by commas.")] = (
-        "NOUN,VERB,ADJ,ADV,PRON,DET,ADP,AUX"
-    )
-    score: Annotated[str, typer.Option(help="Score of tags: attribution_contrast, ...")] = (
-        "attribution_contrast"
-    )
-    k: Annotated[int, typer.Option(help="Neurons of each phenomenon and tag.")] = 100
-    at: Annotated[str, typer.Option(help="Where log odds are attributed: token or sentence.")] = (
-        "token"
-    )
-    folds: Annotated[int, typer.Option(help="Folds; those outside choose, that inside tests.")] = 2
-    lesion: Annotated[str, typer.Option(help="Value of a cut neuron: mean or zero.")] = "mean"
-    dose: Annotated[float, typer.Option(help="1 cuts, 0 does nothing, below 0 amplifies.")] = 1.0
-    shams: Annotated[int, typer.Option(help="Sham replicates; p cannot go below 1/(1+shams).")] = 5
-    sham_pairs: Annotated[int, typer.Option(help="Pairs of each phenomenon for shams.")] = 20
-    seed: Annotated[int, typer.Option(help="Seed of pairs, folds and shams.")] = 0
-    device: DeviceFlag = ""
+    pairs: Annotated[str, Option(help="Files, folders, blimp:UID, embedded; commas.")] = "embedded"
+    max_pairs: Annotated[int, Option(help="Pairs of each phenomenon, at most.")] = 80
+    cut: CutFlag = "NOUN,VERB,ADJ,ADV,PRON,DET,ADP,AUX"
+    score: Annotated[str, Option(help="Score that chooses tags' neurons.")] = "attribution_contrast"
+    k: Annotated[int, Option(help="Neurons of each phenomenon and tag.")] = 100
+    at: Annotated[str, Option(help="Log odds attributed at: token or sentence.")] = "token"
+    folds: Annotated[int, Option(help="Folds; those outside choose, that inside tests.")] = 2
+    lesion: LesionFlag = "mean"
+    dose: Annotated[float, Option(help="1 cuts, 0 does nothing, below 0 amplifies.")] = 1.0
+    shams: Annotated[int, Option(help="Sham replicates; p cannot go below 1/(1+shams).")] = 5
+    sham_pairs: Annotated[int, Option(help="Pairs of each phenomenon for shams.")] = 20
     out: OutFlag = Path("results") / NAME
 
 
@@ -70,7 +57,7 @@ def main(config: Config) -> pd.DataFrame:
     """Runs the experiment, writes its folder, and gives the table of lesions and phenomena."""
     experiment = Experiment(NAME, config)
     pairs = gl.load_pairs(listed(config.pairs), max_pairs=config.max_pairs, seed=config.seed)
-    model = gl.load_model(config.model, device=config.device or None)
+    model = config.load_model()
     train = prepare(model, load_treebank(config.train, label="upos"), min_words=2)
 
     # the tags' neurons, chosen at the token before the word
@@ -106,8 +93,7 @@ def main(config: Config) -> pd.DataFrame:
         "pairs": study.pairs,
     }
     about = {
-        "model": describe(model),
-        "treebank": treebanks(train=train.bank),
+        **sources(model, train=train),
         "pairs": {"source": config.pairs, "n": len(pairs), "notes": list(study.notes)},
     }
     for effects in (study.own, study.tags):
@@ -119,4 +105,4 @@ def main(config: Config) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    start_page(main, Config, Config.__doc__)
+    start_page(main, Config, __doc__)

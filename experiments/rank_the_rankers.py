@@ -14,52 +14,36 @@ the labels taking turns; the single-number scores (eta_squared) give their best.
 Claim: for few neurons the score matters by a few points of accuracy, and much more for whether other
 sentences give the same neurons; for many neurons it hardly matters.
 Run time: 30 CPU minutes with the treebank above (and --integrated-words 1000).
-Expected result, UD English EWT with the reference model (docs/leaderboard.md has all of it): at `word` with
-10 per label probe_weight .855 (.853 to .858), probeless_sd and correlation .852 to .853, random neurons .723, but
-two samples agree on .48 of probe_weight's neurons and on .88 of correlation's. At `next` probeless .411,
-attributions and correlation .405 to .407 with overlapping intervals, random .346. With 100 per label
-the best are .012 above random neurons at either position.
+Expected result: docs/leaderboard.md.
 
 Writes leaderboard.csv (a row per position, score and k), rounds.csv (per sample), leaderboard.md and
 run.json to results/rank_the_rankers/.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import typer
-from common import (
-    FRESH,
-    MODEL,
-    TRAIN,
-    DeviceFlag,
-    Experiment,
-    FreshFlag,
-    LabelFlag,
-    ModelFlag,
-    OutFlag,
-    TrainFlag,
-)
+from common import Experiment, Flags, LabelFlag, OutFlag, sources
+from typer import Option
 
 import grammar_lens as gl
 from grammar_lens.cli.options import listed
 from grammar_lens.cli.scripts import start_page
-from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
-from grammar_lens.corpus.sources import load_treebank
+from grammar_lens.corpus.corpus import Corpus
+from grammar_lens.errors import require_one_of
 from grammar_lens.files import write_text
-from grammar_lens.model.about import Model, describe
+from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.probing.leaderboard import (
     agreement_of_samples,
     leaderboard,
     leaderboard_markdown,
 )
-from grammar_lens.runs.store.provenance import treebank_record
 from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.registry import SCORES
 
@@ -67,33 +51,28 @@ NAME = "rank_the_rankers"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """The flags."""
 
-    model: ModelFlag = MODEL
-    train: TrainFlag = TRAIN
-    fresh: FreshFlag = FRESH
     label: LabelFlag = "upos"
-    min_words: Annotated[int, typer.Option(help="Training words that a value needs.")] = 100
-    scores: Annotated[str, typer.Option(help="Scores separated by commas; all by default.")] = ""
-    ks: Annotated[str, typer.Option(help="Neurons per label, separated by commas.")] = "10,50,100"
-    seeds: Annotated[int, typer.Option(help="Disjoint samples of training sentences.")] = 5
-    sentences: Annotated[int, typer.Option(help="Sentences in each sample; 0: all, divided.")] = 0
-    sample: Annotated[int, typer.Option(help="Words per label for auroc and probe_weight.")] = 100
-    integrated_words: Annotated[int, typer.Option(help="Words for integrated gradients.")] = 1500
-    probe_words: Annotated[int, typer.Option(help="Training words of a probe, at most.")] = 8000
-    device: DeviceFlag = ""
+    min_words: Annotated[int, Option(help="Training words that a value needs.")] = 100
+    scores: Annotated[str, Option(help="Scores separated by commas; all by default.")] = ""
+    ks: Annotated[str, Option(help="Neurons per label, separated by commas.")] = "10,50,100"
+    seeds: Annotated[int, Option(help="Disjoint samples of training sentences.")] = 5
+    sentences: Annotated[int, Option(help="Sentences in each sample; 0: all, divided.")] = 0
+    sample: Annotated[int, Option(help="Words per label for auroc and probe_weight.")] = 100
+    integrated_words: Annotated[int, Option(help="Words for integrated gradients.")] = 1500
+    probe_words: Annotated[int, Option(help="Training words of a probe, at most.")] = 8000
     out: OutFlag = Path("results") / NAME
 
 
 def main(config: Config) -> pd.DataFrame:
     """Runs the experiment, writes its folder, and gives the leaderboard."""
-    experiment = Experiment(NAME, config)
-    ks, names = [int(k) for k in config.ks.split(",")], _scores(config)
-    model = gl.load_model(config.model, device=config.device or None)
-    bank = load_treebank(config.train, label=config.label)
-    whole = prepare(model, bank, label=config.label, min_words=config.min_words)
-    fresh, dropped = fresh_corpus(model, load_treebank(config.fresh, label=config.label), whole)
+    ks, names = [int(k) for k in listed(config.ks)], listed(config.scores) or tuple(SCORES)
+    for name in names:
+        require_one_of("--scores", name, SCORES)
+    experiment, model = Experiment(NAME, config), config.load_model()
+    whole, fresh, dropped = config.words(model, label=config.label, min_words=config.min_words)
 
     rounds, choices = [], {}
     for seed, corpus in enumerate(disjoint_samples(whole, config)):
@@ -119,24 +98,18 @@ def main(config: Config) -> pd.DataFrame:
 
     table = pd.concat(rounds, ignore_index=True)
     board = leaderboard(table, agreement_of_samples(choices, ks))
-    about = {
-        "model": describe(model),
-        "train": treebank_record(bank),
-        "fresh": treebank_record(fresh.bank),
-        "dropped_duplicates": dropped,
-        "labels": list(whole.labels),
-    }
     write_text(config.out / "leaderboard.md", leaderboard_markdown(board))
     print(leaderboard_markdown(board))
+    about = sources(model, train=whole, fresh=fresh) | {"dropped_duplicates": dropped}
     experiment.finish(about, {"rounds": table, "leaderboard": board})
     return board
 
 
 def disjoint_samples(whole: Corpus, config: Config) -> Iterator[Corpus]:
-    """Corpora of disjoint sentences, drawn with a fixed seed, of one size."""
+    """Corpora of disjoint sentences, drawn at random, of one size."""
     n = len(whole.bank)
     size = min(config.sentences or n, n // config.seeds)
-    order = np.random.default_rng(0).permutation(n)
+    order = np.random.default_rng(config.seed).permutation(n)
     sentence = whole.alignment.sentence
     for seed in range(config.seeds):
         chosen = np.isin(sentence, order[seed * size : (seed + 1) * size])
@@ -144,67 +117,42 @@ def disjoint_samples(whole: Corpus, config: Config) -> Iterator[Corpus]:
 
 
 def gather(
-    model: Model, corpus: Corpus, position: str, names: list[str], config: Config, seed: int
+    model: Model, corpus: Corpus, position: str, names: Sequence[str], config: Config, seed: int
 ) -> Evidence:
     """Everything that the scores need of one sample of sentences at one position."""
     needs = {SCORES[name].needs for name in names}
-    collected = gl.collect(
-        model,
-        corpus,
-        position=position,
-        sample=config.sample if "sample" in needs else 0,
-        seed=seed,
-    )
-    evidence = collected.evidence()
-    lexicon = gl.fit_lexicon(model, corpus)
+    sample = config.sample if "sample" in needs else 0
+    collected = gl.collect(model, corpus, position=position, sample=sample, seed=seed)
+    evidence, lexicon = collected.evidence(), gl.fit_lexicon(model, corpus)
+    found: dict[str, Any] = {}
     if "output_contrast" in needs:
-        evidence = replace(evidence, output_contrast=gl.output_contrast(model, lexicon.count))
-    if position != "next":
-        return evidence
-    for name in needs & {"attribution", "relevance"}:
-        attributions = gl.attribute(
-            model,
-            corpus,
-            relevance=name == "relevance",
-            moments=evidence.moments,
-            lexicon=lexicon,
-            seed=seed,
-        )
-        evidence = replace(evidence, **{name: attributions})
-    if "integrated_gradients" in needs:
-        attributions = gl.attribute(
-            model, corpus, kind="integrated_gradients", max_words=config.integrated_words, seed=seed
-        )
-        evidence = replace(evidence, integrated_gradients=attributions)
-    return evidence
+        found["output_contrast"] = gl.output_contrast(model, lexicon.count)
+    if position == "next":
+        words: dict[str, Any] = {"moments": evidence.moments, "lexicon": lexicon, "seed": seed}
+        for name in needs & {"attribution", "relevance"}:
+            found[name] = gl.attribute(model, corpus, relevance=name == "relevance", **words)
+        if "integrated_gradients" in needs:
+            few = {"max_words": config.integrated_words, "seed": seed}
+            found["integrated_gradients"] = gl.attribute(
+                model, corpus, kind="integrated_gradients", **few
+            )
+    return replace(evidence, **found)
 
 
 def choose(
-    evidence: Evidence, names: list[str], position: str, k: int
+    evidence: Evidence, names: Sequence[str], position: str, k: int
 ) -> tuple[dict[str, KeyNeurons], dict[str, float]]:
     """Each score's neurons, enough for k of every label, and the seconds that scoring took."""
     keys, seconds = {}, {}
     for name in names:
-        if position != "next" and SCORES[name].at_next_only:
-            continue
-        begin = time.perf_counter()
-        scores = gl.score(evidence, name)
-        seconds[name] = time.perf_counter() - begin
-        # labels take turns, so one may have to give the place of others whose neurons are taken
-        most = min(scores.values[0].size, k * len(scores.labels))
-        keys[name] = gl.select(scores, most)
+        if position == "next" or not SCORES[name].at_next_only:
+            begin = time.perf_counter()
+            scores = gl.score(evidence, name)
+            seconds[name] = time.perf_counter() - begin
+            # labels take turns, so one may have to give the place of others whose neurons are taken
+            keys[name] = gl.select(scores, min(scores.values[0].size, k * len(scores.labels)))
     return keys, seconds
 
 
-def _scores(config: Config) -> list[str]:
-    names = list(listed(config.scores) or SCORES)
-    unknown = [x for x in names if x not in SCORES]
-    if unknown:
-        raise typer.BadParameter(
-            f"{unknown[0]!r} is not one of {', '.join(SCORES)}", param_hint="--scores"
-        )
-    return names
-
-
 if __name__ == "__main__":
-    start_page(main, Config, Config.__doc__)
+    start_page(main, Config, __doc__)

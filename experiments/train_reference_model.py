@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import require_same
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer import Option
 
@@ -79,8 +80,8 @@ class Config:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if type(value) in (int, float):
-                require_at_least(flag(name), value, LEAST.get(name, 1))
-        require_between("--window", self.window, 1, self.context, "no more than --context")
+                require_at_least(name, value, LEAST.get(name, 1))
+        require_between("window", self.window, 1, self.context, "no more than the context")
         if self.d_model % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
             raise GrammarLensError(
                 f"{self.n_heads} heads do not fit: --d-model {self.d_model} must be a multiple of "
@@ -433,13 +434,7 @@ def check_output(config: Config) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         tensors, about = read_tensors(path)
     except DamagedError as error:
         raise GrammarLensError(f"{path} is damaged ({error.why}): choose another --out") from error
-    before = about["training"]["config"]
-    for name, value in to_json(config).items():
-        if name not in FREE_ON_RESUME and before.get(name) != value:
-            raise GrammarLensError(
-                f"the checkpoint was made with {flag(name)} {before.get(name)}, this run has "
-                f"{value}: repeat the flags of the first run"
-            )
+    require_same(path, about["training"]["config"], to_json(config), FREE_ON_RESUME)
     return tensors, about["training"]
 
 
@@ -474,11 +469,6 @@ def take_up(training: Training, arrays: dict[str, np.ndarray], record: dict[str,
     training.step, training.seconds = record["step"], record["seconds"]
     training.losses = list(torch.tensor(record["losses"], device=training.model.device))
     training.history = record["history"]
-
-
-def flag(name: str) -> str:
-    """The flag of a field of Config."""
-    return "--" + name.replace("_", "-")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import rank_the_rankers
-import typer
 from scipy import stats
 from small_runs import write_beginnings
 from typed import named_rows
@@ -19,6 +18,7 @@ from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.origin import Origin
+from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.probing.leaderboard import agreement_of_samples, leaderboard, leaderboard_markdown
@@ -126,7 +126,8 @@ def test_agreement_stands_beside_chance(board: pd.DataFrame):
 def test_the_record_and_the_table(board: pd.DataFrame, results: Path, settings: dict[str, Any]):
     record = json.loads((results / "run.json").read_text("utf-8"))
     assert record["config"]["train"] == settings["train"]
-    assert record["train"]["fingerprint"] != record["fresh"]["fingerprint"]
+    banks = record["treebank"]
+    assert banks["train"]["fingerprint"] != banks["fresh"]["fingerprint"]
     assert record["model"]["d_mlp"] == 48
     lines = (results / "leaderboard.md").read_text("utf-8").splitlines()
     titles = [x for x in lines if x.startswith("### ")]
@@ -191,7 +192,7 @@ def test_agreement_of_choices_made_by_hand():
 
 
 def test_an_unknown_score(tmp_path: Path):
-    with pytest.raises(typer.BadParameter, match=r"'magic'.*correlation, cohens_d"):
+    with pytest.raises(GrammarLensError, match=r"'magic'.*correlation, cohens_d"):
         rank_the_rankers.main(
             rank_the_rankers.Config(scores="correlation, magic", out=tmp_path / "out")
         )

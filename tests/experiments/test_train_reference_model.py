@@ -349,14 +349,14 @@ def test_tokenizer_keeps_every_character_and_packs_passages(finished: Path):
 # ---- errors --------------------------------------------------------------------------------------
 
 BAD_FLAGS = {
-    "--steps is 0, expected 1 or more": {"steps": 0},
-    "--learning-rate is nan": {"learning_rate": math.nan},
-    "--seed is -1": {"seed": -1},
-    "--window is 64, expected 1 to 32": {"context": 32},
+    "steps is 0, expected 1 or more": {"steps": 0},
+    "learning_rate is nan": {"learning_rate": math.nan},
+    "seed is -1": {"seed": -1},
+    "window is 64, expected 1 to 32": {"context": 32},
     "5 heads do not fit: --d-model 32": {"n_heads": 5},
     "--n-heads one of --n-kv-heads 3": {"n_kv_heads": 3},
-    "--micro-batch is 0, expected 1 or more": {"micro_batch": 0},
-    "--vocab is 257, expected 258 or more": {"vocab": 257},
+    "micro_batch is 0, expected 1 or more": {"micro_batch": 0},
+    "vocab is 257, expected 258 or more": {"vocab": 257},
 }
 
 
@@ -416,7 +416,7 @@ def test_bad_resume(finished: Path, text: Path, tmp_path: Path, monkeypatch: pyt
         interrupt_at(0, patch)
         with pytest.raises(KeyboardInterrupt):
             script.main(config)
-    with pytest.raises(GrammarLensError, match="made with --steps 30, this run has 31"):
+    with pytest.raises(GrammarLensError, match="was begun with steps 30, not 31"):
         script.main(replace(config, resume=True, steps=31))
     other = write(tmp_path / "other", a_txt=b"text " * 999, b_txt=b"text " * 999)
     with pytest.raises(GrammarLensError, match="is not the text of the checkpoint"):
