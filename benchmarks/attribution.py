@@ -15,16 +15,13 @@ Both ways of integrated gradients must agree to 1e-5 of the largest, or the prog
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
+import measure
 import numpy as np
 import torch
-import typer
-from measure import FOLDER, TIMES, interleaved, one_thread, positive, save, show, target
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
-from words import with_every_tag
+from typer import Option
+from words import about, hugging_face, with_every_tag
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
@@ -32,7 +29,6 @@ from grammar_lens.corpus.corpus import default_budget, fresh_corpus
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.model.about import model_name
-from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.passes.moments import MomentAccumulator, Moments
 from grammar_lens.selectivity.attribution.first_order import attribute_all, attribute_own
 from grammar_lens.selectivity.attribution.integrated import integrated_gradients
@@ -44,17 +40,15 @@ OWN, REUSE = 3.5, 5.0
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(measure.Flags):
     """The flags."""
 
-    treebank: Annotated[str, typer.Option(help="Words that are attributed.")] = "embedded:test"
-    train: Annotated[str, typer.Option(help="Words of the lexicon.")] = "embedded:train"
-    model: Annotated[str, typer.Option(help="reference-9m, or a folder.")] = REFERENCE_MODEL
-    sentences: Annotated[int, typer.Option(help="Sentences attributed, at most.")] = 60
-    ig_sentences: Annotated[int, typer.Option(help="Of these, for integrated gradients.")] = 3
-    steps: Annotated[int, typer.Option(help="Steps of integrated gradients.")] = 20
-    rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 3
-    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "attribution.json"
+    treebank: Annotated[str, Option(help="Words that are attributed.")] = "embedded:test"
+    train: Annotated[str, Option(help="Words of the lexicon.")] = "embedded:train"
+    sentences: Annotated[int, Option(help="Sentences attributed, at most.")] = 60
+    ig_sentences: Annotated[int, Option(help="Of these, for integrated gradients.")] = 3
+    steps: Annotated[int, Option(help="Steps of integrated gradients.")] = 20
+    out: measure.OutFlag = measure.FOLDER / "attribution.json"
 
 
 class Setting:
@@ -63,10 +57,7 @@ class Setting:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.model = gl.load_model(config.model, device="cpu")
-        logging.disable_progress_bar()
-        self.bare_model = AutoModelForCausalLM.from_pretrained(
-            locate(config.model), dtype=torch.float32, attn_implementation="sdpa"
-        ).eval()
+        self.bare_model = hugging_face(config.model)
         train = with_every_tag(self.model, config.train)
         fresh = load_treebank(config.treebank, label="upos")
         self.corpus, _ = fresh_corpus(self.model, fresh, train, config.sentences)
@@ -142,15 +133,12 @@ class Setting:
 
 def main(config: Config) -> None:
     """Checks that both ways agree, times all of them, prints and writes."""
-    positive(config, "sentences", "ig_sentences", "steps", "rounds")
-    one_thread()
+    measure.positive(config, "sentences", "ig_sentences", "steps", "rounds")
+    measure.one_thread()
     setting = Setting(config)
     fast, slow = setting.integrated(reuse=True), setting.integrated(reuse=False)
     difference = float(np.abs(fast.mean - slow.mean).max() / np.abs(slow.mean).max())
-    if not difference <= SAME:
-        raise SystemExit(
-            f"error: the integrated gradients differ by {difference:.1e} of the largest, allowed {SAME:g}"
-        )
+    measure.require_same("integrated gradients, relative to the largest,", difference, SAME)
     ways = {
         "bare": setting.bare,
         "own": setting.own,
@@ -158,7 +146,7 @@ def main(config: Config) -> None:
         "reused": lambda: setting.integrated(reuse=True),
         "plain": lambda: setting.integrated(reuse=False),
     }
-    timings = interleaved(ways, config.rounds)
+    timings = measure.interleaved(ways, config.rounds)
     rows = {name: timing.row() for name, timing in timings.items()}
     bare = rows["bare"]["cpu_seconds"]
     for name in ("bare", "own", "all"):
@@ -169,26 +157,27 @@ def main(config: Config) -> None:
     for name, row in rows.items():
         row |= {"words": n_words[name], "speed": n_words[name] / row["cpu_seconds"]}
     more = {"bare passes": "{bare_passes:.2f}", "words / CPU s": "{speed:.0f}"}
-    show(
+    measure.show(
         f"{model_name(setting.model)} on {n_words['bare']:,} words of {setting.corpus.bank.name}; "
         f"integrated gradients of {n_words['plain']:,} in {config.steps} steps; "
         f"one thread, fastest of {config.rounds} rounds",
         "way",
         rows,
-        {"words": "{words:,}", **TIMES, **more},
+        {"words": "{words:,}", **measure.TIMES, **more},
     )
     labels = setting.n_backward
     print(f"both ways of integrated gradients: {difference:.1e} of the largest (allowed {SAME:g})")
-    print(target("own / bare", rows["own"]["bare_passes"], OWN))
-    print(target(f"all / bare, {labels:.1f} labels", rows["all"]["bare_passes"], 1 + 2 * labels))
-    print(target("plain / reused", saved, REUSE, at_least=True))
-    save(
+    print(measure.target("own / bare", rows["own"]["bare_passes"], OWN))
+    print(
+        measure.target(
+            f"all / bare, {labels:.1f} labels", rows["all"]["bare_passes"], 1 + 2 * labels
+        )
+    )
+    print(measure.target("plain / reused", saved, REUSE, at_least=True))
+    measure.save(
         "attribution",
         config,
-        model=model_name(setting.model),
-        treebank=setting.corpus.bank.name,
-        sentences=len(setting.corpus.bank),
-        tokens=setting.alignment.n_tokens,
+        **about(setting.model, setting.corpus),
         labels_per_batch=labels,
         rows=rows,
         plain_to_reused=saved,

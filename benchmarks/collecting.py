@@ -32,28 +32,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Annotated, Any
 
+import measure
 import numpy as np
 import torch
-import typer
-from measure import (
-    FOLDER,
-    TIMES,
-    Timing,
-    compare,
-    forget_peak,
-    in_own_process,
-    interleaved,
-    one_thread,
-    positive,
-    save,
-    show,
-    target,
-)
 from peers import SITES, Peers, correlations, has_nnsight
-from words import POSITION, readable
+from typer import Option
+from words import POSITION, hugging_face, readable
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
@@ -63,7 +49,6 @@ from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.model.fast_path_check import fast_path
 from grammar_lens.model.forward import final_hidden
-from grammar_lens.model.loading import REFERENCE_MODEL, locate
 from grammar_lens.passes.memory import peak_host
 from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collected, Collection
@@ -75,20 +60,17 @@ SAME = 1e-4
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(measure.Flags):
     """The flags."""
 
-    treebank: Annotated[str, typer.Option(help="As --train of grammar-lens.")] = "embedded:train"
-    model: Annotated[str, typer.Option(help="reference-9m, a folder, or a hub id.")] = (
-        REFERENCE_MODEL
-    )
-    rounds: Annotated[int, typer.Option(help="Rounds; 7 or more to report.")] = 7
-    token_budget: Annotated[int, typer.Option(help="Tokens in one batch.")] = 2048
-    usual_sentences: Annotated[int, typer.Option(help="Sentences the usual way is timed on.")] = 100
-    usual_pairs: Annotated[int, typer.Option(help="Unit-tag pairs it is timed on.")] = 2000
-    check_sentences: Annotated[int, typer.Option(help="Size of the corpus both ways finish.")] = 60
-    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "collecting.json"
-    only: Annotated[str, typer.Option(hidden=True)] = ""
+    treebank: Annotated[str, Option(help="As --train of grammar-lens.")] = "embedded:train"
+    rounds: Annotated[int, Option(help="Rounds; 7 or more to report.")] = 7
+    token_budget: Annotated[int, Option(help="Tokens in one batch.")] = 2048
+    usual_sentences: Annotated[int, Option(help="Sentences the usual way is timed on.")] = 100
+    usual_pairs: Annotated[int, Option(help="Unit-tag pairs it is timed on.")] = 2000
+    check_sentences: Annotated[int, Option(help="Size of the corpus both ways finish.")] = 60
+    out: measure.OutFlag = measure.FOLDER / "collecting.json"
+    only: Annotated[str, Option(hidden=True)] = ""
 
 
 class Setting:
@@ -107,17 +89,7 @@ class Setting:
     @cached_property
     def fresh(self) -> torch.nn.Module:
         """The Hugging Face model as its users load it, without its head."""
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        loaded = AutoModelForCausalLM.from_pretrained(
-            locate(self.config.model),
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-        )
-        return loaded.eval().base_model
+        return hugging_face(self.config.model).base_model
 
     @cached_property
     def own_layers(self) -> torch.nn.Module:
@@ -169,18 +141,18 @@ class Setting:
 
 def main(config: Config) -> None:
     """Measures memory, checks the correlations, times all ways, prints and writes."""
-    positive(config, "rounds", "usual_sentences", "usual_pairs", "check_sentences")
-    one_thread()
+    measure.positive(config, "rounds", "usual_sentences", "usual_pairs", "check_sentences")
+    measure.one_thread()
     setting = Setting(config)
     if config.only:
         print(json.dumps(memory(setting, config.only)))
         return
-    peaks = {name: in_own_process(__file__, config, name) for name in single()}
+    peaks = {name: measure.in_own_process(__file__, config, name) for name in single()}
     difference = check(config)
     timings = time_all(setting)
     rows = table(setting, timings, peaks)
     ratios = {
-        f"{above} / {below}": compare(timings[above], timings[below])
+        f"{above} / {below}": measure.compare(timings[above], timings[below])
         for above, below in (
             *((name, "layers") for name in ("bare", "pass", "neurons", "collect")),
             *((name, "bare") for name in ("bridge", "neurons", "collect", "copied")),
@@ -195,7 +167,7 @@ def main(config: Config) -> None:
         ratios[f"{name} / collect"] = {"ratio": ratio}
     extra = {name: row["extra_mib"] for name, row in rows.items() if "extra_mib" in row}
     report(setting, rows, ratios, extra, difference)
-    save(
+    measure.save(
         "collecting",
         config,
         model=model_name(setting.model),
@@ -210,7 +182,7 @@ def main(config: Config) -> None:
     )
 
 
-def time_all(setting: Setting) -> dict[str, Timing]:
+def time_all(setting: Setting) -> dict[str, measure.Timing]:
     """All ways in the same rounds; the usual way in its two parts, on samples."""
     peers, ready = setting.peers, [setting.collection() for _ in range(setting.config.rounds + 1)]
     x, tags = peers.usual(setting.sample)
@@ -229,7 +201,7 @@ def time_all(setting: Setting) -> dict[str, Timing]:
         "align": setting.align,
         "correlations": lambda: _corrcoefs(long_x, long_tags, own_columns),
     }
-    return interleaved(ways, setting.config.rounds)
+    return measure.interleaved(ways, setting.config.rounds)
 
 
 def _corrcoefs(x: np.ndarray, tags: np.ndarray, pairs: np.ndarray) -> None:
@@ -239,7 +211,7 @@ def _corrcoefs(x: np.ndarray, tags: np.ndarray, pairs: np.ndarray) -> None:
 
 
 def table(
-    setting: Setting, timings: dict[str, Timing], peaks: dict[str, dict[str, float]]
+    setting: Setting, timings: dict[str, measure.Timing], peaks: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
     """The rows: seconds, tokens per second and memory of each way, the usual one scaled up."""
     n_columns, codes = setting.peers.n_columns, setting.peers.codes
@@ -284,13 +256,13 @@ def report(
         for below in ("layers", "bare"):
             row[f"to_{below}"] = row["cpu_seconds"] / rows[below]["cpu_seconds"]
     more = {"tokens/s": "tokens_per_cpu_second", "peak MiB": "peak_mib", "extra": "extra_mib"}
-    show(
+    measure.show(
         f"{model_name(setting.model)} on {corpus.bank.name}: {len(setting.rows):,} sentences, "
         f"{setting.n_tokens:,} tokens; one thread, fastest of {config.rounds} rounds",
         "way",
         {f"{x} (extrapolated)" if x in EXTRAPOLATED else x: row for x, row in rows.items()},
         {
-            **TIMES,
+            **measure.TIMES,
             "/ layers": "{to_layers:.2f}",
             "/ bare": "{to_bare:.2f}",
             **{title: f"{{{key}:,.0f}}" for title, key in more.items()},
@@ -311,12 +283,12 @@ def report(
         if "median" in of:
             spread = f"{of['median']:.2f} ({of['lowest']:.2f} to {of['highest']:.2f})"
             print(f"{name}: {of['ratio']:.3f}; round by round {spread}")
-    print(target("collect / layers", ratios["collect / layers"]["ratio"], TO_LAYERS))
-    print(target("collect / bare", ratios["collect / bare"]["ratio"], TO_BARE))
+    print(measure.target("collect / layers", ratios["collect / layers"]["ratio"], TO_LAYERS))
+    print(measure.target("collect / bare", ratios["collect / bare"]["ratio"], TO_BARE))
     usual = ratios["usual / collect"]["ratio"]
-    print(target("usual / collect", usual, USUAL, at_least=True))
+    print(measure.target("usual / collect", usual, USUAL, at_least=True))
     print(f"filtered / collect: {ratios['filtered / collect']['ratio']:.2f}")
-    print(target("extra memory, collect / usual", extra["collect"] / extra["usual"], EXTRA))
+    print(measure.target("extra memory, collect / usual", extra["collect"] / extra["usual"], EXTRA))
 
 
 def check(config: Config) -> float:
@@ -333,8 +305,7 @@ def check(config: Config) -> float:
     scores = [gl.score(evidence[site], "correlation").values for site in SITES]
     measured = np.concatenate([s.reshape(len(setting.corpus.labels), -1) for s in scores], axis=1)
     difference = float(np.abs(expected - measured[pairs[:, 1], pairs[:, 0]]).max())
-    if not difference <= SAME:
-        raise SystemExit(f"error: the correlations differ by {difference:.1e}, allowed {SAME:g}")
+    measure.require_same("the correlations", difference, SAME)
     return difference
 
 
@@ -360,7 +331,7 @@ def single() -> list[str]:
 def memory(setting: Setting, name: str) -> dict[str, float]:
     """Resident memory of this process with everything loaded, and at most during one pass, in MiB."""
     _ = setting.fresh, setting.own_layers
-    forget_peak()
+    measure.forget_peak()
     loaded = peak_host()
     _SINGLE[name](setting)
     return {"loaded_mib": loaded, "peak_mib": peak_host()}

@@ -27,21 +27,13 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import measure
 import numpy as np
 import pandas as pd
 import plotly.express as px
 import torch
-import typer
-from measure import (
-    FOLDER,
-    forget_peak,
-    in_own_process,
-    interleaved,
-    one_thread,
-    positive,
-    save,
-    show,
-)
+from scipy.stats import linregress
+from typer import Option
 from words import POSITION, random_lesions, readable
 
 import grammar_lens as gl
@@ -65,14 +57,14 @@ K = 100
 class Config:
     """The flags."""
 
-    treebank: Annotated[str, typer.Option(help="As --train of grammar-lens.")] = "embedded:train"
-    sentences: Annotated[int, typer.Option(help="Sentences that are doubled.")] = 250
-    lesion_sentences: Annotated[int, typer.Option(help="Sentences lesioned.")] = 60
-    token_budget: Annotated[int, typer.Option(help="Tokens in one batch.")] = 2048
-    rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 3
-    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "growth.json"
-    png: Annotated[Path, typer.Option(help="The figure.")] = DOCS / "growth.png"
-    only: Annotated[str, typer.Option(hidden=True)] = ""
+    treebank: Annotated[str, Option(help="As --train of grammar-lens.")] = "embedded:train"
+    sentences: Annotated[int, Option(help="Sentences that are doubled.")] = 250
+    lesion_sentences: Annotated[int, Option(help="Sentences lesioned.")] = 60
+    token_budget: Annotated[int, Option(help="Tokens in one batch.")] = 2048
+    rounds: Annotated[int, Option(help="Rounds; 3 or more to report.")] = 3
+    out: measure.OutFlag = measure.FOLDER / "growth.json"
+    png: Annotated[Path, Option(help="The figure.")] = DOCS / "growth.png"
+    only: Annotated[str, Option(hidden=True)] = ""
 
 
 @dataclass(frozen=True)
@@ -151,16 +143,16 @@ def memory(config: Config, point: Point) -> dict[str, float]:
     """MiB in this process: the words, the table of exchanged labels, and what one pass adds."""
     model = make_model(point)
     bank = source(config.treebank)
-    forget_peak()
+    measure.forget_peak()
     before = peak_host()
     corpus = make_corpus(config, point, model)
-    forget_peak()
+    measure.forget_peak()
     loaded = peak_host()
     codes, rng = corpus.read(POSITION), np.random.default_rng(0)
     table = permute_tags(codes, corpus.alignment.sentence, MIN_REPLICATES, rng).codes.nbytes
     make_pass(config, replace(point, lesions=0), model, _little(corpus, model, bank))()  # warm
     one = make_pass(config, point, model, corpus)
-    forget_peak()
+    measure.forget_peak()
     ready = peak_host()
     one()
     return {
@@ -181,27 +173,21 @@ FRUGAL = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 def fit(x: list[int], y: list[float]) -> dict[str, float]:
     """The exponent of a power law, and how straight a line the numbers make."""
-    slope, start = np.polyfit(x, y, 1)
-    rest = np.sum((np.array(y) - slope * np.array(x) - start) ** 2)
-    spread = np.sum((np.array(y) - np.mean(y)) ** 2)
-    logs = np.log(np.maximum(y, 1e-9))
-    return {
-        "exponent": float(np.polyfit(np.log(x), logs, 1)[0]),
-        "slope": float(slope),
-        "intercept": float(start),
-        "r2": float(1 - rest / spread) if spread else 1.0,
-    }
+    line: Any = linregress(x, y)
+    power: Any = linregress(np.log(x), np.log(np.maximum(y, 1e-9)))
+    straight = {"slope": line.slope, "intercept": line.intercept, "r2": line.rvalue**2}
+    return {"exponent": float(power.slope)} | {name: float(n) for name, n in straight.items()}
 
 
 def main(config: Config) -> None:
     """Measures every point, fits, prints, draws and writes."""
-    positive(config, "sentences", "lesion_sentences", "rounds")
-    one_thread()
+    measure.positive(config, "sentences", "lesion_sentences", "rounds")
+    measure.one_thread()
     if config.only:
         print(json.dumps(memory(config, Point(**json.loads(config.only)))))
         return
     mib = {
-        point: in_own_process(__file__, config, json.dumps(asdict(point)), **FRUGAL)
+        point: measure.in_own_process(__file__, config, json.dumps(asdict(point)), **FRUGAL)
         for point in POINTS
     }
     seconds, tokens = time_all(config)
@@ -215,7 +201,7 @@ def main(config: Config) -> None:
         fits = {key: fit(x, columns[key]) for key in fitted}
         sweeps[name] = {"x": x, "tokens": [tokens[p] for p in points], **columns, "fits": fits}
     report(config, sweeps)
-    save("growth", config, sweeps=sweeps)
+    measure.save("growth", config, sweeps=sweeps)
     draw(config, sweeps)
 
 
@@ -227,7 +213,7 @@ def time_all(config: Config) -> tuple[dict[Point, float], dict[Point, int]]:
         corpus = make_corpus(config, point, model)
         ways[str(point)] = make_pass(config, point, model, corpus)
         tokens[point] = corpus.alignment.n_tokens
-    timings = interleaved(ways, config.rounds)
+    timings = measure.interleaved(ways, config.rounds)
     return {point: min(timings[str(point)].cpu) for point in POINTS}, tokens
 
 
@@ -238,7 +224,7 @@ def report(config: Config, sweeps: dict[str, Any]) -> None:
         for i, x in enumerate(s["x"])
     }
     layouts = {title: f"{{{key}:.2f}}" for key, title in QUANTITIES.items()}
-    show(
+    measure.show(
         f"growth on {config.treebank}; one thread, fastest of {config.rounds} rounds",
         "point",
         rows,

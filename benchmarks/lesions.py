@@ -17,14 +17,13 @@ program ends with an error.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
+import measure
 import numpy as np
 import torch
-import typer
-from measure import FOLDER, TIMES, interleaved, one_thread, positive, save, show, target
-from words import with_every_tag
+from typer import Option
+from words import about, with_every_tag
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
@@ -37,7 +36,6 @@ from grammar_lens.lesions.outcomes import Condition, Outcomes
 from grammar_lens.lesions.prepared import LESION_TAGS
 from grammar_lens.model.about import model_name
 from grammar_lens.model.forward import next_token_logits
-from grammar_lens.model.loading import REFERENCE_MODEL
 from grammar_lens.model.weights import output_norms
 from grammar_lens.selectivity.evidence import Evidence
 
@@ -47,19 +45,15 @@ bridge, and stacked rows are added up in another order: 2e-6 of a loss of some 1
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(measure.Flags):
     """The flags."""
 
-    treebank: Annotated[str, typer.Option(help="Words that are lesioned.")] = "embedded:test"
-    train: Annotated[str, typer.Option(help="Words to choose neurons on.")] = "embedded:train"
-    model: Annotated[str, typer.Option(help="reference-9m, a folder, or a hub id.")] = (
-        REFERENCE_MODEL
-    )
-    k: Annotated[int, typer.Option(help="Key neurons per tag.")] = 100
-    shams: Annotated[int, typer.Option(help="Sham lesions per tag.")] = 2
-    sentences: Annotated[int, typer.Option(help="Sentences lesioned, at most.")] = 60
-    rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 3
-    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "lesions.json"
+    treebank: Annotated[str, Option(help="Words that are lesioned.")] = "embedded:test"
+    train: Annotated[str, Option(help="Words to choose neurons on.")] = "embedded:train"
+    k: Annotated[int, Option(help="Key neurons per tag.")] = 100
+    shams: Annotated[int, Option(help="Sham lesions per tag.")] = 2
+    sentences: Annotated[int, Option(help="Sentences lesioned, at most.")] = 60
+    out: measure.OutFlag = measure.FOLDER / "lesions.json"
 
 
 class Setting:
@@ -143,20 +137,19 @@ class Setting:
 
 def main(config: Config) -> None:
     """Checks that both ways agree, times them, prints and writes."""
-    positive(config, "k", "sentences", "rounds")
-    one_thread()
+    measure.positive(config, "k", "sentences", "rounds")
+    measure.one_thread()
     setting = Setting(config)
     got = setting.battery().tag_loss
     difference = float(np.nanmax(np.abs(got - setting.in_turn(lean=False))))
-    if not difference <= SAME:
-        raise SystemExit(f"error: the losses differ by {difference:.1e}, allowed {SAME:g}")
+    measure.require_same("the losses", difference, SAME)
     ways = {
         "clean": setting.clean,
         "battery": setting.battery,
         "naive": lambda: setting.in_turn(lean=False),
         "lean": lambda: setting.in_turn(lean=True),
     }
-    timings = interleaved(ways, config.rounds)
+    timings = measure.interleaved(ways, config.rounds)
     rows = {name: timing.row() for name, timing in timings.items()}
     n = len(setting.conditions) + 1
     clean = rows["clean"]["cpu_seconds"]
@@ -166,25 +159,22 @@ def main(config: Config) -> None:
     battery = rows["battery"]["cpu_seconds"]
     faster = {way: rows[way]["cpu_seconds"] / battery for way in ("naive", "lean")}
     per_condition = {"clean passes per condition": "{clean_passes_per_condition:.2f}"}
-    show(
+    measure.show(
         f"{model_name(setting.model)} on {len(setting.corpus.bank)} sentences of {setting.corpus.bank.name}, "
         f"{n - 1} lesions of {config.k} neurons; one thread, fastest of {config.rounds} rounds",
         "way",
         rows,
-        {"conditions": "{conditions}", **TIMES, **per_condition},
+        {"conditions": "{conditions}", **measure.TIMES, **per_condition},
     )
     print(f"same losses: largest difference {difference:.1e} nats (allowed {SAME:g})")
     cost = rows["battery"]["clean_passes_per_condition"]
-    print(target("naive / battery", faster["naive"], 2.0, at_least=True))
-    print(target("cost of a lesion in clean passes", cost, 0.75))
+    print(measure.target("naive / battery", faster["naive"], 2.0, at_least=True))
+    print(measure.target("cost of a lesion in clean passes", cost, 0.75))
     print(f"lean / battery: {faster['lean']:.2f}")
-    save(
+    measure.save(
         "lesions",
         config,
-        model=model_name(setting.model),
-        treebank=setting.corpus.bank.name,
-        sentences=len(setting.corpus.bank),
-        tokens=setting.alignment.n_tokens,
+        **about(setting.model, setting.corpus),
         rows=rows,
         times_faster_than=faster,
         largest_difference_of_losses=difference,

@@ -49,8 +49,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-import typer
 from measure import FOLDER, Timing, compare, positive, save, show, target
+from typer import Option
 from words import POSITION, random_lesions, readable
 
 import grammar_lens as gl
@@ -92,28 +92,28 @@ SAME = 1e-4
 class Config:
     """The flags."""
 
-    treebank: Annotated[str, typer.Option(help="As --train of grammar-lens.")] = (
+    treebank: Annotated[str, Option(help="As --train of grammar-lens.")] = (
         f"{DATA}/treebanks/UD_English-EWT:dev"
     )
-    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.")] = Path(
+    tokenizer: Annotated[Path, Option(help="Folder of the tokenizer.")] = Path(
         f"{DATA}/tokenizers/llama3"
     )
-    device: Annotated[str, typer.Option(help="cuda, or cpu at small sizes.")] = "cuda"
-    dtype: Annotated[str, typer.Option(help="Of weights and activations.")] = "bfloat16"
-    layers: Annotated[int, typer.Option(help="Layers.")] = 32
-    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 4096
-    d_mlp: Annotated[int, typer.Option(help="Neurons of a layer.")] = 14_336
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 32
-    kv_heads: Annotated[int, typer.Option(help="Heads of keys and values.")] = 8
-    sentences: Annotated[int, typer.Option(help="Sentences, at most.")] = 100_000
-    lesion_sentences: Annotated[int, typer.Option(help="Of these, for lesions.")] = 400
-    lesions: Annotated[int, typer.Option(help="Lesions of the battery.")] = 16
-    k: Annotated[int, typer.Option(help="Neurons of a lesion; 10 times as many features.")] = 100
-    token_budget: Annotated[int, typer.Option(help="Tokens in one batch.")] = 4096
-    rounds: Annotated[int, typer.Option(help="Rounds of moments; 7 or more to report.")] = 7
-    slow_rounds: Annotated[int, typer.Option(help="Of attribution and lesions, at most.")] = 3
-    minutes: Annotated[float, typer.Option(help="After these no round is started.")] = 8.0
-    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "llama3_8b_shape.json"
+    device: Annotated[str, Option(help="cuda, or cpu at small sizes.")] = "cuda"
+    dtype: Annotated[str, Option(help="Of weights and activations.")] = "bfloat16"
+    layers: Annotated[int, Option(help="Layers.")] = 32
+    d_model: Annotated[int, Option(help="Width of the residual stream.")] = 4096
+    d_mlp: Annotated[int, Option(help="Neurons of a layer.")] = 14_336
+    heads: Annotated[int, Option(help="Attention heads.")] = 32
+    kv_heads: Annotated[int, Option(help="Heads of keys and values.")] = 8
+    sentences: Annotated[int, Option(help="Sentences, at most.")] = 100_000
+    lesion_sentences: Annotated[int, Option(help="Of these, for lesions.")] = 400
+    lesions: Annotated[int, Option(help="Lesions of the battery.")] = 16
+    k: Annotated[int, Option(help="Neurons of a lesion; 10 times as many features.")] = 100
+    token_budget: Annotated[int, Option(help="Tokens in one batch.")] = 4096
+    rounds: Annotated[int, Option(help="Rounds of moments; 7 or more to report.")] = 7
+    slow_rounds: Annotated[int, Option(help="Of attribution and lesions, at most.")] = 3
+    minutes: Annotated[float, Option(help="After these no round is started.")] = 8.0
+    out: Annotated[Path, Option(help="JSON file.")] = FOLDER / "llama3_8b_shape.json"
 
 
 def make_models(config: Config) -> tuple[Model, Any]:

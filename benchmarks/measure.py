@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -25,17 +25,27 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
+from typer import Option
 
 from grammar_lens.files import make_folder, write_json
 from grammar_lens.runs.store.provenance import library_versions
 
 FOLDER = Path("results") / "benchmarks"
+OutFlag = Annotated[Path, Option(help="JSON file.")]
 TIMES = {
     "CPU s": "{cpu_seconds:.3f}",
     "slowest": "{cpu_seconds_slowest:.3f}",
     "wall s": "{wall_seconds:.3f}",
 }
 """Columns of a timing."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of the benchmarks that time one model."""
+
+    model: Annotated[str, Option(help="reference-9m, a folder, or a hub id.")] = "reference-9m"
+    rounds: Annotated[int, Option(help="Rounds; 3 or more to report.")] = 3
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,12 @@ def compare(above: Timing, below: Timing, clock: str = "cpu") -> dict[str, float
         "lowest": min(each),
         "highest": max(each),
     }
+
+
+def require_same(what: str, difference: float, allowed: float) -> None:
+    """Ends the program where two ways give different answers; NaN is different."""
+    if not difference <= allowed:
+        raise SystemExit(f"error: {what} differ by {difference:.1e}, allowed {allowed:g}")
 
 
 def one_thread() -> None:

@@ -19,15 +19,14 @@ probes of more columns out of the second check, which takes minutes for them.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
+import measure
 import numpy as np
-import typer
-from measure import FOLDER, interleaved, one_thread, positive, save, show
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from typer import Option
 from words import with_every_tag
 
 import grammar_lens as gl
@@ -35,7 +34,6 @@ from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus, default_budget, fresh_corpus
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.model.about import model_name
-from grammar_lens.model.loading import REFERENCE_MODEL
 from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.probing.fitting import Probe, fit, fit_each, scale
@@ -50,23 +48,18 @@ WAYS = ("naive", "fit", "both")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(measure.Flags):
     """The flags."""
 
-    train: Annotated[str, typer.Option(help="Words the probes are fitted on.")] = "embedded:train"
-    fresh: Annotated[str, typer.Option(help="Words they are judged on.")] = "embedded:test"
-    model: Annotated[str, typer.Option(help="reference-9m, a folder, or a hub id.")] = (
-        REFERENCE_MODEL
-    )
-    scores: Annotated[str, typer.Option(help="Scores that choose neurons, or random.")] = (
+    train: Annotated[str, Option(help="Words the probes are fitted on.")] = "embedded:train"
+    fresh: Annotated[str, Option(help="Words they are judged on.")] = "embedded:test"
+    scores: Annotated[str, Option(help="Scores that choose neurons, or random.")] = (
         f"correlation,entropy,{RANDOM}"
     )
-    ks: Annotated[str, typer.Option(help="Neurons per label.")] = "1,2,5,10,20,50,100"
-    rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 1
-    exact_up_to: Annotated[
-        int, typer.Option(help="Columns up to which the minimum is checked.")
-    ] = 200
-    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "probes.json"
+    ks: Annotated[str, Option(help="Neurons per label.")] = "1,2,5,10,20,50,100"
+    rounds: Annotated[int, Option(help="Rounds; 3 or more to report.")] = 1
+    exact_up_to: Annotated[int, Option(help="Columns up to which the minimum is checked.")] = 200
+    out: measure.OutFlag = measure.FOLDER / "probes.json"
 
 
 class Setting:
@@ -154,26 +147,23 @@ class Setting:
 
 def main(config: Config) -> None:
     """Checks that both ways agree, times them, prints and writes."""
-    positive(config, "rounds")
-    one_thread()
+    measure.positive(config, "rounds")
+    measure.one_thread()
     setting = Setting(config)
     right = {which: (setting.naive(which), setting.quick(which)) for which in setting.sets}
     difference = max(abs(a - b) for a, b in right.values())
-    if not difference <= SAME:
-        raise SystemExit(f"error: accuracies differ by {difference:.4f}, allowed {SAME:g}")
+    measure.require_same("accuracies", difference, SAME)
     exact = [which for which in setting.sets if len(setting.columns[which]) <= config.exact_up_to]
     gaps = {which: setting.gap(which) for which in exact}
-    if not all(gap <= GAP for gap in gaps.values()):
-        raise SystemExit(
-            f"error: an objective is {max(gaps.values()):.1e} too large, allowed {GAP:g}"
-        )
+    for gap in gaps.values():
+        measure.require_same("objectives", gap, GAP)
     ways: dict[str, Callable[[], object]] = {"scale": partial(scale, setting.train, setting.fresh)}
     for which in setting.sets:
         name = " ".join(map(str, which))
         ways |= {f"naive {name}": partial(setting.naive, which)}
         ways |= {f"fit {name}": partial(setting.quick, which)}
         ways |= {f"both {name}": partial(setting.both, which)}
-    rows = {name: timing.row() for name, timing in interleaved(ways, config.rounds).items()}
+    rows = {name: timing.row() for name, timing in measure.interleaved(ways, config.rounds).items()}
     lines = {}
     for which, (naive_accuracy, accuracy) in right.items():
         name = " ".join(map(str, which))
@@ -182,7 +172,7 @@ def main(config: Config) -> None:
         line["ratio"] = line["naive_cpu_seconds"] / line["fit_cpu_seconds"]
         line |= {"naive_accuracy": naive_accuracy, "accuracy": accuracy, "gap": gaps.get(which)}
         lines[name] = line
-    show(
+    measure.show(
         f"{model_name(setting.model)}, {len(setting.classes):,} training and {len(setting.gold):,} held-out words; "
         f"one thread, fastest of {config.rounds} rounds",
         "score and k",
@@ -205,7 +195,7 @@ def main(config: Config) -> None:
         print(f"naive / fit, all probes up to k = {most}: {totals[most]:.2f}")
     print(f"scaling {setting.train.shape[1]:,} units once: {once:.2f} s")
     print(f"same answers: accuracies differ by {difference:.4f} at most (allowed {SAME:g})")
-    save(
+    measure.save(
         "probes",
         config,
         model=model_name(setting.model),

@@ -16,20 +16,18 @@ Goal, in CPU seconds: all scores of moments together at most 2 % of collect.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
+import measure
 import numpy as np
-import typer
-from measure import FOLDER, TIMES, interleaved, one_thread, positive, save, show, target
-from words import with_every_tag
+from typer import Option
+from words import about, with_every_tag
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.model.about import Model, model_name
-from grammar_lens.model.loading import REFERENCE_MODEL
 from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 from grammar_lens.selectivity.registry import SCORES
@@ -40,17 +38,13 @@ FROM_MOMENTS = tuple(name for name, method in SCORES.items() if method.needs == 
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(measure.Flags):
     """The flags."""
 
-    treebank: Annotated[str, typer.Option(help="As --train of grammar-lens.")] = "embedded:train"
-    model: Annotated[str, typer.Option(help="reference-9m, a folder, or a hub id.")] = (
-        REFERENCE_MODEL
-    )
-    sample: Annotated[int, typer.Option(help="Words of each label in the sample.")] = 100
-    large: Annotated[bool, typer.Option(help="Also 17 x 32 x 14,336 random moments.")] = False
-    rounds: Annotated[int, typer.Option(help="Rounds; 3 or more to report.")] = 3
-    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "scores.json"
+    treebank: Annotated[str, Option(help="As --train of grammar-lens.")] = "embedded:train"
+    sample: Annotated[int, Option(help="Words of each label in the sample.")] = 100
+    large: Annotated[bool, Option(help="Also 17 x 32 x 14,336 random moments.")] = False
+    out: measure.OutFlag = measure.FOLDER / "scores.json"
 
 
 def everything(model: Model, corpus: Corpus, sample: int) -> Evidence:
@@ -104,30 +98,28 @@ def ways(model: Model, corpus: Corpus, config: Config) -> dict[str, Callable[[],
 
 def main(config: Config) -> None:
     """Times, prints and writes."""
-    positive(config, "sample", "rounds")
-    one_thread()
+    measure.positive(config, "sample", "rounds")
+    measure.one_thread()
     model = gl.load_model(config.model, device="cpu")
     corpus = with_every_tag(model, config.treebank)
-    timings = interleaved(ways(model, corpus, config), config.rounds)
+    timings = measure.interleaved(ways(model, corpus, config), config.rounds)
     rows = {name: timing.row() for name, timing in timings.items()}
     collect = rows["collect"]["cpu_seconds"]
     for row in rows.values():
         row["percent_of_collect"] = 100 * row["cpu_seconds"] / collect
     percent = sum(rows[name]["percent_of_collect"] for name in FROM_MOMENTS)
-    show(
+    measure.show(
         f"{model_name(model)} on {len(corpus.bank)} sentences of {corpus.bank.name}, "
         f"{len(corpus.labels)} labels; one thread, fastest of {config.rounds} rounds",
         "what",
         rows,
-        {**TIMES, "% of collect": "{percent_of_collect:.2f}"},
+        {**measure.TIMES, "% of collect": "{percent_of_collect:.2f}"},
     )
-    print(target("all scores of moments, % of collect", percent, MOST_PERCENT))
-    save(
+    print(measure.target("all scores of moments, % of collect", percent, MOST_PERCENT))
+    measure.save(
         "scores",
         config,
-        model=model_name(model),
-        treebank=corpus.bank.name,
-        sentences=len(corpus.bank),
+        **about(model, corpus),
         rows=rows,
         scores_of_moments_percent_of_collect=percent,
     )

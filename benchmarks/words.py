@@ -1,17 +1,36 @@
 """The words that the benchmarks read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 import grammar_lens as gl
 from grammar_lens.corpus.corpus import Corpus, prepare
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.lesions.outcomes import Condition
-from grammar_lens.model.about import Model
+from grammar_lens.model.about import Model, model_name
+from grammar_lens.model.loading import locate
 from grammar_lens.neurons.neurons import Neurons
 
 POSITION = "next"
+
+
+def hugging_face(name: str) -> Any:
+    """The model as users of Hugging Face load it, in float32 with sdpa."""
+    logging.disable_progress_bar()
+    return AutoModelForCausalLM.from_pretrained(
+        locate(name), dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
+    ).eval()
+
+
+def about(model: Model, corpus: Corpus) -> dict[str, Any]:
+    """What was read, for the JSON file."""
+    size = {"sentences": len(corpus.bank), "tokens": corpus.alignment.n_tokens}
+    return {"model": model_name(model), "treebank": corpus.bank.name, **size}
 
 
 def with_every_tag(model: Model, source: str) -> Corpus:

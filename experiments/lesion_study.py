@@ -282,6 +282,7 @@ def measure(s: Setting, part: str, keys: KeyNeurons, evidence: Evidence, folder:
     c, words = s.config, CHECK if part in READ else part
     fresh, shared = s.fresh[words], {"value": c.value, "labels": s.cut[words], **c.passes}
     if part == CALIBRATION:
+        assert evidence.attribution is not None
         sizes = {"n_top": min(TOP, c.k), "k": max(1, c.single_neurons // TENTH)}
         shared |= {"lexicon": s.lexicon, "where": c.where, "n_random": c.single_neurons}
         found = gl.calibrate(s.model, fresh, keys, evidence.attribution, **sizes, **shared)

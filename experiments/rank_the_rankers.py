@@ -132,10 +132,9 @@ def gather(
         for name in needs & {"attribution", "relevance"}:
             found[name] = gl.attribute(model, corpus, relevance=name == "relevance", **words)
         if "integrated_gradients" in needs:
-            few = {"max_words": config.integrated_words, "seed": seed}
-            found["integrated_gradients"] = gl.attribute(
-                model, corpus, kind="integrated_gradients", **few
-            )
+            few: dict[str, Any] = {"max_words": config.integrated_words, "seed": seed}
+            integrated = gl.attribute(model, corpus, kind="integrated_gradients", **few)
+            found["integrated_gradients"] = integrated
     return replace(evidence, **found)
 
 

@@ -328,7 +328,7 @@ class TestBenchmarks:
             asked.append(name)
             return {"loaded_mib": 100.0, "peak_mib": 110.0}
 
-        monkeypatch.setattr(page, "in_own_process", remember)
+        monkeypatch.setattr(page.measure, "in_own_process", remember)
         page.main(
             page.Config(
                 treebank=f"{words}:train",
@@ -361,7 +361,7 @@ class TestBenchmarks:
     ) -> None:
         page = benchmark("collecting")
         config = page.Config(treebank=f"{words}:test", model=str(tiny_folder))
-        found = page.in_own_process(page.__file__, config, "collect")
+        found = page.measure.in_own_process(page.__file__, config, "collect")
         assert 10 < found["loaded_mib"] <= found["peak_mib"] < 20_000
 
     @pytest.mark.parametrize(

@@ -1,13 +1,10 @@
 """The neuron pages, hostile text and large runs in a real browser, which nothing may upset."""
 
-import importlib.util
 import os
-import sys
 import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from made_runs import MadeRun, made_examples, made_run
 from watched_pages import on_page
+from wide_runs import wide_run
 
 import grammar_lens as gl
 from grammar_lens.figures.style import number
@@ -408,19 +406,6 @@ def test_headings_open_and_the_address_remembers_them(browser: Any, path: Path) 
         page.wait_for_selector("#neuron-panel[data-shown='next-1.17']")
 
 
-@pytest.fixture(scope="module")
-def wide() -> ModuleType:
-    """The page that makes runs as large as wanted."""
-    path = Path(__file__).parents[2] / "benchmarks" / "wide_run.py"
-    spec = importlib.util.spec_from_file_location("wide_run", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def opened_in(browser: Any, path: Path) -> float:
     """Seconds until a neuron page is shown, counted from before the page was asked for."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -433,10 +418,10 @@ def opened_in(browser: Any, path: Path) -> float:
 
 
 class TestSize:
-    def test_the_page_does_not_grow_with_the_corpus(self, wide: ModuleType, tmp_path: Path) -> None:
+    def test_the_page_does_not_grow_with_the_corpus(self, tmp_path: Path) -> None:
         few, many = (
             write_report(
-                wide.wide_run(("A", "B", "C"), layers=4, units=64, n_sentences=n),
+                wide_run(("A", "B", "C"), layers=4, units=64, n_sentences=n),
                 tmp_path / f"{n}.html",
             )
             for n in (100, 100_000)
@@ -444,11 +429,9 @@ class TestSize:
         assert abs(many.stat().st_size - few.stat().st_size) < 200
         assert "1,400,000 of 1,500,000 training words" in many.read_text("utf-8")
 
-    def test_wide_layers_are_binned_and_right(
-        self, browser: Any, wide: ModuleType, tmp_path: Path
-    ) -> None:
+    def test_wide_layers_are_binned_and_right(self, browser: Any, tmp_path: Path) -> None:
         """17 tags, 3 layers of 4,096: a marked cell tells its neuron, and its page the score."""
-        run = wide.wide_run(layers=3, units=4096)
+        run = wide_run(layers=3, units=4096)
         path = write_report(run, tmp_path / "r.html")
         assert path.stat().st_size < 8e6
         with on_page(browser, path, drawn=True) as page:
@@ -476,9 +459,9 @@ class TestSize:
             assert first[:3] == ["1", f"{layer}.{index}", want]
 
     @pytest.mark.slow
-    def test_a_run_of_llama_3_8b_size(self, browser: Any, wide: ModuleType, tmp_path: Path) -> None:
+    def test_a_run_of_llama_3_8b_size(self, browser: Any, tmp_path: Path) -> None:
         """458,752 neurons, 17 tags, two positions: under 12 MB and 5 s; half a minute to make."""
-        run = wide.wide_run()
+        run = wide_run()
         start = time.perf_counter()
         path = write_report(run, tmp_path / "r.html")
         seconds, size = time.perf_counter() - start, path.stat().st_size

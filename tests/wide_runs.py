@@ -4,22 +4,18 @@ Every label has a few strong neurons in the middle layers; two positions, exampl
 neurons of every label. Its numbers mean nothing; their amount is what counts.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from made_figures import made_probe, made_study
+from made_runs import MadeRun, Results
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.dissociation.layer_lesions import LayerLesions
 from grammar_lens.dissociation.matrices import diagonal_score
 from grammar_lens.dissociation.result import LesionStudy
-from grammar_lens.dissociation.size_curves import SizeCurves
-from grammar_lens.lesions.outcomes import Ablation
-from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.examples import (
     QUANTILES,
     Example,
@@ -32,10 +28,7 @@ from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments, UnitStatistics
-from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.probing.evaluation import ProbeResult
-from grammar_lens.probing.layer_results import LayerProbes
-from grammar_lens.selectivity.evidence import Evidence
 from grammar_lens.selectivity.result import Scores
 
 UPOS = (
@@ -50,52 +43,14 @@ WITH_EXAMPLES = 10
 """Key neurons of each label that have examples."""
 
 
-@dataclass(frozen=True)
-class WideResults:
-    """One position of the run."""
-
-    position: str
-    moments: Moments
-    scores: Scores
-    keys: KeyNeurons
-    controls: SelectionControls | None
-    probe: ProbeResult
-    residual: Scores
-
-
 @dataclass
-class WideRun:
-    """What a report reads of a run."""
+class WideRun(MadeRun):
+    """A run with scores of the residual stream at every position."""
 
-    results: dict[str, WideResults]
-    study: LesionStudy
-    course: CourseSummary
-    examples: dict[str, Examples]
-    record: dict[str, Any]
-    summary: dict[str, Any]
-    curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    path: Path = Path("runs/wide")
-    layers: LayerProbes | None = None
-    layer_table: pd.DataFrame | None = None
-    layer_lesions: LayerLesions | None = None
-    size_curves: SizeCurves | None = None
-    phenomena: PhenomenaStudy | None = None
-
-    @property
-    def positions(self) -> tuple[str, ...]:
-        return tuple(self.results)
-
-    def has(self, step: str) -> bool:
-        return True
-
-    def at(self, position: str) -> WideResults:
-        return self.results[position]
-
-    def evidence(self, position: str) -> Evidence:
-        return Evidence(self.results[position].moments)
+    streams: dict[str, Scores] = field(default_factory=dict)
 
     def residual_scores(self, position: str) -> Scores | None:
-        return self.results[position].residual
+        return self.streams[position]
 
 
 def wide_run(
@@ -108,47 +63,32 @@ def wide_run(
 ) -> WideRun:
     """Two positions of `layers` times `units` neurons, read in `n_sentences` sentences."""
     rng = np.random.default_rng(0)
-    results = {p: _results(rng, labels, layers, units, p, model) for p in ("word", "next")}
-    origin = results["next"].scores.origin
-    words = 15 * n_sentences
+    results, streams = {}, {}
+    for position in ("word", "next"):
+        origin = Origin(model, "made:train", "upos", position, "neuron")
+        scores = _scores(rng, labels, layers, units, origin)
+        mean = rng.standard_normal(scores.values.shape, dtype=np.float32).astype(np.float64)
+        nothing = np.broadcast_to(np.zeros(()), mean.shape)
+        moments = Moments(labels, scores.count, mean, nothing, nothing, np.abs(mean[0]), origin)
+        stream, width = replace(origin, site="resid_post"), round(units * DIMENSIONS)
+        streams[position] = _scores(rng, labels, layers, width, stream)
+        sets, probe = {"neuron": moments}, _probe(rng, labels, origin)
+        results[position] = Results(position, sets, scores, select(scores, k=100), None, probe)
+    words, origin = 15 * n_sentences, results["next"].scores.origin
+    read = {"words": words, "aligned": words - n_sentences}
     return WideRun(
-        results,
-        _study(rng, labels, origin),
-        _course(rng, labels, layers, results["word"].scores.origin),
-        {p: _examples(rng, r.keys) for p, r in results.items()},
         record={
             "config": {"model": model, "train": "made:train", "top_k": 100},
             "treebank": {"train": {"name": "made:train", "sentences": n_sentences, "words": words}},
         },
-        summary={
-            "alignment": {
-                "words": words,
-                "aligned": words - n_sentences,
-                "skipped": {"first of its sentence": n_sentences},
-            }
-        },
+        summary={"alignment": {**read, "skipped": {"first of its sentence": n_sentences}}},
+        results=results,
+        study=_study(rng, labels, origin),
+        course=_course(rng, labels, layers, results["word"].scores.origin),
+        examples={p: _examples(rng, r.keys) for p, r in results.items()},
+        path=Path("runs/wide"),
+        streams=streams,
     )
-
-
-def _results(
-    rng: np.random.Generator,
-    labels: tuple[str, ...],
-    layers: int,
-    units: int,
-    position: str,
-    model: str,
-) -> WideResults:
-    shape = (len(labels), layers, units)
-    origin = Origin(model, "made:train", "upos", position, "neuron")
-    scores = _scores(rng, labels, layers, units, origin)
-    mean = rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
-    nothing = np.broadcast_to(np.zeros(()), shape)
-    moments = Moments(labels, scores.count, mean, nothing, nothing, np.abs(mean[0]), origin)
-    stream = _scores(
-        rng, labels, layers, round(units * DIMENSIONS), replace(origin, site="resid_post")
-    )
-    probe = _probe(rng, labels, origin)
-    return WideResults(position, moments, scores, select(scores, k=100), None, probe, stream)
 
 
 def _scores(
@@ -179,38 +119,17 @@ def _probe(rng: np.random.Generator, labels: tuple[str, ...], origin: Origin) ->
     n = len(labels)
     numbers = {x: rng.uniform(0.5, 0.9, n) for x in ("precision", "recall", "f1")}
     table = pd.DataFrame({**numbers, "n_words": 500}, index=pd.Index(labels, name="label"))
-    return ProbeResult(
-        labels=labels,
-        k=10,
-        n_neurons=10 * n,
-        n_train_words=50_000,
-        n_fresh_words=500 * n,
-        accuracy=0.85,
-        random_accuracy=0.6,
-        random_accuracies=(0.59, 0.61),
-        layer=16,
-        layer_accuracy=0.9,
-        majority_accuracy=0.2,
-        word_baseline_accuracy=0.8,
-        control_accuracy=0.3,
-        unseen_accuracy=None,
-        n_unseen_words=0,
-        macro_f1=0.8,
-        per_label=table,
-        confusion=rng.integers(0, 40, (n, n)) + 400 * np.eye(n, dtype=int),
-        dropped_duplicates=0,
-        fresh="made:test",
-        origin=origin,
-    )
+    confusion = rng.integers(0, 40, (n, n)) + 400 * np.eye(n, dtype=int)
+    return replace(made_probe(), labels=labels, per_label=table, confusion=confusion, origin=origin)
 
 
 def _study(rng: np.random.Generator, labels: tuple[str, ...], origin: Origin) -> LesionStudy:
     n = len(labels)
     matrix = 0.3 * np.eye(n) + rng.normal(0.01, 0.01, (n, n))
     sham = rng.normal(0.01, 0.01, (N_SHAMS, n, n))
-    return LesionStudy(
+    return replace(
+        made_study(n_shams=0),
         labels=labels,
-        ablation=Ablation("mean", 1.0),
         k=100,
         matrix=matrix,
         nll_matrix=1.1 * matrix,
@@ -222,17 +141,8 @@ def _study(rng: np.random.Generator, labels: tuple[str, ...], origin: Origin) ->
         n_words=np.full(n, 500),
         s_star=diagonal_score(matrix),
         s_star_sham=np.array([diagonal_score(m) for m in sham]),
-        crossed_pairs=(),
         output_ratio=np.full(n, 0.95),
         damage_ratio=np.full(n, 0.5),
-        base_tag_loss=1.4,
-        base_nll=3.0,
-        tag_entropy=2.5,
-        seen_mass=0.95,
-        identity_error=1e-14,
-        skipped={"first of its sentence": 100},
-        fresh="made:test",
-        outcomes=None,
         origin=origin,
     )
 
