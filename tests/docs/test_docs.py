@@ -108,11 +108,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded treebank, unless another is named, has two hundred sentences, and a lesion
-    study reads ten of them and does not look for sizes that match the damage."""
+    study reads ten of them, has two shams at most and does not look for sizes that match the
+    damage."""
     lesion_study = gl.lesion_study
 
     def study(*given: Any, **options: Any) -> Any:
-        return lesion_study(*given, **{**options, "max_sentences": 10})
+        few = {"max_sentences": 10, "shams": min(options.get("shams", 2), 2)}
+        return lesion_study(*given, **{**options, **few})
 
     def load(*named: Any, **options: Any) -> gl.Treebank:
         whole = load_treebank(*named, **options)
