@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import shape_checks  # noqa: F401  (before anything of the package)
+import shape_checks  # before anything of the package
 
 # torch and the package are imported by what needs them: the process that hands out the tests to
 # others loads this file before it starts them, and runs none itself
@@ -209,6 +209,10 @@ def pytest_collection_finish() -> None:
     """Freeze what is imported: it stays to the end, so the garbage collector need not look at it again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup() -> None:
+    shape_checks.begin_test()
 
 
 @pytest.hookimpl(wrapper=True)
