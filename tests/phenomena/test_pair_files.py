@@ -5,15 +5,30 @@ import json
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from minimal_pairs import AgreementPair
 
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model
 from grammar_lens.phenomena.pairs import MinimalPair, Pairs, load_pairs
 
 EMBEDDED = files("grammar_lens") / "embedded" / "minimal_pairs.csv"
+
+
+class AgreementPair(NamedTuple):
+    """A row of the project's file."""
+
+    phenomenon: str
+    term: str
+    number: str
+    attractor: str
+    good: str
+    bad: str
+    good_word: str
+    bad_word: str
+
+
 PAIRS = [AgreementPair(**row) for row in csv.DictReader(EMBEDDED.read_text("utf-8").splitlines())]
 PARADIGMS = tuple(dict.fromkeys(p.phenomenon for p in PAIRS))
 NUMBERS = ("singular", "plural")
