@@ -188,6 +188,7 @@ def runs(
     examples=(
         "grammar-lens compare runs/llama runs/gemma --out compare.html",
         "grammar-lens compare runs/demo@seed-0 runs/demo@seed-9",
+        "grammar-lens compare runs/step1000 runs/step143000 --json",
     ),
 )
 def compare(
@@ -202,12 +203,18 @@ def compare(
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
 ) -> None:
-    """Writes one page that holds several runs side by side: models, languages or scores."""
+    """Writes one page that holds several runs side by side: models, checkpoints, languages or scores."""
     from grammar_lens.report.comparison import write_comparison
+    from grammar_lens.report.comparison_families import run_pairs, shared_rows
+    from grammar_lens.report.comparison_tables import named
     from grammar_lens.runs.run import load_run
 
-    path = write_comparison([load_run(run) for run in runs], out)
-    console.result(f"comparison: {path}", data=lambda: {"comparison": path})
+    loaded = [load_run(run) for run in runs]
+    path = write_comparison(loaded, out)
+    console.result(
+        f"comparison: {path}",
+        data=lambda: {"comparison": path, "shared_neurons": shared_rows(run_pairs(named(loaded)))},
+    )
 
 
 @command(

@@ -20,6 +20,7 @@ from grammar_lens.figures.several import (
     lesion_matrices,
     own_damage,
     probe_accuracies,
+    shared_neurons,
 )
 from grammar_lens.figures.sizes import lesion_curves
 from grammar_lens.figures.trust import grammar_or_vocabulary, selection_controls
@@ -56,6 +57,7 @@ __all__ = [
     "probe_accuracy",
     "redundancy",
     "selection_controls",
+    "shared_neurons",
     "sufficiency",
     "time_course",
     "value_ladder",

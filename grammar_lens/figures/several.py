@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
@@ -96,15 +97,19 @@ def _runs_as_rows(figure: go.Figure) -> None:
 
 
 def depth_profiles(
-    scores: Mapping[str, Scores], keys: Mapping[str, KeyNeurons] | None = None
+    scores: Mapping[str, Scores],
+    keys: Mapping[str, KeyNeurons] | None = None,
+    accuracy: Mapping[str, Float[np.ndarray, " layer"]] | None = None,
 ) -> go.Figure:
-    """Strength and key neurons over relative depth, the mean over labels, a line per run.
+    """Strength, key neurons and layer probes over relative depth, a line per run.
 
-    Strength is relative to the run's strongest layer, since scores differ in unit; key neurons are
-    counted against as many spread evenly over all layers (1). Layer l of n is at (l + 1/2)/n.
+    Strength is the root mean square score of a layer, the mean over labels, relative to the run's
+    strongest layer, since scores differ in unit; key neurons are counted against as many spread evenly over
+    all layers (1). `accuracy` is that of each layer's probe, of the runs that have it. Layer l of n
+    is at (l + 1/2)/n.
     """
     _require(scores)
-    rows = 1 if keys is None else 2
+    rows = 1 + (keys is not None) + bool(accuracy)
     figure = make_subplots(rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     for i, (name, s) in enumerate(scores.items()):
         strength = layer_strength(s).mean(0)
@@ -113,11 +118,13 @@ def depth_profiles(
             counts = layer_counts(keys[name]).sum(0)
             density = counts * len(counts) / max(counts.sum(), 1.0)
             _depth_line(figure, i, name, density, row=2)
+        if accuracy and name in accuracy:
+            _depth_line(figure, i, name, accuracy[name], row=rows)
     finish(
         figure,
         "At which depth",
         "mean over labels; depth 0 is the first layer, 1 the last",
-        height=360 if keys is None else 580,
+        height=140 + 220 * rows,
     )
     figure.update_yaxes(
         title_text="strength, relative<br>to the largest", row=1, rangemode="tozero"
@@ -127,6 +134,8 @@ def depth_profiles(
             title_text="key neurons, relative<br>to an even spread", row=2, rangemode="tozero"
         )
         figure.add_hline(y=1, line={"color": GREY, "width": 1, "dash": "dot"}, row=2, col=1)  # pyright: ignore[reportArgumentType]
+    if accuracy:
+        figure.update_yaxes(title_text="accuracy of the<br>layer's probe", row=rows)
     figure.update_xaxes(range=[0, 1])
     figure.update_xaxes(row=rows, title_text="relative depth (layer / number of layers)")
     return figure.update_layout(hovermode="closest")
@@ -146,7 +155,7 @@ def _depth_line(
         legendgroup=str(i),
         showlegend=row == 1,
         **line_style(i),
-        hovertemplate="layer %{customdata}: %{y:.2f}",
+        hovertemplate="layer %{customdata}: %{y:.3f}",
     )
 
 
@@ -242,7 +251,7 @@ def agreement_matrix(
     share: Float[np.ndarray, "run run"],
     expected: Float[np.ndarray, "run run"],
 ) -> go.Figure:
-    """Key neurons that every two runs of one model share, the mean over labels; NaN where unknown."""
+    """Key neurons that every two runs of one family share, the mean over labels; NaN where unknown."""
     ticks = [plain(name) for name in names]
     apart = np.where(np.eye(len(ticks), dtype=bool), np.nan, share)
     hover = [
@@ -261,6 +270,38 @@ def agreement_matrix(
         height=230 + 42 * max(len(ticks), 3),
     )
     return matrix_axes(figure, "run", "run")
+
+
+def shared_neurons(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Key neurons that two runs of one family share, a row per label and a column per pair of runs.
+
+    Each table is what `neurons.families.shared_neurons` gives, by the name of its pair.
+    """
+    _require(tables)
+    labels = list(dict.fromkeys(str(x) for table in tables.values() for x in table.index))
+    z = np.full((len(labels), len(tables)), np.nan)
+    text, hover = ([["" for _ in tables] for _ in labels] for _ in range(2))
+    for j, (name, table) in enumerate(tables.items()):
+        for label, record in zip(table.index, table.to_dict("records"), strict=True):
+            i, smaller = labels.index(str(label)), min(record["n_first"], record["n_second"])
+            z[i, j] = record["shared"] / smaller if smaller else np.nan
+            text[i][j] = f"{record['shared']:.0f}" if smaller else ""
+            hover[i][j] = (
+                f"{plain(str(label))}, {plain(name)}<br>{record['shared']:.0f} of {smaller:.0f} shared, "
+                f"by chance {number(record['expected'], 2)}<br>rank correlation of the scores "
+                f"{number(record['rank_correlation'], 3)}"
+            )
+    rows, columns = [plain(x) for x in labels], [plain(x) for x in tables]
+    figure = matrix(
+        z, rows, text, hover, SEQUENTIAL, (0.0, 1.0), "shared / smaller set", columns=columns
+    )
+    finish(
+        figure,
+        "Key neurons that two runs share",
+        "numbers of neurons; point at a cell for chance and the correlation of all scores",
+        height=260 + 26 * max(len(labels), 3),
+    )
+    return matrix_axes(figure, "runs", "label")
 
 
 def _require(results: Mapping[str, object]) -> None:

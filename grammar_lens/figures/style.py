@@ -207,12 +207,13 @@ def matrix(
     colours: tuple[str, ...],
     limits: tuple[float, float],
     unit: str,
+    columns: list[str] | None = None,
 ) -> go.Figure:
-    """A label by label heatmap with a text in every cell."""
+    """A label by label heatmap with a text in every cell; `columns` where they are others than the rows."""
     return go.Figure(
         go.Heatmap(
             z=z,
-            x=names,
+            x=names if columns is None else columns,
             y=names,
             text=text,
             texttemplate="%{text}",

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from grammar_lens import __version__, figures
+from grammar_lens.figures.style import number
 from grammar_lens.files import write_text
+from grammar_lens.report import comparison_families as families
 from grammar_lens.report import comparison_tables as comparing
 from grammar_lens.report.html import fill
 from grammar_lens.report.pictures import Picture, picture
@@ -25,11 +27,24 @@ class Place:
     probe_table: Table | None
     label_table: Table | None
     depth: Picture | None
+    depth_table: Table
+    relation_table: Table
     agreements: list[Picture]
+    shared: Picture | None
+    shared_table: Table
+    apart: list[str]
+    """Pairs of runs that are not of one family."""
+
+
+MOST_PAIRS = 15
+"""Pairs of runs in the figure of shared neurons; the table has all."""
 
 
 def write_comparison(runs: Sequence[RunLike], path: str | Path) -> Path:
     """Two or more runs on one HTML page that needs no network.
+
+    Runs of one family of models, such as checkpoints of one training or a base and a chat model, are
+    compared neuron by neuron, others by depth (see `neurons.families.relation`).
 
     Raises GrammarLensError for fewer than two, and for a run given twice.
     """
@@ -42,7 +57,7 @@ def render_comparison(runs: Sequence[RunLike]) -> str:
     """The page's HTML."""
     by_name = comparing.named(runs)
     differing, same = comparing.settings(by_name)
-    shared = comparing.agreements(by_name)
+    pairs = families.run_pairs(by_name)
     studies = {name: run.study for name, run in by_name.items() if run.study is not None}
     return fill(
         "compare.html.jinja",
@@ -51,15 +66,18 @@ def render_comparison(runs: Sequence[RunLike]) -> str:
         paths=comparing.paths(by_name),
         differing=differing,
         same=same,
-        cautions=comparing.cautions(by_name),
+        cautions=comparing.cautions(
+            by_name, one_family=bool(pairs) and all(pair.relation.is_family for pair in pairs)
+        ),
         places=[
-            _place(by_name, position, [a for a in shared if a.position == position])
+            _place(by_name, position, [pair for pair in pairs if pair.position == position])
             for position in POSITIONS
             if _has(by_name, position)
         ],
         damage=_damage(studies),
         matrices=_matrices(studies),
         lesion_table=comparing.lesion_table(by_name) if studies else None,
+        damage_table=comparing.damage_table(studies) if studies else None,
         without_study=[name for name in by_name if name not in studies],
     )
 
@@ -68,7 +86,7 @@ def _has(runs: comparing.Runs, position: str) -> bool:
     return any(r.position == position for run in runs.values() for r in results_of(run))
 
 
-def _place(runs: comparing.Runs, position: str, shared: Sequence[comparing.Agreement]) -> Place:
+def _place(runs: comparing.Runs, position: str, pairs: Sequence[families.RunPair]) -> Place:
     at = {name: r for name, run in runs.items() for r in results_of(run) if r.position == position}
     probes = comparing.probes_at(runs, position)
     scores = {name: r.scores for name, r in at.items()}
@@ -80,11 +98,32 @@ def _place(runs: comparing.Runs, position: str, shared: Sequence[comparing.Agree
         label_table=comparing.label_table(probes) if probes else None,
         depth=picture(
             f"depth-{position}",
-            figures.depth_profiles(scores, keys),
-            "Lines of strength and of key neurons over relative depth, one for each run.",
+            figures.depth_profiles(scores, keys, families.layer_accuracy(runs, position)),
+            "Lines of strength, of key neurons and of the accuracy of layer probes over relative "
+            "depth, one for each run.",
         ),
-        agreements=[_agreement(agreement, i) for i, agreement in enumerate(shared)],
+        depth_table=families.depth_table(runs, position),
+        relation_table=families.relation_table(pairs),
+        agreements=[_agreement(a, i) for i, a in enumerate(families.agreements(pairs))],
+        shared=_shared(pairs, position),
+        shared_table=families.shared_table(pairs),
+        apart=[pair.name for pair in pairs if not pair.relation.is_family],
     )
+
+
+def _shared(pairs: Sequence[families.RunPair], position: str) -> Picture | None:
+    tables = {p.name: p.shared for p in pairs if p.shared is not None and len(p.shared)}
+    if not tables:
+        return None
+    shown = dict(list(tables.items())[:MOST_PAIRS])
+    words = (
+        "Matrix of the key neurons of every label that two runs share. Means of shares: "
+        + ", ".join(
+            f"{name} {number(families.shares(table)['share'].mean(), 2)}"
+            for name, table in shown.items()
+        )
+    )
+    return picture(f"shared-{position}", figures.shared_neurons(shown), f"{words}.")
 
 
 def _accuracy(probes: Any, position: str) -> Picture | None:
@@ -95,9 +134,9 @@ def _accuracy(probes: Any, position: str) -> Picture | None:
     return picture(f"accuracies-{position}", figures.probe_accuracies(probes), words)
 
 
-def _agreement(agreement: comparing.Agreement, i: int) -> Picture:
+def _agreement(agreement: families.Agreement, i: int) -> Picture:
     words = (
-        "Matrix of the share of key neurons that every two runs of the same model have in common: "
+        "Matrix of the share of key neurons that every two runs of one family have in common: "
         f"{', '.join(agreement.names)}."
     )
     figure = figures.agreement_matrix(agreement.names, agreement.share, agreement.expected)

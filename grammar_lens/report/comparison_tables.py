@@ -1,17 +1,12 @@
-"""Tables that compare several runs: settings, results, and shared neurons."""
+"""Tables that compare several runs: settings, probes and lesions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
+from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.errors import GrammarLensError, counted
-from grammar_lens.neurons.choice_agreement import cross_overlap
-from grammar_lens.neurons.neurons import KeyNeurons
-from grammar_lens.neurons.overlap import reliability
 from grammar_lens.probing.evaluation import ProbeResult
 from grammar_lens.report.protocols import RunLike, results_of
 from grammar_lens.report.result_tables import DASH, Cell, Table, flat, measured, small
@@ -52,8 +47,8 @@ def settings(runs: Runs) -> tuple[Table, list[tuple[str, str]]]:
     return Table(("Setting", *runs), rows), same
 
 
-def cautions(runs: Runs) -> list[str]:
-    """Reasons why the numbers cannot be compared directly."""
+def cautions(runs: Runs, *, one_family: bool = False) -> list[str]:
+    """Reasons why the numbers cannot be compared directly; models of one family have one vocabulary."""
     sentences = []
     for what, values, why in (
         (
@@ -64,7 +59,7 @@ def cautions(runs: Runs) -> list[str]:
         ("held-out words", _fresh(runs), "compare each accuracy with its own baselines"),
         (
             "vocabulary of the model",
-            _each(runs, "model", "name"),
+            [] if one_family else _each(runs, "model", "name"),
             "words have other tokens there, so losses in nats differ for that reason alone; compare "
             "each with its shams and with the intact loss",
         ),
@@ -160,6 +155,7 @@ def lesion_table(runs: Runs) -> Table:
                 measured(s.diagonal_mean, 3, plus=True),
                 measured(s.off_diagonal_mean, 3, plus=True),
                 measured(sham, 3, plus=True),
+                measured(s.specificity, 2),
                 small(s.deciding.p_value),
                 (f"{s.deciding.n_shams}", s.deciding.n_shams),
                 (f"{pairs} of {possible}", pairs / max(possible, 1)),
@@ -170,53 +166,40 @@ def lesion_table(runs: Runs) -> Table:
     return Table(
         (
             *("Run", "Neurons per tag", "Own words (nats)", "Other words (nats)"),
-            *("Own words, shams (nats)", "p", "Shams", "Double dissociations"),
+            *("Own words, shams (nats)", "Specificity", "p", "Shams", "Double dissociations"),
             *("Tag loss, intact (nats)", "Words"),
         ),
         rows,
     )
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Key neurons that runs of one model share at one position, the mean over common labels.
+def damage_table(studies: Mapping[str, LesionStudy]) -> Table:
+    """Every label in every study: damage to its own words, that of its shams, and its specificity.
 
-    Shared neurons over the smaller set; `expected` is what sets drawn at random within their layers
-    share. NaN for runs that have no label in common, or none with key neurons.
+    Specificity is 1 - mean damage to other labels' words / damage to its own; none where these do not suffer.
     """
-
-    position: str
-    names: tuple[str, ...]
-    share: Float[np.ndarray, "run run"]
-    expected: Float[np.ndarray, "run run"]
-
-
-def agreements(runs: Runs) -> list[Agreement]:
-    """For every position and every model that several runs studied at the same site."""
-    groups: dict[tuple[Any, ...], dict[str, KeyNeurons]] = {}
-    for name, run in runs.items():
-        weights = run.record.get("model", {}).get("weights")
-        for r in results_of(run):
-            if weights is not None:
-                groups.setdefault((r.position, weights, r.keys.origin.site), {})[name] = r.keys
-    return [
-        _agreement(position, group) for (position, *_), group in groups.items() if len(group) > 1
-    ]
-
-
-def _agreement(position: str, group: Mapping[str, KeyNeurons]) -> Agreement:
-    n = len(group)
-    share, expected = np.full((2, n, n), np.nan)
-    for i, first in enumerate(group.values()):
-        for j, second in enumerate(group.values()):
-            common = [x for x in first.labels if x in second and len(first[x]) and len(second[x])]
-            if common:
-                a, b = first.only(common), second.only(common)
-                share[i, j] = float(np.diag(cross_overlap(a, b)).mean())
-                shares = reliability(a, b)
-                smaller = np.minimum(shares.n_first, shares.n_second)
-                expected[i, j] = float((shares.expected / smaller).mean())
-    return Agreement(position, tuple(group), share, expected)
+    labels = dict.fromkeys(label for s in studies.values() for label in s.labels)
+    rows: list[list[Cell]] = []
+    for label in labels:
+        row: list[Cell] = [(label, label)]
+        for s in studies.values():
+            if label not in s.labels:
+                row += [(DASH, None)] * 3
+                continue
+            i = s.labels.index(label)
+            own, others = float(s.matrix[i, i]), np.delete(s.matrix[i], i)
+            sham = float(s.sham_mean[i, i]) if s.n_shams else None
+            specific = 1 - float(others.mean()) / own if own > 0 and len(others) else None
+            row += [
+                measured(own, 3, plus=True),
+                measured(sham, 3, plus=True),
+                measured(specific, 2),
+            ]
+        rows.append(row)
+    each = (
+        f"{name}: {what}" for name in studies for what in ("own (nats)", "shams", "specificity")
+    )
+    return Table(("Tag", *each), rows)
 
 
 def paths(runs: Runs) -> list[tuple[str, str]]:

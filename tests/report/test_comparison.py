@@ -15,6 +15,7 @@ from grammar_lens.cli.app import app
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.report import comparison_tables
 from grammar_lens.report.comparison import render_comparison, write_comparison
+from grammar_lens.report.comparison_families import agreements, run_pairs
 from grammar_lens.report.result_tables import DASH
 
 
@@ -85,7 +86,7 @@ def test_neurons_in_common_are_those_planted() -> None:
         assert gone.isdisjoint(free)
         sets = {**found.keys.sets, label: replace(mine, layer=layer, index=index)}
         second.results[position] = replace(found, keys=replace(found.keys, sets=sets))
-    found = comparison_tables.agreements(comparison_tables.named([first, second]))
+    found = agreements(run_pairs(comparison_tables.named([first, second])))
     assert [a.position for a in found] == ["word", "next"]
     share = found[0].share
     assert share[0, 0] == share[1, 1] == 1
@@ -94,14 +95,10 @@ def test_neurons_in_common_are_those_planted() -> None:
     assert 0 < found[0].expected[0, 1] < share[0, 1]
 
 
-def test_other_models_and_other_labels_share_nothing_that_is_shown() -> None:
-    assert (
-        comparison_tables.agreements(comparison_tables.named([a_run("one"), a_run("two", "w2")]))
-        == []
-    )
+def test_runs_of_other_labels_share_nothing() -> None:
     other = made_run(("A", "B", "C"), path=Path("two"))
     other.record = made_record(other)
-    (word, _) = comparison_tables.agreements(comparison_tables.named([a_run("one"), other]))
+    (word, _) = agreements(run_pairs(comparison_tables.named([a_run("one"), other])))
     assert np.isnan(word.share[0, 1])
     assert word.share[1, 1] == 1
 
