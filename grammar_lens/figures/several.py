@@ -292,9 +292,8 @@ def shared_neurons(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
                 f"{number(record['rank_correlation'], 3)}"
             )
     rows, columns = [plain(x) for x in labels], [plain(x) for x in tables]
-    figure = matrix(
-        z, rows, text, hover, SEQUENTIAL, (0.0, 1.0), "shared / smaller set", columns=columns
-    )
+    figure = matrix(z, rows, text, hover, SEQUENTIAL, (0.0, 1.0), "shared / smaller set")
+    figure.update_traces(x=columns)
     finish(
         figure,
         "Key neurons that two runs share",

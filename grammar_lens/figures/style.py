@@ -207,13 +207,12 @@ def matrix(
     colours: tuple[str, ...],
     limits: tuple[float, float],
     unit: str,
-    columns: list[str] | None = None,
 ) -> go.Figure:
-    """A label by label heatmap with a text in every cell; `columns` where they are others than the rows."""
+    """A label by label heatmap with a text in every cell."""
     return go.Figure(
         go.Heatmap(
             z=z,
-            x=names if columns is None else columns,
+            x=names,
             y=names,
             text=text,
             texttemplate="%{text}",
