@@ -10,16 +10,23 @@ from grammar_lens.corpus.origin import Origin
 from grammar_lens.dissociation.pairs import CrossedPair
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
-from grammar_lens.phenomena.effects import PairEffects
+from grammar_lens.phenomena.effects import DamageMatchedFalls, PairEffects
 from grammar_lens.phenomena.result import PhenomenaStudy
 
 PHENOMENA = ("agreement", "binding", "islands")
 
 
 def made_effects(
-    lesions: tuple[str, ...], phenomena: tuple[str, ...], n_shams: int = 19
+    lesions: tuple[str, ...],
+    phenomena: tuple[str, ...],
+    n_shams: int = 19,
+    *,
+    damage_matched: bool = False,
 ) -> PairEffects:
-    """Each lesion costs the phenomenon of its own number 2 nats and others .1; shams cost .05."""
+    """Each lesion costs the phenomenon of its own number 2 nats and others .1; shams cost .05.
+
+    Damage-matched shams of 40 neurons cost .6.
+    """
     shape = len(lesions), len(phenomena)
     fall = np.where(np.eye(*shape, dtype=bool), 2.0, 0.1)
     rng = np.random.default_rng(0)
@@ -33,7 +40,14 @@ def made_effects(
         token_accuracy=np.where(fall > 1, 0.4, 0.8),
         sampled=fall,
         sham=0.05 + 0.01 * rng.normal(size=(n_shams, *shape)),
-        output_ratio=np.full(len(lesions), 0.95),
+        output_ratio=np.full(len(lesions), 0.5 if damage_matched else 0.95),
+        damage_matched=DamageMatchedFalls(
+            0.6 + 0.01 * rng.normal(size=(n_shams, *shape)),
+            np.array([1.05, *[np.nan] * (len(lesions) - 1)]),
+            np.full(len(lesions), 40),
+        )
+        if damage_matched
+        else None,
     )
 
 
@@ -94,7 +108,7 @@ def made_phenomena(
             }
         ),
         own=made_effects(phenomena, phenomena),
-        tags=None if tags is None else made_effects(tags, phenomena),
+        tags=None if tags is None else made_effects(tags, phenomena, damage_matched=True),
         s_star=1.4,
         s_star_sham=np.linspace(-0.5, 0.5, 19),
         crossed_pairs=(CrossedPair(phenomena[0], phenomena[1], 0.01, 0.5, 0.2, True),),

@@ -1,6 +1,6 @@
 """Grow sham sets until they do as much damage as the real lesions."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, exp, log
 from pathlib import Path
@@ -117,7 +117,7 @@ class GrowingShams:
             made = self._run(sizes, folder and folder / str(time))
             for label, rise in self._mean_rises(made, sizes).items():
                 tried[label][sizes[label]] = rise
-            better = {x for x in sizes if _nearest(tried[x], target[x]) == sizes[x]}
+            better = {x for x in sizes if nearest_size(tried[x], target[x]) == sizes[x]}
             done = made if done is None else _replaced(done, made, better)
             next_sizes = {x: self._next_size(target, x, tried[x], 1, NEAR_ENOUGH) for x in tried}
             sizes = {x: size for x, size in next_sizes.items() if size}
@@ -167,22 +167,18 @@ class GrowingShams:
         rounds: int,
         near: float,
     ) -> dict[str, int]:
-        """Tries sizes of some shams, from `first` on; the size of each label that came nearest.
+        """Tries sizes of some shams, from `first` on; the size of each label that came nearest."""
+        return search_sizes(
+            lambda sizes, which: self._measured(replicates, sizes, which),
+            target,
+            first,
+            {label: self._most(label) for label in target},
+            rounds,
+            near,
+        )
 
-        Damage need not rise with size, so that none is taken untried. A single neuron where the real
-        set does no damage.
-        """
-        tried: dict[str, dict[int, float]] = {label: {} for label in target}
-        for step in range(rounds):
-            wanted = {x: self._next_size(target, x, tried[x], first[x], near) for x in tried}
-            sizes = {x: size for x, size in wanted.items() if size}
-            if not sizes:
-                break
-            for label, rise in self._measured(
-                replicates, sizes, f"{step + 1} of at most {rounds}"
-            ).items():
-                tried[label][sizes[label]] = rise
-        return {label: _nearest(tried[label], target[label]) for label in tried}
+    def _most(self, label: str) -> int:
+        return min(len(sham) for (of, _), sham in self._growing.items() if of == label)
 
     def _condition(self, key: Key, size: int) -> Condition:
         """The lesion of the first neurons of a sham."""
@@ -210,11 +206,38 @@ class GrowingShams:
         first: int,
         near: float,
     ) -> int:
-        most = min(len(sham) for (of, _), sham in self._growing.items() if of == label)
+        most = self._most(label)
         return next_size(tried, target[label], min(first, most), most, near)
 
 
-def _nearest(tried: Mapping[int, float], target: float) -> int:
+def search_sizes(
+    measure: Callable[[dict[str, int], str], Mapping[str, float]],
+    target: Mapping[str, float],
+    first: Mapping[str, int],
+    most: Mapping[str, int],
+    rounds: int,
+    near: float,
+) -> dict[str, int]:
+    """The size of each label's shams whose damage came nearest to its target, of those tried.
+
+    `measure` gives the damage of some labels' shams at some sizes; it is told which round this is. Damage
+    need not rise with size, so none is taken untried. A single neuron where the target is not above 0.
+    """
+    tried: dict[str, dict[int, float]] = {label: {} for label in target}
+    for step in range(rounds):
+        wanted = {
+            x: next_size(tried[x], target[x], min(first[x], most[x]), most[x], near) for x in tried
+        }
+        sizes = {x: size for x, size in wanted.items() if size}
+        if not sizes:
+            break
+        for label, rise in measure(sizes, f"{step + 1} of at most {rounds}").items():
+            tried[label][sizes[label]] = rise
+    return {label: nearest_size(tried[label], target[label]) for label in tried}
+
+
+def nearest_size(tried: Mapping[int, float], target: float) -> int:
+    """The tried size whose damage is nearest to the target; 1 for a target that is not above 0."""
     return min(tried, key=lambda size: abs(tried[size] - target)) if target > 0 else 1
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from grammar_lens.display import Shown
-from grammar_lens.dissociation.verdicts import ENOUGH
+from grammar_lens.dissociation.verdicts import ENOUGH, least
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,40 @@ class Falls:
 
 
 @dataclass(frozen=True)
+class GrownFalls:
+    """Falls of the log odds (nats) under damage-matched shams; 0 at pairs that are not sampled.
+
+    `size` counts each sham's neurons. `damage_ratio` is the mean |change of the log odds| over all sampled
+    pairs under the shams over that under the real lesions; NaN where these change nothing.
+    """
+
+    shams: Float[np.ndarray, "replicate lesion pair"]
+    damage_ratio: Float[np.ndarray, " lesion"]
+    size: Int[np.ndarray, " lesion"]
+
+
+@dataclass(frozen=True)
+class DamageMatchedFalls:
+    """Falls (nats) under random sets that change the log odds of all pairs as much as the real ones.
+
+    `damage_ratio` is what they change over what the real set does, as mean |change| at the shams' pairs; NaN
+    where it changes nothing. `size` counts the neurons of each sham.
+    """
+
+    sham: Float[np.ndarray, "replicate lesion phenomenon"]
+    damage_ratio: Float[np.ndarray, " lesion"]
+    size: Int[np.ndarray, " lesion"]
+
+
+@dataclass(frozen=True)
 class PairEffects(Shown):
     """Effects of lesions (rows) on the pairs of each phenomenon (columns).
 
     `fall` is the mean fall of log p(good) - log p(bad), in nats: above 0 the lesion harms the
     phenomenon; `token_fall` the same where the sentences part. `accuracy` and `token_accuracy` are the
     shares of pairs still right. `sampled` is the fall at the pairs at which shams were made, `sham` that
-    under each of them. `output_ratio` is the expected output of the shams over that of the real set.
+    under each output-matched one, whose expected output over that of the real set is `output_ratio`. Where
+    they carry too little, `damage_matched` shams decide instead: p and `sham_mean` are of `deciding`.
     """
 
     lesions: tuple[str, ...]
@@ -46,20 +73,42 @@ class PairEffects(Shown):
     sampled: Float[np.ndarray, "lesion phenomenon"]
     sham: Float[np.ndarray, "replicate lesion phenomenon"]
     output_ratio: Float[np.ndarray, " lesion"]
+    damage_matched: DamageMatchedFalls | None = None
+
+    @property
+    def deciding(self) -> Float[np.ndarray, "replicate lesion phenomenon"]:
+        """The falls under the shams that lesions are tested against."""
+        return self.sham if self.damage_matched is None else self.damage_matched.sham
 
     @property
     def n_shams(self) -> int:
-        return len(self.sham)
+        return len(self.deciding)
 
     @property
     def sham_mean(self) -> Float[np.ndarray, "lesion phenomenon"]:
-        """The shams' mean fall; NaN without shams."""
-        return self.sham.mean(0) if self.n_shams else np.full(self.fall.shape, np.nan)
+        """The deciding shams' mean fall; NaN without shams."""
+        return self.deciding.mean(0) if self.n_shams else np.full(self.fall.shape, np.nan)
 
     @property
     def is_weakly_matched(self) -> bool:
-        """Whether the shams of a set carry less than 0.9 of its output."""
-        return bool(self.n_shams and (self.output_ratio < ENOUGH).any())
+        """Whether the deciding shams carry less than 0.9 of a set's output, or do less of its damage."""
+        return bool(self.n_shams and self.least_ratio < ENOUGH)
+
+    @property
+    def least_ratio(self) -> float:
+        """The smallest share of a real set's output, or damage, that its deciding shams have."""
+        matched = self.damage_matched
+        return least(self.output_ratio if matched is None else matched.damage_ratio)
+
+    def describe_shams(self) -> str:
+        """The deciding shams in a few words."""
+        matched = self.damage_matched
+        if matched is None:
+            return f"{self.n_shams} output-matched shams"
+        return (
+            f"{self.n_shams} damage-matched shams (of {matched.size.mean():.0f} neurons, changing "
+            f"{self.least_ratio:.2f} as much or more)"
+        )
 
     @property
     def p_value(self) -> Float[np.ndarray, "lesion phenomenon"]:
@@ -69,7 +118,7 @@ class PairEffects(Shown):
         """
         if not self.n_shams:
             return np.full(self.fall.shape, np.nan)
-        return (1 + (self.sham >= self.sampled).sum(0)) / (1 + self.n_shams)
+        return (1 + (self.deciding >= self.sampled).sum(0)) / (1 + self.n_shams)
 
     @property
     def p_family(self) -> Float[np.ndarray, "lesion phenomenon"]:
@@ -82,7 +131,7 @@ class PairEffects(Shown):
         """
         if not self.n_shams:
             return np.full(self.fall.shape, np.nan)
-        every = np.concatenate([self.sampled[None], self.sham])
+        every = np.concatenate([self.sampled[None], self.deciding])
         sd = every.std(0)
         z = np.where(sd > 0, (every - every.mean(0)) / np.where(sd > 0, sd, 1), 0.0)
         most = z[1:].max((1, 2))
@@ -107,12 +156,19 @@ class PairEffects(Shown):
         )
 
     def sham_frame(self) -> pd.DataFrame:
-        """A row per sham replicate, lesion and phenomenon: the fall (nats)."""
-        index = pd.MultiIndex.from_product(
-            [range(1, self.n_shams + 1), self.lesions, self.phenomena],
-            names=["replicate", "lesion", "phenomenon"],
-        )
-        return pd.DataFrame({"fall": self.sham.ravel()}, index=index).reset_index()
+        """A row per sham replicate, lesion and phenomenon: the fall (nats), and what it was matched for."""
+        matched = {"output": self.sham}
+        if self.damage_matched is not None:
+            matched["damage"] = self.damage_matched.sham
+        tables = []
+        for what, falls in matched.items():
+            index = pd.MultiIndex.from_product(
+                [range(1, len(falls) + 1), self.lesions, self.phenomena],
+                names=["replicate", "lesion", "phenomenon"],
+            )
+            table = pd.DataFrame({"fall": falls.ravel()}, index=index).reset_index()
+            tables.append(table.assign(matched_for=what))
+        return pd.concat(tables, ignore_index=True)
 
     def matrix(self) -> pd.DataFrame:
         """The falls (nats): a row per lesion, a column per phenomenon."""
@@ -124,10 +180,17 @@ class PairEffects(Shown):
             return "Without shams nothing is tested."
         p = self.p_family
         i, j = np.unravel_index(p.argmin(), p.shape)
+        weak = ""
+        if self.is_weakly_matched:
+            what = "output" if self.damage_matched is None else "damage"
+            weak = (
+                f" The shams have as little as {self.least_ratio:.2f} of the real sets' {what}, so this is "
+                "no evidence of selective damage."
+            )
         return (
             f"{int((p <= 0.05).sum())} of {p.size} cells pass .05 for the whole table against "
-            f"{self.n_shams} shams; the lowest p, {p[i, j]:.3f}, is {self.phenomena[j]} without "
-            f"{self.lesions[i]}."
+            f"{self.describe_shams()}; the lowest p, {p[i, j]:.3f}, is {self.phenomena[j]} without "
+            f"{self.lesions[i]}.{weak}"
         )
 
     def __repr__(self) -> str:
@@ -145,8 +208,9 @@ def effects(
     falls: Falls,
     n_neurons: Float[np.ndarray, " lesion"],
     output_ratio: Float[np.ndarray, " lesion"],
+    grown: GrownFalls | None = None,
 ) -> PairEffects:
-    """Means over the pairs of each phenomenon of what lesions did to every pair."""
+    """Means over the pairs of each phenomenon of what lesions, and their shams, did to every pair."""
     own = (column[:, None] == np.arange(len(phenomena))).astype(float)
     at_shams = own * falls.sampled[:, None]
 
@@ -169,4 +233,7 @@ def effects(
         sampled=mean_at_shams(falls.whole),
         sham=mean_at_shams(falls.shams),
         output_ratio=output_ratio,
+        damage_matched=None
+        if grown is None
+        else DamageMatchedFalls(mean_at_shams(grown.shams), grown.damage_ratio, grown.size),
     )

@@ -25,7 +25,7 @@ class PhenomenaStudy(Shown):
     they are tested on; `tags` those of the tags' key neurons, None without tags. `intact` has a row per
     phenomenon (see `PairScores.to_frame`). `keys` are the neurons chosen on all pairs, for lists and
     overlaps alone. `overlap` has a row per phenomenon and tag, `reliability` one per phenomenon for the
-    choices of two folds. `crossed_pairs` are pairs of phenomena that dissociate doubly, `confirmed` where
+    choices of two folds. `s_star_sham` and `crossed_pairs` are against the deciding shams of `own`. `crossed_pairs` are pairs of phenomena that dissociate doubly, `confirmed` where
     the fall in accuracy says so too. Intervals are those of a bootstrap over groups of like pairs.
     """
 
@@ -89,7 +89,7 @@ class PhenomenaStudy(Shown):
 
     @property
     def is_selective(self) -> bool:
-        """Whether the lesions of phenomena are shown to be selective, against shams of like output."""
+        """Whether the lesions of phenomena are shown to be selective, against shams of like output or damage."""
         p, matched = self.p_value, not self.own.is_weakly_matched
         return p is not None and p <= LEVEL and matched and self.dominance_interval[0] > 0
 
@@ -118,15 +118,17 @@ class PhenomenaStudy(Shown):
         return f"{text}."
 
     def _selectivity(self) -> str:
-        p, n = self.p_value, self.own.n_shams
+        p, shams = self.p_value, self.own.describe_shams()
         if p is None:
-            return why_no_p(len(self.phenomena), n).replace("tags", "phenomena")
+            return why_no_p(len(self.phenomena), self.own.n_shams).replace("tags", "phenomena")
         if self.is_selective:
-            return f"The damage is selective: its pattern is not that of {n} output-matched shams (p = {p:.3f})."
-        reasons = [f"p = {p:.3f} against {n} output-matched shams"]
+            return f"The damage is selective: its pattern is not that of {shams} (p = {p:.3f})."
+        reasons = [f"p = {p:.3f} against {shams}"]
         if self.own.is_weakly_matched:
+            what = "carry" if self.own.damage_matched is None else "do"
+            of = "output" if self.own.damage_matched is None else "damage"
             reasons.append(
-                f"these carry as little as {self.own.output_ratio.min():.2f} of the real sets' output"
+                f"these {what} as little as {self.own.least_ratio:.2f} of the real sets' {of}"
             )
         if self.dominance_interval[0] <= 0:
             low, high = self.dominance_interval

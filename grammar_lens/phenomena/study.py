@@ -13,6 +13,7 @@ from grammar_lens.dissociation.matrices import diagonal_score, diagonal_scores
 from grammar_lens.dissociation.pairs import crossed_pairs
 from grammar_lens.dissociation.resampling import effect_intervals
 from grammar_lens.dissociation.shams import output_matched_shams
+from grammar_lens.dissociation.verdicts import ENOUGH
 from grammar_lens.errors import GrammarLensError, require_at_least, require_one_of
 from grammar_lens.lesions.holm import holm
 from grammar_lens.lesions.outcomes import Ablation
@@ -23,7 +24,8 @@ from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.overlap import overlap, reliability
 from grammar_lens.neurons.same_model import require_same_model
 from grammar_lens.phenomena.battery import LogOdds, PairLesion, lesioned_log_odds
-from grammar_lens.phenomena.effects import Falls, effects
+from grammar_lens.phenomena.damage_matched import GrowingPairShams
+from grammar_lens.phenomena.effects import Falls, GrownFalls, effects
 from grammar_lens.phenomena.folds import folds_of, groups_of
 from grammar_lens.phenomena.localise import Choice, localise, terms_of
 from grammar_lens.phenomena.pairs import MinimalPair, Pairs
@@ -47,6 +49,7 @@ def phenomena_study(
     folds: int = FOLDS,
     shams: int = SHAMS,
     sham_pairs: int | None = SHAM_PAIRS,
+    damage_matched: int | None = None,
     value: str = "mean",
     dose: float = 1.0,
     seed: int = SEED,
@@ -64,12 +67,15 @@ def phenomena_study(
     after the difference ("What does the man ..."). They are chosen outside each of `folds` folds
     and cut at the pairs inside, so no pair is used for both. Each of `shams` replaces all key neurons by
     others of like output in the same layers, and is made at `sham_pairs` pairs of each phenomenon (None:
-    all). `value` is "mean" or "zero".
+    all). `damage_matched` is the number of shams that grow until they change the log odds as much (see
+    `GrowingPairShams`), and then decide; None makes as many as there are shams where those carry less than
+    nine tenths of the real sets' output, for phenomena and tags apart. `value` is "mean" or "zero".
     Raises GrammarLensError for pairs that cannot be scored or are too few, and for key neurons of a
     model with other weights, unless `allow_other_model`.
     """
     require_same_model(model, keys, allow_other_model=allow_other_model)
     require_at_least("shams", shams, 0)
+    require_at_least("damage_matched", damage_matched or 0, 0)
     require_one_of("lesion value", value, ("mean", "zero"))
     require_one_of("at", at, ("sentence", "token"))
     if sham_pairs is not None:
@@ -102,10 +108,13 @@ def phenomena_study(
     with track("lesioning pairs", plan.total, unit="tokens", show=show_progress) as step:
         intact = prepared.score(model, token_budget, step)
         own, of_tags = plan.measure(token_budget, step)
+    shams_of = {"token_budget": token_budget, "show_progress": show_progress}
+    grown, grown_tags = plan.grow(own, of_tags, damage_matched, rng, **shams_of)
     column = prepared.column
     shared = {"phenomena": names, "column": column}
-    on_own = effects(names, falls=own, **plan.sizes_of_own(), **shared)
-    everywhere, sample = _changes(names, column, groups, own)
+    on_own = effects(names, falls=own, grown=grown, **plan.sizes_of_own(), **shared)
+    deciding = own if grown is None else replace(own, shams=grown.shams)
+    everywhere, sample = _changes(names, column, groups, deciding)
     accuracy_fall = intact.by_phenomenon(intact.right) - on_own.accuracy
     dominance, specificity = effect_intervals(everywhere, rng, N_BOOTSTRAP)
     return PhenomenaStudy(
@@ -118,7 +127,7 @@ def phenomena_study(
         ablation=plan.ablation,
         intact=intact.to_frame(),
         own=on_own,
-        tags=effects(cut.labels, falls=of_tags, **plan.sizes_of_tags(), **shared)
+        tags=effects(cut.labels, falls=of_tags, grown=grown_tags, **plan.sizes_of_tags(), **shared)
         if len(cut)
         else None,
         s_star=diagonal_score(sample.matrix()),
@@ -231,6 +240,42 @@ class _Plan:
         )
         own, tags = made
         return own, tags
+
+    def grow(
+        self,
+        own: Falls,
+        of_tags: Falls,
+        wanted: int | None,
+        rng: np.random.Generator,
+        *,
+        token_budget: int | None,
+        show_progress: bool,
+    ) -> tuple[GrownFalls | None, GrownFalls | None]:
+        """Damage-matched shams of the phenomena's and of the tags' lesions, where they are needed."""
+        tags = [self.cut] * len(self.sets) if len(self.cut) else []
+        studies = ((self.sets, own, self.sizes_of_own()), (tags, of_tags, self.sizes_of_tags()))
+        made = []
+        for sets, falls, sizes in studies:
+            weak = bool((sizes["output_ratio"] < ENOUGH).any())
+            n = (self.n_shams if weak else 0) if wanted is None else wanted
+            growing = (
+                GrowingPairShams(
+                    self.model,
+                    self.prepared,
+                    sets,
+                    self.fold,
+                    self.sampled,
+                    self.ablation,
+                    n,
+                    rng,
+                    token_budget=token_budget,
+                    show_progress=show_progress,
+                )
+                if n and sets
+                else None
+            )
+            made.append(growing and growing.falls(falls.whole))
+        return made[0], made[1]
 
     def _run(self, lesions: list[PairLesion], token_budget: int | None, step: object) -> LogOdds:
         options = {"token_budget": token_budget, "progress": step}

@@ -71,7 +71,7 @@ def summarise(run: StoredRun) -> dict[str, Any]:
 
 def phenomena_summary(study: PhenomenaStudy) -> dict[str, Any]:
     """The numbers of a study of phenomena; what was not measured is None."""
-    n = len(study.phenomena)
+    n, matched = len(study.phenomena), study.own.damage_matched
     return {
         "k": study.k,
         "value": study.ablation.value,
@@ -86,6 +86,7 @@ def phenomena_summary(study: PhenomenaStudy) -> dict[str, Any]:
         "sham_mean": study.own.sham_mean,
         "n_shams": study.own.n_shams,
         "output_ratio": _least(study.own.output_ratio) if study.own.n_shams else None,
+        "damage_ratio": matched and _least(matched.damage_ratio),
         "diagonal_mean": study.diagonal_mean,
         "off_diagonal_mean": study.off_diagonal_mean,
         "same_term_mean": study.same_term_mean,
@@ -283,6 +284,8 @@ def _phenomena_rows(row: Any, found: dict[str, Any]) -> None:
     )
     p, ratio = found["p_value"], found["output_ratio"]
     carry = f", which carry {ratio:.2f} of the output or more" if ratio is not None else ""
+    if found.get("damage_ratio") is not None:
+        carry = f", which do {found['damage_ratio']:.2f} of the damage or more"
     row(
         "phenomena: selective?",
         "yes" if found["is_selective"] else "not shown",

@@ -1,9 +1,16 @@
 """Tables of what lesions do to phenomena, and their p-values."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from grammar_lens.phenomena.effects import Falls, PairEffects, effects
+from grammar_lens.phenomena.effects import (
+    DamageMatchedFalls,
+    Falls,
+    PairEffects,
+    effects,
+)
 
 
 def made(fall: np.ndarray, sham: np.ndarray) -> PairEffects:
@@ -40,7 +47,10 @@ def test_a_planted_cell_is_found_and_no_other() -> None:
     shams = found.sham_frame()
     cell = shams[(shams.lesion == "L2") & (shams.phenomenon == "p3")]
     np.testing.assert_array_equal(cell.fall, sham[:, 2, 3])
-    assert "1 of 20 cells pass .05 for the whole table against 99 shams" in found.verdict()
+    assert (
+        "1 of 20 cells pass .05 for the whole table against 99 output-matched shams"
+        in found.verdict()
+    )
     assert found.verdict().endswith("0.010, is p3 without L2.")
     assert "L2 +8." in repr(found)
     assert "<table" in found._repr_html_()
@@ -70,6 +80,29 @@ def test_without_shams_nothing_is_tested() -> None:
     assert np.isnan(found.sham_mean).all()
     assert found.verdict() == "Without shams nothing is tested."
     assert not found.is_weakly_matched
+
+
+def test_damage_matched_shams_decide_where_there_are_any() -> None:
+    rng = np.random.default_rng(4)
+    sham = rng.normal(size=(19, 2, 3)) * 0.01
+    fall = np.full((2, 3), 0.5)
+    output = replace(made(fall, sham), output_ratio=np.array([0.3, 0.95]))
+    assert (output.p_value == 1 / 20).all()
+    assert output.is_weakly_matched
+    assert "as little as 0.30 of the real sets' output" in output.verdict()
+    larger = DamageMatchedFalls(sham + 0.6, np.array([1.1, np.nan]), np.array([40, 60]))
+    found = replace(output, damage_matched=larger)
+    assert (found.p_value == 1).all()
+    assert not found.is_weakly_matched
+    np.testing.assert_allclose(found.sham_mean, 0.6, atol=0.01)
+    assert "19 damage-matched shams (of 50 neurons, changing 1.10 as much" in found.verdict()
+    assert found.sham_frame().groupby("matched_for").size().to_dict() == {
+        "damage": 19 * 6,
+        "output": 19 * 6,
+    }
+    few = replace(found, damage_matched=replace(larger, damage_ratio=np.array([1.1, 0.8])))
+    assert few.is_weakly_matched
+    assert "as little as 0.80 of the real sets' damage" in few.verdict()
 
 
 def test_means_are_over_the_pairs_of_each_phenomenon() -> None:

@@ -10,11 +10,15 @@ import torch
 
 from grammar_lens.corpus.origin import Origin
 from grammar_lens.errors import GrammarLensError
+from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.passes.moments import UnitStatistics
+from grammar_lens.phenomena.battery import PairLesion, lesioned_log_odds
+from grammar_lens.phenomena.damage_matched import GrowingPairShams
 from grammar_lens.phenomena.pairs import MinimalPair
+from grammar_lens.phenomena.scoring import PreparedPairs
 from grammar_lens.phenomena.study import phenomena_study
 
 NOUNS = {"x": ("old", "rain"), "y": ("day", "run"), "z": ("read", "like")}
@@ -35,9 +39,13 @@ def pairs_of(n: int = 60) -> list[MinimalPair]:
     return pairs
 
 
-@pytest.fixture
-def planted(tiny_hf: Callable[[], Any], tiny_tokenizer: Any) -> tuple[Model, KeyNeurons]:
-    """A model that tells the verbs apart by six neurons alone, and key neurons of two tags."""
+def world(
+    tiny_hf: Callable[[], Any], tiny_tokenizer: Any, spread: float = 0.0
+) -> tuple[Model, KeyNeurons]:
+    """A model that tells the verbs apart by six neurons, and key neurons of two tags.
+
+    With a `spread` all other neurons of layer 1 favour one of the verbs a little, at random.
+    """
     words = [*(noun for nouns in NOUNS.values() for noun in nouns), *VERBS]
     ids = [tiny_tokenizer(f" {w}", add_special_tokens=False).input_ids for w in words]
     assert all(len(one) == 1 for one in ids)
@@ -58,6 +66,8 @@ def planted(tiny_hf: Callable[[], Any], tiny_tokenizer: Any) -> tuple[Model, Key
         body.embed_tokens.weight[[one[0] for one in ids]] = rows
         hf.lm_head.weight[[one[0] for one in ids]] = rows
         mlp = body.layers[1].mlp
+        favour = spread * torch.randn(48, generator=rng)
+        mlp.down_proj.weight[6], mlp.down_proj.weight[7] = favour, -favour
         for n, unit in enumerate(sorted(set().union(*PLANTED.values()))):
             mlp.gate_proj.weight[unit] = torch.eye(32)[n] * 4
             mlp.up_proj.weight[unit] = torch.eye(32)[n]
@@ -73,6 +83,12 @@ def planted(tiny_hf: Callable[[], Any], tiny_tokenizer: Any) -> tuple[Model, Key
     }
     origin = Origin("tiny", "none", "upos", "next", "neuron")
     return model, KeyNeurons(sets, "planted", "by hand", 48, 2, units, origin)
+
+
+@pytest.fixture
+def planted(tiny_hf: Callable[[], Any], tiny_tokenizer: Any) -> tuple[Model, KeyNeurons]:
+    """A model in which no other neuron matters."""
+    return world(tiny_hf, tiny_tokenizer)
 
 
 def test_planted_neurons_are_found_and_only_their_own_phenomenon_needs_them(
@@ -119,6 +135,73 @@ def test_planted_neurons_are_found_and_only_their_own_phenomenon_needs_them(
     table = study.to_frame()
     assert len(table) == 3 * 3 + 2 * 3
     assert set(table.of) == {"phenomenon", "tag"}
+
+
+def test_shams_that_carry_too_little_are_grown_until_they_change_as_much(
+    tiny_hf: Callable[[], Any], tiny_tokenizer: Any
+) -> None:
+    model, keys = world(tiny_hf, tiny_tokenizer, spread=0.06)
+    options = {"shams": 19, "sham_pairs": 20, **QUIET}
+    study = phenomena_study(model, pairs_of(), keys, **options)
+    assert study.own.output_ratio.min() < 0.9
+    matched = study.own.damage_matched
+    assert matched is not None
+    # aimed at 1.1, good enough within .15 of it, at pairs that are half as many in a fold
+    assert (matched.damage_ratio > 0.85).all()
+    assert (matched.damage_ratio < 1.35).all()
+    assert (matched.size > 10).all()
+    assert study.p_value == 0.05
+    assert study.is_selective == (matched.damage_ratio.min() >= 0.9)
+    assert "damage-matched shams" in study.verdict()
+    weak = phenomena_study(model, pairs_of(), keys, damage_matched=0, **options)
+    assert weak.own.damage_matched is None
+    assert not weak.is_selective
+    least = f"as little as {weak.own.output_ratio.min():.2f} of the real sets' output"
+    assert weak.verdict().count(least) == 2
+
+
+def test_shams_grow_to_the_size_whose_damage_is_asked_for(
+    tiny_hf: Callable[[], Any], tiny_tokenizer: Any
+) -> None:
+    """Asked for the damage of twelve random neurons of the layer, about twelve are taken."""
+    model, keys = world(tiny_hf, tiny_tokenizer, spread=0.02)
+    rng = np.random.default_rng(3)
+    # the planted ones are a set, so that no sham takes them
+    planted = sorted(set().union(*PLANTED.values()))
+
+    def units(name: str, index: list[int]) -> Neurons:
+        n = len(index)
+        return Neurons(
+            name, "neuron", np.ones(n, int), np.array(index, int), np.zeros(n), np.zeros(n)
+        )
+
+    sets = replace(keys, sets={"a": units("a", planted), "none": units("none", [])})
+    prepared = PreparedPairs(model, pairs_of(20))
+    n, ablation = len(prepared.pairs), Ablation("mean", 1.0)
+    everywhere, fold = np.ones(n, bool), np.arange(n) % 2
+    others = np.setdiff1d(np.arange(48), planted)
+    twelve = [units("twelve", rng.permutation(others)[:12].tolist()) for _ in range(30)]
+    lesions = [PairLesion(s, everywhere) for s in twelve]
+    whole = lesioned_log_odds(model, prepared, lesions, ablation).whole
+    damage = np.abs(whole[0] - whole[1:]).mean()
+    real = np.stack([np.full(n, -damage), np.zeros(n)])
+    found, again = (
+        GrowingPairShams(
+            *(model, prepared, [sets, sets], fold, everywhere, ablation, 20),
+            np.random.default_rng(0),
+            show_progress=False,
+        ).falls(real)
+        for _ in range(2)
+    )
+    # aimed at 1.1 and good enough within .15 of that
+    assert found.damage_ratio[0] == pytest.approx(1.1, abs=0.17)
+    # signs cancel, so that damage rises more slowly than size
+    assert 8 <= found.size[0] <= 22
+    assert np.isnan(found.damage_ratio[1])
+    assert (found.shams[:, 1] == 0).all()
+    assert found.shams.shape == (20, 2, n)
+    np.testing.assert_array_equal(found.shams, again.shams)
+    assert found.damage_ratio[0] == pytest.approx(np.abs(found.shams[:, 0]).mean() / damage)
 
 
 def test_no_pair_chooses_the_neurons_that_are_cut_at_it(planted: tuple[Model, KeyNeurons]) -> None:

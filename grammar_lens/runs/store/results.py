@@ -25,7 +25,7 @@ from grammar_lens.lesions.outcomes import Ablation, Outcomes
 from grammar_lens.neurons.controls import SelectionControls
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.neurons.timecourse import CourseSummary
-from grammar_lens.phenomena.effects import PairEffects
+from grammar_lens.phenomena.effects import DamageMatchedFalls, PairEffects
 from grammar_lens.phenomena.result import PhenomenaStudy
 from grammar_lens.probing.curves import ProbeCurve
 from grammar_lens.probing.evaluation import ProbeResult
@@ -311,7 +311,15 @@ def read_phenomena(data: dict[str, Any], neurons: pd.DataFrame, like: KeyNeurons
 def _effects(data: dict[str, Any]) -> PairEffects:
     shape = len(data["lesions"]), len(data["phenomena"])
     given: dict[str, Any] = {name: tuple(data[name]) for name in ("lesions", "phenomena")}
-    arrays = {k: np.array(v, np.float64) for k, v in data.items() if k not in given}
+    # files of earlier versions have no damage-matched shams of pairs
+    matched = data.get("damage_matched")
+    names = given.keys() | {"damage_matched"}
+    arrays = {k: np.array(v, np.float64) for k, v in data.items() if k not in names}
+    given["damage_matched"] = matched and DamageMatchedFalls(
+        np.array(matched["sham"], np.float64).reshape(-1, *shape),
+        np.array(matched["damage_ratio"], np.float64),
+        np.array(matched["size"], np.int64),
+    )
     return PairEffects(**{**given, **arrays, "sham": arrays["sham"].reshape(-1, *shape)})
 
 
