@@ -253,7 +253,7 @@ def begin_record(setting: Setting) -> dict[str, Any]:
             )
         require_same(out, stored["config"], record["config"], MAY_DIFFER)
         for name in ("model", "treebank"):
-            require_same(out, {name: stored[name]}, {name: record[name]})
+            require_same(out, stored[name], record[name])
         record["seconds"] = stored["seconds"]
     make_folder(out)
     write_json(out / "run.json", record)

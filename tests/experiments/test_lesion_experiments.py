@@ -277,7 +277,7 @@ class TestLesionStudy:
         before = (words / "few-dev.conllu").read_text("utf-8")
         try:
             (words / "few-dev.conllu").write_text(changed.read_text("utf-8"), "utf-8")
-            with pytest.raises(ValueError, match="was begun with treebank"):
+            with pytest.raises(ValueError, match="was begun with domain-1"):
                 again(resume=True)
         finally:
             (words / "few-dev.conllu").write_text(before, "utf-8")
