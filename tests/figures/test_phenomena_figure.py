@@ -18,7 +18,8 @@ def test_falls_of_phenomena_and_tags_with_stars() -> None:
     assert list(heat.x) == list(PHENOMENA)
     assert heat.text[0][0] == "2.00*"
     assert "40 pairs of binding" in heat.hovertext[3][1]
-    assert "shams 0.05" in heat.hovertext[3][1]
+    assert "shams 0.05" in heat.hovertext[0][1]
+    assert "shams 0.60" in heat.hovertext[3][1], "those that decide are matched by damage"
 
 
 def test_accuracies_with_the_intact_model_first() -> None:
