@@ -165,14 +165,15 @@ class _Battery:
         group = workers[0].passes.group
         active = [i for i, lesion in enumerate(self.lesions) if i > 0 and lesion.edits]
         active.sort(key=lambda i: (str(group(self.lesions[i])), i))
-        batches, process = self._batches(), distributed.world()
+        batches, self.process = self._batches(), distributed.world()
         own = np.zeros(len(self.numbers), bool)
-        mine = [i for i in range(len(batches)) if i % process.of == process.index]
+        mine = range(self.process.index, len(batches), self.process.of)
         for number in mine:
             own |= np.isin(self.alignment.row[self.numbers], batches[number].rows)
         unread = [number for number in mine if number not in self.store.finished]
-        for number in set(range(len(batches))) - set(unread):
-            self._advance(batches[number])
+        for number in range(self.process.index, len(batches) + self.process.index, self.process.of):
+            if number not in unread:
+                self._advance(batches, number)
         # few batches are cut by their lesions too, or workers would wait for the last ones; not by
         # how many are unread, since a resumed battery must stack the same lesions in one pass
         n_parts = -(-PIECES_EACH * len(workers) // max(1, len(mine)))
@@ -185,7 +186,7 @@ class _Battery:
             left[number] -= 1
             if not left[number]:
                 self.store.finish(number)
-                self._advance(batches[number])
+                self._advance(batches, number)
 
         def work(worker: _Worker) -> Callable[[tuple[int, int]], None]:
             return lambda piece: worker.batch(batches[piece[0]], parts[piece[1]], piece[1] == 0)
@@ -205,9 +206,13 @@ class _Battery:
         more = [fast.sharing_weights() for _ in range(1, n_workers(device_of(self.model)))]
         return [FastPasses(self.model, path, first) for path in (fast, *more)]
 
-    def _advance(self, batch: TokenBatch) -> None:
+    def _advance(self, batches: Sequence[TokenBatch], number: int) -> None:
+        """Tells of a batch of this process, and of those that the others read at the same time."""
         if self.progress:
-            self.progress(int(self.length[batch.rows].sum()) * len(self.lesions))
+            first = number - self.process.index
+            together = batches[first : first + self.process.of]
+            n_tokens = sum(int(self.length[batch.rows].sum()) for batch in together)
+            self.progress(n_tokens * len(self.lesions))
 
     def _batches(self) -> list[TokenBatch]:
         """Rows with scored words, without the tokens after the last scored one."""

@@ -54,6 +54,7 @@ from grammar_lens.model.about import Model, device_of
 from grammar_lens.model.forward import next_token_logits
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons, all_neurons
+from grammar_lens.passes.distributed import Shard
 
 
 @pytest.fixture(scope="session")
@@ -503,6 +504,28 @@ def test_workers_side_by_side_find_the_same(
         again = battery(tiny, corpus, conditions(), folder=folder)
         for name in ARRAYS:
             np.testing.assert_array_equal(getattr(again, name), getattr(got, name))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_processes_of_a_group_tell_of_each_others_batches_as_they_go(
+    tiny: Model, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, index: int
+):
+    """Each of two processes tells of the whole corpus, and of nothing before its first batch."""
+    total = corpus.alignment.n_tokens * (len(conditions()) + 1)
+    told: list[int] = []
+    before: list[int] = []
+
+    def scoring(*args: Any) -> Any:
+        before.append(sum(told))
+        return split_losses(*args)
+
+    monkeypatch.setattr(lesion_battery, "split_losses", scoring)
+    monkeypatch.setattr(lesion_battery.distributed, "add_up", lambda *_: None)
+    monkeypatch.setattr(lesion_battery.distributed, "world", lambda: Shard(index, 2))
+    battery(tiny, corpus, conditions(), token_budget=100, progress=told.append)
+    assert sum(told) == total
+    assert before[0] == 0
+    assert before[-1] > total / 3
 
 
 def test_an_error_of_one_worker_is_raised(
