@@ -74,12 +74,10 @@ class GrowingShams:
         self._sampled = battery.codes_at(words)
         units = sets.units
         assert units is not None
-        union, massive = sets.union(), massive_units(units)
-        if not massive[union[:, 0], union[:, 1]].any():
-            union = np.concatenate([union, np.argwhere(massive)])
+        taken = units_taken(sets)
         self._growing = {
             (label, r): growing_sham(
-                sets[label], union, sets.n_layers, sets.n_units, units.mean, rng
+                sets[label], taken, sets.n_layers, sets.n_units, units.mean, rng
             )
             for r in range(1, n_replicates + 1)
             for label in sets
@@ -208,6 +206,17 @@ class GrowingShams:
     ) -> int:
         most = self._most(label)
         return next_size(tried, target[label], min(first, most), most, near)
+
+
+def units_taken(sets: KeyNeurons) -> Int[np.ndarray, "unit two"]:
+    """Units (layer, index) that no sham may have: all key neurons, and units of massive activations if no
+    set has one."""
+    union = sets.union()
+    assert sets.units is not None
+    massive = massive_units(sets.units)
+    if massive[union[:, 0], union[:, 1]].any():
+        return union
+    return np.concatenate([union, np.argwhere(massive)])
 
 
 def search_sizes(

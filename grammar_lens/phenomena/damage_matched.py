@@ -16,12 +16,12 @@ from grammar_lens.dissociation.grown_shams import (
     nearest_size,
     next_size,
     search_sizes,
+    units_taken,
 )
 from grammar_lens.dissociation.shams import growing_sham
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
-from grammar_lens.neurons.selection import massive_units
 from grammar_lens.phenomena.battery import PairLesion, lesioned_log_odds
 from grammar_lens.phenomena.effects import GrownFalls
 from grammar_lens.phenomena.scoring import PreparedPairs
@@ -62,7 +62,7 @@ class GrowingPairShams:
         self._length = (
             np.array([len(x) for x in prepared.alignment.token_ids]).reshape(-1, 2).sum(1)
         )
-        self._taken = [_taken(keys) for keys in sets]
+        self._taken = [units_taken(keys) for keys in sets]
         # orders of all units are large, so that they are drawn again from their seeds
         shape = len(sets), len(self._labels), n_replicates
         self._seeds = rng.integers(2**63, size=shape)
@@ -123,15 +123,14 @@ class GrowingPairShams:
         """Falls of the log odds under one sham of each label and place, NaN at other pairs."""
         out = np.full((len(places), len(sizes), len(self._fold)), np.nan)
         parts = {place.tobytes(): place for place in places}
-        jobs = [(f, key, at & (self._fold == f)) for key, at in parts.items() for f in self._folds]
+        each = [(f, key, at & (self._fold == f)) for key, at in parts.items() for f in self._folds]
+        jobs = [(f, key, at) for f, key, at in each if at.any()]
         total = sum(self._length[at].sum() * (1 + len(sizes) * len(places)) for _, _, at in jobs)
         with track(what, int(total), unit="tokens", show=self._show) as step:
             for f, key, at in jobs:
                 replicates = [r for r, place in enumerate(places) if place.tobytes() == key]
                 cells = [(r, i, x) for r in replicates for i, x in enumerate(sizes)]
                 lesions = [PairLesion(self._sham(f, x, r, sizes[x]), at) for r, _, x in cells]
-                if not at.any():
-                    continue
                 found = lesioned_log_odds(
                     self._model,
                     self._prepared,
@@ -157,16 +156,6 @@ class GrowingPairShams:
         rng = np.random.default_rng(int(seed))
         order = growing_sham(real, self._taken[fold], keys.n_layers, keys.n_units, units.mean, rng)
         return order.top(size if len(real) else 0)
-
-
-def _taken(keys: KeyNeurons) -> Int[np.ndarray, "unit two"]:
-    """Units that no sham may have: all key neurons, and units of massive activations if none is key."""
-    units, union = keys.units, keys.union()
-    assert units is not None
-    massive = massive_units(units)
-    if massive[union[:, 0], union[:, 1]].any():
-        return union
-    return np.concatenate([union, np.argwhere(massive)])
 
 
 def _damage(
