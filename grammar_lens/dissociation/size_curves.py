@@ -94,7 +94,10 @@ class SizeCurves(Shown):
         return pd.DataFrame(rows)
 
     def verdict(self) -> str:
-        """The outcome in one or two sentences."""
+        """The outcome in one or two sentences, of the labels that cutting everything costs something."""
+        n_known = int((self.everything > 0).sum())
+        if n_known == 0:
+            return "Cutting everything costs no tag anything, so there is nothing to take a share of."
         cut, keep = (
             {
                 ranking: float(areas.loc[areas["ranking"] == ranking, name].mean())
@@ -103,8 +106,9 @@ class SizeCurves(Shown):
             for areas in [self.areas()]
             for name in ("completeness", "faithfulness")
         )
+        of = "" if n_known == len(self.labels) else f", {n_known} of {len(self.labels)} tags"
         return (
-            f"Mean over log k: cutting a tag's first neurons causes {cut[KEY]:.0%} of what cutting "
+            f"Mean over log k{of}: cutting a tag's first neurons causes {cut[KEY]:.0%} of what cutting "
             f"everything costs it, random neurons of the same layers {cut[RANDOM]:.0%}, the most active "
             f"{cut[ACTIVATION]:.0%}. Keeping them alone saves {keep[KEY]:.0%}, against {keep[RANDOM]:.0%} "
             f"and {keep[ACTIVATION]:.0%}."

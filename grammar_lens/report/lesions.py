@@ -271,11 +271,13 @@ def _curves(curves: SizeCurves) -> list[Picture]:
     areas = curves.areas()
     for label in curves.labels:
         of = areas[(areas["label"] == label) & (areas["ranking"] == KEY)].iloc[0]
-        words = (
-            f"Loss of {label} against the number of its neurons. Mean over log k: cutting them causes "
-            f"{of['completeness']:.0%} of what cutting everything costs, keeping them alone saves "
-            f"{of['faithfulness']:.0%}."
+        outcome = (
+            f"Mean over log k: cutting them causes {of['completeness']:.0%} of what cutting everything "
+            f"costs, keeping them alone saves {of['faithfulness']:.0%}."
+            if np.isfinite(of["completeness"])
+            else "Cutting everything costs it nothing, so there is nothing to take a share of."
         )
+        words = f"Loss of {label} against the number of its neurons. {outcome}"
         figure = figures.lesion_curves(curves, label)
         pictures.append(picture("curves", figure, words, choice=label))
     return pictures

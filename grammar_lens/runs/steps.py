@@ -444,7 +444,7 @@ def _size_curves(session: Session, run: StoredRun) -> SizeCurves:
     if c.neurons_from is None and c.rule in ("top_k", "frequency"):
         keys = select(
             run.scores_at(position),
-            max(c.curve_ks),
+            min(max(c.curve_ks), keys.n_layers * keys.n_units),
             rule=c.rule,
             sign=c.sign,
             alpha=c.alpha,

@@ -446,16 +446,20 @@ def _lesion_rows(row: Any, lesion: dict[str, Any]) -> None:
 
 
 def _curve_row(row: Any, areas: Sequence[dict[str, Any]]) -> None:
-    """The row of the curves over k: the areas of the key neurons beside those of random ones."""
+    """The row of the curves over k: the areas of the key neurons beside those of random ones.
 
-    def mean(name: str, ranking: str) -> float:
-        return float(np.mean([x[name] for x in areas if x["ranking"] == ranking]))
+    Means over the labels that cutting everything costs something; the others have no area.
+    """
+
+    def mean(name: str, ranking: str) -> str:
+        known = [x[name] for x in areas if x["ranking"] == ranking and x[name] is not None]
+        return f"{np.nanmean(known):.0%}" if np.isfinite(known).any() else "unknown"
 
     row(
         "a tag's first k neurons, mean over log k",
-        f"cut {mean('completeness', KEY):.0%}, kept alone {mean('faithfulness', KEY):.0%}",
+        f"cut {mean('completeness', KEY)}, kept alone {mean('faithfulness', KEY)}",
         f"of what cutting everything costs; random neurons of the same layers "
-        f"{mean('completeness', RANDOM):.0%} and {mean('faithfulness', RANDOM):.0%}",
+        f"{mean('completeness', RANDOM)} and {mean('faithfulness', RANDOM)}",
     )
 
 

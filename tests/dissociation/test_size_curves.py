@@ -51,6 +51,11 @@ class TestAreas:
         areas: Any = curves.areas().set_index("label")
         assert areas.loc[curves.labels[0], ["completeness", "faithfulness"]].isna().all(axis=None)
         assert areas.loc[curves.labels[1], "completeness"].notna().all()
+        n = len(curves.labels)
+        assert f"{n - 1} of {n} tags" in curves.verdict()
+        curves.everything[:] = 0
+        assert "costs no tag anything" in curves.verdict()
+        assert "nan" not in curves.verdict()
 
     def test_the_mean_takes_a_label_with_fewer_neurons_at_all_it_has(self) -> None:
         curves = made_size_curves()

@@ -157,3 +157,25 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
     assert code == 2
     assert "cannot fetch http://127.0.0.1:9" in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_curves_of_a_model_with_fewer_neurons_than_they_ask_for(run: Path) -> None:
+    """The tiny model has 96 neurons, the default goes to 300; cutting all of them helps some tags."""
+    code, out, err = call(
+        "lesion", run, "--values", "mean", "--doses", 1, "--shams", 0, "--curves", "--json", "--quiet"
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads(out)["lesion"]["curves"]
+    curves = gl.load_run(run).size_curves
+    assert curves is not None
+    assert curves.table["k"].max() <= 96
+    assert (curves.everything <= 0).any()
+    nothing = [x for x in told["areas"] if told["everything"][x["label"]] <= 0]
+    assert [x["completeness"] for x in nothing] == [None] * len(nothing)
+    code, out, err = call("report", run)
+    assert code == 0, err
+    areas: Any = curves.areas()
+    mean = areas[areas["ranking"] == "key neurons"]["completeness"].mean()
+    assert f"cut {mean:.0%}" in out
+    assert "nan%" not in (run / "report.html").read_text("utf-8")
+    assert (run / "figures" / "curves-over-k.html").is_file()
