@@ -97,7 +97,9 @@ class SizeCurves(Shown):
         """The outcome in one or two sentences, of the labels that cutting everything costs something."""
         n_known = int((self.everything > 0).sum())
         if n_known == 0:
-            return "Cutting everything costs no tag anything, so there is nothing to take a share of."
+            return (
+                "Cutting everything costs no tag anything, so there is nothing to take a share of."
+            )
         cut, keep = (
             {
                 ranking: float(areas.loc[areas["ranking"] == ranking, name].mean())
