@@ -182,20 +182,32 @@ def evaluate(
         "fitting probes", work, unit="probes", each=n_fits / work, show=show_progress
     ) as advance:
         fitter = Fitter(features, device)
-        key, (probe, controlled) = fitter.fit(columns.key, [train.classes, control[0]])
-        advance(2 * key.train.size)
-        predicted = probe.predict(key.fresh)
-        right = predicted == fresh.classes
-        random = each_of(
-            lambda draw: _accuracy(fitter, draw, train, fresh),
-            columns.random,
-            device,
-            lambda draw: advance(n_words * len(draw)),
-        )
         layer_number, layer = _best_layer(
             fitter, columns, train, rng, lambda units: advance(n_words * units)
         )
-        layer_accuracy = _accuracy(fitter, layer, train, fresh)
+
+        def answers(
+            of: Int[np.ndarray, " _"],
+        ) -> tuple[list[Probe], list[Int[np.ndarray, " fresh"]]]:
+            units, probes = fitter.fit(of, labelings(of))
+            return probes, [probe.predict(units.fresh) for probe in probes]
+
+        def labelings(of: Int[np.ndarray, " _"]) -> list[Int[np.ndarray, " train"]]:
+            return [train.classes, control[0]] if of is columns.key else [train.classes]
+
+        def n_counted(of: Int[np.ndarray, " _"]) -> int:
+            return 0 if of is layer and columns.layers else len(labelings(of))
+
+        # the layer takes longest: begun first, nobody waits for it in the end
+        (_, (by_layer,)), ((probe, _), (predicted, controlled)), *draws = each_of(
+            answers,
+            [layer, columns.key, *columns.random],
+            device,
+            lambda of: advance(n_words * len(of) * n_counted(of)),
+        )
+        right = predicted == fresh.classes
+        random = [float((by_draw == fresh.classes).mean()) for _, (by_draw,) in draws]
+        key = features.units(columns.key)
         low, high = bootstrap_interval(right, fresh.groups, rng)
         code_length = online_code_length(
             key.train,
@@ -217,10 +229,10 @@ def evaluate(
         random_accuracy=float(np.mean(random)) if random else None,
         random_accuracies=tuple(random),
         layer=layer_number,
-        layer_accuracy=layer_accuracy,
+        layer_accuracy=float((by_layer == fresh.classes).mean()),
         majority_accuracy=majority_accuracy(train.classes, fresh.classes),
         word_baseline_accuracy=float(answered.mean()),
-        control_accuracy=float((controlled.predict(key.fresh) == control[1]).mean()),
+        control_accuracy=float((controlled == control[1]).mean()),
         unseen_accuracy=share_right(right, new),
         n_unseen_words=int(new.sum()),
         # labels without held-out words have no F1 to average
@@ -273,13 +285,6 @@ def _per_label(
     ).rename_axis("label")
 
 
-def _accuracy(
-    fitter: Fitter, columns: Int[np.ndarray, " _"], train: ProbeWords, fresh: ProbeWords
-) -> float:
-    units, (probe,) = fitter.fit(columns, [train.classes])
-    return float((probe.predict(units.fresh) == fresh.classes).mean())
-
-
 def _best_layer(
     fitter: Fitter,
     columns: Columns,
@@ -289,10 +294,9 @@ def _best_layer(
 ) -> tuple[int, Int[np.ndarray, " _"]]:
     """The layer with the best accuracy on held-out training words, the lowest of equals.
 
-    `progress` is told of the units of every layer tried.
+    `progress` is told of the units of every layer tried; a single layer is not.
     """
     if not columns.layers:
-        progress(len(columns.layer))
         return columns.layer_number, columns.layer
     groups = np.unique(train.groups)
     drawn = rng.choice(groups, max(1, len(groups) // 5), replace=False)
