@@ -13,14 +13,14 @@ from grammar_lens.dissociation.matrices import (
     diagonal_score,
     diagonal_scores,
 )
-from grammar_lens.dissociation.shams import sham_maps
+from grammar_lens.dissociation.shams import key_numbers, sham_maps
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.selectivity.evidence import Attribution
 
 FIRST_ORDER_SHAMS = 9999
 """Shams of the first-order p, none of which is lesioned."""
-CHUNK = 100
-"""Shams that are drawn at once: 0.2 GB of maps at 32 layers of 14,336 neurons."""
+CHUNK = 1000
+"""Shams that are drawn at once, for each of which there is a mask of one layer's neurons meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,6 @@ def first_order(
     """
     effect = attribution.mean[[attribution.labels.index(label) for label in keys.labels]]
     matrix = _matrix(keys, effect)
-    # a map has an entry for every unit of the model, so a few are drawn at a time
     sizes = [min(CHUNK, n_shams - i) for i in range(0, n_shams, CHUNK)]
     drawn = [_sham_matrices(keys, effect, sham_maps(keys, output, n, rng)) for n in sizes]
     shams = np.concatenate(drawn or [np.zeros((0, *matrix.shape))])
@@ -108,10 +107,10 @@ def _matrix(
 def _sham_matrices(
     keys: KeyNeurons,
     effect: Float[np.ndarray, "label layer unit"],
-    maps: Int32[np.ndarray, "replicate layer unit"],
+    maps: Int32[np.ndarray, "replicate key"],
 ) -> Float[np.ndarray, "replicate label label"]:
-    rows = []
+    rows, key = [], key_numbers(keys)
     for real in keys.sets.values():
-        index = maps[:, real.layer, real.index]
+        index = maps[:, key[real.layer, real.index]]
         rows.append(effect[:, real.layer[None], index].sum(2).T)
     return np.stack(rows, 1)

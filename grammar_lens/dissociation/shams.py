@@ -35,11 +35,14 @@ def output_matched_shams(
     Raises GrammarLensError naming the layer that has too few other neurons.
     """
     maps = sham_maps(keys, output, n_replicates, rng, avoid=avoid)
+    key = key_numbers(keys)
     return [
         replace(
             keys,
             sets={
-                label: _renamed(real, f"{label} sham {replicate}", mapped, units)
+                label: _renamed(
+                    real, f"{label} sham {replicate}", mapped[key[real.layer, real.index]], units
+                )
                 for label, real in keys.items()
             },
         )
@@ -54,23 +57,31 @@ def sham_maps(
     rng: np.random.Generator,
     *,
     avoid: KeyNeurons | None = None,
-) -> Int32[np.ndarray, "replicate layer unit"]:
-    """Unit that replaces each key neuron of its layer in each replicate; -1 for all other units."""
+) -> Int32[np.ndarray, "replicate key"]:
+    """Unit that replaces each key neuron, as `keys.union()` has them, in its layer in each replicate."""
     union = keys.union()
     barred = union if avoid is None else np.concatenate([union, avoid.union()])
-    maps = np.full((n_replicates, keys.n_layers, keys.n_units), -1, np.int32)
+    maps = []
     for layer in np.unique(union[:, 0]).tolist():
         chosen = union[union[:, 0] == layer, 1]
         free = np.ones(keys.n_units, bool)
         free[barred[barred[:, 0] == layer, 1]] = False
-        maps[:, layer, chosen] = _map_layer(layer, chosen, free, output[layer], n_replicates, rng)
-    return maps
+        maps.append(_map_layer(layer, chosen, free, output[layer], n_replicates, rng))
+    return np.concatenate([np.zeros((n_replicates, 0), np.int32), *maps], 1)
+
+
+def key_numbers(keys: KeyNeurons) -> Int[np.ndarray, "layer unit"]:
+    """Number of each key neuron in `keys.union()`; -1 for all other units."""
+    union = keys.union()
+    numbers = np.full((keys.n_layers, keys.n_units), -1)
+    numbers[union[:, 0], union[:, 1]] = np.arange(len(union))
+    return numbers
 
 
 def _renamed(
-    real: Neurons, name: str, mapped: Int32[np.ndarray, "layer unit"], units: UnitStatistics
+    real: Neurons, name: str, index: Int32[np.ndarray, " unit"], units: UnitStatistics
 ) -> Neurons:
-    index = mapped[real.layer, real.index].astype(np.int64)
+    index = index.astype(np.int64)
     mean = units.mean[real.layer, index]
     return replace(real, name=name, index=index, mean=mean, q=None)
 

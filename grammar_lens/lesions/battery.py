@@ -203,8 +203,8 @@ class _Battery:
         fast = fast_path(self.model)
         if fast is None:
             return [HookedPasses(self.model, first)]
-        more = [fast.sharing_weights() for _ in range(1, n_workers(device_of(self.model)))]
-        return [FastPasses(self.model, path, first) for path in (fast, *more)]
+        paths = fast.for_workers(n_workers(device_of(self.model)))
+        return [FastPasses(self.model, path, first) for path in paths]
 
     def _advance(self, batches: Sequence[TokenBatch], number: int) -> None:
         """Tells of a batch of this process, and of those that the others read at the same time."""

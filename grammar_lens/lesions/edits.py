@@ -12,7 +12,7 @@ from grammar_lens.errors import GrammarLensError, require_neuron, require_one_of
 from grammar_lens.lesions.directions import Directions
 from grammar_lens.lesions.donors import Donors
 from grammar_lens.lesions.outcomes import Ablation
-from grammar_lens.model.about import Model, hook_name, mid_reaches_residual, model_name, site_width
+from grammar_lens.model.about import Model, hook_names, mid_reaches_residual, model_name, site_width
 from grammar_lens.neurons.neurons import Neurons
 
 
@@ -141,8 +141,7 @@ def _check(
 def _exist(model: Model, units: Neurons | Directions) -> None:
     width = site_width(model, units.site)
     layers = [units.layer] if isinstance(units, Directions) else np.unique(units.layer).tolist()
-    for layer in layers:
-        hook_name(model, units.site, layer)
+    hook_names(model, units.site, layers)
     if isinstance(units, Directions):
         if units.site == "neuron":
             raise GrammarLensError(

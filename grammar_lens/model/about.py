@@ -158,16 +158,23 @@ def hook_name(model: Model, site: str, layer: int) -> str:
 
     Raises GrammarLensError for an unknown site, an absent layer, or a site this architecture lacks.
     """
+    return hook_names(model, site, [layer])[0]
+
+
+def hook_names(model: Model, site: str, layers: Sequence[int]) -> list[str]:
+    """`hook_name` of several layers: a bridge makes the table of its hooks anew whenever it is asked."""
     require_one_of("site", site, SITES)
-    require_layer(layer, model.cfg.n_layers, model_name(model))
-    name = SITES[site].format(layer=layer)
-    if name not in model.hook_dict:
-        have = [s for s, pattern in SITES.items() if pattern.format(layer=layer) in model.hook_dict]
-        raise GrammarLensError(
-            f"site {site!r} does not exist in {model_name(model)} "
-            f"({getattr(model.cfg, 'architecture', None) or 'this architecture'}): use one of {', '.join(have)}"
-        )
-    return name
+    for layer in layers:
+        require_layer(layer, model.cfg.n_layers, model_name(model))
+    hooks, names = model.hook_dict, [SITES[site].format(layer=layer) for layer in layers]
+    for name, layer in zip(names, layers, strict=True):
+        if name not in hooks:
+            have = [s for s, pattern in SITES.items() if pattern.format(layer=layer) in hooks]
+            raise GrammarLensError(
+                f"site {site!r} does not exist in {model_name(model)} "
+                f"({getattr(model.cfg, 'architecture', None) or 'this architecture'}): use one of {', '.join(have)}"
+            )
+    return names
 
 
 def place_name(place: str, layer: int) -> str:

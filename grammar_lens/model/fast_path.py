@@ -64,9 +64,15 @@ class FastPath:
         self.n_layers = len(self.body.layers)
         self.places = frozenset(SITES) | {s for s in WATCHED if self._all_have(s)}
         """Places where activations pass through a change; fewer if some differ from the bridge's."""
+        self._others: list[FastPath] = []
 
-    def sharing_weights(self) -> "FastPath":
-        """Another path on the same weights, which can be used at the same time in another thread."""
+    def for_workers(self, n: int) -> list["FastPath"]:
+        """This path and others on the same weights, `n` that can be used at once in different threads."""
+        while len(self._others) < n - 1:
+            self._others.append(self._sharing_weights())
+        return [self, *self._others[: n - 1]]
+
+    def _sharing_weights(self) -> "FastPath":
         other = copy.copy(self)
         tensors = [*self._model.parameters(), *self._model.buffers()]
         other._model = copy.deepcopy(self._model, {id(t): t for t in tensors})

@@ -546,7 +546,9 @@ def test_an_error_of_one_worker_is_raised(
 
 def test_a_path_that_shares_weights_has_its_own_changes(tiny: Model):
     fast = present(compared(tiny))
-    other = fast.sharing_weights()
+    first, other = fast.for_workers(2)
+    assert first is fast
+    assert fast.for_workers(3)[:2] == [fast, other]
     ids = torch.arange(6)[None]
     with torch.no_grad():
         usual = fast.read(ids, {"resid_pre": [fast.n_layers]}).activations
