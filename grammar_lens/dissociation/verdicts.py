@@ -23,7 +23,7 @@ def nats(loss: float, sign: str = "") -> str:
 def significance(p: float, n_shams: int, what: str, where: str = "") -> str:
     """Whether the real sets are more selective than shams: one sentence."""
     against = f"{n_shams} {what}{where}"
-    if p <= 0.05:
+    if p <= LEVEL:
         return f"The damage is more selective than that of {against} (p = {p:.3f})."
     if n_shams < LEAST_SHAMS:
         return (

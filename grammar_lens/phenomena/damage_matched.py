@@ -24,6 +24,7 @@ from grammar_lens.model.about import Model
 from grammar_lens.neurons.neurons import KeyNeurons, Neurons
 from grammar_lens.phenomena.battery import PairLesion, lesioned_log_odds
 from grammar_lens.phenomena.effects import GrownFalls
+from grammar_lens.phenomena.fold_shams import of_all_folds
 from grammar_lens.phenomena.scoring import PreparedPairs
 from grammar_lens.progress import track
 
@@ -38,6 +39,8 @@ class GrowingPairShams:
     which they change on average a tenth more than it does. It is found with `GROUPS` shams, each at
     its own part of the pairs, and mended where all shams at all sampled pairs miss it, at most twice. Where no real
     set has a unit of massive activations, the shams take none.
+    A sham takes its neurons in one order in all folds, so that its sets there differ as little as the real
+    ones or less: unrelated sets would make its mean over the folds vary too little.
     """
 
     def __init__(
@@ -62,10 +65,9 @@ class GrowingPairShams:
         self._length = (
             np.array([len(x) for x in prepared.alignment.token_ids]).reshape(-1, 2).sum(1)
         )
-        self._taken = [units_taken(keys) for keys in sets]
+        self._taken = units_taken(of_all_folds(sets))
         # orders of all units are large, so that they are drawn again from their seeds
-        shape = len(sets), len(self._labels), n_replicates
-        self._seeds = rng.integers(2**63, size=shape)
+        self._seeds = rng.integers(2**63, size=(len(self._labels), n_replicates))
         self._groups = self._grouped(rng)
 
     def falls(self, real: Float[np.ndarray, "lesion pair"]) -> GrownFalls:
@@ -74,7 +76,8 @@ class GrowingPairShams:
             zip(self._labels, np.abs(real[:, self._sampled]).mean(1).tolist(), strict=True)
         )
         target = {label: AIM * x for label, x in damage.items()}
-        most = {x: min(self._most(f) for f in range(len(self._sets))) for x in self._labels}
+        n_units = self._sets[0].n_layers * self._sets[0].n_units
+        most = dict.fromkeys(self._labels, n_units - len(self._taken))
         first = {x: max(1, START * max(len(keys[x]) for keys in self._sets)) for x in self._labels}
         sizes = search_sizes(self._in_groups, target, first, most, ROUNDS, NEAR)
         whole = [self._sampled] * self._n
@@ -93,8 +96,13 @@ class GrowingPairShams:
         best = {x: nearest_size(tried[x], target[x]) for x in tried}
         done = {x: tried[x][best[x]] for x in tried}
         ratio = [done[x] / damage[x] if damage[x] > 0 else np.nan for x in self._labels]
-        size = np.array([best[x] for x in self._labels], np.int64)
+        # an empty set has empty shams
+        size = np.array([best[x] if self._has(x) else 0 for x in self._labels], np.int64)
         return GrownFalls(np.nan_to_num(shams), np.array(ratio), size)
+
+    def _has(self, label: str) -> bool:
+        """Whether a label has neurons in any fold."""
+        return any(len(keys[label]) for keys in self._sets)
 
     def _grouped(self, rng: np.random.Generator) -> list[Bool[np.ndarray, " pair"]]:
         """Parts of the sampled pairs with pairs of every phenomenon; a sham is tried on each."""
@@ -107,9 +115,6 @@ class GrowingPairShams:
             part[sampled[order[g::n]]] = True
             groups.append(part)
         return groups
-
-    def _most(self, fold: int) -> int:
-        return self._sets[fold].n_layers * self._sets[fold].n_units - len(self._taken[fold])
 
     def _in_groups(self, sizes: dict[str, int], which: str) -> dict[str, float]:
         """Mean damage at all sampled pairs, of one sham at each part of them."""
@@ -152,9 +157,8 @@ class GrowingPairShams:
         keys = self._sets[fold]
         units, real = keys.units, keys[label]
         assert units is not None
-        seed = self._seeds[fold, self._labels.index(label), replicate]
-        rng = np.random.default_rng(int(seed))
-        order = growing_sham(real, self._taken[fold], keys.n_layers, keys.n_units, units.mean, rng)
+        rng = np.random.default_rng(int(self._seeds[self._labels.index(label), replicate]))
+        order = growing_sham(real, self._taken, keys.n_layers, keys.n_units, units.mean, rng)
         return order.top(size if len(real) else 0)
 
 

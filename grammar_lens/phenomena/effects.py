@@ -91,12 +91,14 @@ class PairEffects(Shown):
 
     @property
     def is_weakly_matched(self) -> bool:
-        """Whether the deciding shams carry less than 0.9 of a set's output, or do less of its damage."""
-        return bool(self.n_shams and self.least_ratio < ENOUGH)
+        """Whether the deciding shams carry less than 0.9 of a set's output, or do less of its damage, or the
+        real sets do none that shams could match."""
+        return bool(self.n_shams and not self.least_ratio >= ENOUGH)
 
     @property
     def least_ratio(self) -> float:
-        """The smallest share of a real set's output, or damage, that its deciding shams have."""
+        """The smallest share of a real set's output, or damage, that its deciding shams have; NaN where no
+        real set changes anything."""
         matched = self.damage_matched
         return least(self.output_ratio if matched is None else matched.damage_ratio)
 
@@ -105,10 +107,21 @@ class PairEffects(Shown):
         matched = self.damage_matched
         if matched is None:
             return f"{self.n_shams} output-matched shams"
-        return (
-            f"{self.n_shams} damage-matched shams (of {matched.size.mean():.0f} neurons, changing "
-            f"{self.least_ratio:.2f} as much or more)"
+        much = (
+            ""
+            if np.isnan(self.least_ratio)
+            else f", changing {self.least_ratio:.2f} as much or more"
         )
+        return f"{self.n_shams} damage-matched shams (of {matched.size.mean():.0f} neurons{much})"
+
+    def why_weak(self) -> str:
+        """The shortcoming of the deciding shams in a few words; empty where they are well matched."""
+        if not self.is_weakly_matched:
+            return ""
+        if np.isnan(self.least_ratio):
+            return "the real sets change nothing that shams could match"
+        does, of = ("carry", "output") if self.damage_matched is None else ("do", "damage")
+        return f"the shams {does} as little as {self.least_ratio:.2f} of the real sets' {of}"
 
     @property
     def p_value(self) -> Float[np.ndarray, "lesion phenomenon"]:
@@ -180,13 +193,8 @@ class PairEffects(Shown):
             return "Without shams nothing is tested."
         p = self.p_family
         i, j = np.unravel_index(p.argmin(), p.shape)
-        weak = ""
-        if self.is_weakly_matched:
-            what = "output" if self.damage_matched is None else "damage"
-            weak = (
-                f" The shams have as little as {self.least_ratio:.2f} of the real sets' {what}, so this is "
-                "no evidence of selective damage."
-            )
+        why = self.why_weak()
+        weak = f" As {why}, this is no evidence of selective damage." if why else ""
         return (
             f"{int((p <= 0.05).sum())} of {p.size} cells pass .05 for the whole table against "
             f"{self.describe_shams()}; the lowest p, {p[i, j]:.3f}, is {self.phenomena[j]} without "

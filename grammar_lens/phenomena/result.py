@@ -4,17 +4,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from grammar_lens.corpus.origin import Origin
-from grammar_lens.display import Shown
+from grammar_lens.display import Shown, listed
 from grammar_lens.dissociation.matrices import LEAST_LABELS, chance
 from grammar_lens.dissociation.pairs import CrossedPair
-from grammar_lens.dissociation.verdicts import LEVEL, why_no_p
+from grammar_lens.dissociation.verdicts import LEVEL, NEGLIGIBLE, why_no_p
 from grammar_lens.errors import counted
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.neurons.neurons import KeyNeurons
 from grammar_lens.phenomena.effects import PairEffects
+
+CHANCE = 0.5
+"""Accuracy of a model that tosses a coin."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,27 @@ class PhenomenaStudy(Shown):
         return chance(self.s_star, self.s_star_sham)
 
     @property
+    def known(self) -> Bool[np.ndarray, " phenomenon"]:
+        """Phenomena that the intact model masters better than chance: the 95 % interval of its accuracy lies
+        above one half."""
+        return self.intact["low"].to_numpy(float) > CHANCE
+
+    @property
+    def is_negligible(self) -> bool:
+        """Whether there is too little to lose for a finding, whatever its p: the intact model masters no
+        more than half of the phenomena better than chance, or their own pairs lose less than a hundredth of
+        its log odds. An untrained model masters one in six, by the length of the sentences or the words they
+        differ in, and has neurons that its preference for these words needs."""
+        least_fall = NEGLIGIBLE * float(self.intact["log_odds"].mean())
+        return bool(self.known.mean() <= 0.5 or self.diagonal_mean < least_fall)
+
+    @property
     def is_selective(self) -> bool:
-        """Whether the lesions of phenomena are shown to be selective, against shams of like output or damage."""
+        """Whether the lesions of phenomena are shown to be selective, against shams of like output or damage;
+        never if what they cost is negligible."""
         p, matched = self.p_value, not self.own.is_weakly_matched
-        return p is not None and p <= LEVEL and matched and self.dominance_interval[0] > 0
+        passes = p is not None and p <= LEVEL and matched and self.dominance_interval[0] > 0
+        return passes and not self.is_negligible
 
     def verdict(self) -> str:
         """The conclusions in a few sentences."""
@@ -115,7 +135,16 @@ class PhenomenaStudy(Shown):
             text += f": specificity {self.specificity:.2f} (95 % interval {low:.2f} to {high:.2f})"
         if np.isfinite(self.same_term_mean):
             text += f"; others of the same term fall by {self.same_term_mean:.3f}"
-        return f"{text}."
+        return f"{text}.{self._reservations()}"
+
+    def _reservations(self) -> str:
+        """Phenomena without neurons, and those that the intact model does not master."""
+        masks = {
+            " No neuron was chosen for {}.": self.own.n_neurons == 0,
+            " The intact model does not master {} better than chance.": ~self.known,
+        }
+        names = np.array(self.phenomena, object)
+        return "".join(text.format(listed(names[of])) for text, of in masks.items() if of.any())
 
     def _selectivity(self) -> str:
         p, shams = self.p_value, self.own.describe_shams()
@@ -124,15 +153,16 @@ class PhenomenaStudy(Shown):
         if self.is_selective:
             return f"The damage is selective: its pattern is not that of {shams} (p = {p:.3f})."
         reasons = [f"p = {p:.3f} against {shams}"]
-        if self.own.is_weakly_matched:
-            what = "carry" if self.own.damage_matched is None else "do"
-            of = "output" if self.own.damage_matched is None else "damage"
-            reasons.append(
-                f"these {what} as little as {self.own.least_ratio:.2f} of the real sets' {of}"
-            )
+        if why := self.own.why_weak():
+            reasons.append(why)
         if self.dominance_interval[0] <= 0:
             low, high = self.dominance_interval
             reasons.append(f"own minus other is {low:+.3f} to {high:+.3f} nats, which includes 0")
+        if self.known.mean() <= 0.5:
+            n, every = int(self.known.sum()), len(self.phenomena)
+            reasons.append(f"the intact model masters {n} of {every} better than chance")
+        elif self.is_negligible:
+            reasons.append("the fall is less than a hundredth of the intact log odds")
         return f"Selective damage is not shown: {'; '.join(reasons)}."
 
     def _pairs(self) -> str:

@@ -26,6 +26,7 @@ from grammar_lens.neurons.same_model import require_same_model
 from grammar_lens.phenomena.battery import LogOdds, PairLesion, lesioned_log_odds
 from grammar_lens.phenomena.damage_matched import GrowingPairShams
 from grammar_lens.phenomena.effects import Falls, GrownFalls, effects
+from grammar_lens.phenomena.fold_shams import shams_of_folds
 from grammar_lens.phenomena.folds import folds_of, groups_of
 from grammar_lens.phenomena.localise import Choice, localise, terms_of
 from grammar_lens.phenomena.pairs import MinimalPair, Pairs
@@ -190,7 +191,7 @@ class _Plan:
         assert units is not None
         self.output = units.mean_abs * output_norms(self.model)
         draw = (self.output, n_shams, rng, units)
-        self.shams = [output_matched_shams(sets, *draw) for sets in self.sets]
+        self.shams = shams_of_folds(self.sets, *draw)
         self.tag_shams = output_matched_shams(self.cut, *draw)
         self.n_shams = n_shams
 
@@ -283,32 +284,29 @@ class _Plan:
 
     def sizes_of_own(self) -> dict[str, Float[np.ndarray, " lesion"]]:
         """Mean number of neurons of each phenomenon's sets, and their shams' share of their output."""
-        n = np.mean([[len(s) for s in sets.values()] for sets in self.sets], axis=0)
-        both = zip(self.sets, self.shams, strict=True)
-        ratio = np.mean([_ratios(sets, shams, self.output) for sets, shams in both], axis=0)
-        return {"n_neurons": n, "output_ratio": ratio}
+        return _sizes(self.sets, self.shams, self.output)
 
     def sizes_of_tags(self) -> dict[str, Float[np.ndarray, " lesion"]]:
         """The same of the tags' sets."""
-        n = np.array([len(s) for s in self.cut.values()], float)
-        ratio = np.array(_ratios(self.cut, self.tag_shams, self.output))
-        return {"n_neurons": n, "output_ratio": ratio}
+        return _sizes([self.cut], [self.tag_shams], self.output)
 
 
-def _ratios(
-    sets: KeyNeurons, shams: Sequence[KeyNeurons], output: Float[np.ndarray, "layer unit"]
-) -> list[float]:
-    """Expected output of the shams over that of each set; 1 without shams or output."""
+def _sizes(
+    sets: Sequence[KeyNeurons],
+    shams: Sequence[Sequence[KeyNeurons]],
+    output: Float[np.ndarray, "layer unit"],
+) -> dict[str, Float[np.ndarray, " lesion"]]:
+    """Mean number of neurons of each set over the folds, and the expected output of its shams in all of
+    them over its own; 1 without shams or output."""
 
-    def total(name: str, of: KeyNeurons) -> float:
-        return float(output[of[name].layer, of[name].index].sum())
+    def total(of: KeyNeurons) -> Float[np.ndarray, " lesion"]:
+        return np.array([float(output[s.layer, s.index].sum()) for s in of.values()])
 
-    return [
-        float(np.mean([total(name, sham) for sham in shams])) / total(name, sets)
-        if shams and total(name, sets) > 0
-        else 1.0
-        for name in sets
-    ]
+    n = np.mean([[len(s) for s in keys.values()] for keys in sets], axis=0)
+    real = np.sum([total(keys) for keys in sets], axis=0)
+    sham = np.sum([np.mean([total(x) for x in of], axis=0) for of in shams if of], axis=0)
+    ratio = np.divide(sham, real, out=np.ones(len(real)), where=(real > 0) & bool(shams[0]))
+    return {"n_neurons": n, "output_ratio": ratio}
 
 
 def _changes(

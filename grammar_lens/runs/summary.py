@@ -80,6 +80,7 @@ def phenomena_summary(study: PhenomenaStudy) -> dict[str, Any]:
         "pairs": int(study.n_pairs.sum()),
         "accuracy": study.intact["accuracy"].to_numpy(float),
         "log_odds": study.intact["log_odds"].to_numpy(float),
+        "known": study.known,
         "n_neurons": study.own.n_neurons,
         "matrix": study.own.fall,
         "accuracy_matrix": study.own.accuracy,
@@ -271,10 +272,12 @@ def summary_table(summary: dict[str, Any]) -> SummaryTable:
 
 def _phenomena_rows(row: Any, found: dict[str, Any]) -> None:
     low, high = found["specificity_interval"]
+    # summaries of earlier versions do not say
+    known = f"; above it at {sum(found['known'])} phenomena" if "known" in found else ""
     row(
         f"{len(found['phenomena'])} phenomena, intact",
         f"{np.mean(found['accuracy']):.3f} of {found['pairs']:,} minimal pairs right",
-        "chance 0.5",
+        f"chance 0.5{known}",
     )
     row(
         f"a phenomenon's top {found['k']} neurons cut ({found['value']})",

@@ -103,6 +103,11 @@ def test_damage_matched_shams_decide_where_there_are_any() -> None:
     few = replace(found, damage_matched=replace(larger, damage_ratio=np.array([1.1, 0.8])))
     assert few.is_weakly_matched
     assert "as little as 0.80 of the real sets' damage" in few.verdict()
+    # with no damage to match, shams are no evidence
+    nothing = replace(found, damage_matched=replace(larger, damage_ratio=np.full(2, np.nan)))
+    assert nothing.is_weakly_matched
+    assert "change nothing" in nothing.verdict()
+    assert "nan" not in nothing.verdict()
 
 
 def test_means_are_over_the_pairs_of_each_phenomenon() -> None:
