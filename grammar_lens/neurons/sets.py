@@ -13,9 +13,7 @@ from grammar_lens.errors import GrammarLensError, counted, require_layer, requir
 from grammar_lens.model.about import Model, model_name, site_width
 from grammar_lens.neurons.address import Addresses, parse_addresses
 from grammar_lens.neurons.neurons import Neurons
-from grammar_lens.passes.readers import FeatureReader
-from grammar_lens.passes.shared import Reading, Request, read_one
-from grammar_lens.passes.stream import Tap
+from grammar_lens.passes.shared import features, read_one
 
 MEAN_WORDS = 2000
 """Words over which the mean activations of a set are taken."""
@@ -83,7 +81,5 @@ def _means(
 ) -> Float[np.ndarray, " neuron"]:
     """Mean activations at some words, in whole sentences drawn at random."""
     words = sampled_words(corpus, position, max_words, seed)
-    reader = FeatureReader(len(words), np.stack([units.layer, units.index], 1))
-    tap = Tap.of_rows(units.site, position, words, len(corpus.classes), reader, reader.layers)
-    reading = Reading([Request(corpus, lambda: [tap])], lambda: reader.values)
+    reading = features(corpus, words, np.stack([units.layer, units.index], 1), position, units.site)
     return read_one(model, reading, "means", show_progress=False).mean(0, dtype=np.float64)

@@ -14,9 +14,7 @@ from grammar_lens.display import Shown
 from grammar_lens.errors import require_neuron
 from grammar_lens.model.about import Model, model_name
 from grammar_lens.neurons.address import Address, parse_address
-from grammar_lens.passes.readers import FeatureReader
-from grammar_lens.passes.shared import Reading, Request, read_one
-from grammar_lens.passes.stream import Tap
+from grammar_lens.passes.shared import Reading, features, read_one
 
 SITE = "neuron"
 
@@ -86,8 +84,7 @@ def word_activations_reading(
     layer, index = parse_address(neuron) if isinstance(neuron, str) else neuron
     require_neuron(layer, index, model.cfg.n_layers, model.cfg.d_mlp, model=model_name(model))
     words = sampled_words(corpus, position, max_words, seed)
-    reader = FeatureReader(len(words), np.array([[layer, index]], np.int64))
-    tap = Tap.of_rows(SITE, position, words, len(corpus.classes), reader, reader.layers)
+    reading = features(corpus, words, np.array([[layer, index]], np.int64), position, SITE)
 
     def finish() -> WordActivations:
         return WordActivations(
@@ -95,8 +92,8 @@ def word_activations_reading(
             index=index,
             labels=corpus.labels,
             classes=corpus.classes[words],
-            values=reader.values[:, 0],
+            values=reading.finish()[:, 0],
             origin=corpus.origin(position, SITE),
         )
 
-    return Reading([Request(corpus, lambda: [tap])], finish)
+    return Reading(reading.requests, finish)

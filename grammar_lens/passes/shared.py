@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from grammar_lens.corpus.alignment import token_batches
 from grammar_lens.corpus.corpus import Corpus, default_budget, warned
 from grammar_lens.model.about import Model
 from grammar_lens.passes.batches import Keeper
 from grammar_lens.passes.checkpoints import pass_identity
+from grammar_lens.passes.readers import FeatureReader
 from grammar_lens.passes.stream import Tap, stream
 from grammar_lens.progress import track
 
@@ -34,6 +36,19 @@ class Reading(Generic[Result_co]):
 
     requests: Sequence[Request]
     finish: Callable[[], Result_co]
+
+
+def features(
+    corpus: Corpus,
+    words: Int[np.ndarray, " word"],
+    addresses: Int[np.ndarray, "column two"],
+    position: str,
+    site: str = "neuron",
+) -> Reading[Float[np.ndarray, "word column"]]:
+    """Activations of the addresses at some words of a corpus, given by their numbers."""
+    reader = FeatureReader(len(words), addresses)
+    tap = Tap.of_rows(site, position, words, len(corpus.classes), reader, reader.layers)
+    return Reading([Request(corpus, lambda: [tap])], lambda: reader.values)
 
 
 @dataclass

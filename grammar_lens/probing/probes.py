@@ -14,8 +14,7 @@ from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.about import Model, device_of
 from grammar_lens.neurons.neurons import KeyNeurons, random_neurons
 from grammar_lens.neurons.same_model import require_same_model
-from grammar_lens.passes.readers import FeatureReader
-from grammar_lens.passes.shared import Reading, Request, read_one
+from grammar_lens.passes.shared import Reading, Request, features, read_one
 from grammar_lens.passes.stream import HEAD_INPUT, Tap
 from grammar_lens.probing.curves import CLASSIFIERS, ProbeCurve, curve, per_layer, round_robin
 from grammar_lens.probing.evaluation import ProbeResult, evaluate
@@ -336,17 +335,14 @@ class WordReading:
     ) -> None:
         self._corpus, self._codes, self._position = corpus, codes, position
         self._words = np.flatnonzero(codes >= 0)
-        self._reader = FeatureReader(len(self._words), addresses)
-        tap = Tap.of_rows(
-            site, position, self._words, len(codes), self._reader, self._reader.layers
-        )
-        self.request = Request(corpus, lambda: [tap])
+        self._features = features(corpus, self._words, addresses, position, site)
+        (self.request,) = self._features.requests
 
     def read(self) -> ProbeWords:
         """The words, after the pass."""
         types = self._corpus.word_types(self._position)
         return ProbeWords(
-            self._reader.values,
+            self._features.finish(),
             self._codes[self._words],
             tuple(types[i] for i in self._words),
             self._corpus.alignment.sentence[self._words],
