@@ -15,68 +15,49 @@ and playwright.
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from measure import FOLDER, positive, save, show, target
+from measure import OutFlag, positive, save, show, target
 
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.report.page import write_report
 from grammar_lens.runs.run import load_run
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # a made run, as the tests have it
-from wide_runs import LAYERS, UNITS, wide_run
-
+MADE = Path(__file__).parents[1] / "tests" / "wide_runs.py"
+"""Writes the page of a made run, as the tests have it."""
 MOST_MEGABYTES, MOST_FIRST, MOST_SHOWN = 12.0, 1.0, 5.0
 _NOW = "() => performance.now() / 1000"
 _LOADED = "() => performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd / 1000"
-
-
 _TIMES = ("first", "matrix", "loaded", "neuron", "drawn")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OutFlag):
     """The flags."""
 
     run: Annotated[Path | None, typer.Option(help="A run directory, opened too.")] = None
-    layers: Annotated[int, typer.Option(help="Layers of the made run.")] = LAYERS
-    units: Annotated[int, typer.Option(help="Neurons in each of its layers.")] = UNITS
+    layers: Annotated[int, typer.Option(help="Layers of the made run.")] = 32
+    units: Annotated[int, typer.Option(help="Neurons in each of its layers.")] = 14_336
     rounds: Annotated[int, typer.Option(help="Times that each page is opened.")] = 5
-    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "report_page.json"
-
-
-@dataclass(frozen=True)
-class Written:
-    """A page, and how long it took to write."""
-
-    path: Path
-    seconds: float
 
 
 def main(config: Config) -> None:
     """Writes the pages, opens them, prints and writes what was measured."""
     positive(config, "layers", "units", "rounds")
     with tempfile.TemporaryDirectory() as folder:
-        written = _write(config, Path(folder))
-        seen = _open(written, config.rounds)
-    rows = {name: {"write_seconds": written[name].seconds, **seen[name]} for name in written}
-    for row in rows.values():
-        row["megabytes"] = row["bytes"] / 1e6
-    columns = {"MB": "megabytes", "written s": "write_seconds", "first s": "first"}
-    columns |= {
-        "matrix s": "matrix",
-        "loaded s": "loaded",
-        "neuron s": "neuron",
-        "drawn s": "drawn",
-        "drawn, slowest": "drawn_slowest",
-    }
+        pages = _write(config, Path(folder))
+        rows = _open(pages, config.rounds)
+        for name, path in pages.items():
+            rows[name]["megabytes"] = path.stat().st_size / 1e6
+    columns = {"MB": "megabytes", **{f"{name} s": name for name in _TIMES}}
+    columns["drawn, slowest"] = "drawn_slowest"
     layouts = {title: f"{{{key}:.2f}}" for title, key in columns.items()}
     show(f"report.html, medians of {config.rounds} rounds", "page", rows, layouts)
     for name, row in rows.items():
@@ -86,42 +67,35 @@ def main(config: Config) -> None:
     save("report_page", config, rows=rows)
 
 
-def _write(config: Config, folder: Path) -> dict[str, Written]:
-    runs: dict[str, Any] = {f"made, {config.layers} x {config.units:,}": None}
+def _write(config: Config, folder: Path) -> dict[str, Path]:
+    """The pages by the name of their run."""
+    made = folder / "made.html"
+    sizes = (str(config.layers), str(config.units))
+    subprocess.run([sys.executable, str(MADE), str(made), *sizes], check=True)
+    pages = {f"made, {config.layers} x {config.units:,}": made}
     if config.run is not None:
-        runs[str(config.run)] = load_run(config.run)
-    written = {}
-    for i, (name, run) in enumerate(runs.items()):
-        shown = run or wide_run(layers=config.layers, units=config.units)
-        start = time.perf_counter()
-        path = write_report(shown, folder / f"{i}.html")
-        written[name] = Written(path, time.perf_counter() - start)
-    return written
+        pages[str(config.run)] = write_report(load_run(config.run), folder / "run.html")
+    return pages
 
 
-def _open(written: Mapping[str, Written], rounds: int) -> dict[str, dict[str, float]]:
+def _open(pages: Mapping[str, Path], rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of every page, median over the rounds."""
     from playwright.sync_api import sync_playwright
 
     chromium = os.environ.get("GRAMMAR_LENS_CHROMIUM") or shutil.which("chromium")
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in written}
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in pages}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
         )
-        for number in range(rounds + 1):
-            for name, page in written.items():
-                seconds = _visit(browser, page.path)
-                if number:
-                    taken[name].append(seconds)
+        for _ in range(rounds + 1):
+            for name, path in pages.items():
+                taken[name].append(_visit(browser, path))
         browser.close()
     return {
-        name: {
-            "bytes": written[name].path.stat().st_size,
-            **{x: statistics.median(s[x] for s in all_) for x in _TIMES},
-            "drawn_slowest": max(s["drawn"] for s in all_),
-        }
-        for name, all_ in taken.items()
+        name: {x: statistics.median(s[x] for s in seconds[1:]) for x in _TIMES}
+        | {"drawn_slowest": max(s["drawn"] for s in seconds[1:])}
+        for name, seconds in taken.items()
     }
 
 

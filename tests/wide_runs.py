@@ -2,8 +2,11 @@
 
 Every label has a few strong neurons in the middle layers; two positions, examples of the first key
 neurons of every label. Its numbers mean nothing; their amount is what counts.
+
+    python tests/wide_runs.py PAGE.html LAYERS UNITS    # writes its report
 """
 
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from grammar_lens.neurons.selection import select
 from grammar_lens.neurons.timecourse import CourseSummary
 from grammar_lens.passes.moments import Moments, UnitStatistics
 from grammar_lens.probing.evaluation import ProbeResult
+from grammar_lens.report.page import write_report
 from grammar_lens.selectivity.result import Scores
 
 UPOS = (
@@ -212,3 +216,8 @@ def _text(rng: np.random.Generator, n: int) -> list[str]:
         " " + "".join(letters[i] for i in rng.integers(len(letters), size=rng.integers(1, 10)))
         for _ in range(n)
     ]
+
+
+if __name__ == "__main__":
+    page, n_layers, n_units = sys.argv[1:]
+    write_report(wide_run(layers=int(n_layers), units=int(n_units)), Path(page))
