@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from peers import SITES, Peers, correlations, has_nnsight
 from typer import Option
-from words import POSITION, hugging_face, readable
+from words import POSITION, hugging_face, readable, run_body
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
@@ -54,7 +54,15 @@ from grammar_lens.selectivity.collect_plan import CollectSpec
 from grammar_lens.selectivity.collecting import Collected, Collection
 
 EXTRAPOLATED = ("usual", "filtered")
-TO_LAYERS, TO_BARE, USUAL, EXTRA = 1.10, 1.25, 15.0, 0.1
+USUAL, EXTRA = 15.0, 0.1
+COMPARED = {
+    "layers": ("bare", "pass", "neurons", "collect"),
+    "bare": ("bridge", "neurons", "collect", "copied"),
+    "bridge": ("collect",),
+    "collect": ("align", "copied", "nnsight"),
+}
+"""Ways by what they are compared with round by round."""
+GOALS = {"collect / layers": 1.10, "collect / bare": 1.25}
 SAME = 1e-4
 """Correlations of both ways agree to this: padding changes float32 sums in the last digits."""
 
@@ -69,7 +77,6 @@ class Config(measure.Flags):
     usual_sentences: Annotated[int, Option(help="Sentences the usual way is timed on.")] = 100
     usual_pairs: Annotated[int, Option(help="Unit-tag pairs it is timed on.")] = 2000
     check_sentences: Annotated[int, Option(help="Size of the corpus both ways finish.")] = 60
-    out: measure.OutFlag = measure.FOLDER / "collecting.json"
     only: Annotated[str, Option(hidden=True)] = ""
 
 
@@ -102,11 +109,6 @@ class Setting:
     @cached_property
     def peers(self) -> Peers:
         return Peers(self.model, self.fresh, self.corpus, self.batches)
-
-    @torch.no_grad()
-    def run(self, body: torch.nn.Module) -> None:
-        for batch in self.batches:
-            body(batch.token_ids, use_cache=False)
 
     @torch.no_grad()
     def bridge(self) -> None:
@@ -153,20 +155,13 @@ def main(config: Config) -> None:
     rows = table(setting, timings, peaks)
     ratios = {
         f"{above} / {below}": measure.compare(timings[above], timings[below])
-        for above, below in (
-            *((name, "layers") for name in ("bare", "pass", "neurons", "collect")),
-            *((name, "bare") for name in ("bridge", "neurons", "collect", "copied")),
-            ("collect", "bridge"),
-            ("align", "collect"),
-            ("copied", "collect"),
-            *((("nnsight", "collect"),) if "nnsight" in timings else ()),
-        )
+        for below, others in COMPARED.items()
+        for above in others
+        if above in timings
     }
-    for name in EXTRAPOLATED:
-        ratio = rows[name]["cpu_seconds"] / rows["collect"]["cpu_seconds"]
-        ratios[f"{name} / collect"] = {"ratio": ratio}
-    extra = {name: row["extra_mib"] for name, row in rows.items() if "extra_mib" in row}
-    report(setting, rows, ratios, extra, difference)
+    report(setting, rows, ratios)
+    n_pairs = f"{config.usual_pairs:,} pairs; allowed {SAME:g}"
+    print(f"same correlations: largest difference {difference:.1e} ({n_pairs})")
     measure.save(
         "collecting",
         config,
@@ -177,7 +172,6 @@ def main(config: Config) -> None:
         labels=setting.corpus.labels,
         rows=rows,
         ratios=ratios,
-        extra_mib_collect_to_usual=extra["collect"] / extra["usual"],
         largest_difference_of_correlations=difference,
     )
 
@@ -244,20 +238,15 @@ def table(
 
 
 def report(
-    setting: Setting,
-    rows: dict[str, dict[str, Any]],
-    ratios: dict[str, dict[str, float]],
-    extra: dict[str, float],
-    difference: float,
+    setting: Setting, rows: dict[str, dict[str, Any]], ratios: dict[str, dict[str, float]]
 ) -> None:
-    corpus, config = setting.corpus, setting.config
-    shares = rows["usual"]["extrapolated_from"]
+    config, shares = setting.config, rows["usual"]["extrapolated_from"]
     for row in rows.values():
         for below in ("layers", "bare"):
             row[f"to_{below}"] = row["cpu_seconds"] / rows[below]["cpu_seconds"]
     more = {"tokens/s": "tokens_per_cpu_second", "peak MiB": "peak_mib", "extra": "extra_mib"}
     measure.show(
-        f"{model_name(setting.model)} on {corpus.bank.name}: {len(setting.rows):,} sentences, "
+        f"{model_name(setting.model)} on {setting.corpus.bank.name}: {len(setting.rows):,} sentences, "
         f"{setting.n_tokens:,} tokens; one thread, fastest of {config.rounds} rounds",
         "way",
         {f"{x} (extrapolated)" if x in EXTRAPOLATED else x: row for x, row in rows.items()},
@@ -275,20 +264,14 @@ def report(
     )
     if not has_nnsight():
         print("nnsight: not installed, left out (see peers.py)")
-    print(
-        f"same correlations: largest difference {difference:.1e} on all of "
-        f"{config.check_sentences} sentences ({config.usual_pairs:,} pairs; allowed {SAME:g})"
-    )
     for name, of in ratios.items():
-        if "median" in of:
-            spread = f"{of['median']:.2f} ({of['lowest']:.2f} to {of['highest']:.2f})"
-            print(f"{name}: {of['ratio']:.3f}; round by round {spread}")
-    print(measure.target("collect / layers", ratios["collect / layers"]["ratio"], TO_LAYERS))
-    print(measure.target("collect / bare", ratios["collect / bare"]["ratio"], TO_BARE))
-    usual = ratios["usual / collect"]["ratio"]
+        print(measure.spread(name, of, GOALS.get(name)))
+    collect = rows["collect"]
+    usual, filtered = (rows[x]["cpu_seconds"] / collect["cpu_seconds"] for x in EXTRAPOLATED)
+    extra = collect["extra_mib"] / rows["usual"]["extra_mib"]
     print(measure.target("usual / collect", usual, USUAL, at_least=True))
-    print(f"filtered / collect: {ratios['filtered / collect']['ratio']:.2f}")
-    print(measure.target("extra memory, collect / usual", extra["collect"] / extra["usual"], EXTRA))
+    print(f"filtered / collect: {filtered:.2f}")
+    print(measure.target("extra memory, collect / usual", extra, EXTRA))
 
 
 def check(config: Config) -> float:
@@ -310,8 +293,8 @@ def check(config: Config) -> float:
 
 
 _SINGLE: dict[str, Callable[[Setting], object]] = {
-    "bare": lambda s: s.run(s.fresh),
-    "layers": lambda s: s.run(s.own_layers),
+    "bare": lambda s: run_body(s.fresh, s.batches),
+    "layers": lambda s: run_body(s.own_layers, s.batches),
     "bridge": lambda s: s.bridge(),
     "collect": lambda s: s.collect(),
     "neurons": lambda s: s.collect(("neuron",)),

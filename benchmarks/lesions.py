@@ -23,13 +23,12 @@ import measure
 import numpy as np
 import torch
 from typer import Option
-from words import about, with_every_tag
+from words import about, load
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
-from grammar_lens.corpus.corpus import default_budget, fresh_corpus
+from grammar_lens.corpus.corpus import default_budget
 from grammar_lens.corpus.lexicon import DeviceLexicon, split_losses
-from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.dissociation.shams import output_matched_shams
 from grammar_lens.lesions.battery import run_battery
 from grammar_lens.lesions.outcomes import Condition, Outcomes
@@ -53,17 +52,13 @@ class Config(measure.Flags):
     k: Annotated[int, Option(help="Key neurons per tag.")] = 100
     shams: Annotated[int, Option(help="Sham lesions per tag.")] = 2
     sentences: Annotated[int, Option(help="Sentences lesioned, at most.")] = 60
-    out: measure.OutFlag = measure.FOLDER / "lesions.json"
 
 
 class Setting:
     """The model, the words, the lesions, and the ways to go through them."""
 
     def __init__(self, config: Config) -> None:
-        self.model = gl.load_model(config.model, device="cpu")
-        train = with_every_tag(self.model, config.train)
-        fresh = load_treebank(config.treebank, label="upos")
-        self.corpus, _ = fresh_corpus(self.model, fresh, train, config.sentences)
+        self.model, train, self.corpus = load(config, config.treebank, config.sentences)
         self.alignment = self.corpus.alignment
         self.batches = self.corpus.batches(default_budget(self.model))
         self.lexicon = gl.fit_lexicon(self.model, train)
@@ -80,11 +75,10 @@ class Setting:
         self.shared = np.isin(self.codes, studied)
         output = moments.mean_abs * output_norms(self.model)
         rng = np.random.default_rng(0)
-        self.conditions = [Condition(tag, 0, keys[tag]) for tag in keys]
         shams = output_matched_shams(keys, output, config.shams, rng, moments.units())
-        self.conditions += [
-            Condition(tag, number, sham[tag])
-            for number, sham in enumerate(shams, 1)
+        self.conditions = [
+            Condition(tag, number, neurons[tag])
+            for number, neurons in enumerate((keys, *shams))
             for tag in keys
         ]
 
@@ -152,12 +146,13 @@ def main(config: Config) -> None:
     timings = measure.interleaved(ways, config.rounds)
     rows = {name: timing.row() for name, timing in timings.items()}
     n = len(setting.conditions) + 1
-    clean = rows["clean"]["cpu_seconds"]
     for name, row in rows.items():
         row["conditions"] = 1 if name == "clean" else n
-        row["clean_passes_per_condition"] = row["cpu_seconds"] / row["conditions"] / clean
-    battery = rows["battery"]["cpu_seconds"]
-    faster = {way: rows[way]["cpu_seconds"] / battery for way in ("naive", "lean")}
+        passes = measure.compare(timings[name], timings["clean"])["ratio"]
+        row["clean_passes_per_condition"] = passes / row["conditions"]
+    faster = {
+        way: measure.compare(timings[way], timings["battery"])["ratio"] for way in ("naive", "lean")
+    }
     per_condition = {"clean passes per condition": "{clean_passes_per_condition:.2f}"}
     measure.show(
         f"{model_name(setting.model)} on {len(setting.corpus.bank)} sentences of {setting.corpus.bank.name}, "

@@ -6,6 +6,7 @@ stand beside wall seconds because other work on the machine does not enter them.
 """
 
 import json
+import math
 import os
 import platform
 import resource
@@ -31,7 +32,6 @@ from grammar_lens.files import make_folder, write_json
 from grammar_lens.runs.store.provenance import library_versions
 
 FOLDER = Path("results") / "benchmarks"
-OutFlag = Annotated[Path, Option(help="JSON file.")]
 TIMES = {
     "CPU s": "{cpu_seconds:.3f}",
     "slowest": "{cpu_seconds_slowest:.3f}",
@@ -41,7 +41,14 @@ TIMES = {
 
 
 @dataclass(frozen=True)
-class Flags:
+class OutFlag:
+    """The flag of every benchmark."""
+
+    out: Annotated[Path | None, Option(help="JSON file; by default named as the benchmark.")] = None
+
+
+@dataclass(frozen=True)
+class Flags(OutFlag):
     """Flags of the benchmarks that time one model."""
 
     model: Annotated[str, Option(help="reference-9m, a folder, or a hub id.")] = "reference-9m"
@@ -58,8 +65,8 @@ class Timing:
     def row(self) -> dict[str, float]:
         """The fastest round and the slowest, which shows how busy the machine was."""
         clocks = {"cpu": self.cpu, "wall": self.wall}
-        fastest = {f"{name}_seconds": min(taken) for name, taken in clocks.items() if taken}
-        return fastest | {f"{x}_seconds_slowest": max(t) for x, t in clocks.items() if t}
+        fastest = {f"{name}_seconds": min(taken) for name, taken in clocks.items()}
+        return fastest | {f"{name}_seconds_slowest": max(taken) for name, taken in clocks.items()}
 
 
 def compare(above: Timing, below: Timing, clock: str = "cpu") -> dict[str, float]:
@@ -91,20 +98,30 @@ def interleaved(
     rounds: int,
     *,
     cpu_clock: Callable[[], float] = time.process_time,
+    until: float = math.inf,
 ) -> dict[str, Timing]:
-    """Times every way once per round, in turn; an untimed round goes before."""
+    """Times every way once per round, in turn; an untimed round goes before.
+
+    No round begins that would end after `until`, in seconds of time.monotonic; where there is time for
+    one alone, the untimed round counts.
+    """
     assert rounds >= 1, "see `positive`"
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            cpu, wall = cpu_clock(), time.perf_counter()
-            way()
-            if number:
-                seconds[name].append((cpu_clock() - cpu, time.perf_counter() - wall))
-    return {
-        name: Timing(tuple(c for c, _ in taken), tuple(w for _, w in taken))
-        for name, taken in seconds.items()
-    }
+    taken: list[dict[str, tuple[float, float]]] = []
+    while len(taken) <= rounds:
+        begin = time.monotonic()
+        taken.append({name: _clocked(way, cpu_clock) for name, way in ways.items()})
+        if 2 * time.monotonic() - begin > until:
+            break
+    counted = taken[1:] or taken
+    each = {name: zip(*(seconds[name] for seconds in counted), strict=True) for name in ways}
+    return {name: Timing(*clocks) for name, clocks in each.items()}
+
+
+def _clocked(way: Callable[[], object], cpu_clock: Callable[[], float]) -> tuple[float, float]:
+    """CPU and wall seconds."""
+    cpu, wall = cpu_clock(), time.perf_counter()
+    way()
+    return cpu_clock() - cpu, time.perf_counter() - wall
 
 
 def children_cpu() -> float:
@@ -160,14 +177,15 @@ def _cell(layout: str, row: Mapping[str, Any]) -> str:
 
 def save(name: str, config: Any, **results: object) -> None:
     """Writes the JSON file of a benchmark: its flags and results, the machine, and library versions."""
-    make_folder(config.out.parent)
+    path = config.out or FOLDER / f"{name}.json"
+    make_folder(path.parent)
     origin = {"machine": machine(), "versions": library_versions()}
-    write_json(config.out, {"benchmark": name, "config": asdict(config), **origin, **results})
+    write_json(path, {"benchmark": name, "config": asdict(config), **origin, **results})
 
 
 def in_own_process(script: str, config: Any, only: str, **environment: str) -> dict[str, float]:
     """What the script prints last for `--only`, in a process that has done nothing else."""
-    flags = asdict(config) | {"only": only}
+    flags = {k: v for k, v in asdict(config).items() if v is not None} | {"only": only}
     done = subprocess.run(
         [sys.executable, script, *(f"--{k.replace('_', '-')}={v}" for k, v in flags.items())],
         check=True,
@@ -183,6 +201,12 @@ def target(what: str, value: float, limit: float, *, at_least: bool = False) -> 
     reached = value >= limit if at_least else value <= limit
     words = "at least" if at_least else "at most"
     return f"{what}: {value:.2f} (goal: {words} {limit:g}; {'reached' if reached else 'MISSED'})"
+
+
+def spread(name: str, of: Mapping[str, float], limit: float | None = None) -> str:
+    """One line of a ratio by `compare`, with its goal if it has one."""
+    line = f"{name}: {of['ratio']:.3f}" if limit is None else target(name, of["ratio"], limit)
+    return f"{line}; round by round {of['median']:.2f} ({of['lowest']:.2f} to {of['highest']:.2f})"
 
 
 def positive(config: Any, *names: str) -> None:

@@ -44,7 +44,6 @@ class Config(measure.Flags):
     treebank: Annotated[str, Option(help="As --train of grammar-lens.")] = "embedded:train"
     sample: Annotated[int, Option(help="Words of each label in the sample.")] = 100
     large: Annotated[bool, Option(help="Also 17 x 32 x 14,336 random moments.")] = False
-    out: measure.OutFlag = measure.FOLDER / "scores.json"
 
 
 def everything(model: Model, corpus: Corpus, sample: int) -> Evidence:

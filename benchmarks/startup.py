@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from measure import FOLDER, TIMES, children_cpu, interleaved, positive, save, show, target
+from measure import TIMES, OutFlag, children_cpu, interleaved, positive, save, show, target
 
 from grammar_lens.cli.scripts import start_page
 
@@ -35,11 +35,10 @@ def programs() -> dict[str, list[str]]:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OutFlag):
     """The flags."""
 
     rounds: Annotated[int, typer.Option(help="Starts of each program.")] = 10
-    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "startup.json"
 
 
 def main(config: Config) -> None:

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from measure import FOLDER, one_thread, save, show, target
+from measure import OutFlag, one_thread, save, show, target
 
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import default_budget
@@ -35,14 +35,13 @@ STAGES = (("collect",), ("score",), ("select",), tuple(READINGS), ("lesion",), (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OutFlag):
     """The flags."""
 
     model: Annotated[str, typer.Option(help="As of `grammar-lens run`.")] = "reference-9m"
     train: Annotated[str, typer.Option(help="As of `grammar-lens run`.")] = "embedded:train"
     fresh: Annotated[str, typer.Option(help="As of `grammar-lens run`.")] = "embedded:test"
     lesions: Annotated[bool, typer.Option(help="The lesion step too.")] = True
-    out: Annotated[Path, typer.Option(help="JSON file.")] = FOLDER / "study.json"
 
 
 @dataclass

@@ -24,7 +24,7 @@ def test_the_benchmark_at_the_shape_of_llama_3_runs_small_on_the_cpu(
     assert run_script(monkeypatch, "benchmarks/llama3_8b_shape.py", flags) in (0, None)
     found = json.loads(out.read_text())
     ways = {"bare", "layers", "collect", "plan", "pass", "found", "plain", "features", "opening"}
-    ways |= {"head", "own", "clean", "clean all", "battery"}
+    ways |= {"head", "own", "clean", "battery"}
     assert set(found["rows"]) == ways
     assert {name for ratio in found["ratios"] for name in ratio.split(" / ")} == (
         ways - {"battery"} | {"a lesion"}
