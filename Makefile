@@ -29,7 +29,7 @@ setup-test: $(VENV)/.installed-test  ## and what tests and checks need
 
 demo: setup  ## the whole study on the embedded model and treebank, offline
 	rm -rf runs/demo
-	$(BIN)/grammar-lens run --out runs/demo --max-fresh-sentences 200 --sham-sentences 100
+	$(BIN)/grammar-lens run --out runs/demo --max-fresh-sentences 200 --sham-sentences 60
 
 # A folder of UD English EWT, from universaldependencies.org; without one, the embedded treebank
 EWT ?= $(wildcard ../shared/data/treebanks/UD_English-EWT)
