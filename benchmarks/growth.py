@@ -54,7 +54,7 @@ K = 100
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(measure.OutFlag):
     """The flags."""
 
     treebank: Annotated[str, Option(help="As --train of grammar-lens.")] = "embedded:train"
@@ -62,7 +62,6 @@ class Config:
     lesion_sentences: Annotated[int, Option(help="Sentences lesioned.")] = 60
     token_budget: Annotated[int, Option(help="Tokens in one batch.")] = 2048
     rounds: Annotated[int, Option(help="Rounds; 3 or more to report.")] = 3
-    out: measure.OutFlag = measure.FOLDER / "growth.json"
     png: Annotated[Path, Option(help="The figure.")] = DOCS / "growth.png"
     only: Annotated[str, Option(hidden=True)] = ""
 
@@ -83,13 +82,14 @@ SWEEPS: dict[str, dict[int, Point]] = {
     "neurons": {n: Point(neurons=n) for n in (448, 896, 1792)},
     "lesions": {n: Point(lesions=n) for n in (2, 4, 8, 16)},
 }
-MEMORY = ("pass", "words", "exchange_table")
 QUANTITIES = {
     "cpu_seconds": "CPU s",
     "pass_mib": "pass adds, MiB",
     "words_mib": "words, MiB",
     "exchange_table_mib": "permuted labels, MiB",
 }
+FITTED = ("cpu_seconds", "pass_mib")
+"""Quantities that grow with everything; the others grow with the sentences alone."""
 POINTS = tuple(dict.fromkeys(point for sweep in SWEEPS.values() for point in sweep.values()))
 
 
@@ -150,33 +150,30 @@ def memory(config: Config, point: Point) -> dict[str, float]:
     loaded = peak_host()
     codes, rng = corpus.read(POSITION), np.random.default_rng(0)
     table = permute_tags(codes, corpus.alignment.sentence, MIN_REPLICATES, rng).codes.nbytes
-    make_pass(config, replace(point, lesions=0), model, _little(corpus, model, bank))()  # warm
+    # a few words first: what a first pass allocates once is no part of what grows
+    little = readable(model, gl.Treebank(f"start of {bank.name}", corpus.bank.sentences[:20]))
+    make_pass(config, replace(point, lesions=0), model, little)()
     one = make_pass(config, point, model, corpus)
     measure.forget_peak()
     ready = peak_host()
     one()
     return {
-        "words": loaded - before,
-        "exchange_table": table / 2**20,
-        "pass": peak_host() - ready,
+        "words_mib": loaded - before,
+        "exchange_table_mib": table / 2**20,
+        "pass_mib": peak_host() - ready,
     }
-
-
-def _little(corpus: Corpus, model: Model, bank: gl.Treebank) -> Corpus:
-    """A few words: what a first pass allocates once is no part of what grows."""
-    return readable(model, gl.Treebank(f"start of {bank.name}", corpus.bank.sentences[:20]))
 
 
 FRUGAL = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 """What is freed goes back at once, or the peak would depend on what loading left behind."""
 
 
-def fit(x: list[int], y: list[float]) -> dict[str, float]:
+def fit(x: pd.Series, y: pd.Series) -> dict[str, float]:
     """The exponent of a power law, and how straight a line the numbers make."""
     line: Any = linregress(x, y)
     power: Any = linregress(np.log(x), np.log(np.maximum(y, 1e-9)))
     straight = {"slope": line.slope, "intercept": line.intercept, "r2": line.rvalue**2}
-    return {"exponent": float(power.slope)} | {name: float(n) for name, n in straight.items()}
+    return {name: float(number) for name, number in {"exponent": power.slope, **straight}.items()}
 
 
 def main(config: Config) -> None:
@@ -191,18 +188,40 @@ def main(config: Config) -> None:
         for point in POINTS
     }
     seconds, tokens = time_all(config)
-    sweeps: dict[str, Any] = {}
-    for name, sweep in SWEEPS.items():
-        x = [config.sentences * n if name == "sentences" else n for n in sweep]
-        points = list(sweep.values())
-        columns: dict[str, list[float]] = {"cpu_seconds": [seconds[p] for p in points]}
-        columns |= {f"{key}_mib": [mib[p][key] for p in points] for key in MEMORY}
-        fitted = columns if name == "sentences" else ("cpu_seconds", "pass_mib")
-        fits = {key: fit(x, columns[key]) for key in fitted}
-        sweeps[name] = {"x": x, "tokens": [tokens[p] for p in points], **columns, "fits": fits}
-    report(config, sweeps)
-    measure.save("growth", config, sweeps=sweeps)
-    draw(config, sweeps)
+    table = pd.DataFrame(
+        [
+            {
+                "sweep": sweep,
+                "x": n * config.sentences if sweep == "sentences" else n,
+                "tokens": tokens[point],
+                "cpu_seconds": seconds[point],
+                **mib[point],
+            }
+            for sweep, points in SWEEPS.items()
+            for n, point in points.items()
+        ]
+    )
+    fits = pd.DataFrame(
+        [
+            {"sweep": sweep, "quantity": quantity, **fit(rows["x"], rows[quantity])}
+            for sweep, rows in table.groupby("sweep", sort=False)
+            for quantity in (QUANTITIES if sweep == "sentences" else FITTED)
+        ]
+    )
+    measure.show(
+        f"growth on {config.treebank}; one thread, fastest of {config.rounds} rounds",
+        "point",
+        {f"{row['sweep']} {row['x']:,}": row for row in table.to_dict("records")},
+        {"tokens": "{tokens:,}", **{title: f"{{{x}:.2f}}" for x, title in QUANTITIES.items()}},
+    )
+    for of in fits.to_dict("records"):
+        print(
+            "{quantity} by {sweep}: exponent {exponent:.2f}; straight line R2 {r2:.4f}, "
+            "{slope:.3g} each and {intercept:.3g}".format_map(of)
+        )
+    rows, fitted = (t.to_dict("records") for t in (table, fits))
+    measure.save("growth", config, points=rows, fits=fitted)
+    draw(config, table, fits)
 
 
 def time_all(config: Config) -> tuple[dict[Point, float], dict[Point, int]]:
@@ -217,51 +236,19 @@ def time_all(config: Config) -> tuple[dict[Point, float], dict[Point, int]]:
     return {point: min(timings[str(point)].cpu) for point in POINTS}, tokens
 
 
-def report(config: Config, sweeps: dict[str, Any]) -> None:
-    rows = {
-        f"{name} {x:,}": {key: s[key][i] for key in ("tokens", *QUANTITIES)}
-        for name, s in sweeps.items()
-        for i, x in enumerate(s["x"])
-    }
-    layouts = {title: f"{{{key}:.2f}}" for key, title in QUANTITIES.items()}
-    measure.show(
-        f"growth on {config.treebank}; one thread, fastest of {config.rounds} rounds",
-        "point",
-        rows,
-        {"tokens": "{tokens:,}", **layouts},
-    )
-    for name, s in sweeps.items():
-        for key, of in s["fits"].items():
-            print(
-                f"{key} by {name}: exponent {of['exponent']:.2f}; straight line R2 {of['r2']:.4f}, "
-                f"{of['slope']:.3g} each and {of['intercept']:.3g}"
-            )
-
-
-def draw(config: Config, sweeps: dict[str, Any]) -> None:
+def draw(config: Config, table: pd.DataFrame, fits: pd.DataFrame) -> None:
     """The page beside the numbers, and the picture where there is a browser."""
+    exponents = fits.pivot_table(index="sweep", columns="quantity", values="exponent")
+    long = table.melt(["sweep", "x"], list(QUANTITIES), "quantity")
+    long = long.merge(fits[["sweep", "quantity"]])
+    long["unit"] = np.where(long["quantity"] == "cpu_seconds", "CPU seconds", "MiB")
+    long["quantity"] = long["quantity"].map(QUANTITIES)
     titles = {
-        name: f"{name}, exponents {s['fits']['cpu_seconds']['exponent']:.2f} and "
-        f"{s['fits']['pass_mib']['exponent']:.2f}"
-        for name, s in sweeps.items()
+        x: f"{x}, exponents {of['cpu_seconds']:.2f} and {of['pass_mib']:.2f}"
+        for x, of in exponents.iterrows()
     }
-    table = pd.DataFrame(
-        [
-            {
-                "sweep": titles[name],
-                "unit": "CPU seconds" if key == "cpu_seconds" else "MiB",
-                "quantity": title,
-                "x": x,
-                "value": s[key][i],
-            }
-            for name, s in sweeps.items()
-            for key, title in QUANTITIES.items()
-            if key in s["fits"]
-            for i, x in enumerate(s["x"])
-        ]
-    )
     figure = px.scatter(
-        table,
+        long.assign(sweep=long["sweep"].map(titles)),
         x="x",
         y="value",
         color="quantity",
@@ -284,12 +271,12 @@ def draw(config: Config, sweeps: dict[str, Any]) -> None:
         height=620,
     )
     figure.update_layout(margin={"t": 120})
-    figure.write_html(config.out.with_suffix(".html"), include_plotlyjs=True)
+    page = (config.out or measure.FOLDER / "growth.json").with_suffix(".html")
+    figure.write_html(page, include_plotlyjs=True)
     try:
         figure.write_image(config.png, scale=2, width=1180)
     except Exception as error:  # kaleido's and choreographer's own, of many kinds
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"no {config.png}: {reason[0]} (set BROWSER_PATH to a Chromium)")
+        print(f"no {config.png}: {error!r:.200} (set BROWSER_PATH to a Chromium)")
 
 
 if __name__ == "__main__":
