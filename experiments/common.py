@@ -1,8 +1,8 @@
 """Parts that the experiments share: flags, words, the folder of results with run.json, and TOML."""
 
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from grammar_lens.corpus.bank import Treebank
 from grammar_lens.corpus.corpus import Corpus, fresh_corpus, prepare
 from grammar_lens.corpus.sources import load_treebank
 from grammar_lens.errors import GrammarLensError, expected_one_of
-from grammar_lens.files import make_folder, write_file, write_json, write_text
+from grammar_lens.files import make_folder, read_json, to_json, write_file, write_json, write_text
 from grammar_lens.model.about import Model, describe
 from grammar_lens.runs.store.provenance import (
     experiment_record,
@@ -33,6 +33,10 @@ LesionFlag = Annotated[str, Option(help="Value of a cut neuron: mean or zero.")]
 DeviceFlag = Annotated[str, Option(help="cpu, cuda; a GPU if there is one.")]
 SeedFlag = Annotated[int, Option(help="Seed of everything random.")]
 OutFlag = Annotated[Path, Option(help="Folder for the results.")]
+
+
+MAY_DIFFER = ("config", "resume", "device", "out")
+"""Flags that an experiment may be resumed with another value of."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,48 @@ class Experiment:
         refuse_other_results(config.out, name)
         make_folder(config.out)
         self.name, self.config, self._begin = name, config, time.perf_counter()
+        self._parts: dict[str, float] = {}
+
+    def begin(self, about: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes the record of an experiment in parts, unfinished, or takes up the one to resume.
+
+        Raises GrammarLensError for one begun before, unless it is to be resumed with the same settings,
+        model and words.
+        """
+        path = self.config.out / "run.json"
+        if path.is_file():
+            if not self.config.resume:
+                raise GrammarLensError(
+                    f"{path.parent} holds a study already: add --resume to continue it, or choose "
+                    "another --out"
+                )
+            stored = read_json(path)
+            before, now = (
+                {name: x for key in ("config", *about) for name, x in to_json(record[key]).items()}
+                for record in (stored, {"config": asdict(self.config), **about})
+            )
+            for name, value in now.items():
+                if name not in MAY_DIFFER and before.get(name) != value:
+                    raise GrammarLensError(
+                        f"{path.parent} was begun with {name} {before.get(name)!r}, not {value!r}: "
+                        "repeat the settings, or choose another --out"
+                    )
+            self._parts = stored["parts"]
+        self._write({**about, "finished": False})
+
+    def part(self, name: str, result: str, work: Callable[[Path], object]) -> Path:
+        """The folder of a part, worked out unless its result is there; ends the line that names it."""
+        folder, begin = self.config.out / name, time.perf_counter()
+        if (folder / result).is_file():
+            print(" (done before)")
+            return folder
+        print()
+        make_folder(folder)
+        work(folder)
+        self._parts[name] = round(time.perf_counter() - begin, 1)
+        path = self.config.out / "run.json"
+        write_json(path, read_json(path) | {"parts": self._parts})
+        return folder
 
     def tell(self, row: Mapping[str, Any]) -> None:
         """Prints a row of a table as a line of text: "layer 1: own +0.012, other -0.003"."""
@@ -88,9 +134,7 @@ class Experiment:
     ) -> None:
         """Writes run.json, a CSV file for every table, and the figure as NAME.html."""
         out, seconds = self.config.out, round(time.perf_counter() - self._begin, 1)
-        record = experiment_record(self.name, self.config) | dict(about)
-        record |= {"seconds": seconds, "cpu_seconds": round(time.process_time(), 1)}
-        write_json(out / "run.json", record | {"seed": self.config.seed})
+        self._write({**about, "finished": True, "seconds": seconds})
         for name, table in tables.items():
             write_text(out / f"{name}.csv", table.to_csv(index=False))
         if figure is not None:
@@ -98,22 +142,17 @@ class Experiment:
             write_file(page, lambda path: figure.write_html(path, div_id=self.name))
         print(f"{seconds:.0f} s; results in {out}")
 
+    def _write(self, about: Mapping[str, Any]) -> None:
+        record = experiment_record(self.name, self.config) | dict(about)
+        record |= {"cpu_seconds": round(time.process_time(), 1), "parts": self._parts}
+        write_json(self.config.out / "run.json", record | {"seed": self.config.seed})
+
 
 def sources(model: Model, **words: Corpus) -> dict[str, Any]:
     """The model, the treebanks by their role, and the labels of the first, for run.json."""
     banks = treebanks(**{role: corpus.bank for role, corpus in words.items()})
     labels = list(next(iter(words.values())).labels)
     return {"model": describe(model), "treebank": banks, "labels": labels}
-
-
-def require_same(
-    what: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = ()
-) -> None:
-    """Raises GrammarLensError where a setting that is not free was another when `what` was begun."""
-    for name, value in now.items():
-        if name not in free and before.get(name) != value:
-            begun = f"{what} was begun with {name} {before.get(name)!r}, not {value!r}"
-            raise GrammarLensError(f"{begun}: repeat the settings, or choose another --out")
 
 
 def treebanks(**banks: Treebank) -> dict[str, Any]:

@@ -27,14 +27,14 @@ intact model and the real lesions).
 """
 
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-from common import ConfigFlag, CutFlag, Flags, LabelFlag, OutFlag, require_same, treebanks
+from common import ConfigFlag, CutFlag, Experiment, Flags, LabelFlag, OutFlag, treebanks
 from typer import Option
 
 import grammar_lens as gl
@@ -47,7 +47,7 @@ from grammar_lens.defaults import VALUES, WHERE
 from grammar_lens.dissociation.result import LesionStudy
 from grammar_lens.dissociation.tables import BY, stacked, study_tables
 from grammar_lens.errors import GrammarLensError, require_at_least, require_one_of
-from grammar_lens.files import make_folder, read_json, to_json, write_json, write_text
+from grammar_lens.files import read_json, write_json, write_text
 from grammar_lens.lesions.outcomes import Ablation
 from grammar_lens.model.about import Model, describe
 from grammar_lens.neurons.neurons import KeyNeurons
@@ -58,7 +58,7 @@ from grammar_lens.runs.store.arrays import (
     save_attributions,
     save_collected,
 )
-from grammar_lens.runs.store.provenance import experiment_record, refuse_other_results
+from grammar_lens.runs.store.provenance import refuse_other_results
 from grammar_lens.runs.store.results import (
     outcome_table,
     read_calibration,
@@ -79,8 +79,6 @@ RESULT = "result.json"
 READ = {CALIBRATION: read_calibration, REDUNDANCY: read_redundancy}
 TOP, TENTH = 20, 10
 """Key neurons cut one by one for every label, too; of random ones the largest tenth is compared."""
-MAY_DIFFER = ("config", "resume", "device", "out")
-"""Flags that a study may be resumed with another value of."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,12 @@ class Config(Flags):
         "attribution_contrast,correlation"
     )
     k: Annotated[int, Option(help="Key neurons per value.")] = 100
-    value: Annotated[str, Option(help="Value of a cut neuron in the main lesion.")] = "mean"
-    dose: Annotated[float, Option(help="Dose of the main lesion.")] = 1.0
-    where: Annotated[str, Option(help="The main lesion at every token, or scored.")] = "every"
+    values: Annotated[str, Option(help="Values of cut neurons; the first is the main one.")] = (
+        "mean,zero,resample,resample_within"
+    )
+    doses: Annotated[str, Option(help="Doses; the first is the main one.")] = "1,0.25,0.5,0.75,-1,2"
+    where: Annotated[str, Option(help="Places; the first is the main one.")] = "every,scored"
     shams: Annotated[int, Option(help="Shams of the main lesion.")] = 100
-    values: Annotated[str, Option(help="Other values.")] = "zero,resample,resample_within"
-    doses: Annotated[str, Option(help="Other doses; below 0 amplifies.")] = "0.25,0.5,0.75,-1,2"
-    other_where: Annotated[str, Option(help="Other place to cut; empty: none.")] = "scored"
     other_shams: Annotated[int, Option(help="Shams of each other ablation.")] = 10
     damage_matched: Annotated[int, Option(help="Shams that do as much damage.")] = 20
     sufficiency: Annotated[bool, Option(help="Cut everything but a label's neurons.")] = True
@@ -123,20 +120,14 @@ class Config(Flags):
 
     @property
     def ablations(self) -> list[Ablation]:
-        """The main lesion's and the others. Raises GrammarLensError for unknown ones."""
-        main = Ablation(self.value, self.dose, self.where)
-        try:
-            doses = [replace(main, dose=float(x)) for x in listed(self.doses)]
-        except ValueError:
-            raise GrammarLensError(
-                f"doses is {self.doses!r}, expected numbers separated by commas"
-            ) from None
-        values = [replace(main, value=x) for x in listed(self.values)]
-        places = [replace(main, where=x) for x in listed(self.other_where)]
-        for ablation in (main, *values, *places):
-            require_one_of("value", ablation.value, VALUES)
-            require_one_of("where", ablation.where, WHERE)
-        return [main, *values, *doses, *places]
+        """The main lesion's, and one for each other value, dose and place."""
+        main = Ablation(listed(self.values)[0], float(listed(self.doses)[0]), listed(self.where)[0])
+        return [
+            main,
+            *(replace(main, value=x) for x in listed(self.values)[1:]),
+            *(replace(main, dose=float(x)) for x in listed(self.doses)[1:]),
+            *(replace(main, where=x) for x in listed(self.where)[1:]),
+        ]
 
     @property
     def sources(self) -> dict[str, str]:
@@ -154,11 +145,16 @@ class Config(Flags):
     def check(self) -> None:
         """Raises GrammarLensError for settings that would fail when hours are spent."""
         known = [x for x, score in SCORES.items() if score.needs in ("moments", "attribution")]
-        for score in listed(self.scores) or ("",):
-            require_one_of("scores", score, known)
+        for name, names in (("scores", known), ("values", VALUES), ("where", WHERE)):
+            for given in listed(getattr(self, name)) or ("",):
+                require_one_of(name, given, names)
         require_at_least("rounds", self.rounds or 2, 2)
         require_at_least("single_neurons", self.single_neurons or 3, 3)
-        _ = self.ablations
+        try:
+            _ = self.ablations
+        except (ValueError, IndexError):
+            expected = "expected numbers separated by commas"
+            raise GrammarLensError(f"doses is {self.doses!r}, {expected}") from None
 
 
 @dataclass(frozen=True)
@@ -175,36 +171,29 @@ class Setting:
 
 def main(config: Config) -> pd.DataFrame:
     """Runs the study, writes its folder, and gives the table of scores and domains."""
-    begin, out = time.perf_counter(), config.out
     config.check()
-    refuse_other_results(out, NAME)
+    refuse_other_results(config.out, NAME)
     setting = load(config)
-    record = begin_record(setting)
+    experiment = Experiment(NAME, config)
+    banks = {part: corpus.bank for part, corpus in setting.fresh.items()}
+    about = {"model": describe(setting.model)}
+    about |= {"treebank": treebanks(train=setting.train.bank, **banks)}
+    experiment.begin(about)
     evidence = gather(setting)
     keys = {name: gl.select(gl.score(evidence, name), config.k) for name in listed(config.scores)}
-    results: dict[str, dict[str, Found]] = {score: {} for score in keys}
     parts = [(score, part) for score in keys for part in config.parts]
+    results: dict[str, dict[str, Found]] = {score: {} for score in keys}
     for number, (score, part) in enumerate(parts, 1):
-        folder = out / score / part
-        is_done = (folder / RESULT).is_file()
-        done_before = " (done before)" if is_done else ""
-        print(f"part {number} of {len(parts)}: {score}, {part}{done_before}", flush=True)
-        if not is_done:
-            make_folder(folder)
-            start = time.perf_counter()
-            measure(setting, part, keys[score], evidence, folder)
-            record["seconds"][f"{score}/{part}"] = round(time.perf_counter() - start, 1)
-            write_json(out / "run.json", record)
+        print(f"part {number} of {len(parts)}: {score}, {part}", end="", flush=True)
+        work = partial(measure, setting, part, keys[score], evidence)
+        folder = experiment.part(f"{score}/{part}", RESULT, work)
         results[score][part] = READ.get(part, read_study)(read_json(folder / RESULT))
 
     tables = tabulate(results)
     tables["key_neurons"] = pd.concat([k.to_frame().assign(by=by) for by, k in keys.items()])
-    for name, table in tables.items():
-        write_text(out / f"{name}.csv", table.to_csv(index=False))
-    write_text(out / "verdicts.md", verdict_table(results))
-    write_text(out / f"{NAME}.html", page_of_studies(NAME, results))
-    write_json(out / "run.json", {**record, "finished": True})
-    print(f"{time.perf_counter() - begin:.0f} s; figures and numbers in {out}")
+    write_text(config.out / "verdicts.md", verdict_table(results))
+    write_text(config.out / f"{NAME}.html", page_of_studies(NAME, results))
+    experiment.finish(about, tables)
     return tables["studies"]
 
 
@@ -231,35 +220,6 @@ def load(config: Config) -> Setting:
     return Setting(config, model, train, fresh, cut, gl.fit_lexicon(model, train))
 
 
-def begin_record(setting: Setting) -> dict[str, Any]:
-    """The record of a new study, or of the one to resume.
-
-    Raises GrammarLensError for a study begun before, unless it is to be resumed with the same settings
-    and words.
-    """
-    config, out = setting.config, setting.config.out
-    banks = {part: corpus.bank for part, corpus in setting.fresh.items()}
-    record = to_json(
-        experiment_record(NAME, config)
-        | {"model": describe(setting.model)}
-        | {"treebank": treebanks(train=setting.train.bank, **banks)}
-        | {"seed": config.seed, "seconds": {}, "finished": False}
-    )
-    if (out / "run.json").is_file():
-        stored = read_json(out / "run.json")
-        if not config.resume:
-            raise GrammarLensError(
-                f"{out} holds a study already: add --resume to continue it, or choose another --out"
-            )
-        require_same(out, stored["config"], record["config"], MAY_DIFFER)
-        for name in ("model", "treebank"):
-            require_same(out, stored[name], record[name])
-        record["seconds"] = stored["seconds"]
-    make_folder(out)
-    write_json(out / "run.json", record)
-    return record
-
-
 def gather(setting: Setting) -> Evidence:
     """Moments and attributions of the training words, kept for a study that is resumed."""
     model, train, passes = setting.model, setting.train, setting.config.passes
@@ -279,12 +239,12 @@ def gather(setting: Setting) -> Evidence:
 
 def measure(s: Setting, part: str, keys: KeyNeurons, evidence: Evidence, folder: Path) -> None:
     """One part of a score, stored; what a study's battery had finished before is not done again."""
-    c, words = s.config, CHECK if part in READ else part
-    fresh, shared = s.fresh[words], {"value": c.value, "labels": s.cut[words], **c.passes}
+    c, main, words = s.config, s.config.ablations[0], CHECK if part in READ else part
+    fresh, shared = s.fresh[words], {"value": main.value, "labels": s.cut[words], **c.passes}
     if part == CALIBRATION:
         assert evidence.attribution is not None
         sizes = {"n_top": min(TOP, c.k), "k": max(1, c.single_neurons // TENTH)}
-        shared |= {"lexicon": s.lexicon, "where": c.where, "n_random": c.single_neurons}
+        shared |= {"lexicon": s.lexicon, "where": main.where, "n_random": c.single_neurons}
         found = gl.calibrate(s.model, fresh, keys, evidence.attribution, **sizes, **shared)
         write_json(folder / RESULT, found)
     elif part == REDUNDANCY:
@@ -292,7 +252,7 @@ def measure(s: Setting, part: str, keys: KeyNeurons, evidence: Evidence, folder:
         found = gl.find_again(s.model, s.train, fresh, keys, rounds=c.rounds, **shared)
         write_json(folder / RESULT, found)
     else:
-        shared |= {"lexicon": s.lexicon, "dose": c.dose, "where": c.where}
+        shared |= {"lexicon": s.lexicon, "dose": main.dose, "where": main.where}
         shared |= {"shams": c.domain_shams, "folder": folder / "battery"}
         if part == MAIN:
             shared |= {"shams": c.shams, "others": c.ablations[1:], "other_shams": c.other_shams}

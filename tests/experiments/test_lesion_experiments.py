@@ -88,8 +88,8 @@ def flags(words: Path, sources: dict[str, Any]) -> dict[str, Any]:
         "domains": f"{words}:dev",
         "k": 3,
         "shams": 2,
-        "values": "zero,resample_within",
-        "doses": "0.5,2",
+        "values": "mean,zero,resample_within",
+        "doses": "1,0.5,2",
         "other_shams": 1,
         "damage_matched": 1,
         "domain_shams": 1,
@@ -183,7 +183,7 @@ class TestLesionStudy:
         assert record["model"]["name"] == "tiny"
         assert set(record["treebank"]) == {"train", "fresh", "check", "domain-1"}
         assert record["treebank"]["check"]["sentences"] == 5
-        assert len(record["seconds"]) == 8
+        assert len(record["parts"]) == 8
         folder = done / "correlation" / "fresh"
         lesions = pd.read_parquet(folder / "lesions.parquet")
         assert lesions.replicate.eq(0).all()
@@ -292,8 +292,8 @@ class TestLesionStudy:
             ({"single_neurons": 2}, "single_neurons is 2, expected 3 or more"),
             ({"scores": "auroc"}, "scores is 'auroc', expected one of correlation"),
             ({"scores": ""}, "scores is '', expected one of correlation"),
-            ({"values": "zero,nought"}, "value is 'nought', expected one of zero, mean"),
-            ({"other_where": "nowhere"}, "where is 'nowhere', expected one of every, scored"),
+            ({"values": "zero,nought"}, "values is 'nought', expected one of zero, mean"),
+            ({"where": "nowhere"}, "where is 'nowhere', expected one of every, scored"),
             ({"doses": "half"}, "doses is 'half', expected numbers separated by commas"),
             ({"cut": "NOUN,ZZZ"}, "cut is 'ZZZ', expected one of"),
             ({"cut": "NOUN,PRON"}, "has words of is 1, expected 2 or more"),
@@ -325,7 +325,7 @@ class TestConfigurationFile:
     ) -> None:
         file = tmp_path / "study.toml"
         file.write_text(
-            f'cut = {json.dumps(TAGS)}\ndoses = [0.5, 2]\nvalues = ""\nk = 4\ndose = 2\nshams = 1\n'
+            f'cut = {json.dumps(TAGS)}\ndoses = [2, 0.5]\nvalues = "zero"\nk = 4\nshams = 1\n'
             f'sufficiency = false\nscores = "correlation"\nout = "{tmp_path / "wrong"}"\n'
         )
         monkeypatch.setattr(gl, "lesion_study", interrupt)
@@ -335,8 +335,12 @@ class TestConfigurationFile:
         assert not (tmp_path / "wrong").exists()
         config = json.loads((tmp_path / "right" / "run.json").read_text("utf-8"))["config"]
         assert config["k"] == 3, "the flag"
-        assert (config["shams"], config["dose"], config["sufficiency"]) == (1, 2.0, False)
-        assert (config["cut"], config["doses"], config["values"]) == (",".join(TAGS), "0.5,2", "")
+        assert (config["shams"], config["sufficiency"]) == (1, False)
+        assert (config["cut"], config["doses"], config["values"]) == (
+            ",".join(TAGS),
+            "2,0.5",
+            "zero",
+        )
         assert config["rounds"] == 3, "the default"
         assert config["config"] == str(file)
 
@@ -349,7 +353,7 @@ class TestConfigurationFile:
             ('k = "ten"\n', "Invalid value for '--k'"),
             ("k = 3.5\n", "Invalid value for '--k'"),
             ("k = true\n", "Invalid value for '--k'"),
-            ("dose = true\n", "Invalid value for '--dose'"),
+            ("round_words = true\n", "Invalid value for '--round-words'"),
             ('sufficiency = "half"\n', "Invalid value for '--sufficiency'"),
             ("k = 3\nshams =\n", "study.toml is no TOML: Invalid value (at line 2"),
         ],

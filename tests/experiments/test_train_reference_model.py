@@ -1,21 +1,19 @@
-"""The training script learns what a text has to teach, resumes exactly, says what is wrong."""
+"""The training script learns what a text has to teach, and says what is wrong."""
 
-import importlib.util
 import json
 import math
 import random
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+import train_reference_model
+import training_text
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,6 +21,7 @@ from grammar_lens.cli.scripts import start_page
 from grammar_lens.errors import GrammarLensError
 from grammar_lens.model.loading import REFERENCE_MODEL, locate
 
+script: Any = train_reference_model
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train_reference_model.py"
 CHOICES = (
     ("The old man", "A small dog", "Her sister", "The captain", "No one"),
@@ -30,19 +29,6 @@ CHOICES = (
     ("the river.", "a house.", "the city.", "his friend.", "the door."),
 )
 NATS_PER_SENTENCE = 3 * math.log(5)
-
-
-def import_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_reference_model", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-script = import_script()
 
 
 def sentences(rng: random.Random, n: int) -> str:
@@ -180,7 +166,7 @@ def test_output_holds_what_it_should(finished: Path):
 
 def test_defaults_are_the_reference_model():
     config = script.Config(text=Path("text"), out=Path("out"), device="cpu")
-    tokenizer = script.load_tokenizer(Path(locate(REFERENCE_MODEL)))
+    tokenizer = training_text.load_tokenizer(Path(locate(REFERENCE_MODEL)))
     training = script.start(config, None, tokenizer)
     assert training.model.num_parameters() == 9_179_392  # the embedded model's
     assert config.steps * config.batch * config.window == pytest.approx(854e6, rel=1e-3)
@@ -201,14 +187,14 @@ def fresh_training(finished: Path, **changes: Any) -> Any:
     """A new model and 700 random tokens, to train on and to validate on."""
     tokens = np.random.default_rng(0).integers(0, 258, 700, dtype=np.uint16)
     config = tiny(Path("text"), Path("out"), **changes)
-    corpus = script.Corpus(tokens, tokens, "")
-    return script.start(config, corpus, script.load_tokenizer(finished))
+    corpus = training_text.PackedText(tokens, tokens, "")
+    return script.start(config, corpus, training_text.load_tokenizer(finished))
 
 
 def test_validation_is_the_mean_over_whole_windows(finished: Path):
     training = fresh_training(finished, batch=4)  # ten windows in pieces of four
     training.losses.append(torch.tensor(1.0))
-    script.evaluate(training, 0.0)
+    script.evaluate(training, 0.0, 0.0)
     inputs, targets = (
         torch.from_numpy(training.corpus.validation[start:][:640].astype(np.int64)).view(10, 64)
         for start in (0, 1)
@@ -232,44 +218,6 @@ def test_step_moves_weights_by_its_rate(finished: Path):
 # ---- the same run, another way -------------------------------------------------------------------
 
 
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Press Ctrl-C while the given step is being taken."""
-    rate = script.learning_rate
-
-    def rate_and_signal(now: int, config: Any) -> float:
-        if now == step:
-            signal.raise_signal(signal.SIGINT)
-        return rate(now, config)
-
-    monkeypatch.setattr(script, "learning_rate", rate_and_signal)
-
-
-def test_interrupted_run_ends_with_the_same_weights(
-    finished: Path,
-    text: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    config = tiny(text, tmp_path / "model")
-    with monkeypatch.context() as patch:
-        interrupt_at(13, patch)
-        with pytest.raises(KeyboardInterrupt):
-            script.main(config)
-    assert "checkpoint saved after step 14" in capsys.readouterr().out
-    with safe_open(config.out / "checkpoint.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["training"])["step"] == 14
-    assert not (config.out / "model.safetensors").exists()
-
-    script.main(replace(config, resume=True))
-    assert losses_of(config.out) == losses_of(finished)
-    resumed = load_file(config.out / "model.safetensors")
-    straight = load_file(finished / "model.safetensors")
-    assert resumed.keys() == straight.keys()
-    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
-    assert not (config.out / "checkpoint.safetensors").exists()
-
-
 def test_pieces_of_a_batch_add_up_to_the_batch(finished: Path, text: Path, tmp_path: Path):
     script.main(tiny(text, tmp_path / "model", micro_batch=2))
     # 1e-3: float32 sums in another order, carried through 30 steps
@@ -286,19 +234,9 @@ def test_seed_decides_everything(finished: Path, text: Path, tmp_path: Path):
     assert not torch.equal(first[name], other[name])
     digests = [record_of(out)["corpus_sha256"] for out in outs]
     assert digests[0] == digests[1] != digests[2]  # the order of the passages, too
-    tokenizer = script.load_tokenizer(finished)
+    tokenizer = training_text.load_tokenizer(finished)
     starts = [script.start(tiny(text, tmp_path, seed=seed), None, tokenizer) for seed in (1, 2)]
     assert not torch.equal(*(training.model.lm_head.weight for training in starts))
-
-
-def test_second_ctrl_c_interrupts_at_once():
-    before = signal.getsignal(signal.SIGINT)
-    with script.stop_signal() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.is_set()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 # ---- text ----------------------------------------------------------------------------------------
@@ -313,28 +251,28 @@ def test_reads_all_kinds_of_text_files(tmp_path: Path):
     (tmp_path / ".hidden" / "d.txt").write_text("never")
     (tmp_path / "e.csv").write_text("never")
     (tmp_path / "f.txt").write_text("\n \n")
-    assert script.read_documents(tmp_path) == [["One two.", "Three."], ["# Four"], ["Fünf."]]
+    assert training_text.read_documents(tmp_path) == [["One two.", "Three."], ["# Four"], ["Fünf."]]
 
 
 @pytest.mark.parametrize(("n", "expected"), [(2, 1), (12, 2), (100, 8), (1498, 8), (4000, 20)])
 def test_validation_keeps_whole_documents(n: int, expected: int):
     documents = [[f"{i} first", f"{i} second"] for i in range(n)]
-    train, validation = script.split(documents, np.random.default_rng(0))
+    train, validation = training_text.split(documents, np.random.default_rng(0))
     assert len(validation) == expected
     assert sorted(train + validation) == sorted(documents)
 
 
 def test_passages_are_the_document_in_order():
     documents = [[f"{d}.{i}" for i in range(40)] for d in range(5)]
-    passages = script.cut(documents, np.random.default_rng(0))
+    passages = training_text.cut(documents, np.random.default_rng(0))
     assert "\n".join(passages).split("\n") == [p for document in documents for p in document]
     assert {len(passage.split("\n")) for passage in passages} <= set(range(1, 16))
 
 
 def test_tokenizer_keeps_every_character_and_packs_passages(finished: Path):
-    tokenizer = script.load_tokenizer(finished)
+    tokenizer = training_text.load_tokenizer(finished)
     odd = "  It's 12345 o'clock,\n\n\tnaïve 🦙 日本語 <|end_of_text|> ..."
-    tokens = script.encode(tokenizer, [odd, "The river."], chunk=1)
+    tokens = training_text.encode(tokenizer, [odd, "The river."], chunk=1)
     assert tokens.dtype == np.uint16
     ends = np.flatnonzero(tokens == 1)
     assert len(ends) == 2  # written in the text, the special token is text
@@ -402,41 +340,21 @@ def test_bad_output_folders(text: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(GrammarLensError, match="is not an empty folder"):
         script.main(tiny(text, tmp_path / "file"))
-    with pytest.raises(GrammarLensError, match=r"is not an empty folder: .* --resume"):
+    with pytest.raises(GrammarLensError, match="is not an empty folder"):
         script.main(tiny(text, tmp_path))
-
-
-def test_bad_resume(finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(GrammarLensError, match=r"finds no checkpoint.* leave --resume out"):
-        script.main(tiny(text, tmp_path / "nothing", resume=True))
-    with pytest.raises(GrammarLensError, match=r"finds no checkpoint.* training is complete"):
-        script.main(tiny(text, finished, resume=True))
-    config = tiny(text, tmp_path / "model")
-    with monkeypatch.context() as patch:
-        interrupt_at(0, patch)
-        with pytest.raises(KeyboardInterrupt):
-            script.main(config)
-    with pytest.raises(GrammarLensError, match="was begun with steps 30, not 31"):
-        script.main(replace(config, resume=True, steps=31))
-    other = write(tmp_path / "other", a_txt=b"text " * 999, b_txt=b"text " * 999)
-    with pytest.raises(GrammarLensError, match="is not the text of the checkpoint"):
-        script.main(replace(config, resume=True, text=other))
-    (config.out / "checkpoint.safetensors").write_bytes(b"cut off")
-    with pytest.raises(GrammarLensError, match=r"is damaged .*: choose another --out"):
-        script.main(replace(config, resume=True))
 
 
 def test_bad_tokenizers(finished: Path, tmp_path: Path):
     with pytest.raises(GrammarLensError, match="is not a tokenizer"):
-        script.load_tokenizer(tmp_path)
+        training_text.load_tokenizer(tmp_path)
     file = tmp_path / "tokenizer.json"
     file.write_text("{}")
     with pytest.raises(GrammarLensError, match="is not a tokenizer"):
-        script.load_tokenizer(tmp_path)
+        training_text.load_tokenizer(tmp_path)
     good = json.loads((finished / "tokenizer.json").read_text(encoding="utf-8"))
     file.write_text(json.dumps(good | {"post_processor": None}))
     with pytest.raises(GrammarLensError, match=r"does not put <\|begin_of_text\|> first"):
-        script.load_tokenizer(file)
+        training_text.load_tokenizer(file)
 
 
 def test_divergence(finished: Path, text: Path, tmp_path: Path):
@@ -477,15 +395,9 @@ def test_bad_input_exits_2_without_traceback(tmp_path: Path, capsys: pytest.Capt
     assert run_script("--text") == 2
 
 
-def test_ctrl_c_exits_130_and_success_0(
-    finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_success_exits_0(finished: Path, text: Path, tmp_path: Path):
     out = tmp_path / "model"
     small = "--window 32 --batch 4 --steps 3 --n-layers 1 --d-model 8 --d-mlp 8 --n-heads 1 "
     small += f"--n-kv-heads 1 --device cpu --tokenizer {finished}"
-    words = ["--text", text, "--out", out, *small.split()]
-    with monkeypatch.context() as patch:
-        interrupt_at(1, patch)
-        assert run_script(*words) == 130
-    assert run_script(*words, "--resume") == 0
+    assert run_script("--text", text, "--out", out, *small.split()) == 0
     assert losses_of(out)[-1][0] == 3
