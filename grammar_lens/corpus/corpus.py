@@ -330,11 +330,17 @@ def some_sentences(bank: Treebank, most: int, context: str, *, seed: int) -> Tre
 
 
 def sampled(
-    corpus: Corpus, codes: Int[np.ndarray, " word"], most: int, rng: np.random.Generator
+    corpus: Corpus,
+    codes: Int[np.ndarray, " word"],
+    most: int,
+    rng: np.random.Generator,
+    *,
+    setting: str = "max_words",
 ) -> Int[np.ndarray, " word"]:
     """The codes of whole sentences drawn at random, up to `most` words; the others become -1.
 
     Whole sentences, and those of a window together, so that what has no drawn word need not be read.
+    Raises GrammarLensError, naming the `setting`, where the sentences drawn first have more words.
     """
     if int((codes >= 0).sum()) <= most:
         return codes
@@ -342,6 +348,12 @@ def sampled(
     words = np.bincount(sentence[codes >= 0], minlength=len(corpus.bank))
     order = corpus.alignment.sentences_of(rng.permutation(len(corpus.alignment.token_ids)))
     drawn = order[np.cumsum(words[order]) <= most]
+    if not words[drawn].any():
+        first = next(n for n in words[order].tolist() if n)
+        raise GrammarLensError(
+            f"{setting} is {most:,}, but the first sentence drawn from {corpus.bank.name} has "
+            f"{counted(first, 'word')}, and whole sentences are read: raise {setting}"
+        )
     return np.where(np.isin(sentence, drawn), codes, -1)
 
 

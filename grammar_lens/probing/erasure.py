@@ -193,7 +193,7 @@ def erasure(
     corpus = prepare(model, train, label=keys.origin.label, labels=keys.labels)
     new, _ = fresh_corpus(model, fresh, corpus)
     addresses = np.stack([np.full(model.cfg.d_model, last), np.arange(model.cfg.d_model)], 1)
-    drawn = sampled(corpus, corpus.read(position), max_train_words, rng)
+    drawn = sampled(corpus, corpus.read(position), max_train_words, rng, setting="max_train_words")
     words = [
         probe_words(model, c, codes, position, addresses, "resid_post", token_budget, show_progress)
         for c, codes in ((corpus, drawn), (new, new.read(position)))

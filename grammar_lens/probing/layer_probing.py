@@ -130,7 +130,8 @@ class _Drawn:
 def _drawn(corpus: Corpus, positions: Sequence[str], most: int, seed: int) -> _Drawn:
     """Sentences that have at most so many words, the same at all positions."""
     codes = np.max([corpus.read(position) for position in positions], axis=0)
-    some = sampled(corpus, codes, most, np.random.default_rng([seed, 8])) >= 0
+    rng, setting = np.random.default_rng([seed, 8]), "max_words (--layer-words)"
+    some = sampled(corpus, codes, most, rng, setting=setting) >= 0
     sentence = corpus.alignment.sentence
     return _Drawn(corpus, np.isin(sentence, np.unique(sentence[some])))
 

@@ -362,7 +362,9 @@ class TrainAndFresh:
         max_train_words: int,
         rng: np.random.Generator,
     ) -> None:
-        drawn = sampled(corpus, corpus.read(position), max_train_words, rng)
+        drawn = sampled(
+            corpus, corpus.read(position), max_train_words, rng, setting="max_train_words"
+        )
         self._readings = [
             WordReading(of, codes, position, addresses, site)
             for of, codes in ((corpus, drawn), (fresh, fresh.read(position)))

@@ -384,6 +384,15 @@ def test_words_drawn_for_a_probe_stand_in_few_windows(corpus: Corpus):
     assert len(np.unique(corpus.alignment.row[drawn >= 0])) <= 3 < len(sentences)
 
 
+def test_a_limit_below_the_first_sentence_is_named(tiny: Model, documents: Treebank):
+    corpus = prepare(tiny, documents["train"], minimum=1)
+    codes, rng = corpus.read("word"), np.random.default_rng(0)
+    with pytest.raises(GrammarLensError, match=r"^limit is 1, .* has \d+ words.*raise limit$"):
+        sampled(corpus, codes, 1, rng, setting="limit")
+    none = np.full_like(codes, -1)
+    assert sampled(corpus, none, 0, rng) is none
+
+
 def test_fresh_words_are_read_as_the_training_words_are(tiny: Model, documents: Treebank):
     train = prepare(tiny, documents["train"], minimum=1, context="document", window=40)
     fresh, dropped = fresh_corpus(tiny, documents["test"], train)

@@ -115,7 +115,8 @@ def attribute(
 
 def drawn_words(corpus: Corpus, max_words: int, seed: int) -> Corpus:
     """The corpus with at most so many words at `next`, in whole sentences; no others have a class."""
-    few = sampled(corpus, corpus.read("next"), max_words, np.random.default_rng([seed, 3]))
+    rng, setting = np.random.default_rng([seed, 3]), "max_words (--attribution-words)"
+    few = sampled(corpus, corpus.read("next"), max_words, rng, setting=setting)
     return replace(corpus, classes=np.where(few >= 0, corpus.classes, -1))
 
 
