@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 from scipy import stats
 
-from grammar_lens.certification.world_result import WorldResult
+from grammar_lens.certification.world_result import DefaultStudy, WorldResult
 from grammar_lens.display import Shown
 from grammar_lens.errors import GrammarLensError
 
@@ -200,12 +200,15 @@ def _reported(worlds: Iterable[WorldResult]) -> list[Measure]:
     true = _of(worlds, "true")
     crossed, pairs = _sum(true, "n_true_crossed"), _sum(true, "n_true_pairs")
     by_correlation = _sum(true, "n_found_by_correlation")
+    asked = [w for w in true if w.n_found_by_relevance is not None]
+    by_relevance = _sum(asked, "n_found_by_relevance")
     decoys = _sum(true, "n_decoys_by_correlation")
     measures = [
         Measure("power of crossed pairs", "true pairs", crossed, pairs),
         Measure(
             "recall of correlation", "planted neurons", by_correlation, _sum(true, "n_planted")
         ),
+        Measure("recall of relevance", "planted neurons", by_relevance, _sum(asked, "n_planted")),
         Measure("decoys chosen by correlation", "chosen neurons", decoys, _sum(true, "n_chosen")),
     ]
     for name in ("null", "decoy"):
@@ -217,16 +220,14 @@ def _reported(worlds: Iterable[WorldResult]) -> list[Measure]:
         measures.append(
             _rate("any crossed pair", of, some, lambda w: (w.n_crossed_chosen or 0) > 0)
         )
-        # what a user's study says where nothing was planted: by the default rule few tags have neurons
-        studies = [w.by_default for w in _of(worlds, name) if w.by_default is not None]
+    for name in ("true", "null", "decoy"):
+        # what a user's study says, also where nothing was planted
         of = f"{name} worlds, sets by the default rule"
-        for what, number in (
-            ("enough tags for a study", sum(s.p is not None for s in studies)),
-            ("p at most .05", sum(s.p is not None and s.p <= ALPHA for s in studies)),
-            ("any crossed pair", sum(s.n_crossed > 0 for s in studies)),
-            ("verdict: selective", sum(s.is_selective for s in studies)),
+        for by, studies in (
+            (of, [w.by_default for w in _of(worlds, name)]),
+            (f"{of} with relevance", [w.by_relevance for w in _of(worlds, name)]),
         ):
-            measures.append(Measure(what, of, number, len(studies)))
+            measures += _of_studies(by, [s for s in studies if s is not None])
     for strength in sorted({w.strength for w in _of(worlds, "weak")}, reverse=True):
         some = [w for w in _of(worlds, "weak") if w.strength == strength]
         of = f"strength {strength:g}"
@@ -238,6 +239,17 @@ def _reported(worlds: Iterable[WorldResult]) -> list[Measure]:
         measures.append(_p_small(some, f"writing to {where}"))
         measures.append(_any_crossed(some, f"writing to {where}"))
     return [m for m in measures if m.count]
+
+
+def _of_studies(of: str, studies: list[DefaultStudy]) -> list[Measure]:
+    """Findings of studies of neurons chosen by the default rule."""
+    counts = {
+        "enough tags for a study": sum(s.p is not None for s in studies),
+        "p at most .05": sum(s.p is not None and s.p <= ALPHA for s in studies),
+        "any crossed pair": sum(s.n_crossed > 0 for s in studies),
+        "verdict: selective": sum(s.is_selective for s in studies),
+    }
+    return [Measure(what, of, number, len(studies)) for what, number in counts.items()]
 
 
 def _of(worlds: Iterable[WorldResult], *kinds: str) -> list[WorldResult]:

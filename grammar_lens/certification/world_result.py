@@ -22,6 +22,7 @@ from grammar_lens.passes.moments import Moments
 from grammar_lens.selectivity.attribution.attribute import attribute
 from grammar_lens.selectivity.collecting import collect
 from grammar_lens.selectivity.evidence import Evidence
+from grammar_lens.selectivity.registry import SCORES
 from grammar_lens.selectivity.scoring import score
 
 TOKEN_BUDGET = 4096
@@ -50,7 +51,8 @@ class WorldResult:
     lesions dissociate doubly; both empty where nothing is planted. `p` and the crossed pairs are those of the
     sets that `studied` says; `p_chosen` and `n_crossed_chosen` of as many neurons as were planted,
     by `attribution_contrast`, None where these are the same or nothing was asked. `by_default` is
-    the study that a user would make, of neurons chosen by the default rule; None where not asked.
+    the study that a user would make, of neurons chosen by the default rule, and `by_relevance` the same
+    with `relevance_contrast` for the score; None where not asked.
     """
 
     kind: str
@@ -62,6 +64,8 @@ class WorldResult:
     n_chosen: int
     n_found: int
     n_found_by_correlation: int
+    n_found_by_relevance: int | None
+    """None where not asked."""
     n_decoys_by_correlation: int
     costs: tuple[float, ...]
     p: float
@@ -71,6 +75,7 @@ class WorldResult:
     p_chosen: float | None
     n_crossed_chosen: int | None
     by_default: "DefaultStudy | None"
+    by_relevance: "DefaultStudy | None"
     n_parameters: int
     n_words: int
     """Held-out words."""
@@ -124,11 +129,17 @@ def judge(world: World, *, shams: int, seed: int, reported: bool = True) -> Worl
         "random": with_sets(chosen, world.sets),
     }[STUDIED[world.kind]]
     study = _study(world, sets, shams, seed)
-    again = by_default = None
-    if reported and STUDIED[world.kind] != "attribution_contrast":
-        again = _study(world, chosen, shams, seed)
-        by_default = study_by_default(world, moments, shams, seed)
     is_planted = world.kind in ("true", "weak")
+    again = by_default = by_relevance = relevant = None
+    if reported and is_planted:
+        relevant = _common(choose(world, moments, "relevance_contrast"), world.sets)
+    if reported and world.kind in ("null", "decoy"):
+        again = _study(world, chosen, shams, seed)
+    if reported and world.kind in ("true", "null", "decoy"):
+        by_default, by_relevance = (
+            study_by_default(world, moments, shams, seed, method)
+            for method in ("attribution_contrast", "relevance_contrast")
+        )
     truth = _study(world, with_sets(chosen, world.sets), 0, seed) if is_planted else None
     true_pairs = set() if truth is None else _dissociating(truth)
     crossed = {frozenset((c.first, c.second)) for c in study.crossed_pairs}
@@ -142,6 +153,7 @@ def judge(world: World, *, shams: int, seed: int, reported: bool = True) -> Worl
         n_chosen=sum(len(s) for s in chosen.values()) if is_planted else 0,
         n_found=_common(chosen, world.sets) if is_planted else 0,
         n_found_by_correlation=_common(correlated, world.sets) if is_planted else 0,
+        n_found_by_relevance=relevant,
         n_decoys_by_correlation=_common(correlated, world.decoys),
         costs=() if truth is None else tuple(np.diag(truth.matrix).tolist()),
         p=_p(study),
@@ -151,6 +163,7 @@ def judge(world: World, *, shams: int, seed: int, reported: bool = True) -> Worl
         p_chosen=None if again is None else _p(again),
         n_crossed_chosen=None if again is None else len(again.crossed_pairs),
         by_default=by_default,
+        by_relevance=by_relevance,
         n_parameters=n_parameters(world.model),
         n_words=world.fresh.n_words,
         seconds=0.0,
@@ -159,31 +172,37 @@ def judge(world: World, *, shams: int, seed: int, reported: bool = True) -> Worl
 
 def choose(world: World, moments: Moments, method: str) -> KeyNeurons:
     """The neurons that a score ranks first, for every tag as many as its set has."""
-    evidence = Evidence(moments)
-    if method != "correlation":
-        attribution = attribute(
-            world.model, world.train, kind="own", moments=moments, show_progress=False
-        )
-        evidence = Evidence(moments, attribution=attribution)
+    evidence = Evidence(moments) if method == "correlation" else _evidence(world, moments, method)
     most = max(len(s) for s in world.sets.values())
     keys = select(score(evidence, method), k=most)
     return replace(keys, sets={tag: keys[tag].top(len(world.sets[tag])) for tag in keys})
 
 
-def study_by_default(world: World, moments: Moments, shams: int, seed: int) -> DefaultStudy:
-    """The lesion study with everything at its default but the number of shams."""
-    attribution = attribute(
+def _evidence(
+    world: World, moments: Moments, method: str, *, replicates: int = 0, seed: int = SEED
+) -> Evidence:
+    """The moments with what a first-order score needs, and its null where there are `replicates`."""
+    relevance = SCORES[method].needs == "relevance"
+    made = attribute(
         world.model,
         world.train,
         kind="own",
+        relevance=relevance,
         moments=moments,
-        replicates=REPLICATES,
+        replicates=replicates,
         seed=seed,
         show_progress=False,
     )
+    return Evidence(moments, relevance=made) if relevance else Evidence(moments, attribution=made)
+
+
+def study_by_default(
+    world: World, moments: Moments, shams: int, seed: int, method: str = "attribution_contrast"
+) -> DefaultStudy:
+    """The lesion study with everything at its default but the number of shams, and perhaps the score."""
     most = max(len(s) for s in world.sets.values())
-    evidence = Evidence(moments, attribution=attribution)
-    keys = select(score(evidence, "attribution_contrast"), k=most)
+    evidence = _evidence(world, moments, method, replicates=REPLICATES, seed=seed)
+    keys = select(score(evidence, method), k=most)
     labels = [tag for tag in TAGS if len(keys[tag])]
     if len(labels) < LEAST_LABELS:
         return DefaultStudy(len(labels), None, 0, False)

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def result(kind: str, number: int = 0, p: float = 1.0, crossed: int = 0) -> Worl
         n_chosen=planted,
         n_found=planted,
         n_found_by_correlation=0,
+        n_found_by_relevance=None,
         n_decoys_by_correlation=planted,
         costs=(0.2,) * 6 if planted else (),
         p=p,
@@ -53,6 +55,7 @@ def result(kind: str, number: int = 0, p: float = 1.0, crossed: int = 0) -> Worl
         p_chosen=None,
         n_crossed_chosen=None,
         by_default=None,
+        by_relevance=None,
         n_parameters=62_640,
         n_words=2000,
         seconds=1.0,
@@ -214,6 +217,21 @@ class TestShort:
             measure = broken.measure(name, "null worlds")
             assert measure.rate == 1.0
             assert measure.passed is False
+        # a user's study finds them, too, by either score
+        for score in ("", " with relevance"):
+            of_score = f"null worlds, sets by the default rule{score}"
+            assert broken.measure("p at most .05", of_score).rate == 1.0
+
+    def test_relevance_is_held_to_the_same_worlds(self) -> None:
+        """It finds what is planted; the verdict is counted beside, where there is something to find and not."""
+        worlds = [run_world(kind, 0, **SHORT) for kind in ("true", "null")]
+        found = of(*worlds)
+        assert found.measure("recall of relevance", "planted neurons").rate > 0.95
+        for kind, score in product(("true", "null"), ("", " with relevance")):
+            of_score = f"{kind} worlds, sets by the default rule{score}"
+            # no other neuron of these worlds does such damage, so that no sham can match it
+            assert found.measure("verdict: selective", of_score).hits == 0
+            assert found.measure("verdict: selective", of_score).count == 1
 
     def test_which_worlds_are_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The number and kind of worlds; their contents are tested elsewhere."""
