@@ -210,10 +210,11 @@ def compare(
     from grammar_lens.runs.run import load_run
 
     loaded = [load_run(run) for run in runs]
-    path = write_comparison(loaded, out)
+    pairs = run_pairs(named(loaded))
+    path = write_comparison(loaded, out, pairs=pairs)
     console.result(
         f"comparison: {path}",
-        data=lambda: {"comparison": path, "shared_neurons": shared_rows(run_pairs(named(loaded)))},
+        data=lambda: {"comparison": path, "shared_neurons": shared_rows(pairs)},
     )
 
 

@@ -40,24 +40,32 @@ MOST_PAIRS = 15
 """Pairs of runs in the figure of shared neurons; the table has all."""
 
 
-def write_comparison(runs: Sequence[RunLike], path: str | Path) -> Path:
+def write_comparison(
+    runs: Sequence[RunLike],
+    path: str | Path,
+    *,
+    pairs: Sequence[families.RunPair] | None = None,
+) -> Path:
     """Two or more runs on one HTML page that needs no network.
 
     Runs of one family of models, such as checkpoints of one training or a base and a chat model, are
     compared neuron by neuron, others by depth (see `neurons.families.relation`).
+    `pairs` are those of `run_pairs`, where they are known already.
 
     Raises GrammarLensError for fewer than two, and for a run given twice.
     """
     target = Path(path)
-    write_text(target, render_comparison(runs))
+    write_text(target, render_comparison(runs, pairs))
     return target
 
 
-def render_comparison(runs: Sequence[RunLike]) -> str:
+def render_comparison(
+    runs: Sequence[RunLike], pairs: Sequence[families.RunPair] | None = None
+) -> str:
     """The page's HTML."""
     by_name = comparing.named(runs)
     differing, same = comparing.settings(by_name)
-    pairs = families.run_pairs(by_name)
+    pairs = families.run_pairs(by_name) if pairs is None else pairs
     studies = {name: run.study for name, run in by_name.items() if run.study is not None}
     return fill(
         "compare.html.jinja",

@@ -13,6 +13,7 @@ from made_runs import MadeRun, Page, made_run
 from small_runs import call, write_beginnings
 
 from grammar_lens.neurons import families
+from grammar_lens.report import comparison_families
 from grammar_lens.report.comparison import render_comparison
 from grammar_lens.report.comparison_families import (
     agreements,
@@ -163,12 +164,22 @@ def trained(
 
 
 def test_a_tuned_copy_shares_the_neurons_of_its_base_and_another_model_none_beyond_chance(
-    trained: Path, tmp_path: Path
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "compare.html"
+    related: list[object] = []
+    relation = families.relation
+
+    def counted(*given: Any, **more: Any) -> families.Relation:
+        related.append(given)
+        return relation(*given, **more)
+
+    monkeypatch.setattr(comparison_families, "relation", counted)
     runs = [trained / name for name in ("base", "tuned", "other")]
     code, output, _ = call("compare", *runs, "--out", page, "--json")
     assert code == 0
+    # each two runs once, for the page and for --json
+    assert len(related) == 3
     rows = json.loads(output)["shared_neurons"]
     assert {(row["first"], row["second"]) for row in rows} == {("base", "tuned")}
     assert [row["label"] for row in rows] == list(LABELS)
