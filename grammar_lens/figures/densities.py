@@ -3,6 +3,7 @@
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
+from sklearn.neighbors import KernelDensity
 
 from grammar_lens.figures.one_neuron import called
 from grammar_lens.figures.style import ACCENT, GREY, INK, SHAMS, about, finish, label_rows, plain
@@ -113,5 +114,5 @@ def kernel_density(
     spreads = [s for s in (values.std(ddof=1), (third - first) / 1.34) if s > 0]
     width = 0.5 * min(spreads, default=0.0) * len(values) ** -0.2
     width = max(width, grid[1] - grid[0])
-    away = (grid[:, None] - values[None, :]) / width
-    return np.exp(-0.5 * away**2).sum(1) / (len(values) * width * np.sqrt(2 * np.pi))
+    density = KernelDensity(bandwidth=width).fit(values[:, None])
+    return np.exp(density.score_samples(grid[:, None]))

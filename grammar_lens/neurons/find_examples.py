@@ -60,7 +60,7 @@ def examples_of(
     lexicon of other labels, and where no word can be read.
     """
     corpus = prepare(model, bank, label=label, labels=labels, minimum=1)
-    by_neuron = examples_at(
+    reading = examples_reading(
         model,
         corpus,
         {position: neurons},
@@ -68,31 +68,11 @@ def examples_of(
         max_words=max_words,
         each=each,
         seed=seed,
-        token_budget=token_budget,
-        show_progress=show_progress,
     )
-    return by_neuron[position]
-
-
-def examples_at(
-    model: Model,
-    corpus: Corpus,
-    neurons: Mapping[str, Chosen],
-    *,
-    lexicon: Lexicon,
-    max_words: int = EXAMPLE_WORDS,
-    each: int = EXAMPLES_EACH,
-    seed: int = SEED,
-    token_budget: int | None = None,
-    show_progress: bool = True,
-) -> dict[str, Examples]:
-    """As `examples_of`, of the neurons chosen at each of several positions, from one pass."""
-    reading = examples_reading(
-        model, corpus, neurons, lexicon=lexicon, max_words=max_words, each=each, seed=seed
-    )
-    return read_one(
+    by_position = read_one(
         model, reading, "examples", token_budget=token_budget, show_progress=show_progress
     )
+    return by_position[position]
 
 
 def examples_reading(
@@ -105,7 +85,7 @@ def examples_reading(
     each: int = EXAMPLES_EACH,
     seed: int = SEED,
 ) -> Reading[dict[str, Examples]]:
-    """`examples_at` as part of a pass that others share."""
+    """As `examples_of`, of the neurons chosen at each of several positions, in a pass to come."""
     if max_words < 1 or each < 1:
         raise GrammarLensError(
             f"max_words is {max_words} and each {each}, expected 1 or more of both"

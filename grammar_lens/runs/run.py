@@ -16,10 +16,11 @@ from grammar_lens.model.about import Model
 from grammar_lens.model.loading import load_model
 from grammar_lens.neurons.address import Addresses, parse_address
 from grammar_lens.neurons.examples import NeuronExamples
-from grammar_lens.neurons.find_examples import examples_at
+from grammar_lens.neurons.find_examples import examples_reading
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.neurons.own_text import TextActivations, activations
 from grammar_lens.neurons.view import NeuronView, scores_of
+from grammar_lens.passes.shared import read_one
 from grammar_lens.progress import waiting
 from grammar_lens.runs.run_html import run_html
 from grammar_lens.runs.session import Session
@@ -226,12 +227,19 @@ class Run(StoredRun):
     ) -> dict[str, NeuronExamples]:
         """Examples of one neuron among the words of the step that stores them."""
         session = self._session
-        fresh = examples_at(
+        reading = examples_reading(
             session.model,
             session.train,
             {p: [at] for p in positions},
             lexicon=self._lexicon,
             **session.config.for_examples(),
+        )
+        fresh = read_one(
+            session.model,
+            reading,
+            "examples",
+            token_budget=session.config.token_budget,
+            show_progress=session.config.show_progress,
         )
         return {p: examples[at] for p, examples in fresh.items()}
 

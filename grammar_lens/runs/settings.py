@@ -447,14 +447,8 @@ class Config:
         return tuple(step for step, left in without.items() if left)
 
     def for_examples(self) -> dict[str, Any]:
-        """The settings of `find_examples.examples_at`."""
-        return {
-            "max_words": self.example_words,
-            "each": self.examples_each,
-            "seed": self.seed,
-            "token_budget": self.token_budget,
-            "show_progress": self.show_progress,
-        }
+        """The settings of `find_examples.examples_reading`."""
+        return {"max_words": self.example_words, "each": self.examples_each, "seed": self.seed}
 
     def stored(self) -> dict[str, Any]:
         """The settings that run.json keeps and a resumed run must agree with."""

@@ -259,9 +259,7 @@ def read_examples(session: Session, run: StoredRun) -> Reading[Save]:
         session.train,
         {p: run.keys_at(p).top(c.example_neurons) for p in run.positions},
         lexicon=session.lexicon,
-        max_words=c.example_words,
-        each=c.examples_each,
-        seed=c.seed,
+        **c.for_examples(),
     )
 
     def finish() -> Save:

@@ -29,9 +29,10 @@ from grammar_lens.neurons.examples import (
     token_texts,
     tokens_within,
 )
-from grammar_lens.neurons.find_examples import examples_at, token_text
+from grammar_lens.neurons.find_examples import examples_reading, token_text
 from grammar_lens.neurons.neurons import Neurons
 from grammar_lens.neurons.selection import select
+from grammar_lens.passes.shared import read_one
 
 QUIET: dict[str, Any] = {"show_progress": False}
 
@@ -329,10 +330,11 @@ def test_two_positions_at_once_are_as_each_alone(
     reference: Model, corpus: Corpus, lexicon: Lexicon
 ):
     wanted = {"word": [(1, 1), (2, 2)], "next": [(2, 2), (5, 600)]}
-    settings: dict[str, Any] = {"lexicon": lexicon, "max_words": 60, "seed": 3, **QUIET}
-    both = examples_at(reference, corpus, wanted, **settings)
+    settings: dict[str, Any] = {"lexicon": lexicon, "max_words": 60, "seed": 3}
+    reading = examples_reading(reference, corpus, wanted, **settings)
+    both = read_one(reference, reading, "examples", **QUIET)
     for position, some in wanted.items():
-        alone = gl.examples_of(reference, corpus, some, position=position, **settings)
+        alone = gl.examples_of(reference, corpus, some, position=position, **settings, **QUIET)
         assert both[position].origin == alone.origin
         assert alone.origin.position == position
         for at in some:
