@@ -153,7 +153,7 @@ class TestReproducePaper:
         [
             ({"samples": 1}, "--samples is 1, expected 2 or more"),
             ({"tags": "NOUN,ZZZ"}, "'ZZZ'"),
-            ({"samples": 60, "max_words": 2}, "has no word of"),
+            ({"samples": 60, "max_words": 8}, "has no word of"),
             ({"top_by": "luck"}, "top_by is 'luck', expected one of value, size"),
             ({"target": "logit"}, "target is 'logit'"),
             ({"k": 49}, "k is 49, expected 1 to 48"),

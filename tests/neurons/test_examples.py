@@ -463,7 +463,7 @@ def test_what_cannot_be_read(
     reference: Model, corpus: Corpus, lexicon: Lexicon, write: Callable[..., Treebank]
 ):
     with pytest.raises(
-        GrammarLensError, match="no word of small to read at 'word' among whole sent"
+        GrammarLensError, match="max_words is 2, but the first sentence drawn from small has"
     ):
         gl.examples_of(reference, corpus, [(0, 0)], max_words=2, **QUIET)
     for bad in ({"max_words": 0}, {"each": 0}):
