@@ -10,9 +10,9 @@ One thread, interleaved rounds, the fastest counts, the same sentences for all:
   naive     for the intact model and each lesion: `with lesion(...)`, `model(tokens)`, the losses
   lean      the same with the head at the scored positions only
 
-Shams are scored at the words of the studied tags, as in a study. Cost is per condition (a lesion, or
-the intact model) and in clean forward passes. All ways must give the same losses to 3e-5 nats, or the
-program ends with an error.
+The lesions are of random neurons in all layers. Shams are scored at the words of the studied tags, as in
+a study. Cost is per condition (a lesion, or the intact model) and in clean forward passes. All ways must
+give the same losses to 3e-5 nats, or the program ends with an error.
 """
 
 from collections.abc import Iterator
@@ -23,20 +23,17 @@ import measure
 import numpy as np
 import torch
 from typer import Option
-from words import about, load
+from words import about, load, random_lesions
 
 import grammar_lens as gl
 from grammar_lens.cli.scripts import start_page
 from grammar_lens.corpus.corpus import default_budget
 from grammar_lens.corpus.lexicon import DeviceLexicon, split_losses
-from grammar_lens.dissociation.shams import output_matched_shams
 from grammar_lens.lesions.battery import run_battery
-from grammar_lens.lesions.outcomes import Condition, Outcomes
+from grammar_lens.lesions.outcomes import Outcomes
 from grammar_lens.lesions.prepared import LESION_TAGS
 from grammar_lens.model.about import model_name
 from grammar_lens.model.forward import next_token_logits
-from grammar_lens.model.weights import output_norms
-from grammar_lens.selectivity.evidence import Evidence
 
 SAME = 3e-5
 """Losses (nats) of both ways agree to this: the bare layers may multiply by another library than the
@@ -48,8 +45,8 @@ class Config(measure.Flags):
     """The flags."""
 
     treebank: Annotated[str, Option(help="Words that are lesioned.")] = "embedded:test"
-    train: Annotated[str, Option(help="Words to choose neurons on.")] = "embedded:train"
-    k: Annotated[int, Option(help="Key neurons per tag.")] = 100
+    train: Annotated[str, Option(help="Words of the lexicon.")] = "embedded:train"
+    k: Annotated[int, Option(help="Neurons of a lesion.")] = 100
     shams: Annotated[int, Option(help="Sham lesions per tag.")] = 2
     sentences: Annotated[int, Option(help="Sentences lesioned, at most.")] = 60
 
@@ -64,23 +61,11 @@ class Setting:
         self.lexicon = gl.fit_lexicon(self.model, train)
         codes = self.corpus.read("next")
         self.codes = np.where(self.lexicon.prior[codes] > 0, codes, -1)
-        moments = gl.collect(self.model, train, show_progress=False)["neuron"]
-        attributions = gl.attribute(
-            self.model, train, moments=moments, lexicon=self.lexicon, show_progress=False
-        )
-        evidence = Evidence(moments, attribution=attributions)
-        keys = gl.select(gl.score(evidence, "attribution_contrast"), config.k)
-        keys = keys.only([tag for tag in LESION_TAGS if tag in keys])
-        studied = [self.lexicon.labels.index(tag) for tag in keys]
-        self.shared = np.isin(self.codes, studied)
-        output = moments.mean_abs * output_norms(self.model)
-        rng = np.random.default_rng(0)
-        shams = output_matched_shams(keys, output, config.shams, rng, moments.units())
-        self.conditions = [
-            Condition(tag, number, neurons[tag])
-            for number, neurons in enumerate((keys, *shams))
-            for tag in keys
-        ]
+        tags = [tag for tag in LESION_TAGS if tag in self.lexicon.labels]
+        self.shared = np.isin(self.codes, [self.lexicon.labels.index(tag) for tag in tags])
+        shape = (self.model.cfg.n_layers, self.model.cfg.d_mlp)
+        n_lesions = len(tags) * (1 + config.shams)
+        self.conditions = random_lesions(tags, n_lesions, config.k, *shape)
 
     def battery(self) -> Outcomes:
         """All lesions as rows of one forward pass."""

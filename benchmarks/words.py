@@ -61,7 +61,7 @@ def random_lesions(
     for i in range(n):
         index = rng.permutation(n_units)[:k]
         neurons = Neurons(f"set {i}", "neuron", layers, index, zeros, mean=zeros)
-        conditions.append(Condition(labels[i % len(labels)], 1 + i // len(labels), neurons))
+        conditions.append(Condition(labels[i % len(labels)], i // len(labels), neurons))
     return conditions
 
 
