@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from grammar_lens.display import Shown
-from grammar_lens.dissociation.verdicts import ENOUGH, least
+from grammar_lens.dissociation.verdicts import ENOUGH, LEVEL, least
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class PairEffects(Shown):
         why = self.why_weak()
         weak = f" As {why}, this is no evidence of selective damage." if why else ""
         return (
-            f"{int((p <= 0.05).sum())} of {p.size} cells pass .05 for the whole table against "
+            f"{int((p <= LEVEL).sum())} of {p.size} cells pass .05 for the whole table against "
             f"{self.describe_shams()}; the lowest p, {p[i, j]:.3f}, is {self.phenomena[j]} without "
             f"{self.lesions[i]}.{weak}"
         )
