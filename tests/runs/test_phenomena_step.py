@@ -13,6 +13,8 @@ from small_runs import call, write_beginnings, write_pairs
 
 import grammar_lens as gl
 from grammar_lens.errors import NotMeasuredError
+from grammar_lens.runs.pipeline import run_step
+from grammar_lens.runs.settings import Config
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +181,10 @@ def test_curves_of_a_model_with_fewer_neurons_than_they_ask_for(run: Path) -> No
     assert f"cut {mean:.0%}" in out
     assert "nan%" not in (run / "report.html").read_text("utf-8")
     assert (run / "figures" / "curves-over-k.html").is_file()
+    # other key neurons: curves and lesions of the earlier ones are not shown by a run that is open
+    loaded = gl.load_run(run)
+    assert loaded.size_curves is not None
+    assert loaded.study is not None
+    run_step("select", Config.of(loaded, "select", top_k=3), loaded, lambda _text: None)
+    assert loaded.study is None
+    assert loaded.size_curves is None

@@ -64,19 +64,24 @@ from grammar_lens.selectivity.result import Scores
 from grammar_lens.selectivity.scoring import score
 
 _OF_STEP = {
-    "collect": ("moments", "attributions", "_scores", "scores", "_keys", "keys", "_layer_table"),
-    "score": ("attributions", "_scores", "scores", "_keys", "keys"),
-    "select": (
-        *("_keys", "keys", "_controls", "_examples", "_layer_table", "_probes", "_study"),
-        *("lesions", "_phenomena"),
-    ),
+    "collect": ("moments",),
+    "score": ("attributions", "_scores", "scores"),
+    "select": ("_keys", "keys", "_controls", "_layer_table"),
     "examples": ("_examples",),
     "layers": ("_layers", "_layer_table"),
     "probe": ("_probes",),
     "lesion": ("_layer_lesions", "_size_curves", "_study", "lesions"),
     "phenomena": ("_phenomena",),
 }
-"""Cached results that each step makes outdated."""
+"""Cached results that each step makes outdated, beside those of the steps made from it."""
+
+
+def _outdated_by(step: str) -> set[str]:
+    """Cached results of a step, and of all steps that are made from it."""
+    later = (x for x, before in MADE_FROM.items() if step in before and x != "report")
+    return set(_OF_STEP.get(step, ())).union(*map(_outdated_by, later))
+
+
 ATTRIBUTIONS = "attributions.safetensors"
 T = TypeVar("T")
 SHARDS = "shards"
@@ -169,7 +174,7 @@ class StoredRun:
         self._read_record()
         self._known.clear()
         self._checked.clear()
-        for name in _OF_STEP.get(step, ()):
+        for name in _outdated_by(step):
             self.__dict__.pop(name, None)
 
     def _read_record(self) -> None:
