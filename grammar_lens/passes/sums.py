@@ -175,10 +175,11 @@ class SumAccumulator(AddOnce):
             "added": torch.cat([first["added"], second["added"]]),
         }
 
-    def sums(self) -> Float[np.ndarray, "row layer unit"]:
-        """The sums over all words."""
-        whole = []
-        for state in self._layers:
-            centre = state["total"][:, None] * state["centre"].double()
-            whole.append((state["sums"].double() + centre).cpu().numpy())
-        return np.stack(whole, 1)
+    def sums(self, rows: slice = slice(None)) -> Float[np.ndarray, "row layer unit"]:
+        """The sums over all words; of some rows only, since all of them at once are large."""
+        n_rows = len(range(*rows.indices(len(self._layers[0]["sums"]))))
+        whole = np.empty((n_rows, len(self._layers), self._layers[0]["sums"].shape[1]))
+        for layer, state in enumerate(self._layers):
+            centre = state["total"][rows, None] * state["centre"].double()
+            whole[:, layer] = (state["sums"][rows].double() + centre).cpu().numpy()
+        return whole

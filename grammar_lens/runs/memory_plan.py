@@ -126,14 +126,12 @@ class ReadingSize:
     def afterwards(self, n_nulls: int) -> tuple[int, int]:
         """On the host when the pass is over: what stays of this reading, and what its nulls take.
 
-        The sums of all replicates stand there twice in float64, then once beside scores of all units.
+        The class means of one replicate stand there at a time, beside scores of all units.
         """
         number = 8 * self.n_layers * self.n_units
         stored = 3 * (self.n_classes + 3 * self.n_labels) + 2 * self.n_labels * self.controls
         nulls = (3 + 2.5) * self.n_labels * n_nulls if self.replicates else 0
-        sums = 2 * self.replicates * self.n_labels
-        scratch = max(sums, sums // 2 + 12 * self.n_labels)
-        return int(number * (stored + nulls)), number * scratch
+        return int(number * (stored + nulls)), number * 13 * self.n_labels
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from grammar_lens.corpus.corpus import Corpus
 from grammar_lens.errors import GrammarLensError
@@ -149,12 +149,11 @@ class SiteReaders:
         """The permutation replicates; None where none were asked for."""
         if self.plan.permutation is None:
             return None
-        observed, n = self._parts[0] + self._parts[1], len(self.plan.permutation.codes)
-        # the exchange moves whole sequences, so every replicate has as many words of each label
-        sums = self._permuted.sums().reshape(n, *observed.mean.shape)
+        observed = self._parts[0] + self._parts[1]
+        n = len(self.plan.permutation.codes)
         return Replicates(
             observed,
-            sums / np.maximum(observed.count, 1)[None, :, None, None],
+            _ReplicateMeans(self._permuted, n, observed.count),
             self.plan.permutation.n_left_out_words,
             self.plan.permutation.n_left_out_sentences,
         )
@@ -187,6 +186,25 @@ class SiteReaders:
             count=moments.count,
             origin=moments.origin,
         )
+
+
+@dataclass(frozen=True)
+class _ReplicateMeans:
+    """Class means of every replicate, made when they are asked for: all at once are large."""
+
+    permuted: SumAccumulator
+    n: int
+    count: Float[np.ndarray, " label"]
+    """Words of every label: an exchange moves whole sequences, so every replicate has as many."""
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> Float[np.ndarray, "label layer unit"]:
+        n_labels = len(self.count)
+        means = self.permuted.sums(slice(i * n_labels, (i + 1) * n_labels))
+        means /= np.maximum(self.count, 1)[:, None, None]
+        return means
 
 
 def _nulls(replicates: Replicates, names: Sequence[str] | None) -> dict[str, Null]:

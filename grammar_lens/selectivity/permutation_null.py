@@ -9,6 +9,7 @@ out of the statistic and of its null, and counted.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -219,12 +220,21 @@ def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " tes
     return q
 
 
+@runtime_checkable
+class ReplicateMeans(Protocol):
+    """Class means [label layer unit] of every replicate, as an array or as something that makes them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Float[np.ndarray, "label layer unit"]: ...
+
+
 @dataclass(frozen=True)
 class Replicates(Shown):
     """Class means of every replicate, with the moments of the true labels over the same words."""
 
     observed: Moments
-    means: Float[np.ndarray, "replicate label layer unit"]
+    means: ReplicateMeans
     n_left_out_words: int
     n_left_out_sentences: int
 
