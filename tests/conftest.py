@@ -187,6 +187,19 @@ def few_figures() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def plain_reports() -> Iterator[None]:
+    """Runs write a report of one line, for tests that need no more of it than that it is there.
+
+    Drawing its pictures takes longer than all other steps of a small run together.
+    """
+    from grammar_lens.report import page
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "render", lambda run: f"<!doctype html><title>{run.path}</title>")
+        yield
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium that is already installed; nothing is downloaded."""
     found = os.environ.get("GRAMMAR_LENS_CHROMIUM") or next(

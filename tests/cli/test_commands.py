@@ -16,7 +16,7 @@ from typed import present
 
 import grammar_lens as gl
 
-pytestmark = pytest.mark.usefixtures("few_figures")
+pytestmark = pytest.mark.usefixtures("few_figures", "plain_reports")
 
 SENTENCES = (
     "The/DET old/ADJ man/NOUN slowly/ADV walked/VERB home/ADV",

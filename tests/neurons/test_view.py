@@ -30,7 +30,7 @@ from grammar_lens.runs.run import Run, load_run
 from grammar_lens.runs.session import Session
 from grammar_lens.runs.settings import Config
 
-pytestmark = pytest.mark.usefixtures("few_figures")
+pytestmark = pytest.mark.usefixtures("few_figures", "plain_reports")
 
 LABELS = ("DET", "NOUN", "PRON", "VERB")
 PROMPT = "The old man"

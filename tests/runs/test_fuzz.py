@@ -132,7 +132,11 @@ def call(*arguments: object) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def made(
-    tmp_path_factory: pytest.TempPathFactory, tiny_hf: Callable[[], Any], tiny_tokenizer: Any
+    few_figures: None,
+    plain_reports: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_hf: Callable[[], Any],
+    tiny_tokenizer: Any,
 ) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
     tiny_hf().save_pretrained(folder / "tiny")

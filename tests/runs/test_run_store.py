@@ -68,7 +68,7 @@ from grammar_lens.runs.store.stored import ATTRIBUTIONS, StoredRun
 from grammar_lens.selectivity.collecting import Collected
 from grammar_lens.selectivity.evidence import Attribution, Evidence
 
-pytestmark = pytest.mark.usefixtures("few_figures")
+pytestmark = pytest.mark.usefixtures("few_figures", "plain_reports")
 
 QUIET: dict[str, Any] = {"show_progress": False}
 LABELS = ("DET", "NOUN", "PRON", "VERB")

@@ -19,6 +19,8 @@ from grammar_lens.files import read_sealed
 from grammar_lens.runs.settings import Config
 from grammar_lens.runs.store.studies import MADE_FROM, OWN, STEPS
 
+pytestmark = pytest.mark.usefixtures("few_figures", "plain_reports")
+
 LABELS = "DET,NOUN,PRON,VERB"
 
 
