@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from html.parser import HTMLParser
@@ -26,6 +26,7 @@ from urllib.parse import unquote
 
 import pytest
 from layers import LAYERS
+from watched_pages import serious, watched_tab
 
 import grammar_lens as gl
 from grammar_lens.corpus.sources import load_treebank
@@ -76,8 +77,8 @@ def python_blocks(path: Path) -> list[Block]:
 # --- a small real run, where the pages find what they read
 
 
-@pytest.fixture(scope="session")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def workplace(few_figures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/demo, made from 150 sentences of the embedded treebank."""
     folder = tmp_path_factory.mktemp("documents")
     treebank = Path(str(files("grammar_lens"))) / "embedded" / "treebank"
@@ -107,14 +108,20 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded treebank, unless another is named, has two hundred sentences, and a lesion
-    study reads ten of them, has two shams at most and does not look for sizes that match the
-    damage."""
-    lesion_study = gl.lesion_study
+    """The embedded treebank, unless another is named, has 115 sentences, and a lesion study reads
+    ten of them, has two shams at most and does not look for sizes that match the damage. There
+    are minimal pairs of two phenomena."""
+    lesion_study, load_pairs = gl.lesion_study, gl.load_pairs
 
     def study(*given: Any, **options: Any) -> Any:
         few = {"max_sentences": 10, "shams": min(options.get("shams", 2), 2)}
         return lesion_study(*given, **{**options, **few})
+
+    def pairs(*named: Any, **options: Any) -> gl.Pairs:
+        few = load_pairs(*named, **options)
+        return gl.Pairs(
+            tuple(p for p in few if p.phenomenon in ("subject_verb", "determiner_noun"))
+        )
 
     def load(*named: Any, **options: Any) -> gl.Treebank:
         whole = load_treebank(*named, **options)
@@ -125,7 +132,7 @@ def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
             [s for s in whole[split] if not {"X", "INTJ"} & {w.label("upos") for w in s.words}]
             for split in ("train", "test")
         ]
-        train, test = usual[0][:150], usual[1][:40]
+        train, test = usual[0][:90], usual[1][:25]
         splits = {"train": (0, len(train)), "test": (len(train), len(train) + len(test))}
         return gl.Treebank(whole.name, (*train, *test), splits)
 
@@ -142,6 +149,7 @@ def _few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
         Path(path).touch()
 
     monkeypatch.setattr(gl.figures, "write_image", write_image)  # which needs a browser
+    monkeypatch.setattr(gl, "load_pairs", pairs)
     monkeypatch.setattr(gl, "load_treebank", load)
     monkeypatch.setattr(gl, "lesion_study", study)
     monkeypatch.setattr(grown_shams, "ROUNDS", 1)
@@ -761,56 +769,30 @@ LOOKED_AT = (
 )
 
 
-@pytest.fixture(scope="module")
-def open_page(served: str, browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a page of the site in Chromium; afterwards nothing may have gone wrong on any."""
-    wrong: list[str] = []
-
-    def show(name: str, width: int = 1280) -> Any:
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("pageerror", lambda error: wrong.append(f"{name}: {error}"))
-        page.on(
-            "console",
-            lambda m: wrong.append(f"{name}: {m.text}") if m.type == "error" else None,
-        )
-        page.on(
-            "request",
-            lambda r: (
-                None
-                if r.url.startswith((served, "data:", "blob:"))
-                else wrong.append(f"{name} asks for {r.url}")
-            ),
-        )
-        page.goto(served + name)
-        return page
-
-    yield show
-    assert wrong == []
+@pytest.fixture
+def tab(served: str, browser: Any) -> Iterator[Any]:
+    """A tab of Chromium for a page of the site, in which nothing may go wrong."""
+    with watched_tab(browser, served) as page:
+        yield page
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", LOOKED_AT)
-def test_a_page_shows_itself_without_fault(open_page: Callable[..., Any], name: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    page = open_page(name)
+def test_a_page_shows_itself_without_fault(tab: Any, served: str, name: str) -> None:
+    page = tab
+    page.goto(served + name)
     assert page.locator("article h1").first.is_visible()
     page.locator("[role=dialog][aria-label]").first.wait_for(state="attached")
-    found = Axe().run(page).response["violations"]
-    serious = [
-        f"{x['id']}: {x['nodes'][0]['html'][:200]}"
-        for x in found
-        if x["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious(page) == []
     page.set_viewport_size({"width": 390, "height": 900})
     # what is wider scrolls by itself
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.browser
-def test_search_finds_a_word_without_a_network(open_page: Callable[..., Any]) -> None:
-    page = open_page("index.html")
+def test_search_finds_a_word_without_a_network(tab: Any, served: str) -> None:
+    page = tab
+    page.goto(f"{served}index.html")
     page.locator('input[name="query"]').click()
     page.keyboard.type("damage-matched")
     page.locator(".md-search-result__item").first.wait_for(timeout=20_000)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from processes import Running, start
 from small_runs import write_beginnings
 from traces import traces_of
 from typed import present
+from watched_pages import serious, watched_tab
 
 import grammar_lens as gl
 from grammar_lens.errors import GrammarLensError
@@ -711,35 +713,28 @@ def url(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert (server.ended(30), len(server.stdout.splitlines())) == (0, 1)
 
 
-def visit(browser: Any, url: str, faults: list[str]) -> Any:
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
-    page.set_default_timeout(60_000)
-    here = url.partition("#")[0]
-    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: faults.append(str(e)))
-    page.on("dialog", lambda d: (faults.append(d.message), d.dismiss()))
-    page.on("requestfailed", lambda r: faults.append(r.url))
-    page.on("request", lambda r: r.url.startswith((here, "data:", "blob:")) or faults.append(r.url))
-    page.goto(url)
-    page.wait_for_selector("#heatmap .main-svg")
-    try:
-        page.wait_for_selector("#neuron-scores table")
-    except Exception as error:
-        chosen, shown = page.locator("#chosen").input_value(), page.locator("body").inner_text()
-        told = f"no neuron is shown; chosen {chosen!r}, faults {faults}: {shown[:800]}"
-        raise AssertionError(told) from error
-    return page
+@contextmanager
+def visited(browser: Any, url: str) -> Iterator[Any]:
+    """The page with a heatmap and a neuron; any error or foreign request fails the test."""
+    with watched_tab(browser, url.partition("#")[0], width=1400) as page:
+        page.set_default_timeout(60_000)
+        page.goto(url)
+        page.wait_for_selector("#heatmap .main-svg")
+        try:
+            page.wait_for_selector("#neuron-scores table")
+        except Exception as error:
+            chosen, shown = page.locator("#chosen").input_value(), page.locator("body").inner_text()
+            told = f"no neuron is shown; chosen {chosen!r}: {shown[:800]}"
+            raise AssertionError(told) from error
+        yield page
 
 
 @pytest.fixture
 def opened(browser: Any, url: str) -> Iterator[Any]:
-    """The page with a distribution; any error or foreign request fails the test."""
-    faults: list[str] = []
-    page = visit(browser, url, faults)
-    page.wait_for_selector("#distribution table")
-    yield page
-    page.close()
-    assert faults == []
+    """The page with a distribution, too."""
+    with visited(browser, url) as page:
+        page.wait_for_selector("#distribution table")
+        yield page
 
 
 def expect(page: Any, selector: str) -> Any:
@@ -922,6 +917,7 @@ def test_browser_draws_the_density_by_tag(opened: Any) -> None:
 @pytest.mark.browser
 def test_browser_the_address_holds_the_view(opened: Any, browser: Any, url: str) -> None:
     first = opened.locator("#chosen").input_value()
+    beginning = opened.evaluate("navigation.currentEntry.key")
     radio(opened, "at the word").click()
     expect(opened, "#neuron-scores h3").to_contain_text("correlation r")
     radio(opened, "DET").click()
@@ -941,26 +937,20 @@ def test_browser_the_address_holds_the_view(opened: Any, browser: Any, url: str)
     expect(opened, "#headline").to_contain_text(told)
     opened.wait_for_function("() => location.hash.includes('text=A+text')")
     link = opened.evaluate("location.href")
-    faults: list[str] = []
-    other = visit(browser, link, faults)
-    expect(other, "#headline").to_contain_text(told)
-    expect(other, "#chosen-note").to_have_text("no. 3 of DET")
-    expect(other, "#score-list").to_have_value("cohens_d")
-    expect(other, "#prompt").to_have_value("She & <he>")
-    expect(other, "#text").to_have_value("A text")
-    expect(other, "#own-text .token >> nth=0").to_contain_text("A")
-    expect(other, "#position-choices [aria-checked=true]").to_have_text("at the word")
-    assert other.evaluate("location.href") == link
-    other.close()
-    assert faults == []
+    with visited(browser, link) as other:
+        expect(other, "#headline").to_contain_text(told)
+        expect(other, "#chosen-note").to_have_text("no. 3 of DET")
+        expect(other, "#score-list").to_have_value("cohens_d")
+        expect(other, "#prompt").to_have_value("She & <he>")
+        expect(other, "#text").to_have_value("A text")
+        expect(other, "#own-text .token >> nth=0").to_contain_text("A")
+        expect(other, "#position-choices [aria-checked=true]").to_have_text("at the word")
+        assert other.evaluate("location.href") == link
     opened.get_by_role("link", name="Neuron").click()  # does not become part of the address
     assert opened.evaluate("location.href") == link
-    for _ in range(20):
-        if opened.locator("#neuron-scores h3").inner_text().startswith(f"Neuron {first}: attr"):
-            break
-        opened.go_back()
-        opened.wait_for_function("() => !document.querySelector('[data-dash-is-loading=true]')")
-        opened.wait_for_timeout(300)
+    # all the way back, each step of which would draw everything anew
+    opened.evaluate("key => navigation.traverseTo(key).finished", beginning)
+    expect(opened, "#neuron-scores h3").to_contain_text(f"Neuron {first}: attr")
     expect(opened, "#headline").to_contain_text("12 VERB neurons set to the mean.")
     expect(opened, "#chosen").to_have_value(first)
     expect(opened, "#prompt").to_have_value(PROMPT)
@@ -970,19 +960,16 @@ def test_browser_the_address_holds_the_view(opened: Any, browser: Any, url: str)
 
 @pytest.mark.browser
 def test_browser_a_link_that_asks_for_what_is_not_there(browser: Any, url: str) -> None:
-    faults: list[str] = []
-    page = visit(browser, f"{url}#tag=FOO&neuron=99.1&prompt=She", faults)
-    expect(page, "#link-note").to_contain_text("tag 'FOO'")
-    expect(page, "#link-note").to_contain_text("neuron 99.1 does not exist")
-    expect(page, "#headline").to_contain_text("P(VERB) is")
-    expect(page, "#prompt").to_have_value("She")
-    page.close()
-    assert faults == []
+    with visited(browser, f"{url}#tag=FOO&neuron=99.1&prompt=She") as page:
+        expect(page, "#link-note").to_contain_text("tag 'FOO'")
+        expect(page, "#link-note").to_contain_text("neuron 99.1 does not exist")
+        expect(page, "#headline").to_contain_text("P(VERB) is")
+        expect(page, "#prompt").to_have_value("She")
 
 
 @pytest.mark.browser
 def test_browser_is_accessible_and_fits(opened: Any) -> None:
-    axe, page = pytest.importorskip("axe_playwright_python.sync_playwright").Axe(), opened
+    page = opened
     page.get_by_role("button", name="Write with and without").click()
     page.wait_for_selector("#texts .panel")
     radio(page, "picked").click()
@@ -992,8 +979,7 @@ def test_browser_is_accessible_and_fits(opened: Any) -> None:
         # what is being loaded is pale for a moment
         page.wait_for_function("() => !document.querySelector('[data-dash-is-loading=true]')")
         page.wait_for_function(f"() => document.documentElement.scrollWidth <= {width}")
-        found = axe.run(page).response["violations"]
-        assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+        assert serious(page) == []
 
 
 @pytest.mark.browser
@@ -1001,15 +987,12 @@ def test_browser_without_the_model(browser: Any, stored: Path, tmp_path: Path) -
     changed(stored, lambda record: record["config"].update(model="./nowhere"))
     server, url = started(stored, tmp_path)
     try:
-        faults: list[str] = []
-        page = visit(browser, url, faults)
-        expect(page, "#state").to_contain_text("The model './nowhere' is not available")
-        expect(page, "#write").to_be_disabled()
-        expect(page, "#distribution").to_be_empty()
-        radio(page, "DET").click()
-        expect(page, "#heatmap-title").to_have_text("Every neuron's score for DET")
-        page.close()
-        assert faults == []
+        with visited(browser, url) as page:
+            expect(page, "#state").to_contain_text("The model './nowhere' is not available")
+            expect(page, "#write").to_be_disabled()
+            expect(page, "#distribution").to_be_empty()
+            radio(page, "DET").click()
+            expect(page, "#heatmap-title").to_have_text("Every neuron's score for DET")
     finally:
         server.kill()
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from made_runs import MadeRun, made_examples, made_run
-from watched_pages import on_page
+from watched_pages import on_page, serious
 from wide_runs import wide_run
 
 import grammar_lens as gl
@@ -42,16 +41,6 @@ def run() -> MadeRun:
 @pytest.fixture(scope="module")
 def path(run: MadeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run, tmp_path_factory.mktemp("report") / "r.html")
-
-
-def serious(page: Any) -> list[str]:
-    """Serious accessibility violations found by axe-core: the rule and the elements."""
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{v['id']}: {[n['target'] for n in v['nodes']][:3]}"
-        for v in found
-        if v["impact"] in ("serious", "critical")
-    ]
 
 
 def wait_for_answer(page: Any) -> None:

@@ -774,25 +774,19 @@ def test_browser_cuts_no_title_off_on_a_telephone(browser: Any, tmp_path: Path) 
     """From a wide window to a narrow one: titles are broken into lines anew."""
     run = made_run(results={}, study=made_extended(model="a-model-of-some-length"))
     path = write_report(run, tmp_path / "r.html")
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    faults: list[str] = []
-    page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-    page.goto(f"{path.as_uri()}?open=all")
-    page.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
-    titles = "document.querySelector('#plot-doses .g-gtitle').querySelectorAll('.line').length"
-    before = page.evaluate(titles)
-    page.set_viewport_size({"width": 390, "height": 900})
-    # the window settles, then figures are drawn anew
-    page.wait_for_function(f"() => {titles} > {before}")
-    page.wait_for_function("() => document.documentElement.scrollWidth <= 390")
-    beyond = page.locator(".plot").evaluate_all(
-        """all => all.filter(plot => [...plot.querySelectorAll('.g-gtitle, .g-xtitle')].some(
-        t => t.getBoundingClientRect().right > plot.getBoundingClientRect().right + 1)
-        ).map(plot => plot.id)"""
-    )
-    page.close()
-    assert beyond == []
-    assert faults == []
+    with on_page(browser, path, drawn=True) as page:
+        titles = "document.querySelector('#plot-doses .g-gtitle').querySelectorAll('.line').length"
+        before = page.evaluate(titles)
+        page.set_viewport_size({"width": 390, "height": 900})
+        # the window settles, then figures are drawn anew
+        page.wait_for_function(f"() => {titles} > {before}")
+        page.wait_for_function("() => document.documentElement.scrollWidth <= 390")
+        beyond = page.locator(".plot").evaluate_all(
+            """all => all.filter(plot => [...plot.querySelectorAll('.g-gtitle, .g-xtitle')].some(
+            t => t.getBoundingClientRect().right > plot.getBoundingClientRect().right + 1)
+            ).map(plot => plot.id)"""
+        )
+        assert beyond == []
 
 
 @pytest.mark.browser
