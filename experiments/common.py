@@ -40,18 +40,24 @@ MAY_DIFFER = ("config", "resume", "device", "out")
 
 
 @dataclass(frozen=True)
-class Flags:
-    """Flags of an experiment on one model, with words to choose neurons on and others to test on."""
+class ModelFlags:
+    """Flags of an experiment on one model and training words."""
 
     model: Annotated[str, Option(help="reference-9m, a folder, or a hub id.")] = "reference-9m"
     train: Annotated[str, Option(help="Words to choose neurons on.")] = "embedded:train"
-    fresh: Annotated[str, Option(help="Other words to test on.")] = "embedded:test"
     dtype: Annotated[str, Option(help="float32, bfloat16; by default the usual one.")] = ""
     device: DeviceFlag = ""
     seed: SeedFlag = 0
 
     def load_model(self) -> Model:
         return gl.load_model(self.model, dtype=self.dtype or None, device=self.device or None)
+
+
+@dataclass(frozen=True)
+class Flags(ModelFlags):
+    """Flags of an experiment that also reads held-out words."""
+
+    fresh: Annotated[str, Option(help="Other words to test on.")] = "embedded:test"
 
     def words(
         self, model: Model, most: int | None = None, *, label: str = "upos", **labels: Any
