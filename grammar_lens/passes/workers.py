@@ -87,13 +87,19 @@ def each_of(
     pieces: Sequence[Piece],
     device: torch.device | str,
     progress: Callable[[Piece], None] = lambda piece: None,
+    *,
+    size: Callable[[Piece], float] = lambda piece: 0,
 ) -> list[Result]:
-    """The result of every piece, in order; `progress` is told, in this thread, of each that is done."""
+    """The result of every piece, in order; `progress` is told, in this thread, of each that is done.
+
+    Pieces of larger `size` are begun first, so that nobody waits for them in the end.
+    """
     results: dict[int, Result] = {}
+    order = sorted(range(len(pieces)), key=lambda i: -size(pieces[i]))
 
     def done(number: int, result: Result) -> None:
-        results[number] = result
-        progress(pieces[number])
+        results[order[number]] = result
+        progress(pieces[order[number]])
 
-    side_by_side([work] * n_workers(device), pieces, done)
+    side_by_side([work] * n_workers(device), [pieces[i] for i in order], done)
     return [results[i] for i in range(len(pieces))]

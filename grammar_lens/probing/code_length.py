@@ -46,10 +46,15 @@ def online_code_length(
         mixed = (start * p[classes[start:end], np.arange(end - start)] + 1) / (start + n_labels)
         return -float(np.log2(mixed).sum())
 
-    # the last portions take longest: begun first, nobody waits for them in the end
-    portions = list(itertools.pairwise(ends.tolist()))[::-1]
-    later = each_of(bits_of, portions, device, lambda portion: progress(portion[0]))
-    return float(ends[0] * np.log2(n_labels)) + sum(reversed(later))
+    portions = list(itertools.pairwise(ends.tolist()))
+    later = each_of(
+        bits_of,
+        portions,
+        device,
+        lambda portion: progress(portion[0]),
+        size=lambda portion: portion[0],
+    )
+    return float(ends[0] * np.log2(n_labels)) + sum(later)
 
 
 def uniform_code_length(n_words: int, n_labels: int) -> float:

@@ -126,6 +126,7 @@ def curve(
             every,
             device,
             lambda point: advance(len(train.classes) * len(point[2]) * n_labelings),
+            size=lambda point: len(point[2]),
         )
     n_drawn = len(random) * len(ks)
     levels = [_mean(done[i : n_drawn : len(ks)]) for i in range(len(ks))] if random else []

@@ -198,12 +198,12 @@ def evaluate(
         def n_counted(of: Int[np.ndarray, " _"]) -> int:
             return 0 if of is layer and columns.layers else len(labelings(of))
 
-        # the layer takes longest: begun first, nobody waits for it in the end
         (_, (by_layer,)), ((probe, _), (predicted, controlled)), *draws = each_of(
             answers,
             [layer, columns.key, *columns.random],
             device,
             lambda of: advance(n_words * len(of) * n_counted(of)),
+            size=len,
         )
         right = predicted == fresh.classes
         random = [float((by_draw == fresh.classes).mean()) for _, (by_draw,) in draws]

@@ -116,3 +116,21 @@ def test_results_come_in_order_and_progress_in_this_thread(threads: Callable[[in
     assert sorted(x for x, _ in told) == [5, 6, 7]
     assert {thread for _, thread in told} == {threading.current_thread()}
     assert each_of(lambda x: x, [], "cpu") == []
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_largest_pieces_are_begun_first(threads: Callable[[int], None], n: int):
+    threads(n)
+    begun: list[int] = []
+
+    def work(x: int) -> int:
+        begun.append(x)
+        return -x
+
+    told: list[int] = []
+    got = each_of(work, [2, 9, 5, 9, 1], "cpu", told.append, size=lambda x: x)
+    assert got == [-2, -9, -5, -9, -1]
+    assert begun[:2] == [9, 9]
+    assert sorted(told) == [1, 2, 5, 9, 9]
+    if n == 1:
+        assert begun == told == [9, 9, 5, 2, 1]
