@@ -43,7 +43,7 @@ real: setup  ## a study of SmolLM2-135M, which comes as a Python package; on EWT
 
 # one more worker than cores, since browsers and other processes are waited for; with compiled modules kept,
 # whatever the shell says: else every process of the tests compiles all anew
-WORKERS ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) + 1)")
+WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 test: setup-test  ## the everyday tests (CPU, no network)
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
