@@ -250,6 +250,7 @@ def serve(
     examples=(
         "grammar-lens export runs/demo --to tables",
         "grammar-lens export runs/demo --to tables --format parquet",
+        "grammar-lens export runs/llama3 --to lists --format neuronpedia --neuronpedia MODEL/{layer}-SOURCE",
     ),
 )
 def export(
@@ -259,21 +260,30 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="csv, parquet, latex, or hub: Parquet with masks and a card, to upload to the hub.",
-            autocompletion=one_of(("csv", "parquet", "latex", "hub")),
+            help="csv, parquet, latex; hub: Parquet with masks and a card, to upload to the hub; "
+            "neuronpedia: lists of key neurons.",
+            autocompletion=one_of(("csv", "parquet", "latex", "hub", "neuronpedia")),
         ),
     ] = "csv",
     top: Annotated[
         int,
         typer.Option(
             help="Scores of each label's strongest neurons; 0: of all; by default 1,000 in CSV, 10 in "
-            "LaTeX and all in Parquet."
+            "LaTeX and lists, and all in Parquet."
         ),
     ] = -1,
+    neuronpedia: Annotated[
+        str | None,
+        typer.Option(
+            help="With --format neuronpedia: the model and the source of its MLP neurons there, with "
+            "{layer} for the layer's number."
+        ),
+    ] = None,
 ) -> None:
     """Writes key neurons, scores and the other results as tables that any tool reads."""
     from grammar_lens.runs.interchange.writing import export_run
     from grammar_lens.runs.run import load_run
 
-    paths = export_run(load_run(run), to, format=format, top="auto" if top == -1 else top or None)
+    most = "auto" if top == -1 else top or None
+    paths = export_run(load_run(run), to, format=format, top=most, neuronpedia=neuronpedia)
     console.result(*map(str, paths), data=lambda: {"files": paths})

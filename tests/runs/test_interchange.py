@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -382,6 +383,45 @@ def test_a_folder_for_the_hub(made: Path, tmp_path: Path) -> None:
     back = read_neurons(out / "key_neurons.next.safetensors", like=scores)
     for label in back:
         assert set(back[label]) == set(run.keys_at("next")[label])
+
+
+def test_lists_for_neuronpedia(made: Path, tmp_path: Path) -> None:
+    """The key neurons in their order; a link has the same neurons as its list."""
+    run, out = load_run(made), tmp_path / "lists"
+    pages = "some-model/{layer}-mlp"
+    paths = export_run(run, out, format="neuronpedia", neuronpedia=pages, top=2)
+    assert {path.name for path in paths} == {path.name for path in out.iterdir()}
+    lists = json.loads((out / "neuronpedia.json").read_text("utf-8"))
+    links = pd.read_csv(out / "quick_lists.csv", keep_default_na=False)
+    where = [(p, x) for p in run.positions for x, s in run.keys_at(p).items() if len(s)]
+    assert list(zip(links["position"], links["label"], strict=True)) == where
+    for (position, label), made_list, url in zip(where, lists, links["url"], strict=True):
+        first = run.keys_at(position)[label].top(2)
+        features = made_list["features"]
+        assert [(f["layer"], f["index"]) for f in features] == [
+            (f"{layer}-mlp", str(index)) for layer, index in first
+        ]
+        assert {f["modelId"] for f in features} == {"some-model"}
+        assert label in made_list["name"]
+        query = parse_qs(urlsplit(url).query)
+        assert query["name"] == [made_list["name"]]
+        assert json.loads(query["features"][0]) == [
+            {k: f[k] for k in ("modelId", "layer", "index")} for f in features
+        ]
+    export_run(run, out, format="neuronpedia", neuronpedia=pages)
+    again = json.loads((out / "neuronpedia.json").read_text("utf-8"))
+    assert max(len(x["features"]) for x in again) > 2
+
+
+@pytest.mark.parametrize("pages", [None, "model", "model/source", "a b/{layer}", "a/{layer}/b"])
+def test_neuronpedia_needs_a_model_and_a_source(
+    made: Path, tmp_path: Path, pages: str | None
+) -> None:
+    with pytest.raises(GrammarLensError, match=r"expected MODEL/SOURCE with \{layer\} in it"):
+        export_run(load_run(made), tmp_path / "out", format="neuronpedia", neuronpedia=pages)
+    with pytest.raises(GrammarLensError, match="given with format 'csv'"):
+        export_run(load_run(made), tmp_path / "out", neuronpedia="a/{layer}")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Out and back ---------------------------------------------------------------------------------

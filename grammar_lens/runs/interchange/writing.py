@@ -1,4 +1,4 @@
-"""A run's results as CSV, LaTeX or Parquet, with a description of every table and column."""
+"""A run's results in a folder for other tools, with a description of every table and column."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from grammar_lens.files import make_folder, write_file, write_json
 from grammar_lens.runs.interchange.dataset_card import dataset_card
 from grammar_lens.runs.interchange.export_tables import tables_of
 from grammar_lens.runs.interchange.masks import masks_of
+from grammar_lens.runs.interchange.neuronpedia import LINKS, LISTS, lists_of
 from grammar_lens.runs.interchange.schema import Table
 from grammar_lens.runs.store.stored import StoredRun
 
@@ -31,9 +32,10 @@ MEDIA = {
     "parquet": "application/vnd.apache.parquet",
     "latex": "application/x-latex",
     "hub": "application/vnd.apache.parquet",
+    "neuronpedia": "application/json",
 }
 ENDS = {"csv": "csv", "parquet": "parquet", "latex": "tex", "hub": "parquet"}
-MOST = {"csv": 1000, "latex": 10}
+MOST = {"csv": 1000, "latex": 10, "neuronpedia": 10}
 _ARROW = {
     "string": pa.string(),
     "integer": pa.int64(),
@@ -43,28 +45,45 @@ _ARROW = {
 
 
 def export_run(
-    run: StoredRun, folder: Path | str, *, format: str = "csv", top: int | str | None = "auto"
+    run: StoredRun,
+    folder: Path | str,
+    *,
+    format: str = "csv",
+    top: int | str | None = "auto",
+    neuronpedia: str | None = None,
 ) -> list[Path]:
     """Writes the run's results as self-describing tables; returns their files.
 
     `format` is "csv", "parquet", "latex" or "hub": Parquet with masks of the key neurons as safetensors
-    and a data set card, a folder to upload to the Hugging Face hub as it is. `top` is how many of each label's strongest neurons the table of
-    scores has: None for all, "auto" for 1,000 in CSV, 10 in LaTeX and all in Parquet. The file datapackage.json
+    and a data set card, a folder to upload to the Hugging Face hub as it is; or "neuronpedia": the key neurons as
+    lists for the model and source that `neuronpedia` names (see `interchange.neuronpedia`), and links to them, in place of tables.
+    `top` is how many of each label's strongest neurons the table of scores, or a list, has: None for all, "auto" for 1,000 in CSV,
+    10 in LaTeX and in lists, and all in Parquet. The file datapackage.json
     (Frictionless Data) gives the type, meaning and unit of every column. In CSV, text
     is quoted and what is missing is empty, so read it with `keep_default_na=False`. Tables of an
     earlier export are replaced.
-    Raises GrammarLensError for another format, a `top` below 1, and a folder that holds anything else.
+    Raises GrammarLensError for another format, a `top` below 1, a folder that holds anything else, and for
+    `neuronpedia` without its format, or not as it is expected.
     """
     if format not in MEDIA:
         raise GrammarLensError(f"format is {format!r}, {expected_one_of(format, MEDIA)}")
     most = MOST.get(format) if top == "auto" else top
     if most is not None and (not isinstance(most, int) or most < 1):
         raise GrammarLensError(f"top is {top!r}, expected 1 or more, None for all, or 'auto'")
+    if neuronpedia is not None and format != "neuronpedia":
+        raise GrammarLensError(
+            f"neuronpedia is given with format {format!r}, expected 'neuronpedia'"
+        )
     folder = Path(folder)
     earlier = _earlier(folder)
-    tables = tables_of(run, most)
+    tables, further = [], {}
+    if format == "neuronpedia":
+        lists = lists_of(run, neuronpedia, most)
+        further = {LISTS: lists.write_bodies, LINKS: lists.write_links}
+    else:
+        tables = tables_of(run, most)
+        further = _for_the_hub(run, tables) if format == "hub" else {}
     writers = {f"{table.name}.{ENDS[format]}": _writer(table, format) for table in tables}
-    further = _for_the_hub(run, tables) if format == "hub" else {}
     part = folder.absolute().with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     make_folder(part)
     try:
