@@ -41,11 +41,9 @@ real: setup  ## a study of SmolLM2-135M, which comes as a Python package; on EWT
 	$(BIN)/grammar-lens run --model smollm2-135m --out runs/real --max-fresh-sentences 100 \
 	    --lesion-labels ADJ,ADP,ADV,AUX,DET,NOUN,PRON,VERB $(if $(EWT),--train $(EWT):dev --fresh $(EWT):test)
 
-# one more worker than cores, since browsers and other processes are waited for; with compiled modules kept,
-# whatever the shell says: else every process of the tests compiles all anew
-WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
+# with compiled modules kept, whatever the shell says: else every process of the tests compiles all anew
 test: setup-test  ## the everyday tests (CPU, no network)
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-test  ## the long tests: error rates, whole treebanks
 	$(BIN)/python -m pytest -q -m slow
