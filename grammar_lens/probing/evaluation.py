@@ -33,6 +33,9 @@ from grammar_lens.probing.prediction import (
 from grammar_lens.probing.probe_words import Columns, ProbeWords, check_words
 from grammar_lens.progress import track
 
+Fit = tuple[Int[np.ndarray, " column"], list[Int[np.ndarray, " train"]]]
+"""Feature columns, and the labelings of the training words that probes on them are fitted to."""
+
 
 @dataclass(frozen=True)
 class ProbeResult(Shown):
@@ -186,24 +189,23 @@ def evaluate(
             fitter, columns, train, rng, lambda units: advance(n_words * units)
         )
 
-        def answers(
-            of: Int[np.ndarray, " _"],
-        ) -> tuple[list[Probe], list[Int[np.ndarray, " fresh"]]]:
-            units, probes = fitter.fit(of, labelings(of))
+        def answers(piece: Fit) -> tuple[list[Probe], list[Int[np.ndarray, " fresh"]]]:
+            units, probes = fitter.fit(*piece)
             return probes, [probe.predict(units.fresh) for probe in probes]
 
-        def labelings(of: Int[np.ndarray, " _"]) -> list[Int[np.ndarray, " train"]]:
-            return [train.classes, control[0]] if of is columns.key else [train.classes]
-
-        def n_counted(of: Int[np.ndarray, " _"]) -> int:
-            return 0 if of is layer and columns.layers else len(labelings(of))
-
+        real = [train.classes]
+        fits: list[Fit] = [(layer, real), (columns.key, [*real, control[0]])]
+        fits += [(draw, real) for draw in columns.random]
+        # where several layers were tried, the fit of the best one is not counted beside these
+        counted = fits[1:] if columns.layers else fits
         (_, (by_layer,)), ((probe, _), (predicted, controlled)), *draws = each_of(
             answers,
-            [layer, columns.key, *columns.random],
+            fits,
             device,
-            lambda of: advance(n_words * len(of) * n_counted(of)),
-            size=len,
+            lambda piece: advance(
+                n_words * len(piece[0]) * len(piece[1]) * any(piece is x for x in counted)
+            ),
+            size=lambda piece: len(piece[0]),
         )
         right = predicted == fresh.classes
         random = [float((by_draw == fresh.classes).mean()) for _, (by_draw,) in draws]
